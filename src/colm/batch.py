@@ -1,0 +1,205 @@
+"""Pools of padded micro-batches: count labelled tokens, take rows, pad them anew.
+
+Rows are handled by their span, the columns from the first to the last that is attended to or
+labelled, so that regrouped rows carry no more padding than they need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from colm.errors import DataError
+from colm.types import Batch
+
+IGNORE = -100
+"""The label of a token that is no target, as everywhere in transformers."""
+
+
+def count_labelled(labels: Tensor) -> Tensor:
+    """Count each row's labelled tokens after the shift: (n, T) -> (n,) int64.
+
+    Position 0 is never a target of a causal model, so its label does not count.
+    """
+    return (labels[:, 1:] != IGNORE).sum(1)
+
+
+def as_micro_batches(batches: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Batch]:
+    """Return a list of micro-batches, given one or several, after checking what selection needs.
+
+    Raises:
+        DataError: no batch, a batch without ``input_ids`` or ``labels`` (n, T), or a packed one.
+    """
+    micro_batches = [dict(batches)] if isinstance(batches, Mapping) else [dict(batch) for batch in batches]
+    if not micro_batches:
+        raise DataError("The pool has no micro-batch; hand over at least one.")
+    for number, batch in enumerate(micro_batches):
+        for key in ("input_ids", "labels"):
+            if not isinstance(batch.get(key), Tensor) or batch[key].dim() != 2:
+                raise DataError(
+                    f"Micro-batch {number} has no two-dimensional tensor {key!r} (rows, tokens); its keys are "
+                    f"{sorted(batch)}. Selection needs input_ids and labels, the latter -100 where there is no target."
+                )
+        if batch["input_ids"].shape != batch["labels"].shape:
+            raise DataError(
+                f"Micro-batch {number} has input_ids {tuple(batch['input_ids'].shape)} but labels "
+                f"{tuple(batch['labels'].shape)}; they must have the same shape."
+            )
+        mask = batch.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.dim() != 2:
+            raise DataError(
+                f"Micro-batch {number} has an attention_mask of {mask.dim()} dimensions; only (rows, tokens) can be "
+                "regrouped. Turn packing off."
+            )
+        packed = [key for key in ("cu_seq_lens_q", "seq_lengths", "shift_labels", "seq_idx") if key in batch]
+        if packed:
+            raise DataError(
+                f"Micro-batch {number} is packed (it has {packed[0]!r}), so its rows are not examples. "
+                "Turn packing and padding-free collation off."
+            )
+    return micro_batches
+
+
+class Pool:
+    """The micro-batches of one step on this rank, addressed by row position.
+
+    Args:
+        batches: a dict of tensors (n, T), or a list of them, differently padded if need be.
+        pad_token_id: written into ``input_ids`` where a row is padded anew.
+
+    Attributes:
+        batches: the micro-batches as handed over.
+        lengths: list[int], tokens in each row's span.
+        labelled: list[int], labelled tokens of each row after the shift.
+
+    Raises:
+        DataError: see `as_micro_batches`.
+    """
+
+    def __init__(self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]], pad_token_id: int = 0) -> None:
+        self.batches = as_micro_batches(batches)
+        self.pad_token_id = pad_token_id
+        self._where: list[tuple[int, int]] = []  # row position -> (micro-batch, row in it)
+        self._spans: list[tuple[int, int]] = []
+        self.labelled: list[int] = []
+        left = False
+        for number, batch in enumerate(self.batches):
+            # One host transfer a micro-batch: start, end and labelled count of each row.
+            facts = torch.stack([*_spans(batch), count_labelled(batch["labels"])], 1).tolist()
+            width = batch["input_ids"].shape[1]
+            for row, (start, end, labelled) in enumerate(facts):
+                self._where.append((number, row))
+                self._spans.append((start, end))
+                self.labelled.append(labelled)
+                left = left or (start > 0 and end == width)
+        self.side = "left" if left else "right"
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the first micro-batch."""
+        device: torch.device = self.batches[0]["input_ids"].device
+        return device
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens in each row's span."""
+        return [end - start for start, end in self._spans]
+
+    def largest_batch_tokens(self) -> int:
+        """Padded tokens in the largest micro-batch handed over."""
+        return max(int(batch["input_ids"].numel()) for batch in self.batches)
+
+    def collate(self, positions: Sequence[int], *, side: str | None = None) -> Batch:
+        """Return the rows at `positions` as one micro-batch, padded to the longest of them.
+
+        Args:
+            positions: row positions, at least one, in the order wanted.
+            side: ``left`` or ``right`` padding; default as the pool came.
+        """
+        width = max(self._spans[p][1] - self._spans[p][0] for p in positions)
+        first = self.batches[self._where[positions[0]][0]]
+        return {key: self._gather(key, positions, width, side or self.side) for key in first}
+
+    def row(self, position: int) -> Batch:
+        """Return one row without padding, as a micro-batch of one."""
+        return self.collate([position])
+
+    def group(self, positions: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+        """Yield groups of `positions`, rows of like length together, of at most `max_tokens` padded tokens.
+
+        A row longer than `max_tokens` makes a group of its own.
+        """
+        lengths = self.lengths
+        by_length = sorted(positions, key=lambda p: -lengths[p])
+        group: list[int] = []
+        for position in by_length:  # the first row of a group is its longest
+            if group and lengths[group[0]] * (len(group) + 1) > max_tokens:
+                yield group
+                group = []
+            group.append(position)
+        if group:
+            yield group
+
+    def _gather(self, key: str, positions: Sequence[int], width: int, side: str) -> Any:
+        rows = []
+        for position in positions:
+            number, row = self._where[position]
+            value = self.batches[number].get(key)
+            if value is None:
+                raise DataError(f"Micro-batch {number} lacks {key!r}, which others of the same pool have.")
+            rows.append((value[row], position, number))
+        sample = rows[0][0]
+        if not isinstance(sample, Tensor):
+            return [value for value, _, _ in rows]
+        if sample.dim() == 0 or sample.shape[0] != self._width(rows[0][2]):
+            return torch.stack([value for value, _, _ in rows])
+        out = sample.new_full((len(rows), width, *sample.shape[1:]), self._fill(key))
+        for index, (value, position, _) in enumerate(rows):
+            start, end = self._spans[position]
+            at = width - (end - start) if side == "left" else 0
+            out[index, at : at + end - start] = value[start:end]
+        return out
+
+    def _width(self, number: int) -> int:
+        width: int = self.batches[number]["input_ids"].shape[1]
+        return width
+
+    def _fill(self, key: str) -> int:
+        fill = {"input_ids": self.pad_token_id, "labels": IGNORE}
+        return fill.get(key, 0)
+
+
+def _spans(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return each row's first used column and one past its last, (n,) int64 each."""
+    labels = batch["labels"]
+    mask = batch.get("attention_mask")
+    width = labels.shape[1]
+    if mask is None:
+        return labels.new_zeros(labels.shape[0]), labels.new_full((labels.shape[0],), width)
+    used = (mask != 0) | (labels != IGNORE)
+    column = torch.arange(width, device=labels.device)
+    start = torch.where(used, column, width).amin(1)
+    end = torch.where(used, column + 1, 0).amax(1)
+    empty = end == 0  # keep a row that attends to nothing whole, so that it still has a shape
+    return start.masked_fill(empty, 0), end.masked_fill(empty, width)
+
+
+def split_evenly(positions: Sequence[int], slots: int) -> list[list[int]]:
+    """Cut `positions` into `slots` runs whose lengths differ by at most one, longer ones first.
+
+    >>> split_evenly([0, 1, 2, 3, 4], 2)
+    [[0, 1, 2], [3, 4]]
+    """
+    short, longer = divmod(len(positions), slots)
+    runs, start = [], 0
+    for slot in range(slots):
+        end = start + short + (slot < longer)
+        runs.append(list(positions[start:end]))
+        start = end
+    return runs

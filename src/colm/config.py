@@ -1,0 +1,180 @@
+"""Every setting of the selection, checked when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from colm.errors import ConfigError, suggest
+
+FeatureName = Literal["exact", "spsa", "none"]
+Metric = Literal["l1", "l2", "cosine"]
+LossName = Literal["example", "token"]
+DirectionName = Literal["fresh", "fixed"]
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """How a coreset is chosen from each pool. The defaults are the method of the paper with exact
+    gradients instead of its zeroth-order estimate.
+
+    Set exactly one of `keep` and `keep_count`; with neither, ``keep`` is 0.5.
+
+    Raises:
+        ConfigError: a value is outside its range; the message gives the range.
+
+    Example:
+        >>> SelectionConfig(keep=0.25).kept_rows(pool_rows=128, slots=8)
+        32
+    """
+
+    keep: float | None = None
+    """Fraction of the pool to keep, in (0, 1]."""
+
+    keep_count: int | None = None
+    """Rows of the global pool to keep, at least 1. The alternative to `keep`."""
+
+    features: FeatureName = "exact"
+    """``exact`` per-example gradients of the last value projection, ``spsa`` their zeroth-order
+    estimate as in the paper, or ``none``: no selection pass, big sources sampled at random within
+    the same quotas. ``none`` is the control that any claim for the gradients must beat."""
+
+    metric: Metric = "l1"
+    """Distance between sparsified features in the facility location."""
+
+    adam: bool = True
+    """Turn gradients into the step that Adam would take with each. Uses the optimiser's own betas
+    and eps; an optimiser without two betas turns it off."""
+
+    coordinates: int = 2560
+    """h, how many coordinates of the feature are kept in each source, at least 1, at most D."""
+
+    small_sources: Literal["auto", "none"] | tuple[str, ...] = "auto"
+    """Sources whose pool rows are all kept. ``auto``: those with fewer examples than the uniform
+    share, all examples / number of sources. ``none``, or an explicit list of names."""
+
+    loss: LossName = "example"
+    """``example``: every kept example counts the same (the paper's uniform weights). ``token``: the
+    Trainer's own mean over labelled tokens, counted again over the kept rows."""
+
+    spsa_probes: int = 1
+    """Random directions per step for ``features="spsa"``, at least 1."""
+
+    spsa_eps: float = 1e-3
+    """Length of the finite difference, in units of the weight, above 0."""
+
+    spsa_directions: DirectionName = "fresh"
+    """Draw new SPSA directions each step, or use those of the first step throughout (``fixed``)."""
+
+    value_module: str | None = None
+    """Dotted path of the module whose weight's gradient is the feature, for models whose last
+    value projection is not found by itself. Any Linear."""
+
+    pass_tokens: int | None = None
+    """Padded tokens in one micro-batch of the selection pass, at least 1 (a longer row goes
+    alone). Default: as many as the largest micro-batch of the pool holds."""
+
+    seed: int = field(default=0)
+    """Seed of the selection's own random draws; at least 0."""
+
+    def __post_init__(self) -> None:
+        if self.keep is None and self.keep_count is None:
+            object.__setattr__(self, "keep", 0.5)
+        if self.keep is not None and self.keep_count is not None:
+            raise ConfigError(
+                f"keep={self.keep} and keep_count={self.keep_count} are both set; set exactly one: "
+                "keep is a fraction of the pool, keep_count a number of rows."
+            )
+        if self.keep is not None and not (_is_number(self.keep) and 0 < self.keep <= 1):
+            raise ConfigError(f"keep={self.keep!r} is outside (0, 1]; use keep_count for a number of rows.")
+        _require_count("keep_count", self.keep_count, minimum=1)
+        _require_count("coordinates", self.coordinates, minimum=1)
+        _require_count("spsa_probes", self.spsa_probes, minimum=1)
+        _require_count("pass_tokens", self.pass_tokens, minimum=1)
+        _require_count("seed", self.seed, minimum=0)
+        if not (_is_number(self.spsa_eps) and self.spsa_eps > 0):
+            raise ConfigError(f"spsa_eps={self.spsa_eps!r} must be a number above 0, such as 1e-3.")
+        for name, choices in (
+            ("features", FeatureName),
+            ("metric", Metric),
+            ("loss", LossName),
+            ("spsa_directions", DirectionName),
+        ):
+            _require_choice(name, getattr(self, name), get_args(choices))
+        if isinstance(self.small_sources, str):
+            _require_choice("small_sources", self.small_sources, ("auto", "none"), or_else="a list of source names")
+        else:
+            object.__setattr__(self, "small_sources", tuple(self.small_sources))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SelectionConfig:
+        """Make a config from a mapping, such as a section of a YAML file.
+
+        Raises:
+            ConfigError: for an unknown key, with the nearest known one, or a value out of range.
+        """
+        known = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ConfigError(
+                    f"Unknown selection setting {key!r}.{suggest(key, known)} Known settings: {', '.join(known)}."
+                )
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values that YAML and JSON can hold."""
+        values = asdict(self)
+        if isinstance(self.small_sources, tuple):
+            values["small_sources"] = list(self.small_sources)
+        return values
+
+    def kept_rows(self, pool_rows: int, slots: int) -> int:
+        """Return K for a pool: the budget, at least one row a slot, at most the pool.
+
+        Args:
+            pool_rows: N, labelled rows in the pool over all ranks.
+            slots: ranks x micro-batches, each of which needs a row.
+        """
+        if self.keep_count is not None:
+            budget = self.keep_count
+        else:
+            assert self.keep is not None
+            budget = round(self.keep * pool_rows)
+        return min(pool_rows, max(slots, budget))
+
+    def check_pool(self, pool_rows: int, slots: int) -> None:
+        """Check before training that a whole pool can give every micro-batch a kept row.
+
+        Raises:
+            ConfigError: the pool is too small for `keep_count`, or keeps fewer rows than slots.
+        """
+        if self.keep_count is not None and self.keep_count > pool_rows:
+            raise ConfigError(
+                f"keep_count={self.keep_count} is above the pool of {pool_rows} rows (batch size x accumulation "
+                "steps x ranks); lower keep_count or enlarge the pool."
+            )
+        budget = self.keep_count if self.keep_count is not None else round((self.keep or 0.0) * pool_rows)
+        if budget < slots:
+            raise ConfigError(
+                f"A pool of {pool_rows} rows keeps {budget}, fewer than its {slots} micro-batches "
+                f"(accumulation steps x ranks), so some would be empty; keep at least {slots} rows, or use fewer "
+                "accumulation steps with a larger batch size."
+            )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _require_count(name: str, value: object, *, minimum: int) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise ConfigError(f"{name}={value!r} must be a whole number of at least {minimum}.")
+
+
+def _require_choice(name: str, value: object, choices: tuple[str, ...], *, or_else: str = "") -> None:
+    if value not in choices:
+        options = ", ".join(repr(choice) for choice in choices) + (f", or {or_else}" if or_else else "")
+        raise ConfigError(f"{name}={value!r} is not one of {options}.{suggest(str(value), choices)}")

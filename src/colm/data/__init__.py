@@ -1,0 +1,1 @@
+"""Rows of a data mixture: reading, formats, the demo's own mixture."""

@@ -1,0 +1,124 @@
+"""From a row of text to token ids and labels, in the four formats that data sets come in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from colm.batch import IGNORE
+from colm.errors import ConfigError, DataError, suggest
+
+Tokens = dict[str, list[int]]
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "prompt_completion": ("prompt", "completion"),
+    "messages": ("messages",),
+    "instruction": ("instruction", "output"),
+    "text": ("text",),
+}
+"""The columns that each format needs; ``instruction`` may also have ``input``."""
+
+
+def detect_format(columns: Sequence[str]) -> str:
+    """Return the format whose columns are all there.
+
+    Raises:
+        DataError: none fits; the message lists the columns and the formats.
+    """
+    for name, needed in COLUMNS.items():
+        if all(column in columns for column in needed):
+            return name
+    formats = "; ".join(f"{name}: {', '.join(needed)}" for name, needed in COLUMNS.items())
+    wanted = [column for needed in COLUMNS.values() for column in needed]
+    hints = "".join(suggest(column, wanted) for column in columns)
+    raise DataError(
+        f"The data has the columns {', '.join(columns)}, which fit no format ({formats}).{hints} "
+        "Rename columns in the data, or map them with data.columns, such as {prompt: question, completion: answer}."
+    )
+
+
+def tokenizer_of_format(name: str, tokenizer: Any, max_length: int) -> Callable[[Mapping[str, Any]], Tokens]:
+    """Return the function that turns a row into ``input_ids``, ``attention_mask`` and ``labels``.
+
+    The loss is on the completion only (for messages, on what the assistant says), except for plain
+    text. Rows are cut at `max_length` tokens; a row that loses all its labels that way has none.
+
+    Args:
+        name: a key of `COLUMNS`.
+        tokenizer: a fast Hugging Face tokenizer.
+        max_length: tokens, at least 2.
+
+    Raises:
+        ConfigError: the format is unknown, or needs a chat template that the tokenizer lacks.
+    """
+    formats: dict[str, Callable[[Mapping[str, Any]], tuple[list[int], list[int]]]] = {
+        "prompt_completion": lambda row: _completion(tokenizer, str(row["prompt"]), str(row["completion"])),
+        "instruction": lambda row: _completion(tokenizer, _instruction_prompt(row), str(row["output"])),
+        "messages": lambda row: _messages(tokenizer, row["messages"]),
+        "text": lambda row: _text(tokenizer, str(row["text"])),
+    }
+    if name not in formats:
+        raise ConfigError(f"format={name!r} is not one of {', '.join(formats)} or auto.{suggest(name, formats)}")
+    if max_length < 2:
+        raise ConfigError(f"max_length={max_length} must be at least 2 tokens, one to read and one to predict.")
+    if name == "messages" and not getattr(tokenizer, "chat_template", None):
+        raise ConfigError(
+            "The data has messages but the tokenizer has no chat template; use an instruction-tuned model's "
+            "tokenizer, or give the data as prompt and completion."
+        )
+
+    def tokenize(row: Mapping[str, Any]) -> Tokens:
+        ids, labels = formats[name](row)
+        ids, labels = ids[:max_length], labels[:max_length]
+        return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
+
+    return tokenize
+
+
+def _instruction_prompt(row: Mapping[str, Any]) -> str:
+    extra = row.get("input") or ""
+    return f"{row['instruction']}\n{extra}\n" if extra else f"{row['instruction']}\n"
+
+
+def _completion(tokenizer: Any, prompt: str, completion: str) -> tuple[list[int], list[int]]:
+    # Tokenised apart, so that the boundary is where generation will have it.
+    head = tokenizer(prompt, add_special_tokens=True)["input_ids"]
+    eos = tokenizer.eos_token_id
+    if eos is not None and head and head[-1] == eos:  # some tokenizers close every text
+        head = head[:-1]
+    tail = tokenizer(completion, add_special_tokens=False)["input_ids"] if completion else []
+    tail = tail + ([eos] if eos is not None and tail else [])
+    return head + tail, [IGNORE] * len(head) + tail
+
+
+def _text(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
+    ids = tokenizer(text)["input_ids"]
+    eos = tokenizer.eos_token_id
+    if eos is not None and ids and ids[-1] != eos:
+        ids = [*ids, eos]
+    return ids, list(ids)
+
+
+def _messages(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[int]]:
+    """Label what the assistant says, found as the text that each assistant turn adds to the rendering."""
+    turns = [dict(message) for message in messages]
+    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    spans: list[tuple[int, int]] = []
+    for number, turn in enumerate(turns):
+        if turn.get("role") != "assistant":
+            continue
+        before = tokenizer.apply_chat_template(turns[:number], tokenize=False, add_generation_prompt=True)
+        after = tokenizer.apply_chat_template(turns[: number + 1], tokenize=False)
+        if text.startswith(before) and text.startswith(after):
+            spans.append((len(before), len(after)))
+        elif number == len(turns) - 1:
+            # A template that rewrites earlier turns (dropping their reasoning, say) still renders the last in place.
+            raise DataError(
+                "The chat template renders the last assistant turn differently with its own answer, so its tokens "
+                f"can not be told from the prompt's (conversation of {len(turns)} turns). Give the data as prompt "
+                "and completion."
+            )
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids = encoded["input_ids"]
+    said = [any(start < end_ and end > start_ for start_, end_ in spans) for start, end in encoded["offset_mapping"]]
+    return ids, [token if is_said else IGNORE for token, is_said in zip(ids, said, strict=True)]

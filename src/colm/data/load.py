@@ -1,0 +1,188 @@
+"""Read a mixture from files and hubs, and turn it into tokens with a source for each row."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datasets import Dataset, concatenate_datasets, load_dataset
+
+from colm.batch import IGNORE
+from colm.data.demo import demo_rows
+from colm.data.formats import detect_format, tokenizer_of_format
+from colm.errors import DataError, suggest
+from colm.sources import count_sources
+
+logger = logging.getLogger(__name__)
+
+BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+"""File endings and the `datasets` builder that reads them."""
+
+
+class Mixture(NamedTuple):
+    """Text rows with one column ``source`` filled in, before tokenisation."""
+
+    train: Dataset
+    validation: Dataset | None
+
+
+def read_rows(name: str, *, split: str = "train", config: str | None = None) -> Dataset:
+    """Read one file, or a data set of the hub.
+
+    Args:
+        name: a path ending in .jsonl, .json, .csv or .parquet, a folder that `datasets` wrote, or a hub name.
+        split: of a hub data set.
+        config: of a hub data set.
+
+    Raises:
+        DataError: the file is missing, empty or not readable, or the hub has no such data set.
+    """
+    path = Path(name)
+    builder = BUILDERS.get(path.suffix.lower())
+    if builder is not None and not path.is_file():
+        siblings = [str(sibling) for sibling in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise DataError(f"There is no file {name!r}.{suggest(name, siblings)}")
+    if builder is not None and path.stat().st_size == 0:
+        raise DataError(f"The file {name!r} is empty; it needs at least one row.")
+    try:
+        if builder is not None:
+            rows = load_dataset(builder, data_files=str(path), split="train")
+        elif path.is_dir() and (path / "dataset_info.json").exists():
+            rows = Dataset.load_from_disk(str(path))
+        else:
+            rows = load_dataset(name, config, split=split)
+    except Exception as error:  # every builder and the hub client raise their own
+        what = "file could not be read" if builder is not None else "data set could not be loaded"
+        raise DataError(
+            f"The {what}: {name!r} ({type(error).__name__}: {error}). Give a {', '.join(BUILDERS)} file or a hub name."
+        ) from error
+    if len(rows) == 0:
+        raise DataError(f"{name!r} has no row; it needs at least one.")
+    return rows
+
+
+def read_mixture(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], seed: int) -> Mixture:
+    """Read training and validation rows, each with its ``source``.
+
+    Args:
+        data: the ``data`` section of a run's configuration.
+        entries: the ``mixture`` list; each entry's rows are one source.
+        seed: of the held-out split and of the demo's generators.
+
+    Raises:
+        DataError: nothing to read, a missing column, a row without a source.
+    """
+    column = data["source_column"]
+    validation: Dataset | None = None
+    if entries:
+        train = _one_format([_mixture_entry(entry, data["columns"], column) for entry in entries])
+    elif data["train"] == "demo":
+        train = demo_rows(data["demo_rows"], seed)
+        validation = demo_rows(data["demo_rows"], seed, held_out=data["validation_rows"] or 1)
+    elif data["train"]:
+        train = _rename(read_rows(data["train"], split=data["split"]), data["columns"])
+    else:
+        raise DataError("There is nothing to train on: set data.train, or list sources under mixture.")
+    _require_sources(train, column, "training")
+    if data["validation"]:
+        validation = _rename(read_rows(data["validation"], split=data["validation_split"]), data["columns"])
+        _require_sources(validation, column, "validation")
+    elif validation is None and data["validation_rows"]:
+        train, validation = hold_out(train, column, data["validation_rows"], seed)
+    return Mixture(train, validation)
+
+
+def hold_out(rows: Dataset, column: str, per_source: int, seed: int) -> tuple[Dataset, Dataset]:
+    """Split off `per_source` rows of every source, at most half of it, at random.
+
+    Returns:
+        The rest and the held-out rows, each in its old order.
+    """
+    shuffled = rows.select_columns([column]).add_column("colm_row", list(range(len(rows)))).shuffle(seed=seed)
+    sizes = count_sources(rows[column], column)
+    left = {name: min(per_source, size // 2) for name, size in sizes.items()}
+    held = set()
+    for name, row in zip(shuffled[column], shuffled["colm_row"], strict=True):
+        if left[str(name)] > 0:
+            left[str(name)] -= 1
+            held.add(row)
+    rest = [row for row in range(len(rows)) if row not in held]
+    return rows.select(rest), rows.select(sorted(held))
+
+
+def tokenize_rows(rows: Dataset, tokenizer: Any, *, format_name: str, max_length: int, source_column: str) -> Dataset:
+    """Return ``input_ids``, ``attention_mask``, ``labels`` and the source of every row that has a label.
+
+    Raises:
+        DataError: no format fits, or no row has a labelled token.
+    """
+    chosen = detect_format(rows.column_names) if format_name == "auto" else format_name
+    tokenize = tokenizer_of_format(chosen, tokenizer, max_length)
+    drop = [column for column in rows.column_names if column != source_column]
+    tokens = rows.map(tokenize, remove_columns=drop, desc="Tokenising")
+    labelled = [row for row, labels in enumerate(tokens["labels"]) if any(label != IGNORE for label in labels[1:])]
+    dropped = len(tokens) - len(labelled)
+    if not labelled:
+        raise DataError(
+            f"None of the {len(tokens)} rows has a labelled token within max_length={max_length} (format {chosen}): "
+            "completions are empty or cut off. Raise data.max_length, or check the columns."
+        )
+    if dropped:
+        logger.warning(
+            "%d of %d rows have no labelled token within max_length=%d and are dropped.",
+            dropped,
+            len(tokens),
+            max_length,
+        )
+    return tokens.select(labelled) if dropped else tokens
+
+
+def _mixture_entry(entry: Mapping[str, Any], columns: Mapping[str, str], source_column: str) -> Dataset:
+    known = ("path", "source", "split", "config")
+    for key in entry:
+        if key not in known:
+            raise DataError(
+                f"Unknown key {key!r} in a mixture entry.{suggest(key, known)} An entry has {', '.join(known)}."
+            )
+    if not entry.get("path"):
+        raise DataError(f"The mixture entry {dict(entry)} has no path; give a file or a hub name.")
+    rows = _rename(read_rows(entry["path"], split=entry.get("split", "train"), config=entry.get("config")), columns)
+    source = str(entry.get("source") or Path(entry["path"]).stem)
+    if source_column in rows.column_names:
+        rows = rows.remove_columns(source_column)
+    return rows.add_column(source_column, [source] * len(rows))
+
+
+def _one_format(parts: Sequence[Dataset]) -> Dataset:
+    """Put rows of several files together; they must share the columns of one format."""
+    shared = [column for column in parts[0].column_names if all(column in part.column_names for part in parts)]
+    detect_format(shared)
+    try:
+        return concatenate_datasets([part.select_columns(shared) for part in parts])
+    except Exception as error:  # columns of different types
+        raise DataError(f"The files of the mixture do not fit together: {error}") from error
+
+
+def _rename(rows: Dataset, columns: Mapping[str, str]) -> Dataset:
+    """Apply data.columns, which maps colm's names to those in the data."""
+    for wanted, present in columns.items():
+        if present not in rows.column_names:
+            raise DataError(
+                f"data.columns maps {wanted!r} to {present!r}, which the data does not have."
+                f"{suggest(present, rows.column_names)} It has: {', '.join(rows.column_names)}."
+            )
+        if wanted != present:
+            rows = rows.rename_column(present, wanted)
+    return rows
+
+
+def _require_sources(rows: Dataset, column: str, what: str) -> None:
+    if column not in rows.column_names:
+        raise DataError(
+            f"The {what} data has no column {column!r} for the source.{suggest(column, rows.column_names)} "
+            f"It has: {', '.join(rows.column_names)}. Name the right one with data.source_column, or list each "
+            "file under mixture."
+        )
+    count_sources(rows[column], column)

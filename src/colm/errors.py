@@ -1,0 +1,32 @@
+"""The errors that colm raises, and the helper that names the nearest valid spelling."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ColmError(Exception):
+    """Base class of every error that colm raises on purpose."""
+
+
+class ConfigError(ColmError, ValueError):
+    """A setting is out of range, unknown, or contradicts another one."""
+
+
+class UnsupportedModelError(ColmError, TypeError):
+    """The model has no value projection that colm can find, or a layout it can not read."""
+
+
+class DataError(ColmError, ValueError):
+    """The data lacks a column, a label, a row or a labelled token that training needs."""
+
+
+def suggest(name: str, options: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the option nearest to `name`, or an empty string.
+
+    >>> suggest("sorce", ["source", "output"])
+    " Did you mean 'source'?"
+    """
+    nearest = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""

@@ -1,0 +1,78 @@
+"""What every rank knows of every row of a pool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+
+from colm.batch import Pool
+from colm.errors import ConfigError, DataError, suggest
+from colm.gather import gather_rows, rank_and_world, sum_over_ranks
+
+
+class PoolFacts(NamedTuple):
+    """The global pool, one entry a row, in rank-major order: the positions of a coreset."""
+
+    source: list[str]
+    dataset_index: list[int]
+    labelled: list[int]  # labelled tokens after the shift
+    order: list[int]  # positions sorted by dataset index, which draws and ties follow
+    first: int  # position of this rank's first row
+    held: int  # rows on this rank
+    slots: int  # micro-batches over all ranks
+
+    def is_local(self, position: int) -> bool:
+        """True if this rank holds the row."""
+        return self.first <= position < self.first + self.held
+
+
+def share_facts(
+    pool: Pool,
+    sources: Sequence[str],
+    dataset_index: Sequence[int] | None,
+    source_sizes: Mapping[str, int] | None,
+) -> PoolFacts:
+    """Check this rank's labels and tell all ranks of its rows.
+
+    Raises:
+        DataError: counts that disagree, or a source that `source_sizes` does not list.
+        ConfigError: several ranks without `source_sizes`.
+    """
+    for what, values in (("sources", sources), ("dataset indices", dataset_index)):
+        if values is not None and len(values) != len(pool):
+            raise DataError(f"{len(values)} {what} for a pool of {len(pool)} rows; give one for each row.")
+    rank, world = rank_and_world()
+    if source_sizes is None and world > 1:
+        raise ConfigError("With several ranks source_sizes is needed, so that every rank knows every source.")
+    names = sorted(source_sizes) if source_sizes is not None else sorted(set(sources))
+    codes = {name: code for code, name in enumerate(names)}
+    for row, name in enumerate(sources):
+        if name not in codes:
+            raise DataError(
+                f"Row {row} of the pool has source {name!r}, which source_sizes does not list."
+                f"{suggest(str(name), names)} It lists: {', '.join(names)}."
+            )
+    index = list(dataset_index) if dataset_index is not None else [0] * len(pool)
+    local = [[codes[name], i, count] for name, i, count in zip(sources, index, pool.labelled, strict=True)]
+    parts = gather_rows(torch.tensor(local, dtype=torch.int64).to(pool.device))
+    rows = torch.cat(parts).tolist()
+    indices = [i for _, i, _ in rows] if dataset_index is not None else list(range(len(rows)))
+    return PoolFacts(
+        source=[names[code] for code, _, _ in rows],
+        dataset_index=indices,
+        labelled=[count for _, _, count in rows],
+        order=sorted(range(len(rows)), key=lambda p: (indices[p], p)),
+        first=sum(len(part) for part in parts[:rank]),
+        held=len(pool),
+        slots=int(sum_over_ranks(torch.tensor(len(pool.batches), device=pool.device))),
+    )
+
+
+def group_by_source(positions: Sequence[int], facts: PoolFacts) -> dict[str, list[int]]:
+    """Group positions by source, sources by name, positions in the order given."""
+    groups: dict[str, list[int]] = {}
+    for position in positions:
+        groups.setdefault(facts.source[position], []).append(position)
+    return dict(sorted(groups.items()))

@@ -1,0 +1,67 @@
+"""Turn a gradient into the step that Adam would take with it alone."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from colm.types import AdamHistory
+
+
+class AdamConstants(NamedTuple):
+    """The optimiser's own constants."""
+
+    beta1: float
+    beta2: float
+    eps: float
+
+
+class AdamMoments(NamedTuple):
+    """Each example's moments and its normalised step."""
+
+    m: Tensor  # (n, D) float32
+    v: Tensor  # (n, D) float32
+    step: Tensor  # (n, D) float32
+
+
+def adam_step(gradients: Tensor, history: AdamHistory, constants: AdamConstants) -> AdamMoments:
+    """Return, for each example, Adam's moments and step if its gradient were the next one.
+
+    m_i = b1 m + (1 - b1) g_i, v_i = b2 v + (1 - b2) g_i^2, both bias-corrected for the step number
+    ``history.updates + 1``; the step is m_i / (sqrt(v_i) + eps), without the learning rate.
+
+    Args:
+        gradients: (n, D) float32.
+        history: moments of the examples kept so far, (D,) each.
+        constants: of the optimiser that trains the weight.
+
+    Source: CoLM, section 4.3, equation 10.
+    """
+    beta1, beta2, eps = constants
+    t = history.updates + 1
+    m = beta1 * history.m + (1 - beta1) * gradients
+    v = beta2 * history.v + (1 - beta2) * gradients.square()
+    step = (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + eps)
+    return AdamMoments(m, v, step)
+
+
+def empty_history(dim: int, device: torch.device) -> AdamHistory:
+    """Return the history before the first kept example."""
+    return AdamHistory(torch.zeros(dim, device=device), torch.zeros(dim, device=device), 0)
+
+
+def adam_constants(optimizer: Any, weight: Tensor) -> AdamConstants | None:
+    """Return the constants of the parameter group that holds `weight`, or None if it is not Adam-like.
+
+    Where no group holds the weight itself (it is frozen, or the optimiser holds shards), the first
+    group speaks for all. A group without two betas and an eps is not Adam-like (SGD, Adafactor).
+    """
+    groups = list(optimizer.param_groups)
+    holding = [group for group in groups if any(parameter is weight for parameter in group["params"])]
+    group = (holding or groups)[0]
+    betas, eps = group.get("betas"), group.get("eps")
+    if not (isinstance(betas, tuple | list) and len(betas) == 2 and isinstance(eps, float)):
+        return None
+    return AdamConstants(float(betas[0]), float(betas[1]), eps)

@@ -1,0 +1,158 @@
+"""The only hooks: watch one linear map and the output head during a forward pass.
+
+Nothing of the model is changed for longer than the pass: train mode, requires_grad, hooks, weights
+and random state are as before afterwards, also when the forward raises.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from colm.batch import IGNORE
+from colm.features.locate import ValueSite, unwrap
+from colm.losses import labelled_targets, mean_by_row
+from colm.types import Batch
+
+FP16_LOSS_SCALE = 2.0**12
+"""Keeps float16 gradients of a mean over many tokens above the smallest float16 number."""
+
+
+class Captured(NamedTuple):
+    """What one forward pass of a micro-batch showed."""
+
+    losses: Tensor  # (copies * n,) float32, mean loss over the row's labelled tokens; 0 where none
+    inputs: Tensor  # (copies * n, T, d_in), what the site read
+    outputs: Tensor  # (copies * n, T, fused outputs), what it wrote: a leaf of the graph if there is one
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Run the block in eval mode, without gradients, and put modes and random state back after it."""
+    training = [module for module in model.modules() if module.training]
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
+        model.eval()
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+            # Weights that autocast cast under no_grad would be reused by a training forward in the
+            # same autocast region, and would get no gradient there.
+            torch.clear_autocast_cache()
+
+
+def run_to_losses(
+    model: nn.Module,
+    site: ValueSite,
+    batch: Batch,
+    *,
+    start_graph: bool = False,
+    change_output: Callable[[Tensor, Tensor], Tensor] | None = None,
+    copies: int = 1,
+) -> Captured:
+    """Run the model on one micro-batch and return each row's loss with what the site read and wrote.
+
+    Call it inside `undisturbed`. The trunk keeps no activations. Only positions that have a label
+    reach the output head.
+
+    Args:
+        model: as trained, at most wrapped in DistributedDataParallel.
+        site: the linear map to watch.
+        batch: right-padded, on the model's device.
+        start_graph: begin autograd's graph at the site's output, so that the losses can be
+            differentiated with respect to it; gradients stay enabled until `undisturbed` ends.
+        change_output: maps the site's input and output to another output of the same shape.
+        copies: repeat the batch so often at the input of the site's layer, one whole copy after the
+            other, so that the trunk before it runs once for all of them.
+    """
+    caller: Any = unwrap(model)
+    labels = batch["labels"]
+    targets, row = labelled_targets(labels.repeat(copies, 1))
+    seen: dict[str, Tensor] = {}
+
+    def watch(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        inputs: Tensor = args[0]
+        if change_output is not None:
+            output = change_output(inputs, output)
+        if start_graph:
+            torch.set_grad_enabled(True)
+            output = output.detach().requires_grad_()
+        seen["inputs"], seen["outputs"] = inputs.detach(), output
+        return output
+
+    def repeat(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        return _repeat(args, len(labels), copies), _repeat(kwargs, len(labels), copies)
+
+    def keep_labelled(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden: Tensor = args[0]
+        if hidden.shape[:2] != (copies * len(labels), labels.shape[1]):
+            return args
+        mask = (labels[:, 1:] != IGNORE).repeat(copies, 1)
+        return (hidden[:, :-1][mask][None], *args[1:])  # (1, labelled tokens, d)
+
+    handles = [site.module.register_forward_hook(watch)]
+    if copies > 1:
+        handles.append(site.layer.register_forward_pre_hook(repeat, with_kwargs=True))
+    head = _output_head(caller)
+    if head is not None:
+        handles.append(head.register_forward_pre_hook(keep_labelled))
+    try:
+        output = caller(**_model_inputs(caller, batch))
+    finally:
+        for handle in handles:
+            handle.remove()
+    logits: Tensor = output.logits if hasattr(output, "logits") else output[0]
+    if logits.shape[:2] == (copies * len(labels), labels.shape[1]):  # the head was not found, or saw all positions
+        logits = logits[:, :-1][(labels[:, 1:] != IGNORE).repeat(copies, 1)]
+    losses = mean_by_row(logits.reshape(-1, logits.shape[-1]), targets, row, copies * len(labels))
+    shape = (copies * len(labels), labels.shape[1], -1)
+    return Captured(losses, seen["inputs"].reshape(shape), seen["outputs"])
+
+
+def output_gradient(captured: Captured) -> Tensor:
+    """Return the gradient of each row's loss at the site's output, (n, T, fused outputs).
+
+    Rows do not share positions, so one backward of the summed losses gives every row its own.
+    """
+    scale = FP16_LOSS_SCALE if captured.outputs.dtype == torch.float16 else 1.0
+    (delta,) = torch.autograd.grad(captured.losses.sum() * scale, captured.outputs)
+    delta = delta.reshape(*captured.inputs.shape[:2], -1)
+    return delta if scale == 1.0 else delta.float() / scale
+
+
+def _model_inputs(model: Any, batch: Batch) -> dict[str, Any]:
+    """Return the batch without labels, and without the cache that generation would want."""
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    parameters = inspect.signature(inner.forward).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if "use_cache" in parameters or takes_any:
+        inputs["use_cache"] = False
+    return inputs
+
+
+def _output_head(model: Any) -> nn.Module | None:
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    return head if isinstance(head, nn.Module) else None
+
+
+def _repeat(value: Any, rows: int, copies: int) -> Any:
+    """Repeat every tensor whose first of several dimensions is the row."""
+    if isinstance(value, Tensor):
+        if value.dim() >= 2 and value.shape[0] == rows:
+            return value.repeat(copies, *[1] * (value.dim() - 1))
+        return value
+    if isinstance(value, tuple):
+        return tuple(_repeat(item, rows, copies) for item in value)
+    if isinstance(value, list):
+        return [_repeat(item, rows, copies) for item in value]
+    if isinstance(value, dict):
+        return {key: _repeat(item, rows, copies) for key, item in value.items()}
+    return value

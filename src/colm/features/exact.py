@@ -1,0 +1,82 @@
+"""Exact per-example gradients of the last value projection, without a full backward pass.
+
+One forward per micro-batch, without gradients up to the projection's output; from there to the loss
+autograd keeps its graph, and one backward of the summed per-example losses gives delta_t, the
+gradient at each position's output. The weight's gradient of example i is sum_t delta_t x_t^T.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from colm.batch import Pool
+from colm.features.capture import output_gradient, run_to_losses, undisturbed
+from colm.features.factors import GradientPiece, PieceFeatures, gradient_piece, multiply_factors, renumber
+from colm.features.locate import ValueSite, locate_value_site
+from colm.types import Batch
+
+
+def value_gradients(model: nn.Module, batch: Batch, *, value_module: str | None = None) -> Tensor:
+    """Return each example's gradient of the trainable weight of the last value projection.
+
+    Row i is the gradient of example i's mean labelled-token loss with respect to LoRA's B where
+    there is one, else the projection's value rows, flattened row-major as (d_out, d_in). Dropout is
+    off. Rows are aligned to the left edge first, so the result does not depend on padding.
+
+    Args:
+        model: a Hugging Face causal language model, bare, with PEFT adapters, or in DDP.
+        batch: ``input_ids``, ``labels`` (n, T), as a rule ``attention_mask``, on the model's device.
+        value_module: path of another Linear to take.
+
+    Returns:
+        (n, D) float32 on the model's device; a row without a labelled token is zero.
+
+    Raises:
+        UnsupportedModelError: no value projection was found.
+        DataError: the batch lacks a key.
+
+    Source: CoLM, section 4.3, which estimates this gradient by SPSA; the exact one costs about as much.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=16, hidden_size=8, intermediate_size=8,
+        ...     num_hidden_layers=2, num_attention_heads=2))
+        >>> ids = torch.arange(12).view(3, 4)
+        >>> value_gradients(model, {"input_ids": ids, "labels": ids}).shape
+        torch.Size([3, 64])
+    """
+    site = locate_value_site(model, value_module)
+    aligned = _align(batch)
+    with undisturbed(model):
+        delta, inputs = _delta_and_inputs(model, site, aligned)
+        return multiply_factors(delta, inputs)
+
+
+def exact_features(model: nn.Module, site: ValueSite, pool: Pool, groups: list[list[int]]) -> PieceFeatures:
+    """Return the features of a pool from one forward and a short backward per group of rows.
+
+    Args:
+        model: see `value_gradients`.
+        site: from `locate_value_site`.
+        pool: the rows.
+        groups: row positions of each micro-batch of the pass; their order numbers the features.
+    """
+    pieces: list[GradientPiece] = []
+    for group in groups:
+        with undisturbed(model):
+            delta, inputs = _delta_and_inputs(model, site, pool.collate(group, side="right"))
+            pieces.append(gradient_piece(delta, inputs))
+    return PieceFeatures(pieces, renumber(groups), site.dim, pool.device)
+
+
+def _delta_and_inputs(model: nn.Module, site: ValueSite, batch: Batch) -> tuple[Tensor, Tensor]:
+    captured = run_to_losses(model, site, batch, start_graph=True)
+    delta = output_gradient(captured)
+    if site.value_rows is not None:
+        delta = delta[..., site.value_rows]
+    return delta.detach(), captured.inputs
+
+
+def _align(batch: Batch) -> Batch:
+    pool = Pool(batch)
+    return pool.collate(range(len(pool)), side="right")

@@ -1,0 +1,121 @@
+"""Features as matrices, or as the two factors of each example's gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class GradientPiece(NamedTuple):
+    """Per-example weight gradients of one micro-batch, whole or as factors.
+
+    The gradient of a linear map's weight is sum_t delta_t x_t^T. The factors take T (d_out + d_in)
+    numbers a row, the matrix d_out d_in: whichever is smaller is kept.
+    """
+
+    whole: Tensor | None  # (n, D) float32
+    delta: Tensor | None  # (n, T, d_out), gradient at the map's output
+    inputs: Tensor | None  # (n, T, d_in)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Return the gradients of rows `index` (k,) as (k, D) float32."""
+        if self.whole is not None:
+            return self.whole[index]
+        assert self.delta is not None
+        assert self.inputs is not None
+        return multiply_factors(self.delta[index], self.inputs[index])
+
+    def finite(self) -> Tensor:
+        """Return which rows can be squared and stay finite, (n,) bool."""
+        if self.whole is not None:
+            return torch.isfinite(self.whole.square()).all(1)
+        assert self.delta is not None
+        assert self.inputs is not None
+        return torch.isfinite(self.delta).flatten(1).all(1) & torch.isfinite(self.inputs).flatten(1).all(1)
+
+
+def multiply_factors(delta: Tensor, inputs: Tensor) -> Tensor:
+    """Return sum_t delta_t x_t^T of each row: (n, T, d_out), (n, T, d_in) -> (n, d_out * d_in) float32."""
+    return torch.einsum("nto,nti->noi", delta.float(), inputs.float()).flatten(1)
+
+
+def gradient_piece(delta: Tensor, inputs: Tensor) -> GradientPiece:
+    """Keep one micro-batch's gradients in the smaller of the two forms."""
+    tokens, d_out = delta.shape[1:]
+    d_in = inputs.shape[2]
+    if d_out * d_in <= tokens * (d_out + d_in):
+        return GradientPiece(multiply_factors(delta, inputs), None, None)
+    return GradientPiece(None, delta, inputs)
+
+
+def renumber(groups: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Number the rows of all groups 0 .. n - 1 in the order of their positions in the pool.
+
+    >>> renumber([[7, 2], [4]])
+    [[2, 0], [1]]
+    """
+    number = {position: index for index, position in enumerate(sorted(p for group in groups for p in group))}
+    return [[number[position] for position in group] for group in groups]
+
+
+class PieceFeatures:
+    """Features of a pool, put together from micro-batches in any order.
+
+    Args:
+        pieces: one for each micro-batch of the pass.
+        positions: the row positions that each piece holds, together 0 .. n - 1 once each.
+        dim: D.
+        device: where the rows are to be had.
+    """
+
+    def __init__(
+        self,
+        pieces: Sequence[GradientPiece],
+        positions: Sequence[Sequence[int]],
+        dim: int,
+        device: torch.device,
+    ) -> None:
+        self._pieces = list(pieces)
+        self._positions = list(positions)
+        self._where = {
+            position: (number, row) for number, held in enumerate(positions) for row, position in enumerate(held)
+        }
+        self._dim = dim
+        self._device = device
+
+    @property
+    def dim(self) -> int:
+        """D, the number of coordinates of one example."""
+        return self._dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return self._device
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def finite(self) -> Tensor:
+        """Return which rows are finite, (n,) bool."""
+        out = torch.ones(len(self), dtype=torch.bool, device=self._device)
+        for piece, held in zip(self._pieces, self._positions, strict=True):
+            out[torch.tensor(held, device=self._device)] = piece.finite()
+        return out
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """Return the rows `indices` (k,) int64 as (k, D) float32."""
+        out = torch.empty(len(indices), self._dim, device=self._device)
+        by_piece: dict[int, tuple[list[int], list[int]]] = {}
+        for target, position in enumerate(indices.tolist()):
+            number, row = self._where[position]
+            targets, rows = by_piece.setdefault(number, ([], []))
+            targets.append(target)
+            rows.append(row)
+        for number, (targets, rows) in by_piece.items():
+            index = torch.tensor(rows, device=self._device)
+            out[torch.tensor(targets, device=self._device)] = self._pieces[number].rows(index)
+        return out

@@ -1,0 +1,156 @@
+"""The paper's zeroth-order estimate of the last value projection's gradient (SPSA).
+
+Perturbing the weight by eps Z changes the map's output by eps x Z^T, so that is what is added, and no
+weight is touched. The trunk runs once per micro-batch: at the input of the layer that holds the
+projection the batch is repeated, one copy for each direction and sign.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from colm.batch import IGNORE, Pool
+from colm.features.capture import run_to_losses, undisturbed
+from colm.features.factors import renumber
+from colm.features.locate import ValueSite, locate_value_site
+from colm.types import Batch
+
+
+def spsa_gradients(
+    model: nn.Module,
+    batch: Batch,
+    *,
+    probes: int = 1,
+    eps: float = 1e-3,
+    generator: torch.Generator,
+    value_module: str | None = None,
+) -> Tensor:
+    """Estimate each example's gradient of the last value projection by finite differences.
+
+    Row i is the mean over probes of (L_i(W + eps Z) - L_i(W - eps Z)) / (2 eps) Z, with directions Z
+    of standard normal entries that all examples share. The rows are therefore combinations of
+    `probes` directions; with one probe they lie on a line.
+
+    Args:
+        model: a Hugging Face causal language model, bare, with PEFT adapters, or in DDP.
+        batch: ``input_ids``, ``labels`` (n, T), as a rule ``attention_mask``, on the model's device.
+        probes: number of directions, at least 1.
+        eps: length of the difference, in units of the weight.
+        generator: draws the directions; a CPU generator, so that every device draws the same.
+        value_module: path of another Linear to take.
+
+    Returns:
+        (n, D) float32, rows as those of `value_gradients`.
+
+    Raises:
+        UnsupportedModelError: no value projection was found.
+        DataError: the batch lacks a key.
+
+    Source: CoLM, section 4.3, equation 9, after MeZO (Malladi et al. 2023).
+    """
+    site = locate_value_site(model, value_module)
+    pool = Pool(batch)
+    directions = draw_directions(site, probes, generator)
+    features = spsa_features(model, site, pool, [list(range(len(pool)))], directions, eps)
+    return features.rows(torch.arange(len(pool)))
+
+
+def draw_directions(site: ValueSite, probes: int, generator: torch.Generator) -> Tensor:
+    """Draw `probes` standard normal directions, (probes, d_out, d_in) float32 on the site's device."""
+    shape = (probes, site.out_features, site.in_features)
+    return torch.randn(shape, generator=generator).to(site.weight.device)
+
+
+class SpsaFeatures:
+    """Estimates as the slopes along a few shared directions: (n, probes) and (probes, D) instead of (n, D).
+
+    Args:
+        slopes: (n, probes) float32, the derivative of each row's loss along each direction.
+        directions: (probes, d_out, d_in) float32.
+    """
+
+    def __init__(self, slopes: Tensor, directions: Tensor) -> None:
+        self._slopes = slopes
+        self._directions = directions.flatten(1)
+
+    @property
+    def dim(self) -> int:
+        """D, the number of coordinates of one example."""
+        return self._directions.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return self._slopes.device
+
+    def __len__(self) -> int:
+        return len(self._slopes)
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """Return the rows `indices` (k,) int64 as (k, D) float32: the mean of slope times direction."""
+        return self._slopes[indices.to(self.device)] @ self._directions / len(self._directions)
+
+    def finite(self) -> Tensor:
+        """Return which rows are finite, (n,) bool."""
+        return torch.isfinite(self._slopes.square()).all(1)
+
+
+def spsa_features(
+    model: nn.Module, site: ValueSite, pool: Pool, groups: list[list[int]], directions: Tensor, eps: float
+) -> SpsaFeatures:
+    """Return the features of a pool from one forward per group of rows.
+
+    Args:
+        model: see `spsa_gradients`.
+        site: from `locate_value_site`.
+        pool: the rows.
+        groups: row positions of each micro-batch of the pass; their order numbers the features.
+        directions: from `draw_directions`.
+        eps: length of the difference.
+    """
+    probes = directions.shape[0]
+    slopes = torch.zeros(sum(map(len, groups)), probes, device=pool.device)
+    for group, numbers in zip(groups, renumber(groups), strict=True):
+        batch = _unambiguous(pool.collate(group, side="right"))
+        with undisturbed(model):
+            captured = run_to_losses(
+                model,
+                site,
+                batch,
+                change_output=lambda inputs, output: _perturb(inputs, output, site, directions, eps),
+                copies=2 * probes,
+            )
+        plus, minus = captured.losses.view(2, probes, len(group))
+        slopes[numbers] = ((plus - minus) / (2 * eps)).T
+    return SpsaFeatures(slopes, directions)
+
+
+def _perturb(inputs: Tensor, output: Tensor, site: ValueSite, directions: Tensor, eps: float) -> Tensor:
+    """Add +eps x Z_p^T to the first half of the copies and -eps x Z_p^T to the second, in float32."""
+    probes = directions.shape[0]
+    copies = inputs.reshape(2, probes, -1, inputs.shape[-1])  # the trunk's copies are equal: one per sign and probe
+    change = eps * torch.einsum("spti,poi->spto", copies.float(), directions)
+    change[1].neg_()
+    perturbed = output.float()
+    if site.value_rows is None:
+        perturbed = perturbed + change.reshape(output.shape)
+    else:
+        flat = perturbed.reshape(-1, output.shape[-1]).clone()
+        flat[:, site.value_rows] += change.reshape(-1, change.shape[-1])
+        perturbed = flat.reshape(output.shape)
+    return perturbed.to(output.dtype)
+
+
+def _unambiguous(batch: Batch) -> Batch:
+    """Pad by one column where rows = tokens, so that a (tokens, d) tensor can not pass for one by row."""
+    rows, tokens = batch["input_ids"].shape
+    if rows != tokens:
+        return batch
+    fill = {"labels": IGNORE}
+    padded = dict(batch)
+    for key, value in batch.items():
+        if isinstance(value, Tensor) and value.dim() >= 2 and value.shape[1] == tokens:
+            column = value.new_full((rows, 1, *value.shape[2:]), fill.get(key, 0))
+            padded[key] = torch.cat([value, column], 1)
+    return padded

