@@ -29,7 +29,9 @@ def labelled_targets(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mean_by_row(logits: Tensor, targets: Tensor, row: Tensor, rows: int) -> Tensor:
-    """Average token losses over each row's labelled tokens, (rows,) float32; 0 for a row without any.
+    """Average token losses over each row's labelled tokens, (rows,); 0 for a row without any.
+
+    In float32, or float64 where the logits are.
 
     Args:
         logits: (M, V), any float dtype.
@@ -37,7 +39,8 @@ def mean_by_row(logits: Tensor, targets: Tensor, row: Tensor, rows: int) -> Tens
         row: (M,) int64, the row that each token belongs to.
         rows: n.
     """
-    token_losses = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    token_losses = torch.nn.functional.cross_entropy(precise, targets, reduction="none")
     sums = token_losses.new_zeros(rows).index_add(0, row, token_losses)
     return sums / torch.bincount(row, minlength=rows).clamp_min(1)
 

@@ -110,7 +110,7 @@ def spsa_features(
         eps: length of the difference.
     """
     probes = directions.shape[0]
-    slopes = torch.zeros(sum(map(len, groups)), probes, device=pool.device)
+    slopes = torch.zeros(sum(map(len, groups)), probes, dtype=directions.dtype, device=pool.device)
     for group, numbers in zip(groups, renumber(groups), strict=True):
         batch = _unambiguous(pool.collate(group, side="right"))
         with undisturbed(model):
@@ -122,7 +122,7 @@ def spsa_features(
                 copies=2 * probes,
             )
         plus, minus = captured.losses.view(2, probes, len(group))
-        slopes[numbers] = ((plus - minus) / (2 * eps)).T
+        slopes[numbers] = ((plus - minus) / (2 * eps)).T.to(slopes.dtype)
     return SpsaFeatures(slopes, directions)
 
 
@@ -130,9 +130,10 @@ def _perturb(inputs: Tensor, output: Tensor, site: ValueSite, directions: Tensor
     """Add +eps x Z_p^T to the first half of the copies and -eps x Z_p^T to the second, in float32."""
     probes = directions.shape[0]
     copies = inputs.reshape(2, probes, -1, inputs.shape[-1])  # the trunk's copies are equal: one per sign and probe
-    change = eps * torch.einsum("spti,poi->spto", copies.float(), directions)
+    dtype = torch.promote_types(output.dtype, directions.dtype)
+    change = eps * torch.einsum("spti,poi->spto", copies.to(dtype), directions.to(dtype))
     change[1].neg_()
-    perturbed = output.float()
+    perturbed = output.to(dtype)
     if site.value_rows is None:
         perturbed = perturbed + change.reshape(output.shape)
     else:

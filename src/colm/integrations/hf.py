@@ -75,6 +75,8 @@ class CoresetMixin(_TrainerSeams):
         self._selection_log = SelectionLog(Path(self.args.output_dir) / FILE_NAME)
         self._unlogged: list[tuple[StepRecord, float]] = []  # record and whole seconds of each step since the last log
         self._step_start = 0.0
+        self.seconds = 0.0  # of all steps so far, selection included, over resumes
+        self.selection_seconds = 0.0
         self.pooled = dict.fromkeys(self._source_names, 0)
         self.kept = dict.fromkeys(self._source_names, 0)
         self.add_callback(_CommitCallback(self))
@@ -141,8 +143,7 @@ class CoresetMixin(_TrainerSeams):
         super()._save_checkpoint(model, trial)
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
-            state = {"selector": self.selector.state_dict(), "pooled": self.pooled, "kept": self.kept}
-            torch.save(state, folder / STATE_NAME)
+            torch.save({"selector": self.selector.state_dict(), "totals": self._totals()}, folder / STATE_NAME)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_complete(folder)
@@ -162,15 +163,27 @@ class CoresetMixin(_TrainerSeams):
             )
         state = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True)
         self.selector.load_state_dict(state["selector"])
-        self.pooled.update(state["pooled"])
-        self.kept.update(state["kept"])
+        totals = state["totals"]
+        self.pooled, self.kept = totals["pooled"], totals["kept"]
+        self.seconds, self.selection_seconds = totals["seconds"], totals["selection_seconds"]
         if self.args.should_save:
             self._selection_log.truncate(state["selector"]["step"])
+
+    def _totals(self) -> dict[str, Any]:
+        return {
+            "pooled": self.pooled,
+            "kept": self.kept,
+            "seconds": self.seconds,
+            "selection_seconds": self.selection_seconds,
+        }
 
     def commit_step(self) -> None:
         """Make the step count: history, record line, totals. Called once the optimiser has stepped."""
         record = self.selector.commit()
-        self._unlogged.append((record, time.perf_counter() - self._step_start))
+        seconds = time.perf_counter() - self._step_start
+        self._unlogged.append((record, seconds))
+        self.seconds += seconds
+        self.selection_seconds += record.seconds
         for name, rows in record.pool.items():
             self.pooled[name] += len(rows)
         for name, rows in record.kept.items():

@@ -1,0 +1,5 @@
+"""`python -m colm`."""
+
+from colm.cli import main
+
+raise SystemExit(main())

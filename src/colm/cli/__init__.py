@@ -1,0 +1,57 @@
+"""The `colm` command: one file a subcommand."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from colm import __version__
+from colm.errors import ColmError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0, or 2 after an error of the user's making."""
+    parser = argparse.ArgumentParser(
+        prog="colm", description="Fine-tune causal language models on data mixtures by mini-batch coresets."
+    )
+    parser.add_argument("--version", action="version", version=f"colm {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    train = _add(commands, "train", "fine-tune a model")
+    again = train.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint")
+    again.add_argument("--overwrite", action="store_true", help="delete the run that the output folder holds")
+    _add(commands, "sources", "show the mixture before training")
+    options = parser.parse_args(arguments)
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("colm").setLevel(logging.INFO)
+    try:
+        # Imported here: transformers takes seconds, which --help should not.
+        if options.command == "train":
+            from colm.cli.train import train_command
+
+            train_command(options.config, options.overrides, resume=options.resume, overwrite=options.overwrite)
+        else:
+            from colm.cli.sources import sources_command
+
+            sources_command(options.config, options.overrides)
+    except ColmError as error:
+        print(f"colm: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("colm: interrupted; go on with --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=what, description=what.capitalize() + ".")
+    command.add_argument("config", metavar="CONFIG.yaml", help="the run's configuration")
+    command.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings that replace those of the file: selection.keep=0.25"
+    )
+    return command

@@ -1,0 +1,52 @@
+"""What `train` and `sources` both need: the tokenizer and the tokenised mixture."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from datasets import Dataset
+
+from colm.cli.settings import RunSettings
+from colm.data.load import read_mixture, tokenize_rows
+from colm.models import load_tokenizer, train_tiny_tokenizer
+
+
+class PreparedData(NamedTuple):
+    """Tokenised rows, each with its source."""
+
+    tokenizer: Any
+    train: Dataset
+    validation: dict[str, Dataset]  # by source; empty where there is no validation data
+
+
+def prepare_data(settings: RunSettings) -> PreparedData:
+    """Read the mixture and tokenise it. Raises DataError or ConfigError."""
+    data = settings.data
+    mixture = read_mixture(data, settings.mixture, settings.seed)
+    if settings.model == "tiny":
+        text = [column for column in mixture.train.column_names if column != data["source_column"]]
+        tokenizer = train_tiny_tokenizer(str(row[column]) for row in mixture.train for column in text)
+    else:
+        tokenizer = load_tokenizer(settings.model)
+
+    def tokenize(rows: Dataset) -> Dataset:
+        return tokenize_rows(
+            rows,
+            tokenizer,
+            format_name=data["format"],
+            max_length=data["max_length"],
+            source_column=data["source_column"],
+        )
+
+    train = tokenize(mixture.train)
+    validation = tokenize(mixture.validation) if mixture.validation is not None else None
+    return PreparedData(tokenizer, train, _by_source(validation, data["source_column"]))
+
+
+def _by_source(rows: Dataset | None, column: str) -> dict[str, Dataset]:
+    if rows is None:
+        return {}
+    positions: dict[str, list[int]] = {}
+    for row, name in enumerate(rows[column]):
+        positions.setdefault(str(name), []).append(row)
+    return {name: rows.select(held) for name, held in sorted(positions.items())}

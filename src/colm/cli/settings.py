@@ -1,0 +1,190 @@
+"""A run's configuration: a YAML file with overrides, checked key by key."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from colm.config import SelectionConfig
+from colm.errors import ConfigError, suggest
+
+DATA_DEFAULTS: dict[str, Any] = {
+    "train": None,  # file, hub name, or 'demo'
+    "split": "train",
+    "validation": None,  # file or hub name
+    "validation_split": "validation",
+    "validation_rows": 0,  # rows of each source to hold out where there is no validation data
+    "source_column": "source",
+    "format": "auto",
+    "columns": {},  # colm's column name -> the data's
+    "max_length": 512,  # tokens
+    "demo_rows": 1500,
+}
+
+TOP_DEFAULTS: dict[str, Any] = {
+    "model": None,
+    "dtype": "auto",
+    "lora": None,  # fields of peft.LoraConfig, or null for full fine-tuning
+    "data": DATA_DEFAULTS,
+    "mixture": [],
+    "selection": {},
+    "training": {},  # fields of transformers.TrainingArguments
+    "output_dir": None,
+    "seed": 0,
+}
+
+TRAINING_DEFAULTS: dict[str, Any] = {"report_to": "none", "logging_steps": 10, "remove_unused_columns": True}
+
+OWNED = ("output_dir", "seed")
+"""Training arguments that have one place of their own in the file."""
+
+
+class RunSettings(NamedTuple):
+    """A resolved configuration; `values` is what `config.yaml` of the output folder holds."""
+
+    model: str
+    dtype: str
+    lora: dict[str, Any] | None
+    data: dict[str, Any]
+    mixture: list[dict[str, Any]]
+    selection: SelectionConfig
+    training: dict[str, Any]
+    output_dir: Path
+    seed: int
+    values: dict[str, Any]
+
+
+def load_settings(path: str, overrides: Sequence[str]) -> RunSettings:
+    """Read, override and check a configuration.
+
+    Args:
+        path: a YAML file.
+        overrides: ``key=value``, keys dotted, values in YAML: ``training.max_steps=20``.
+
+    Raises:
+        ConfigError: the file is missing or no mapping, a key is unknown (with the nearest one), a value
+            has the wrong kind or is out of range.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"There is no configuration file {path!r}.")
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds a {type(values).__name__}; it must be a mapping of settings.")
+    for override in overrides:
+        _apply(values, override)
+    return resolve_settings(values)
+
+
+def resolve_settings(values: Mapping[str, Any]) -> RunSettings:
+    """Fill in defaults and check every key. Raises as `load_settings`."""
+    _check_keys(values, TOP_DEFAULTS, "")
+    merged = {**copy.deepcopy(TOP_DEFAULTS), **copy.deepcopy(dict(values))}
+    for name in ("data", "selection", "training"):
+        if not isinstance(merged[name] or {}, dict):
+            raise ConfigError(f"{name} is {merged[name]!r}; it must be a mapping of settings.")
+    merged["data"] = _data(merged["data"] or {})
+    merged["mixture"] = _mixture(merged["mixture"] or [], merged["data"])
+    merged["training"] = _training(merged["training"] or {})
+    merged["lora"] = _lora(merged["lora"])
+    selection = SelectionConfig.from_dict({"seed": merged["seed"], **(merged["selection"] or {})})
+    merged["selection"] = selection.to_dict()
+    for name in ("model", "output_dir"):
+        if not merged[name] or not isinstance(merged[name], str):
+            raise ConfigError(f"{name} is {merged[name]!r}; it must be set to a text.")
+    if not isinstance(merged["seed"], int) or merged["seed"] < 0:
+        raise ConfigError(f"seed={merged['seed']!r} must be a whole number of at least 0.")
+    return RunSettings(
+        model=merged["model"],
+        dtype=merged["dtype"],
+        lora=merged["lora"],
+        data=merged["data"],
+        mixture=merged["mixture"],
+        selection=selection,
+        training=merged["training"],
+        output_dir=Path(merged["output_dir"]),
+        seed=merged["seed"],
+        values=merged,
+    )
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{override!r} is no override; write key=value, such as selection.keep=0.25.")
+    *parents, leaf = key.split(".")
+    place = values
+    for parent in parents:
+        inner = place.setdefault(parent, {})
+        if inner is None:
+            inner = place[parent] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{override!r} can not be set: {parent} is {inner!r}, no mapping.")
+        place = inner
+    try:
+        place[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{override!r}: the value is not valid YAML ({error}).") from error
+
+
+def _check_keys(values: Mapping[str, Any], known: Mapping[str, Any] | Sequence[str], section: str) -> None:
+    for key in values:
+        if key not in known:
+            where = f" in {section}" if section else ""
+            raise ConfigError(
+                f"Unknown setting {key!r}{where}.{suggest(str(key), known)} "
+                f"Known: {', '.join(sorted(known)) if len(known) < 20 else 'see the documentation'}."
+            )
+
+
+def _data(values: dict[str, Any]) -> dict[str, Any]:
+    _check_keys(values, DATA_DEFAULTS, "data")
+    merged = {**DATA_DEFAULTS, **values}
+    for key, least in (("max_length", 2), ("validation_rows", 0), ("demo_rows", 100)):
+        if not isinstance(merged[key], int) or isinstance(merged[key], bool) or merged[key] < least:
+            raise ConfigError(f"data.{key}={merged[key]!r} must be a whole number of at least {least}.")
+    if not isinstance(merged["columns"], dict):
+        raise ConfigError(f"data.columns is {merged['columns']!r}; it must map colm's column names to the data's.")
+    return merged
+
+
+def _mixture(values: Any, data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if not isinstance(values, list) or not all(isinstance(entry, dict) for entry in values):
+        raise ConfigError(f"mixture is {values!r}; it must be a list of entries such as {{path: a.jsonl, source: a}}.")
+    if values and data["train"]:
+        raise ConfigError(
+            "Both data.train and mixture are set; list every file under mixture, or use data.train alone."
+        )
+    return values
+
+
+def _training(values: dict[str, Any]) -> dict[str, Any]:
+    from transformers import TrainingArguments
+
+    known = [f.name for f in fields(TrainingArguments) if f.init]
+    _check_keys(values, known, "training (the fields of transformers.TrainingArguments)")
+    for key in OWNED:
+        if key in values:
+            raise ConfigError(f"training.{key} is set; move {key} to the top of the file, where colm reads it too.")
+    import torch
+
+    # Pinning memory without an accelerator only warns.
+    return {"dataloader_pin_memory": torch.cuda.is_available(), **TRAINING_DEFAULTS, **values}
+
+
+def _lora(values: Any) -> dict[str, Any] | None:
+    if values is None or values is False:
+        return None
+    if not isinstance(values, dict):
+        raise ConfigError(f"lora is {values!r}; it must be a mapping of LoraConfig fields, or null for full training.")
+    from peft import LoraConfig
+
+    _check_keys(values, [f.name for f in fields(LoraConfig) if f.init], "lora (the fields of peft.LoraConfig)")
+    return {"target_modules": "all-linear", **values}

@@ -1,0 +1,221 @@
+"""`colm train`: from a configuration to a fine-tuned model with a summary."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from rich.console import Console
+from rich.table import Table
+from transformers import DataCollatorForSeq2Seq, PrinterCallback, ProgressCallback, TrainingArguments, set_seed
+
+from colm.cli.prepare import PreparedData, prepare_data
+from colm.cli.settings import RunSettings, load_settings
+from colm.errors import ConfigError
+from colm.integrations.checks import last_complete_checkpoint
+from colm.integrations.hf import CoresetTrainer
+from colm.models import build_tiny_model, load_model
+from colm.record import FILE_NAME
+
+logger = logging.getLogger(__name__)
+
+CONFIG_NAME = "config.yaml"
+BEFORE_NAME = "eval_before.json"
+SUMMARY_NAME = "summary.json"
+
+
+def train_command(config: str, overrides: Sequence[str], *, resume: bool, overwrite: bool) -> None:
+    """Train as the configuration says, save, and print the summary table."""
+    settings = load_settings(config, overrides)
+    checkpoint = claim_output(settings.output_dir, resume=resume, overwrite=overwrite)
+    summary = train(settings, checkpoint)
+    console = Console()
+    console.print(_table(summary))
+    share = summary["selection_seconds"] / summary["seconds"] if summary["seconds"] else 0.0
+    console.print(
+        f"{summary['steps']} steps in {summary['seconds']:.0f} s, of which selection {share:.0%}. "
+        f"Saved in {settings.output_dir}."
+    )
+
+
+def claim_output(folder: Path, *, resume: bool, overwrite: bool) -> Path | None:
+    """Make the output folder ready, and return the checkpoint to go on from, if any.
+
+    Raises:
+        ConfigError: the folder holds a run and neither flag is given, or there is nothing to resume.
+    """
+    runs_files = (CONFIG_NAME, SUMMARY_NAME, BEFORE_NAME, FILE_NAME)
+    held = [folder / name for name in runs_files if (folder / name).exists()] + list(folder.glob("checkpoint-*"))
+    if resume:
+        if not held:
+            raise ConfigError(f"There is no run to resume in {folder}; leave --resume out.")
+        checkpoint = last_complete_checkpoint(folder)
+        if checkpoint is None:
+            logger.warning("%s holds no complete checkpoint; the run starts from the beginning.", folder)
+        return checkpoint
+    if held and not overwrite:
+        raise ConfigError(
+            f"{folder} already holds a run ({held[0].name}). Go on with --resume, replace it with --overwrite, or "
+            "choose another output_dir."
+        )
+    for path in held:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return None
+
+
+def train(settings: RunSettings, checkpoint: Path | None = None) -> dict[str, Any]:
+    """Run one training and return what `summary.json` holds."""
+    set_seed(settings.seed)
+    data = prepare_data(settings)
+    set_seed(settings.seed)  # tokenising must not move the model's initialisation
+    model = build_model(settings, data.tokenizer)
+    trainer = build_trainer(settings, model, data)
+    folder = settings.output_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG_NAME).write_text(yaml.safe_dump(settings.values, sort_keys=False), encoding="utf-8")
+    before = _evaluate_once(trainer, data.validation, folder / BEFORE_NAME)
+    set_seed(settings.seed)  # a resumed run does not evaluate first, and must shuffle the same
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    after = evaluate_sources(trainer, data.validation)
+    trainer.save_model(str(folder))
+    data.tokenizer.save_pretrained(str(folder))
+    summary = summarise(trainer, data.validation, before, after)
+    (folder / SUMMARY_NAME).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return summary
+
+
+def build_model(settings: RunSettings, tokenizer: Any) -> Any:
+    """Load the model and put LoRA on it where the settings ask for it.
+
+    Raises:
+        ConfigError: the model can not be loaded, or LoRA's settings do not fit it.
+    """
+    if settings.model == "tiny":
+        model = build_tiny_model(tokenizer)
+    else:
+        model = load_model(settings.model, dtype=settings.dtype)
+    if settings.lora is None:
+        return model
+    try:
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings.lora))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"The lora settings do not fit the model: {error}") from error
+    model.enable_input_require_grads()  # checkpointed layers need an input that requires grad when the base is frozen
+    return model
+
+
+def build_trainer(settings: RunSettings, model: Any, data: PreparedData) -> CoresetTrainer:
+    """Make the trainer; every check of its set-up happens here."""
+    try:
+        arguments = TrainingArguments(output_dir=str(settings.output_dir), seed=settings.seed, **settings.training)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"The training settings were refused: {error}") from error
+    trainer = CoresetTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=data.train,
+        data_collator=DataCollatorForSeq2Seq(data.tokenizer, padding=True, label_pad_token_id=-100),
+        processing_class=data.tokenizer,
+        selection=settings.selection,
+        source_column=settings.data["source_column"],
+    )
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(_Progress())
+    return trainer
+
+
+def evaluate_sources(trainer: CoresetTrainer, validation: Mapping[str, Dataset]) -> dict[str, float]:
+    """Return each source's evaluation loss: the mean over its rows of their mean labelled-token loss."""
+    return {
+        name: float(trainer.evaluate(rows, metric_key_prefix=f"eval_{name}")[f"eval_{name}_loss"])
+        for name, rows in validation.items()
+    }
+
+
+def summarise(
+    trainer: CoresetTrainer, validation: Mapping[str, Dataset], before: Mapping[str, float], after: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return the figures of a finished run; losses are None where there is no validation data."""
+    names = sorted(set(trainer.source_sizes) | set(validation))
+    return {
+        "steps": trainer.state.global_step,
+        "seconds": round(trainer.seconds, 3),
+        "selection_seconds": round(trainer.selection_seconds, 3),
+        "eval_loss_before": _mean_over_rows(before, validation),
+        "eval_loss_after": _mean_over_rows(after, validation),
+        "sources": {
+            name: {
+                "rows": trainer.source_sizes.get(name, 0),
+                "pooled": trainer.pooled.get(name, 0),
+                "kept": trainer.kept.get(name, 0),
+                "eval_loss_before": before.get(name),
+                "eval_loss_after": after.get(name),
+            }
+            for name in names
+        },
+    }
+
+
+def _evaluate_once(trainer: CoresetTrainer, validation: Mapping[str, Dataset], path: Path) -> dict[str, float]:
+    """Evaluate the untrained model, or read what the run found before it was interrupted."""
+    if path.exists():
+        saved: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+        return saved
+    losses = evaluate_sources(trainer, validation)
+    path.write_text(json.dumps(losses) + "\n", encoding="utf-8")
+    return losses
+
+
+def _mean_over_rows(losses: Mapping[str, float], validation: Mapping[str, Dataset]) -> float | None:
+    rows = sum(len(validation[name]) for name in losses)
+    return sum(loss * len(validation[name]) for name, loss in losses.items()) / rows if rows else None
+
+
+class _Progress(ProgressCallback):
+    """The Trainer's progress bar, with one short line for each log instead of the whole dictionary."""
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Show no bar of its own for each source's evaluation, which is short."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Write loss, rows and the selection's share of the time."""
+        if not state.is_world_process_zero or self.training_bar is None or not logs or "loss" not in logs:
+            return
+        self.training_bar.write(
+            f"step {state.global_step:>5}  loss {logs['loss']:.4f}  "
+            f"kept {logs.get('coreset_kept', 0):.0f} of {logs.get('coreset_pool', 0):.0f} "
+            f"({logs.get('coreset_small_kept', 0):.1f} of small sources)  "
+            f"selection {logs.get('selection_seconds', 0):.2f} s, {logs.get('selection_share', 0):.0%} of the step"
+        )
+
+
+def _table(summary: dict[str, Any]) -> Table:
+    table = Table(title="Summary by source")
+    table.add_column("source", overflow="fold")
+    for name in ("rows", "pooled", "kept", "loss before", "loss after"):
+        table.add_column(name, justify="right")
+
+    def loss(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
+    for name, source in sorted(summary["sources"].items(), key=lambda item: -item[1]["rows"]):
+        table.add_row(
+            name,
+            f"{source['rows']:,}",
+            f"{source['pooled']:,}",
+            f"{source['kept']:,}",
+            loss(source["eval_loss_before"]),
+            loss(source["eval_loss_after"]),
+        )
+    table.add_section()
+    totals = [f"{sum(source[key] for source in summary['sources'].values()):,}" for key in ("rows", "pooled", "kept")]
+    table.add_row("all", *totals, loss(summary["eval_loss_before"]), loss(summary["eval_loss_after"]))
+    return table

@@ -1,0 +1,139 @@
+"""`value_gradients` against the oracle: one forward and backward per example."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from colm.batch import Pool
+from colm.features.exact import exact_features, value_gradients
+from colm.features.factors import gradient_piece, multiply_factors
+from colm.features.locate import locate_value_site
+
+FAMILIES = ["llama", "phi", "gpt2", "phi3"]
+
+
+def one_backward_per_example(model: Any, batch: dict[str, Any]) -> Tensor:
+    """Return each row's gradient of the model's own loss for that row alone, without padding."""
+    site = locate_value_site(model)
+    model.eval()
+    rows = []
+    for row in range(len(batch["input_ids"])):
+        used = batch["attention_mask"][row].bool()
+        model.zero_grad()
+        model(input_ids=batch["input_ids"][row : row + 1, used], labels=batch["labels"][row : row + 1, used]).loss.backward()
+        gradient = site.weight.grad
+        assert gradient is not None
+        if type(site.module).__name__ == "Conv1D":
+            gradient = gradient.T
+        rows.append((gradient if site.value_rows is None else gradient[site.value_rows]).flatten().clone())
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_equals_one_backward_per_example(build: Any, ragged: Any, family: str, lora: bool, side: str) -> None:
+    model, batch = build(family, lora=lora), ragged([13, 5, 9, 2], side=side)
+    expected = one_backward_per_example(model, batch)
+    found = value_gradients(model, batch)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_and_micro_batches_do_not_matter(build: Any, ragged: Any, family: str) -> None:
+    model = build(family)
+    lengths = [13, 5, 9, 2, 7, 11]
+    whole = value_gradients(model, ragged(lengths))
+    padded = value_gradients(model, ragged(lengths, width=20))
+    left = value_gradients(model, ragged(lengths, side="left", width=17))
+    pool = Pool(ragged(lengths))
+    features = exact_features(model, locate_value_site(model), pool, [[3, 0], [5, 1, 4], [2]])
+    scale = 1e-6 * float(whole.abs().max())
+    for other in (padded, left, features.rows(torch.arange(6))):
+        torch.testing.assert_close(other, whole, rtol=1e-4, atol=scale)
+
+
+def test_a_row_without_labels_has_a_zero_gradient(build: Any, ragged: Any) -> None:
+    batch = ragged([6, 8])
+    batch["labels"][0] = -100
+    gradients = value_gradients(build(), batch)
+    assert gradients[0].abs().max() == 0
+    assert gradients[1].abs().max() > 0
+
+
+def test_factors_and_matrix_are_the_same_gradient() -> None:
+    delta, inputs = torch.randn(3, 2, 16), torch.randn(3, 2, 16)  # 256 entries against 64 in factors
+    piece = gradient_piece(delta, inputs)
+    assert piece.whole is None
+    torch.testing.assert_close(piece.rows(torch.tensor([2, 0])), multiply_factors(delta, inputs)[[2, 0]])
+    delta, inputs = torch.randn(3, 40, 4), torch.randn(3, 40, 4)
+    piece = gradient_piece(delta, inputs)
+    assert piece.delta is None
+    torch.testing.assert_close(piece.rows(torch.tensor([1])), torch.einsum("to,ti->oi", delta[1], inputs[1]).reshape(1, -1))
+
+
+class Interrupted(Exception):
+    """Raised in the middle of a forward."""
+
+
+@pytest.mark.parametrize("raising", [False, True], ids=["returns", "raises"])
+def test_the_model_is_left_as_it_was(build: Any, ragged: Any, raising: bool) -> None:
+    model = build(lora=True)
+    model.train()
+    frozen = model.base_model.model.model.layers[1]
+    frozen.eval()  # a user's own mode of one layer must survive too
+    modes = [module.training for module in model.modules()]
+    wanted = [parameter.requires_grad for parameter in model.parameters()]
+    hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
+    handle = None
+    if raising:
+
+        def interrupt(module: Any, args: Any) -> None:
+            raise Interrupted
+
+        handle = model.base_model.model.model.norm.register_forward_pre_hook(interrupt)
+    state = torch.random.get_rng_state()
+    if raising:
+        with pytest.raises(Interrupted):
+            value_gradients(model, ragged([4, 6]))
+    else:
+        value_gradients(model, ragged([4, 6]))
+    if handle is not None:
+        handle.remove()
+    assert torch.is_grad_enabled()
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert modes == [module.training for module in model.modules()]
+    assert wanted == [parameter.requires_grad for parameter in model.parameters()]
+    assert hooks == [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_gradient_checkpointing_changes_nothing(build: Any, ragged: Any) -> None:
+    model, batch = build(), ragged([7, 4])
+    plain = value_gradients(model, batch)
+    model.activation_checkpointing_enable()
+    model.train()
+    torch.testing.assert_close(value_gradients(model, batch), plain)
+
+
+def test_only_labelled_positions_reach_the_head(build: Any, ragged: Any) -> None:
+    model, batch = build(), ragged([12, 6])
+    seen: list[torch.Size] = []
+    handle = model.lm_head.register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    value_gradients(model, batch)
+    handle.remove()
+    assert seen == [torch.Size([1, int((batch["labels"][:, 1:] != -100).sum()), 64])]
+
+
+def test_the_trunk_keeps_no_activations(build: Any, ragged: Any) -> None:
+    model, batch = build(), ragged([12, 6])
+    inside: list[bool] = []
+    first = model.model.layers[0].register_forward_hook(lambda module, args, output: inside.append(output.requires_grad))
+    value_gradients(model, batch)
+    first.remove()
+    assert inside == [False]

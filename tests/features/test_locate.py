@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from colm.errors import ConfigError, UnsupportedModelError
+from colm.features.exact import value_gradients
+from colm.features.locate import locate_value_site
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("llama", "model.layers.2.self_attn.v_proj"),
+        ("phi", "model.layers.2.self_attn.v_proj"),
+        ("gpt2", "transformer.h.2.attn.c_attn"),
+        ("phi3", "model.layers.2.self_attn.qkv_proj"),
+    ],
+)
+def test_finds_the_last_one(build: Any, family: str, name: str) -> None:
+    model = build(family)
+    site = locate_value_site(model)
+    assert site.name == name
+    rows = {"llama": 16, "phi": 32, "gpt2": 32, "phi3": 16}[family]
+    assert (site.out_features, site.in_features) == (rows, 32)
+    if family in ("gpt2", "phi3"):
+        assert site.value_rows is not None
+        assert site.value_rows.tolist() == list(range(64, 96) if family == "gpt2" else range(48, 64))
+
+
+def test_lora_b_is_the_target_where_there_is_lora(build: Any) -> None:
+    model = build(lora=True)
+    site = locate_value_site(model)
+    assert site.weight is model.base_model.model.model.layers[2].self_attn.v_proj.lora_B["default"].weight
+    assert (site.out_features, site.in_features) == (16, 4)
+
+
+def test_a_module_can_be_named(build: Any, ragged: Any) -> None:
+    model, batch = build(), ragged([5, 7])
+    site = locate_value_site(model, "layers.0.mlp.down_proj")
+    assert site.name == "model.layers.0.mlp.down_proj"
+    found = value_gradients(model, batch, value_module="layers.0.mlp.down_proj")
+    model.zero_grad()
+    model(input_ids=batch["input_ids"][1:], labels=batch["labels"][1:]).loss.backward()
+    expected = model.model.layers[0].mlp.down_proj.weight.grad.flatten()
+    torch.testing.assert_close(found[1], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_names_that_fit_nothing_several_or_no_linear(build: Any) -> None:
+    model = build()
+    with pytest.raises(ConfigError, match=r"names no module.*Did you mean 'model.layers.2.self_attn.v_proj'"):
+        locate_value_site(model, "model.layers.2.self_attn.w_proj")
+    with pytest.raises(ConfigError, match="fits 3 modules"):
+        locate_value_site(model, "v_proj")
+    with pytest.raises(ConfigError, match="is a LlamaRMSNorm; it must be a Linear"):
+        locate_value_site(model, "model.norm")
+
+
+def test_a_model_without_a_value_projection_says_what_was_looked_at() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    with pytest.raises(UnsupportedModelError, match=r"among 2 linear modules.*the last ones are 0, 1.*value_module"):
+        locate_value_site(model)
+
+
+def test_an_unknown_fused_layout_is_named_not_guessed() -> None:
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    model = GPTNeoXForCausalLM(
+        GPTNeoXConfig(vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    )
+    with pytest.raises(UnsupportedModelError, match=r"query_key_value, is fused in a layout"):
+        locate_value_site(model)

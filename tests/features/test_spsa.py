@@ -1,0 +1,99 @@
+"""SPSA against finite differences with really perturbed weights, and against what it estimates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from colm.batch import Pool
+from colm.features.exact import value_gradients
+from colm.features.locate import locate_value_site
+from colm.features.spsa import draw_directions, spsa_features, spsa_gradients
+from colm.losses import example_losses
+
+
+def losses_with_weight_moved(model: Any, site: Any, batch: dict[str, Any], change: torch.Tensor) -> torch.Tensor:
+    """Add `change` (d_out, d_in) to the weight's value rows, run the model, and take it off again."""
+    weight = site.weight
+    before = weight.detach().clone()
+    view = weight.data.T if type(site.module).__name__ == "Conv1D" else weight.data
+    if site.value_rows is None:
+        view += change
+    else:
+        view[site.value_rows] += change
+    with torch.no_grad():
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    weight.data.copy_(before)
+    return example_losses(logits, batch["labels"])
+
+
+@pytest.mark.parametrize("family", ["llama", "phi", "gpt2", "phi3"])
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_equals_true_finite_differences(build: Any, ragged: Any, family: str, lora: bool) -> None:
+    model = build(family, lora=lora).double().eval()  # float64, where a difference keeps its digits
+    batch = ragged([9, 4, 7])
+    site = locate_value_site(model)
+    directions = draw_directions(site, 3, torch.Generator().manual_seed(5)).double()
+    eps = 1e-2
+    found = spsa_features(model, site, Pool(batch), [[0, 1, 2]], directions, eps)
+    expected = torch.zeros(3, site.dim, dtype=torch.float64)
+    for z in directions:
+        plus = losses_with_weight_moved(model, site, batch, eps * z)
+        minus = losses_with_weight_moved(model, site, batch, -eps * z)
+        expected += ((plus - minus) / (2 * eps))[:, None] * z.flatten() / 3
+    torch.testing.assert_close(
+        found.rows(torch.arange(3)), expected, rtol=1e-6, atol=1e-8 * float(expected.abs().max())
+    )
+
+
+def test_error_falls_like_one_over_the_root_of_the_probes(build: Any, ragged: Any) -> None:
+    model, batch = build(lora=True), ragged([9, 4, 7, 11])
+    exact = value_gradients(model, batch)
+    errors = {}
+    for probes in (64, 1024):
+        estimate = spsa_gradients(model, batch, probes=probes, eps=1e-3, generator=torch.Generator().manual_seed(0))
+        errors[probes] = float((estimate - exact).norm() / exact.norm())
+        expected = (exact.shape[1] / probes) ** 0.5  # of P normal probes in D dimensions
+        assert 0.6 < errors[probes] / expected < 1.6
+    assert 2.5 < errors[64] / errors[1024] < 6.4  # 4 in expectation
+
+
+def test_groups_do_not_matter_and_the_trunk_runs_once(build: Any, ragged: Any) -> None:
+    model, pool = build(), Pool(ragged([9, 4, 7, 11, 5]))
+    site = locate_value_site(model)
+    directions = draw_directions(site, 2, torch.Generator().manual_seed(0))
+    rows: list[int] = []
+    handle = model.model.layers[1].register_forward_hook(lambda module, args, output: rows.append(len(output)))
+    one = spsa_features(model, site, pool, [[0, 1, 2, 3, 4]], directions, 1e-2)
+    two = spsa_features(model, site, pool, [[3, 0], [2, 4, 1]], directions, 1e-2)
+    handle.remove()
+    assert rows == [5, 2, 3]  # layer 1 of 3: no copies before the last layer
+    whole = one.rows(torch.arange(5))
+    torch.testing.assert_close(two.rows(torch.arange(5)), whole, rtol=1e-2, atol=1e-2 * float(whole.abs().max()))
+
+
+def test_as_many_rows_as_tokens(build: Any, ragged: Any) -> None:
+    """A (tokens, d) tensor must not pass for one by row when the two numbers agree."""
+    model = build("llama")
+    batch = ragged([4, 4, 3, 4])
+    one = spsa_gradients(model, batch, probes=2, eps=1e-2, generator=torch.Generator().manual_seed(0))
+    rows = [
+        spsa_gradients(
+            model,
+            {key: value[i : i + 1] for key, value in batch.items()},
+            probes=2,
+            eps=1e-2,
+            generator=torch.Generator().manual_seed(0),
+        )
+        for i in range(4)
+    ]
+    torch.testing.assert_close(torch.cat(rows), one, rtol=1e-2, atol=1e-2 * float(one.abs().max()))
+
+
+def test_weights_are_not_touched(build: Any, ragged: Any) -> None:
+    model = build()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    spsa_gradients(model, ragged([5, 6]), probes=2, generator=torch.Generator().manual_seed(0))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from colm.config import SelectionConfig
+from colm.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"keep": 0.0}, r"keep=0.0 is outside \(0, 1\]"),
+        ({"keep": 1.5}, r"keep=1.5 is outside \(0, 1\]; use keep_count"),
+        ({"keep": True}, r"keep=True is outside"),
+        ({"keep_count": 0}, "keep_count=0 must be a whole number of at least 1"),
+        ({"keep": 0.5, "keep_count": 4}, "keep=0.5 and keep_count=4 are both set; set exactly one"),
+        ({"features": "exakt"}, "features='exakt' is not one of 'exact', 'spsa', 'none'. Did you mean 'exact'"),
+        ({"metric": "l3"}, "metric='l3' is not one of"),
+        ({"loss": "mean"}, "loss='mean' is not one of 'example', 'token'"),
+        ({"small_sources": "some"}, "small_sources='some' is not one of 'auto', 'none', or a list"),
+        ({"coordinates": 0}, "coordinates=0 must be a whole number of at least 1"),
+        ({"spsa_probes": 0}, "spsa_probes=0"),
+        ({"spsa_eps": 0.0}, "spsa_eps=0.0 must be a number above 0"),
+        ({"spsa_directions": "new"}, "spsa_directions='new' is not one of 'fresh', 'fixed'"),
+        ({"pass_tokens": 0}, "pass_tokens=0"),
+        ({"seed": -1}, "seed=-1 must be a whole number of at least 0"),
+        ({"kep": 0.5}, "Unknown selection setting 'kep'. Did you mean 'keep'"),
+    ],
+)
+def test_bad_values_say_what_is_allowed(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SelectionConfig.from_dict(values)
+
+
+def test_there_and_back() -> None:
+    config = SelectionConfig(keep_count=3, small_sources=("a", "b"))
+    assert SelectionConfig.from_dict(config.to_dict()) == config
+    assert SelectionConfig().keep == 0.5
+
+
+@given(st.integers(1, 200), st.integers(1, 20), st.floats(0.01, 1.0))
+def test_kept_rows_stay_within_slots_and_pool(rows: int, slots: int, keep: float) -> None:
+    kept = SelectionConfig(keep=keep).kept_rows(rows, slots)
+    assert min(slots, rows) <= kept <= rows
+    if slots <= round(keep * rows):
+        assert kept == round(keep * rows)
+
+
+def test_a_pool_that_can_not_fill_its_micro_batches_is_refused() -> None:
+    with pytest.raises(ConfigError, match="keep_count=9 is above the pool of 8 rows"):
+        SelectionConfig(keep_count=9).check_pool(8, 2)
+    with pytest.raises(ConfigError, match="A pool of 8 rows keeps 2, fewer than its 4 micro-batches"):
+        SelectionConfig(keep=0.25).check_pool(8, 4)
+    SelectionConfig(keep=0.5).check_pool(8, 4)
