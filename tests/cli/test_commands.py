@@ -1,0 +1,151 @@
+"""The commands as a user runs them, with the tiny model on files made here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from colm.cli import main
+from colm.cli.sources import expect_sources
+from colm.config import SelectionConfig
+
+
+def write_run(folder: Path, **changes: Any) -> str:
+    rows = []
+    for i in range(60):
+        name = "adding" if i % 10 < 6 else ("naming" if i % 10 < 9 else "rare")
+        text = {"adding": f"{i} + 1 = ", "naming": f"Name number {i}: ", "rare": f"Rare {i}? "}[name]
+        rows.append({"source": name, "prompt": text, "completion": str(i + 1)})
+    folder.mkdir(exist_ok=True)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {
+        "model": "tiny",
+        "data": {"train": str(folder / "rows.jsonl"), "validation_rows": 2, "max_length": 32},
+        "training": {
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 2,
+            "max_steps": 6,
+            "learning_rate": 5e-3,
+            "logging_steps": 2,
+            "save_steps": 2,
+            "use_cpu": True,
+        },
+        "output_dir": str(folder / "run"),
+        **changes,
+    }
+    (folder / "run.yaml").write_text(yaml.safe_dump(values))
+    return str(folder / "run.yaml")
+
+
+def test_train_leaves_a_run_that_loads_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, run = write_run(tmp_path), tmp_path / "run"
+    assert main(["train", config]) == 0
+    shown = capsys.readouterr().out
+    assert "Summary by source" in shown
+    assert "rare" in shown
+    summary = json.loads((run / "summary.json").read_text())
+    assert set(summary) == {
+        "steps",
+        "seconds",
+        "selection_seconds",
+        "eval_loss_before",
+        "eval_loss_after",
+        "sources",
+    }
+    assert summary["steps"] == 6
+    assert summary["eval_loss_after"] < summary["eval_loss_before"]
+    rare = summary["sources"]["rare"]
+    assert rare["rows"] == 4
+    assert rare["kept"] == rare["pooled"] > 0
+    assert sum(source["kept"] for source in summary["sources"].values()) == 24
+    lines = [json.loads(line) for line in (run / "selection.jsonl").read_text().splitlines()]
+    assert [line["kept_count"] for line in lines] == [4] * 6
+    assert yaml.safe_load((run / "config.yaml").read_text())["selection"]["keep"] == 0.5
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(run), AutoTokenizer.from_pretrained(run)
+    assert model(**tokenizer("1 + 1 = ", return_tensors="pt")).logits.shape[-1] == len(tokenizer)
+
+    assert main(["train", config]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    before = (run / "eval_before.json").read_text()
+    assert main(["train", config, "training.max_steps=8", "--resume"]) == 0
+    resumed = [json.loads(line)["step"] for line in (run / "selection.jsonl").read_text().splitlines()]
+    assert resumed == list(range(8))
+    assert (run / "eval_before.json").read_text() == before
+    assert json.loads((run / "summary.json").read_text())["steps"] == 8
+    assert main(["train", config, "--overwrite", "training.max_steps=1"]) == 0
+    assert len((run / "selection.jsonl").read_text().splitlines()) == 1
+    assert not (run / "checkpoint-2").exists()
+
+
+def test_lora_leaves_an_adapter(tmp_path: Path) -> None:
+    config = write_run(tmp_path, lora={"r": 4})
+    assert main(["train", config, "training.max_steps=2"]) == 0
+    assert (tmp_path / "run" / "adapter_model.safetensors").exists()
+
+
+def test_a_mixture_of_files(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    config = write_run(
+        tmp_path,
+        data={"max_length": 32},
+        mixture=[{"path": str(tmp_path / "rows.jsonl"), "source": "x"}, {"path": str(tmp_path / "rows.jsonl")}],
+    )
+    assert main(["train", config, "training.max_steps=1"]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert set(summary["sources"]) == {"x", "rows"}
+    assert summary["eval_loss_before"] is None
+
+
+def test_sources_shows_the_mixture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sources", write_run(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    for word in ("adding", "naming", "rare", "big", "small", "pool 8, keep 4"):
+        assert word in shown
+
+
+def test_expected_rows_follow_the_rule() -> None:
+    sizes = {"a": 70, "b": 20, "c": 10}
+    outlook = expect_sources(sizes, sizes, SelectionConfig(keep=0.5), pool_rows=20, slots=2)
+    assert [round(outlook[name].in_coreset, 6) for name in "abc"] == [4, 4, 2]  # b and c are small: 6 rows of 20
+    full = expect_sources(sizes, sizes, SelectionConfig(keep_count=3), pool_rows=20, slots=2)
+    assert [round(full[name].in_coreset, 6) for name in "abc"] == [0, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "no-such/model"}, "The tokenizer of 'no-such/model' could not be loaded"),
+        ({"data": {"train": "missing.jsonl"}}, "no file 'missing.jsonl'"),
+        ({"lora": {"r": 4, "target_modules": ["nothing"]}}, "lora settings do not fit the model"),
+        ({"training": {"eval_strategy": "sometimes", "use_cpu": True}}, "training settings were refused"),
+        ({"selection": {"value_module": "v_prj"}}, "value_module='v_prj' names no module"),
+        ({"selection": {"small_sources": ["addng"]}}, "names 'addng', which is no source. Did you mean 'adding'"),
+    ],
+)
+def test_errors_are_one_line_and_status_two(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], message: str
+) -> None:
+    assert main(["train", write_run(tmp_path, **changes)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run" / "config.yaml").exists()  # nothing was begun
+
+
+def test_resume_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", write_run(tmp_path), "--resume"]) == 2
+    assert "There is no run to resume" in capsys.readouterr().err
+
+
+def test_python_dash_m() -> None:
+    done = subprocess.run([sys.executable, "-m", "colm", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("colm 0")

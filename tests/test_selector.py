@@ -1,0 +1,270 @@
+"""The whole step: what is kept, that nothing else decides it, and what state it leaves."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from colm import ConfigError, CoresetSelector, DataError, SelectionConfig
+from colm.batch import Pool
+from colm.features.adam import AdamConstants, adam_step, empty_history
+from colm.features.exact import value_gradients
+from colm.features.sparsify import largest_coordinates
+from colm.select.facility import facility_location
+from tests.conftest import one_row, ragged_batch, tiny_model
+
+SIZES = {"big": 600, "large": 350, "small": 40, "tiny": 10}
+SOURCES = ["big"] * 6 + ["tiny"] + ["large"] * 4 + ["small"] * 2 + ["big"] * 3
+LENGTHS = [9, 7, 5, 8, 6, 4, 9, 5, 7, 8, 4, 6, 9, 5, 8, 7]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_model("llama")
+
+
+def pool_of_16() -> dict[str, Any]:
+    return ragged_batch(LENGTHS)
+
+
+def test_small_rows_are_kept_whole_and_big_ones_by_quota(model: Any) -> None:
+    selector = CoresetSelector(model, SelectionConfig(), SIZES)
+    coreset = selector.select(pool_of_16(), SOURCES)
+    record = selector.commit()
+    assert len(coreset.indices) == 8
+    assert coreset.weights.tolist() == [0.125] * 8
+    assert coreset.indices.dtype == torch.int64
+    assert {6, 11, 12} <= set(coreset.indices.tolist())
+    kept = [SOURCES[i] for i in coreset.indices]
+    assert (kept.count("big"), kept.count("large")) == (3, 2)  # 5 of 9 and 4 rows: 3.46 and 1.54
+    assert record.small_kept == 3
+    assert record.pool_count == 16
+    assert record.kept_count == 8
+    assert record.kept["tiny"] == [6]
+
+
+def test_equals_the_method_written_out(model: Any) -> None:
+    """Two steps by hand: gradients, Adam with the kept rows' history, coordinates, medoids per source."""
+    config = SelectionConfig(coordinates=40)
+    selector = CoresetSelector(model, config, SIZES)
+    history = empty_history(512, torch.device("cpu"))
+    for seed in (0, 1):
+        batch = ragged_batch(LENGTHS, seed=seed)
+        coreset = selector.select(batch, SOURCES)
+        moments = adam_step(value_gradients(model, batch), history, AdamConstants(0.9, 0.999, 1e-8))
+        expected = [i for i, source in enumerate(SOURCES) if source in ("small", "tiny")]
+        picks = []
+        for source, quota in (("big", 3), ("large", 2)):
+            rows = torch.tensor([i for i, s in enumerate(SOURCES) if s == source])
+            step = moments.step[rows]
+            features = step[:, largest_coordinates(step.mean(0), 40)]
+            picks += rows[facility_location(features, quota)].tolist()
+        assert coreset.indices.tolist() == sorted(expected + picks)
+        history = history._replace(m=moments.m[picks].mean(0), v=moments.v[picks].mean(0), updates=seed + 1)
+        selector.commit()
+    state = selector.state_dict()
+    torch.testing.assert_close(state["m"], history.m)
+    torch.testing.assert_close(state["v"], history.v)
+    assert (state["step"], state["updates"]) == (2, 2)
+
+
+@given(st.permutations(range(16)), st.lists(st.integers(1, 15), max_size=3, unique=True), st.integers(0, 5), st.data())
+def test_neither_order_nor_split_nor_padding_decides(
+    model_order: list[int], cuts: list[int], extra: int, data: st.DataObject
+) -> None:
+    model = tiny_model("llama")
+    features = data.draw(st.sampled_from(["exact", "none"]))
+    config = SelectionConfig(keep_count=9, features=features)
+    one = CoresetSelector(model, config, SIZES)
+    whole = pool_of_16()
+    expected = set(one.select(whole, SOURCES).indices.tolist())
+    rows = [one_row(whole, i) for i in model_order]
+    bounds = [0, *sorted(cuts), 16]
+    side = data.draw(st.sampled_from(["left", "right"]))
+    batches = []
+    for start, end in itertools.pairwise(bounds):
+        width = max(row["input_ids"].shape[1] for row in rows[start:end]) + extra
+        batches.append(_pad(rows[start:end], width, side))
+    selector = CoresetSelector(model, config, SIZES)
+    found = selector.select(batches, [SOURCES[i] for i in model_order], dataset_index=model_order)
+    assert {model_order[i] for i in found.indices.tolist()} == expected
+
+
+def _pad(rows: list[dict[str, Any]], width: int, side: str) -> dict[str, Any]:
+    fill = {"labels": -100}
+    out = {key: torch.full((len(rows), width), fill.get(key, 0)) for key in rows[0]}
+    for index, row in enumerate(rows):
+        length = row["input_ids"].shape[1]
+        at = width - length if side == "left" else 0
+        for key, value in row.items():
+            out[key][index, at : at + length] = value[0]
+    return out
+
+
+@pytest.mark.parametrize("features", ["exact", "spsa", "none"])
+def test_the_seed_decides_and_the_global_random_state_does_not(model: Any, features: Any) -> None:
+    def picks(seed: int, steps: int = 2) -> list[list[int]]:
+        selector = CoresetSelector(model, SelectionConfig(features=features, seed=seed), SIZES)
+        chosen = []
+        for _ in range(steps):
+            before = torch.random.get_rng_state()
+            chosen.append(selector.select(pool_of_16(), SOURCES).indices.tolist())
+            assert torch.equal(before, torch.random.get_rng_state())
+            torch.rand(3)
+            selector.commit()
+        return chosen
+
+    assert picks(0) == picks(0)
+    if features == "none":
+        assert picks(0) != picks(1)
+        assert len({tuple(step) for step in picks(0, steps=5)}) > 1
+
+
+def test_a_select_without_commit_leaves_no_trace(model: Any) -> None:
+    selector = CoresetSelector(model, SelectionConfig(), SIZES)
+    first = selector.select(pool_of_16(), SOURCES)
+    assert selector.state_dict()["step"] == 0
+    assert selector.state_dict()["m"] is None
+    again = selector.select(pool_of_16(), SOURCES)
+    assert torch.equal(first.indices, again.indices)
+    selector.commit()
+    with pytest.raises(ConfigError, match=r"commit\(\) without a select\(\)"):
+        selector.commit()
+
+
+def test_state_goes_on_where_it_was(model: Any) -> None:
+    config = SelectionConfig(features="spsa", spsa_probes=2)
+    one = CoresetSelector(model, config, SIZES)
+    for seed in range(2):
+        one.select(ragged_batch(LENGTHS, seed=seed), SOURCES)
+        one.commit()
+    other = CoresetSelector(model, config, SIZES)
+    other.load_state_dict(one.state_dict())
+    batch = ragged_batch(LENGTHS, seed=9)
+    assert torch.equal(one.select(batch, SOURCES).indices, other.select(batch, SOURCES).indices)
+    with pytest.raises(ConfigError, match=r"has 512 entries but the feature has 1024"):
+        CoresetSelector(tiny_model("phi"), config, SIZES).load_state_dict(one.state_dict())
+
+
+def test_fixed_directions_repeat_and_fresh_ones_do_not(model: Any) -> None:
+    def slopes(directions: Any) -> list[torch.Tensor]:
+        selector = CoresetSelector(model, SelectionConfig(features="spsa", spsa_directions=directions), SIZES)
+        seen = []
+        for _ in range(2):
+            pool = Pool(pool_of_16())
+            seen.append(selector._features(pool, [0, 1]).rows(torch.tensor([0])))
+            selector.select(pool_of_16(), SOURCES)
+            selector.commit()
+        return seen
+
+    assert torch.equal(*slopes("fixed"))
+    assert not torch.equal(*slopes("fresh"))
+
+
+def test_overflow_of_small_sources_is_a_sample_in_proportion_said_once(
+    model: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = SelectionConfig(keep_count=3, small_sources=("big", "tiny"))
+    selector = CoresetSelector(model, config, SIZES)
+    seen = set()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(6):
+            coreset = selector.select(pool_of_16(), SOURCES)
+            selector.commit()
+            kept = [SOURCES[i] for i in coreset.indices]
+            assert (kept.count("big"), kept.count("tiny")) == (3, 0)  # 2.7 and 0.3 of 3
+            seen.add(tuple(coreset.indices.tolist()))
+    assert len(seen) > 1
+    assert caplog.text.count("Overflow") == 1
+
+
+def test_rows_without_labels_are_dropped_and_counted(model: Any) -> None:
+    batch = pool_of_16()
+    batch["labels"][:4] = -100
+    selector = CoresetSelector(model, SelectionConfig(), SIZES)
+    coreset = selector.select(batch, SOURCES)
+    assert len(coreset.indices) == 6  # half of 12
+    assert not {0, 1, 2, 3} & set(coreset.indices.tolist())
+    assert selector.commit().unlabelled == 4
+
+
+def test_a_pool_without_a_choice_is_trained_whole(model: Any) -> None:
+    selector = CoresetSelector(model, SelectionConfig(keep_count=1), SIZES)
+    batches = [ragged_batch([4]), ragged_batch([5])]
+    coreset = selector.select(batches, ["big", "large"])
+    assert coreset.indices.tolist() == [0, 1]
+    one = ragged_batch([4])  # a batch of one
+    assert selector.select(one, ["big"]).indices.tolist() == [0]
+
+
+def test_nonfinite_rows_are_never_medoids_and_training_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny_model("llama")
+    batch = pool_of_16()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[63] = float("inf")
+    batch["input_ids"][batch["input_ids"] == 63] = 5
+    batch["labels"][batch["labels"] == 63] = 5
+    for row in (0, 3, 8):
+        batch["input_ids"][row, 1] = 63
+    selector = CoresetSelector(model, SelectionConfig(), SIZES)
+    with caplog.at_level(logging.WARNING):
+        coreset = selector.select(batch, SOURCES)
+    assert not {0, 3, 8} & set(coreset.indices.tolist())
+    assert len(coreset.indices) == 8
+    record = selector.commit()
+    assert record.nonfinite == 3
+    assert "3 of 13 rows have features that are not finite" in caplog.text
+    assert torch.isfinite(selector.state_dict()["m"]).all()
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    assert selector.select(batch, SOURCES).indices.tolist() == [6, 11, 12]  # the small sources alone
+
+
+def test_take_gives_as_many_micro_batches_as_came(model: Any) -> None:
+    batches = [ragged_batch(LENGTHS[i : i + 4], seed=i) for i in range(0, 16, 4)]
+    selector = CoresetSelector(model, SelectionConfig(keep_count=6), SIZES)
+    coreset = selector.select(batches, SOURCES)
+    rows = selector.take(batches, coreset)
+    assert [len(batch["input_ids"]) for batch in rows] == [2, 2, 1, 1]
+    pool = Pool(batches)
+    kept = [tuple(pool.row(p)["input_ids"][0].tolist()) for p in coreset.indices.tolist()]
+    taken = [
+        tuple(ids[mask.bool()].tolist())
+        for batch in rows
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
+    assert taken == kept
+
+
+def test_sgd_turns_normalisation_off_and_says_so(model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    selector = CoresetSelector(model, SelectionConfig(), SIZES, optimizer=optimizer)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            selector.select(pool_of_16(), SOURCES)
+            selector.commit()
+    assert selector.state_dict()["m"] is None
+    assert caplog.text.count("features are not normalised") == 1
+
+
+def test_bad_input(model: Any) -> None:
+    with pytest.raises(ConfigError, match="needs source_sizes"):
+        CoresetSelector(model)
+    selector = CoresetSelector(model, SelectionConfig(), SIZES)
+    with pytest.raises(DataError, match="2 sources for a pool of 16 rows"):
+        selector.select(pool_of_16(), ["big", "big"])
+    with pytest.raises(DataError, match="1 dataset indices for a pool of 16"):
+        selector.select(pool_of_16(), SOURCES, dataset_index=[3])
+    with pytest.raises(DataError, match="Row 0 of the pool has source 'bigg'.*Did you mean 'big'"):
+        selector.select(pool_of_16(), ["bigg", *SOURCES[1:]])
+
+
+def test_without_sizes_sources_are_those_of_the_pool(model: Any) -> None:
+    selector = CoresetSelector(model, SelectionConfig(small_sources="none", features="none"))
+    assert len(selector.select(pool_of_16(), SOURCES).indices) == 8
