@@ -38,6 +38,7 @@ def value_gradients(model: nn.Module, batch: Batch, *, value_module: str | None 
     Source: CoLM, section 4.3, which estimates this gradient by SPSA; the exact one costs about as much.
 
     Example:
+        >>> import torch
         >>> from transformers import LlamaConfig, LlamaForCausalLM
         >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=16, hidden_size=8, intermediate_size=8,
         ...     num_hidden_layers=2, num_attention_heads=2))
