@@ -13,10 +13,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from setting import describe_setting
-
-from colm.features.exact import value_gradients
 from tests.conftest import ragged_batch, tiny_model
 from tests.features.test_exact import FAMILIES, one_backward_per_example
+
+from colm.features.exact import value_gradients
 
 SEEDS = range(5)
 

@@ -1,0 +1,54 @@
+"""The README's code runs as it stands, and its configurations are valid."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from datasets import Dataset
+
+from colm.cli.settings import resolve_settings
+from tests.conftest import ragged_batch, tiny_model
+from tests.integrations.test_hf import collate
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_configurations_in_the_readme_and_examples_are_valid() -> None:
+    texts = blocks("yaml") + [path.read_text() for path in sorted((ROOT / "examples").glob("*.yaml"))]
+    assert len(texts) >= 4
+    for text in texts:
+        values = yaml.safe_load(text)
+        values.get("training", {}).pop("bf16", None)  # checked by TrainingArguments against the hardware
+        resolve_settings(values)
+
+
+@pytest.mark.parametrize("word", ["CoresetTrainer(", "selector.select("])
+def test_python_in_the_readme_runs(word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    (block,) = [block for block in blocks("python") if word in block]
+    block = block.replace('report_to="none"', 'report_to="none", dataloader_pin_memory=False')
+    ids = [[1, 2, 3, 4 + i % 9] for i in range(128)]
+    rows = [
+        {"source": "ab"[i % 3 == 0], "input_ids": x, "attention_mask": [1] * 4, "labels": x} for i, x in enumerate(ids)
+    ]
+    names: dict[str, Any] = {
+        "model": tiny_model(),
+        "dataset": Dataset.from_list(rows),
+        "collator": collate,
+        "pools": [([ragged_batch([5, 6, 7]), ragged_batch([4, 8, 5])], ["gsm8k"] * 4 + ["mbpp"] * 2)] * 2,
+    }
+    exec(block, names)
+    if "trainer" in names:
+        assert names["trainer"].state.global_step == 3
+    else:
+        assert names["selector"].state_dict()["step"] == 2
