@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1] / "src" / "colm"
 LAYERS = [
     {"types", "errors", "config"},
     {"batch", "losses", "sources", "gather", "record"},
-    {"features", "select", "facts", "data", "models"},
+    {"features", "select", "facts", "exchange", "data", "models"},
     {"medoids"},
     {"selector"},
     {"integrations"},

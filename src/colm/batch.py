@@ -115,14 +115,15 @@ class Pool:
         """Padded tokens in the largest micro-batch handed over."""
         return max(int(batch["input_ids"].numel()) for batch in self.batches)
 
-    def collate(self, positions: Sequence[int], *, side: str | None = None) -> Batch:
+    def collate(self, positions: Sequence[int], *, side: str | None = None, width: int | None = None) -> Batch:
         """Return the rows at `positions` as one micro-batch, padded to the longest of them.
 
         Args:
             positions: row positions, at least one, in the order wanted.
             side: ``left`` or ``right`` padding; default as the pool came.
+            width: tokens to pad to instead, at least as many as the longest row has.
         """
-        width = max(self._spans[p][1] - self._spans[p][0] for p in positions)
+        width = width or max(self._spans[p][1] - self._spans[p][0] for p in positions)
         first = self.batches[self._where[positions[0]][0]]
         return {key: self._gather(key, positions, width, side or self.side) for key in first}
 

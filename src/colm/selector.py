@@ -25,12 +25,12 @@ from torch import nn
 from colm.batch import Pool, split_evenly
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
+from colm.exchange import share_rows
 from colm.facts import PoolFacts, group_by_source, share_facts
 from colm.features.adam import AdamConstants, adam_constants, empty_history
 from colm.features.exact import exact_features
 from colm.features.locate import ValueSite, locate_value_site
 from colm.features.spsa import draw_directions, spsa_features
-from colm.gather import rank_and_world
 from colm.medoids import Medoids, pick_medoids
 from colm.select.baselines import random_rows
 from colm.select.quota import source_quotas
@@ -171,11 +171,8 @@ class CoresetSelector:
         Rows keep their order and padding side; micro-batches differ in size by at most one row.
         """
         pool = Pool(batches, self.pad_token_id)
-        rank, world = rank_and_world()
-        if world > 1:
-            raise ConfigError("Moving kept rows between ranks is not supported yet; train with one process.")
-        share = split_evenly(coreset.indices.tolist(), world)[rank]
-        return [pool.collate(run) for run in split_evenly(share, len(pool.batches))]
+        share = share_rows(pool, coreset.indices.tolist())
+        return [share.pool.collate(run) for run in split_evenly(share.positions, len(pool.batches))]
 
     def commit(self) -> StepRecord:
         """Make the last `select` count, after the optimiser's step, and return its record.

@@ -68,7 +68,7 @@ def sources_command(config: str, overrides: Sequence[str]) -> None:
     tokens = dict.fromkeys(sizes, 0)
     for name, ids in zip(names, train["input_ids"], strict=True):
         tokens[name] += len(ids)
-    slots = int(settings.training.get("gradient_accumulation_steps", 1))
+    slots = int(settings.training.get("gradient_accumulation_steps", 1))  # of one process
     pool_rows = int(settings.training.get("per_device_train_batch_size", 8)) * slots
     settings.selection.check_pool(pool_rows, slots)
     outlook = expect_sources(sizes, tokens, settings.selection, pool_rows, slots)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,8 @@ def train_command(config: str, overrides: Sequence[str], *, resume: bool, overwr
     settings = load_settings(config, overrides)
     checkpoint = claim_output(settings.output_dir, resume=resume, overwrite=overwrite)
     summary = train(settings, checkpoint)
+    if not _is_first_rank():
+        return
     console = Console()
     console.print(_table(summary))
     share = summary["selection_seconds"] / summary["seconds"] if summary["seconds"] else 0.0
@@ -47,6 +50,8 @@ def train_command(config: str, overrides: Sequence[str], *, resume: bool, overwr
 
 def claim_output(folder: Path, *, resume: bool, overwrite: bool) -> Path | None:
     """Make the output folder ready, and return the checkpoint to go on from, if any.
+
+    Of several ranks the first one looks after the folder; all find the same checkpoint.
 
     Raises:
         ConfigError: the folder holds a run and neither flag is given, or there is nothing to resume.
@@ -60,6 +65,8 @@ def claim_output(folder: Path, *, resume: bool, overwrite: bool) -> Path | None:
         if checkpoint is None:
             logger.warning("%s holds no complete checkpoint; the run starts from the beginning.", folder)
         return checkpoint
+    if not _is_first_rank():
+        return None
     if held and not overwrite:
         raise ConfigError(
             f"{folder} already holds a run ({held[0].name}). Go on with --resume, replace it with --overwrite, or "
@@ -78,16 +85,19 @@ def train(settings: RunSettings, checkpoint: Path | None = None) -> dict[str, An
     model = build_model(settings, data.tokenizer)
     trainer = build_trainer(settings, model, data)
     folder = settings.output_dir
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_NAME).write_text(yaml.safe_dump(settings.values, sort_keys=False), encoding="utf-8")
+    if _is_first_rank():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_NAME).write_text(yaml.safe_dump(settings.values, sort_keys=False), encoding="utf-8")
+    trainer.accelerator.wait_for_everyone()  # the first rank may still have been clearing the folder
     before = _evaluate_once(trainer, data.validation, folder / BEFORE_NAME)
     set_seed(settings.seed)  # a resumed run does not evaluate first, and must shuffle the same
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     after = evaluate_sources(trainer, data.validation)
     trainer.save_model(str(folder))
-    data.tokenizer.save_pretrained(str(folder))
     summary = summarise(trainer, data.validation, before, after)
-    (folder / SUMMARY_NAME).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    if _is_first_rank():
+        data.tokenizer.save_pretrained(str(folder))
+        (folder / SUMMARY_NAME).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
 
@@ -170,8 +180,14 @@ def _evaluate_once(trainer: CoresetTrainer, validation: Mapping[str, Dataset], p
         saved: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
         return saved
     losses = evaluate_sources(trainer, validation)
-    path.write_text(json.dumps(losses) + "\n", encoding="utf-8")
+    if _is_first_rank():
+        path.write_text(json.dumps(losses) + "\n", encoding="utf-8")
     return losses
+
+
+def _is_first_rank() -> bool:
+    """True in the process that writes, also before the ranks have met."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _mean_over_rows(losses: Mapping[str, float], validation: Mapping[str, Dataset]) -> float | None:

@@ -18,10 +18,12 @@ def check_trainer(trainer: Any, selection: SelectionConfig) -> None:
         ConfigError: what is set, why it does not work, and what to do instead.
     """
     args = trainer.args
-    if args.world_size > 1:
-        raise ConfigError(
-            f"{args.world_size} processes: selection over several ranks is not supported yet; start one process."
-        )
+    for name, enabled in (("FSDP", "is_fsdp_enabled"), ("DeepSpeed", "is_deepspeed_enabled")):
+        if getattr(trainer, enabled, False):
+            raise ConfigError(
+                f"{name} has not been tested with selection in the Trainer; use DistributedDataParallel (accelerate "
+                "launch or torchrun without it)."
+            )
     if args.n_gpu > 1:
         raise ConfigError(
             f"{args.n_gpu} GPUs in one process mean DataParallel, which selection can not see into. "

@@ -121,6 +121,16 @@ class CoresetMixin(_TrainerSeams):
         """Strip the two integer columns from any batch that still has them (evaluation on training rows)."""
         return super()._prepare_inputs(without_codes(inputs))
 
+    def _wrap_model(self, model: nn.Module, training: bool = True, **kwargs: Any) -> Any:
+        """Let a model that was evaluated before training be wrapped for it.
+
+        accelerate marks a model that it prepares for evaluation, and later passes a marked model by: with several
+        ranks it would train without DistributedDataParallel, each rank on its own gradients, in silence.
+        """
+        if training and model is self.model and self.args.world_size > 1:
+            model.__dict__.pop("_is_accelerate_prepared", None)
+        return super()._wrap_model(model, training=training, **kwargs)
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the selection's figures since the last log to the training log."""
         if "loss" in logs and self._unlogged:

@@ -1,0 +1,70 @@
+"""Move kept rows between ranks, so that every rank trains on as many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from colm.batch import Pool, split_evenly
+from colm.errors import DataError
+from colm.gather import gather_rows, rank_and_world
+
+
+class Share(NamedTuple):
+    """This rank's part of the kept rows."""
+
+    pool: Pool  # its own rows, followed by those that arrived
+    positions: list[int]  # of its share in that pool, in the order of the coreset
+
+
+def share_rows(pool: Pool, kept: Sequence[int]) -> Share:
+    """Deal the kept rows to ranks in runs of their order, which moves few of them.
+
+    Only rows that change rank travel, as padded tensors.
+
+    Args:
+        pool: this rank's rows.
+        kept: positions in the global pool, ascending, the same on every rank.
+
+    Raises:
+        DataError: a row that has to move has a key that is no tensor.
+    """
+    rank, world = rank_and_world()
+    if world == 1:
+        return Share(pool, list(kept))
+    held = torch.cat(gather_rows(torch.tensor([len(pool)], device=pool.device))).tolist()
+    first = [sum(held[:r]) for r in range(world)]
+    owner = {p: max(r for r in range(world) if first[r] <= p and held[r]) for p in kept}
+    runs = split_evenly(kept, world)
+    moved = [(p, r) for r, run in enumerate(runs) for p in run if owner[p] != r]  # ascending: arrives in this order
+    if not moved:
+        return Share(pool, [p - first[rank] for p in runs[rank]])
+    arrived = _gather_batch(pool, [p - first[rank] for p, _ in moved if owner[p] == rank])
+    mine = [index for index, (_, destination) in enumerate(moved) if destination == rank]
+    if not mine:
+        return Share(pool, [p - first[rank] for p in runs[rank]])
+    place = {moved[index][0]: len(pool) + number for number, index in enumerate(mine)}
+    received = {key: value[torch.tensor(mine, device=value.device)] for key, value in arrived.items()}
+    together = Pool([*pool.batches, received], pool.pad_token_id)
+    return Share(together, [place[p] if p in place else p - first[rank] for p in runs[rank]])
+
+
+def _gather_batch(pool: Pool, positions: list[int]) -> dict[str, Tensor]:
+    """Return the rows that all ranks send, rank by rank, padded to one width."""
+    lengths = torch.tensor([pool.lengths[p] for p in positions], dtype=torch.int64, device=pool.device)
+    width = int(torch.cat(gather_rows(lengths)).max())
+    # A rank that sends nothing still takes part, with no row of the right shape.
+    batch = pool.collate(positions or [0], width=max(width, pool.lengths[0]) if not positions else width)
+    sent: dict[str, Tensor] = {}
+    for key, value in sorted(batch.items()):
+        if not isinstance(value, Tensor):
+            raise DataError(
+                f"The batches have a key {key!r} that is no tensor, which can not move between ranks; drop it in the "
+                "collator."
+            )
+        rows = value if positions else value[:0, :width] if value.dim() > 1 else value[:0]
+        sent[key] = torch.cat(gather_rows(rows))
+    return sent
