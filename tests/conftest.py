@@ -15,6 +15,8 @@ settings.load_profile("colm")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests need nothing from outside
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+torch.set_num_threads(1)  # the models are tiny, and tests run side by side
+
 VOCABULARY = 64
 
 

@@ -29,7 +29,8 @@ from colm.exchange import share_rows
 from colm.facts import PoolFacts, group_by_source, share_facts
 from colm.features.adam import AdamConstants, adam_constants, empty_history
 from colm.features.exact import exact_features
-from colm.features.locate import ValueSite, locate_value_site
+from colm.features.locate import locate_value_site
+from colm.features.site import ValueSite
 from colm.features.spsa import draw_directions, spsa_features
 from colm.medoids import Medoids, pick_medoids
 from colm.select.baselines import random_rows
@@ -117,7 +118,12 @@ class CoresetSelector:
         self.site: ValueSite | None = None
         if self.config.features != "none":
             self.site = locate_value_site(model, self.config.value_module)
-            logger.info("Features: gradient of %s, D = %d.", self.site.name, self.site.dim)
+            logger.info(
+                "Features: gradient of %s, D = %d; %d layers follow it.",
+                self.site.name,
+                self.site.dim,
+                self.site.layers_after,
+            )
 
     def select(
         self,

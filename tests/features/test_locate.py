@@ -63,13 +63,3 @@ def test_a_model_without_a_value_projection_says_what_was_looked_at() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     with pytest.raises(UnsupportedModelError, match=r"among 2 linear modules.*the last ones are 0, 1.*value_module"):
         locate_value_site(model)
-
-
-def test_an_unknown_fused_layout_is_named_not_guessed() -> None:
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-
-    model = GPTNeoXForCausalLM(
-        GPTNeoXConfig(vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
-    )
-    with pytest.raises(UnsupportedModelError, match=r"query_key_value, is fused in a layout"):
-        locate_value_site(model)

@@ -7,15 +7,17 @@ and random state are as before afterwards, also when the forward raises.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from colm.batch import IGNORE
-from colm.features.locate import ValueSite, unwrap
+from colm.errors import UnsupportedModelError
+from colm.features.site import ValueSite, unwrap
 from colm.losses import labelled_targets, mean_by_row
 from colm.types import Batch
 
@@ -79,6 +81,9 @@ def run_to_losses(
 
     def watch(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         inputs: Tensor = args[0]
+        rows = copies * len(labels)
+        if inputs.shape[0] != (rows if inputs.dim() > 2 else rows * labels.shape[1]):
+            return output  # DoRA runs B on the identity, too, to have the weight's norm
         if change_output is not None:
             output = change_output(inputs, output)
         if start_graph:
@@ -112,8 +117,62 @@ def run_to_losses(
     if logits.shape[:2] == (copies * len(labels), labels.shape[1]):  # the head was not found, or saw all positions
         logits = logits[:, :-1][(labels[:, 1:] != IGNORE).repeat(copies, 1)]
     losses = mean_by_row(logits.reshape(-1, logits.shape[-1]), targets, row, copies * len(labels))
-    shape = (copies * len(labels), labels.shape[1], -1)
-    return Captured(losses, seen["inputs"].reshape(shape), seen["outputs"])
+    rows = copies * len(labels)
+    if "inputs" not in seen:
+        raise UnsupportedModelError(
+            f"{site.name} did not run on the rows of the batch; name another with value_module."
+        )
+    inputs = seen["inputs"].reshape(rows, -1, seen["inputs"].shape[-1])
+    return Captured(losses, inputs, seen["outputs"])
+
+
+def call_counts(model: nn.Module, watched: Mapping[str, nn.Module]) -> dict[str, int]:
+    """Return how often each module runs on one token, those that run in the order of their last calls."""
+    calls: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: calls.append(name)) for name, module in watched.items()
+    ]
+    _run_one_token(model, handles)
+    last = {name: at for at, name in enumerate(calls)}
+    return {name: calls.count(name) for name in sorted(last, key=lambda name: last[name])}
+
+
+def one_token_influence(model: nn.Module, module: nn.Module, *, directions: int = 4) -> Tensor:
+    """Return how much each output of `module` moves the logits of a single token, (d_out,) float32.
+
+    The root mean square, over random directions in the logits, of the gradient at the module's output.
+    """
+    seen: list[Tensor] = []
+
+    def start_graph(watched: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        torch.set_grad_enabled(True)
+        seen.append(output.detach().requires_grad_())
+        return seen[-1]
+
+    with torch.enable_grad():  # also where the caller has them off
+        logits = _run_one_token(model, [module.register_forward_hook(start_graph)]).float().flatten()
+    generator = torch.Generator().manual_seed(0)
+    total = torch.zeros(seen[-1].shape[-1], device=logits.device)
+    for _ in range(directions):
+        direction = torch.randn(len(logits), generator=generator).to(logits.device)
+        (gradient,) = torch.autograd.grad(logits @ direction, seen[-1], retain_graph=True)
+        total += gradient.float().reshape(-1, len(total)).square().sum(0)
+    return (total / directions).sqrt()
+
+
+def _run_one_token(model: Any, handles: list[Any]) -> Tensor:
+    """Run the model on one token and take the hooks off; the logits keep the graph that a hook began."""
+    try:
+        device = model.get_input_embeddings().weight.device
+        ids = torch.full((1, 1), 3, device=device)  # no padding or end-of-text token as a rule
+        inputs = _model_inputs(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+        with undisturbed(model), sdpa_kernel(SDPBackend.MATH):  # its softmax of one score is exactly 1
+            output = model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    logits: Tensor = output.logits if hasattr(output, "logits") else output[0]
+    return logits
 
 
 def output_gradient(captured: Captured) -> Tensor:

@@ -1,70 +1,49 @@
-"""Find the last value projection of a causal language model: the one place that decides."""
+"""Find the last value projection of a causal language model: the one place that decides.
+
+Names propose, a forward pass of one token decides: it shows which of the proposed modules run, in
+which order, and which outputs of a fused projection are values. With one token the attention has one
+key, so its softmax is 1 whatever the query and the key, and only the values reach the logits. That
+holds for every layout (blocks, interleaved by head, grouped or multi-query, latent attention), so no
+table of layouts is needed.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import logging
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from colm.errors import ConfigError, UnsupportedModelError, suggest
+from colm.features.capture import call_counts, one_token_influence
+from colm.features.site import ValueSite, unwrap
 
-SEPARATE = ("v_proj", "value_proj", "v_lin", "value", "wv")
+logger = logging.getLogger(__name__)
+
+SEPARATE = ("v_proj", "value_proj", "v_lin", "value", "wv", "Wv", "project_v", "v_proj_current")
 """Names of modules that compute the values and nothing else."""
 
-FUSED_BLOCKS = ("qkv_proj", "c_attn")
-"""Names of modules that compute queries, keys and values, one block of outputs after the other."""
+FUSED = ("qkv_proj", "c_attn", "query_key_value", "Wqkv", "wqkv", "qkv", "kv_b_proj", "kv_proj", "W_pack", "att_proj")
+"""Names of modules that compute the values and more."""
 
-FUSED_OTHER = ("query_key_value", "Wqkv", "in_proj", "att_proj", "kv_b_proj", "kv_proj", "qkv", "W_pack")
-"""Names of fused projections whose layout differs by architecture: named in the error, not used."""
+NO_SOFTMAX = ("linear", "mamba", "conv", "recurrent", "mlp")
+"""Parts of layer types in a config, and of module names, that are not softmax attention."""
 
+NO_ATTENTION = ("feed_forward", "mlp", "ffn", "experts", "compressor", "indexer")
+"""Names on the path of modules that belong to no attention."""
 
-class ValueSite(NamedTuple):
-    """The linear map whose weight's per-example gradient is the feature.
-
-    With LoRA that is the matrix B of the last value projection, a linear map of its own whose input
-    is A x. Hooking B instead of the projection makes LoRA and full training one case, and scaling
-    (LoRA, rsLoRA) comes in by the chain rule.
-    """
-
-    name: str  # dotted path of the value projection
-    module: nn.Module  # the linear map that is hooked
-    value_rows: Tensor | None  # (d_out,) int64, its outputs that are values; None for all
-    out_features: int  # d_out
-    in_features: int  # d_in, LoRA's rank where there is LoRA
-    layer: nn.Module  # the transformer layer that holds the projection
-
-    @property
-    def weight(self) -> nn.Parameter:
-        """The trained weight, whose optimiser group sets the Adam constants."""
-        weight = self.module.weight
-        assert isinstance(weight, nn.Parameter)
-        return weight
-
-    @property
-    def dim(self) -> int:
-        """D, entries of the gradient."""
-        return self.out_features * self.in_features
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside DistributedDataParallel, as the training forward sees it otherwise.
-
-    Autocast that accelerate puts around the forward stays in place, so that the pass runs in the
-    precision of training.
-    """
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        inner = model.module
-        assert isinstance(inner, nn.Module)
-        return inner
-    return model
+INFLUENCE = 1e-2
+"""Outputs that move the logits less than this, relative to the one that moves them most, are no values."""
 
 
 def locate_value_site(model: nn.Module, value_module: str | None = None) -> ValueSite:
-    """Find the last value projection, or take the module that the user names.
+    """Find the last value projection that runs, or take the module that the user names.
+
+    Where the projection has LoRA, its B is taken. Where nothing of it is trained, the trained linear map
+    of the same layer that is nearest to it is taken, which the log says.
 
     Args:
-        model: a Hugging Face causal language model, bare or with PEFT adapters.
+        model: a Hugging Face causal language model, bare, with PEFT adapters, in DDP or compiled.
         value_module: dotted path of a Linear, or an ending of it that only one module has.
 
     Raises:
@@ -73,39 +52,127 @@ def locate_value_site(model: nn.Module, value_module: str | None = None) -> Valu
 
     Source: CoLM, section 4.3: the last layer's V projection has the largest gradient norms.
     """
-    modules = dict(unwrap(model).named_modules())
+    inner = unwrap(model)
+    modules = dict(inner.named_modules())
     if value_module is not None:
         name = _resolve(value_module, modules)
-    else:
-        candidates = [
-            name
-            for name, module in modules.items()
-            if _leaf(name) in SEPARATE + FUSED_BLOCKS and (_is_linear(module) or hasattr(module, "base_layer"))
-        ]
-        if not candidates:
-            raise UnsupportedModelError(_not_found(modules))
-        name = candidates[-1]  # named_modules yields layers in order
-    projection = modules[name]
-    value_rows = None
-    if _leaf(name) in FUSED_BLOCKS:
-        value_rows = _block_value_rows(unwrap(model), name, _features(_base(projection))[0])
-    module = _trained_map(projection)
+        module = _trained_map(modules[name])
+        return _make_site(name, module, None, modules)
+    name, influence = _last_that_matters(inner, modules)
+    module = _trained_map(modules[name])
+    if not _is_trained(module):
+        nearest = _nearest_trained(name, modules)
+        if nearest is not None:
+            logger.warning(
+                "%s is not trained; the features are gradients of %s, the nearest map that is.", name, nearest
+            )
+            return _make_site(nearest, _trained_map(modules[nearest]), None, modules)
+        logger.warning("%s is not trained, nor is another map of its layer; its gradient is the feature.", name)
+    rows = _value_rows(inner, name, influence) if _leaf(name) in FUSED else None
+    return _make_site(name, module, rows, modules)
+
+
+def _last_that_matters(model: nn.Module, modules: dict[str, nn.Module]) -> tuple[str, Tensor]:
+    """Return the last proposed module that runs and moves the logits, and how much each of its outputs does."""
+    proposed = {name: _that_runs(module) for name, module in modules.items() if _is_proposed(name, module, model)}
+    if not proposed:
+        raise UnsupportedModelError(_not_found(modules))
+    try:
+        calls = call_counts(model, proposed)
+    except Exception as error:  # modeling code can raise anything
+        raise UnsupportedModelError(
+            f"The model did not run on one token ({type(error).__name__}: {error}), which is how the last value "
+            "projection is found. Name a Linear with value_module."
+        ) from error
+    reason = ""
+    for name in reversed(calls):
+        try:
+            influence = one_token_influence(model, _trained_map(modules[name]))
+        except RuntimeError as error:  # not used on the way to the logits, or modified in place there
+            reason = f" ({name}: {error})"
+            continue
+        if influence.max() > 0:
+            if calls[name] > 1:
+                logger.warning("%s runs %d times in a pass; features are of its last run.", name, calls[name])
+            return name, influence
+    raise UnsupportedModelError(_not_found(modules) + reason)
+
+
+def _is_proposed(name: str, module: nn.Module, model: Any) -> bool:
+    if _leaf(name) not in SEPARATE + FUSED or not _is_linear(_base(module)):
+        return False
+    path = name.split(".")
+    if any(part in NO_ATTENTION for part in path) or any(word in path[-2] for word in NO_SOFTMAX if len(path) > 1):
+        return False
+    return not any(word in _layer_type(path, model) for word in NO_SOFTMAX)
+
+
+def _layer_type(path: list[str], model: Any) -> str:
+    """Return what the config calls the layer on this path, or an empty string."""
+    config = getattr(model, "config", None)
+    if config is None:
+        return ""
+    types = getattr(config.get_text_config(), "layer_types", None)
+    number = next((int(part) for part in path if part.isdigit()), None)
+    return str(types[number]) if types and number is not None and number < len(types) else ""
+
+
+def _value_rows(model: nn.Module, name: str, influence: Tensor) -> Tensor | None:
+    """Return the outputs of a fused projection that move the logits of a single token."""
+    rows = (influence > INFLUENCE * influence.max()).nonzero()[:, 0]
+    expected = _value_sizes(model)
+    if expected and len(rows) not in expected:
+        raise UnsupportedModelError(
+            f"{len(rows)} of the {len(influence)} outputs of {name} act as values, but the model's heads make "
+            f"{' or '.join(map(str, sorted(expected)))}. Name another Linear with value_module."
+        )
+    return rows if len(rows) < len(influence) else None
+
+
+def _value_sizes(model: Any) -> set[int]:
+    """Return how many values a token can have by the config: key-value heads, or all, times the head size."""
+    config = getattr(model, "config", None)
+    if config is None:
+        return set()
+    config = config.get_text_config()
+    heads = getattr(config, "num_attention_heads", None)
+    if not isinstance(heads, int):
+        return set()
+    sizes = {
+        getattr(config, "head_dim", None),
+        getattr(config, "v_head_dim", None),
+        getattr(config, "kv_channels", None),
+    }
+    sizes |= {config.hidden_size // heads, getattr(config, "attention_head_size", None)}
+    groups = {heads, getattr(config, "num_key_value_heads", None), getattr(config, "num_kv_heads", None), 1}
+    return {count * size for count in groups if isinstance(count, int) for size in sizes if isinstance(size, int)}
+
+
+def _make_site(name: str, module: nn.Module, rows: Tensor | None, modules: dict[str, nn.Module]) -> ValueSite:
     out_features, in_features = _features(module)
-    if value_rows is not None:
-        out_features = len(value_rows)
+    if rows is not None:
         weight: Any = module.weight
-        value_rows = value_rows.to(weight.device)
-    return ValueSite(name, module, value_rows, out_features, in_features, _layer_of(name, modules))
+        out_features, rows = len(rows), rows.to(weight.device)
+    layer, after = _layer_of(name, modules)
+    return ValueSite(name, module, rows, out_features, in_features, layer, after)
 
 
 def _leaf(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _base(projection: nn.Module) -> nn.Module:
-    base = getattr(projection, "base_layer", projection)
-    assert isinstance(base, nn.Module)
-    return base
+def _base(module: nn.Module) -> nn.Module:
+    """Return the linear map inside PEFT's wrappers."""
+    for attribute in ("base_layer", "original_module"):
+        inner = getattr(module, attribute, None)
+        if isinstance(inner, nn.Module):
+            return _base(inner)
+    return module
+
+
+def _that_runs(projection: nn.Module) -> nn.Module:
+    """Return the linear map that a call of the projection runs: the base of LoRA, or the whole copy."""
+    return _trained_map(projection) if hasattr(projection, "original_module") else _base(projection)
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -123,41 +190,59 @@ def _features(linear: nn.Module) -> tuple[int, int]:
 
 
 def _trained_map(projection: nn.Module) -> nn.Module:
-    """Return LoRA's B of the first active adapter, or the projection itself."""
+    """Return what PEFT trains of a projection: LoRA's B, a whole copy (modules_to_save), or the projection itself.
+
+    Of several active adapters, the first one that is trained.
+    """
     holder: Any = projection
-    if not hasattr(holder, "base_layer"):
-        return projection
-    adapters = [name for name in holder.active_adapters if name in getattr(holder, "lora_B", {})]
-    if not adapters:
+    copies = getattr(holder, "modules_to_save", None)
+    if copies is not None and hasattr(holder, "original_module"):
+        active: list[nn.Module] = [copies[name] for name in _as_list(holder.active_adapter) if name in copies]
+        return active[0] if active else holder.original_module
+    factors = getattr(holder, "lora_B", {})
+    if not hasattr(holder, "base_layer") or not isinstance(factors, nn.ModuleDict):
         return _base(projection)
-    adapter: nn.Module = holder.lora_B[adapters[0]]
-    return adapter
+    adapters: list[nn.Module] = [factors[name] for name in holder.active_adapters if name in factors]
+    return next(
+        (adapter for adapter in adapters if _is_trained(adapter)), adapters[0] if adapters else _base(projection)
+    )
 
 
-def _block_value_rows(model: nn.Module, name: str, fused: int) -> Tensor:
-    """Return the outputs of a block-fused projection that are values: the last block."""
-    config: Any = model.config
-    config = config.get_text_config()
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    key_value_heads = getattr(config, "num_key_value_heads", None) or heads
-    values = key_value_heads * head_dim
-    if fused != heads * head_dim + 2 * values:
-        raise UnsupportedModelError(
-            f"{name} has {fused} outputs, not the {heads * head_dim + 2 * values} of {heads} query and "
-            f"{key_value_heads} key and value heads of size {head_dim}, so its value rows are not known. "
-            "Name another Linear with value_module."
-        )
-    return torch.arange(fused - values, fused)
+def _as_list(names: Any) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
 
 
-def _layer_of(name: str, modules: dict[str, nn.Module]) -> nn.Module:
-    """Return the outermost list element on the path: the transformer layer."""
+def _is_trained(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.requires_grad
+
+
+def _nearest_trained(name: str, modules: dict[str, nn.Module]) -> str | None:
+    """Return the trained linear map of the projection's layer that stands nearest to it, or None."""
+    layer, _ = _layer_of(name, modules)
+    inside = {id(module) for module in layer.modules()}
+    projections = [
+        other
+        for other, module in modules.items()
+        if id(module) in inside
+        and _is_linear(_base(module))
+        and _leaf(other) not in ("base_layer", "original_module")
+        and "lora_" not in other
+        and ".modules_to_save." not in other
+    ]
+    trained = [other for other in projections if _is_trained(_trained_map(modules[other]))]
+    place = projections.index(name)
+    return min(trained, key=lambda other: abs(projections.index(other) - place), default=None)
+
+
+def _layer_of(name: str, modules: dict[str, nn.Module]) -> tuple[nn.Module, int]:
+    """Return the outermost list element on the path, the transformer layer, and how many come after it."""
     parts = name.split(".")
     for depth in range(1, len(parts)):
-        if isinstance(modules[".".join(parts[:depth])], nn.ModuleList):
-            return modules[".".join(parts[: depth + 1])]
-    return modules[name]
+        holder = modules[".".join(parts[:depth])]
+        if isinstance(holder, nn.ModuleList):
+            return modules[".".join(parts[: depth + 1])], len(holder) - 1 - int(parts[depth])
+    return modules[name], 0
 
 
 def _resolve(wanted: str, modules: dict[str, nn.Module]) -> str:
@@ -181,13 +266,11 @@ def _resolve(wanted: str, modules: dict[str, nn.Module]) -> str:
 
 
 def _not_found(modules: dict[str, nn.Module]) -> str:
-    fused = [name for name in modules if _leaf(name) in FUSED_OTHER]
     linear = [name for name, module in modules.items() if _is_linear(module)]
-    looked_at = fused[-1:] or linear[-8:]
-    seen = f"the last ones are {', '.join(looked_at)}" if looked_at else "it has no Linear at all"
-    why = f"its last attention projection, {fused[-1]}, is fused in a layout that colm does not know" if fused else seen
+    seen = f"the last ones are {', '.join(linear[-8:])}" if linear else "it has no Linear at all"
     return (
-        f"No value projection was found among {len(linear)} linear modules (looked for names ending in "
-        f"{', '.join(SEPARATE + FUSED_BLOCKS)}): {why}. Name the module to use with "
+        f"No value projection that runs was found among {len(linear)} linear modules (looked for names ending in "
+        f"{', '.join(SEPARATE + FUSED)} outside of feed-forward, linear-attention and state-space layers): {seen}. "
+        "A model without attention has none. Name the module to use with "
         "SelectionConfig(value_module='path.of.a.Linear')."
     )

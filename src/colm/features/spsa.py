@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from colm.batch import IGNORE, Pool
 from colm.features.capture import run_to_losses, undisturbed
 from colm.features.factors import renumber
-from colm.features.locate import ValueSite, locate_value_site
+from colm.features.locate import locate_value_site
+from colm.features.site import ValueSite
 from colm.types import Batch
 
 

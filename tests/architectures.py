@@ -1,0 +1,119 @@
+"""Tiny randomly initialised models of every causal-LM type of the installed transformers that can be built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+VOCABULARY = 96
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    # the same by other names
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 128,
+    "n_inner": 96,
+    "d_model": 64,
+    "n_layers": 2,
+    "n_heads": 4,
+    "ffn_dim": 96,
+    "num_layers": 2,
+    "num_heads": 4,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 4,
+    "decoder_ffn_dim": 96,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "encoder_ffn_dim": 96,
+    "word_embed_proj_dim": 64,
+    "embedding_size": 64,
+    # mixtures of experts and latent attention
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 16,
+    "sliding_window": 64,
+}
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "codegen": {"rotary_dim": 8},
+    "falcon": {"head_dim": None},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8},
+    "gptj": {"rotary_dim": 8},
+    "qwen3_next": {"num_hidden_layers": 5},
+    "qwen3_5_text": {"num_hidden_layers": 5},
+    "qwen3_5_moe_text": {"num_hidden_layers": 5},
+    "jamba": {"num_hidden_layers": 6, "attn_layer_offset": 2, "attn_layer_period": 4, "use_mamba_kernels": False},
+    "bamba": {"num_hidden_layers": 3, "attn_layer_indices": [1]},
+    "granitemoehybrid": {"num_hidden_layers": 3, "layer_types": ["mamba", "attention", "mamba"]},
+    "lfm2": {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "conv"]},
+    "minimax": {"num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"]},
+    "olmo_hybrid": {"num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"]},
+    "recurrent_gemma": {"num_hidden_layers": 4},
+    "bert": {"is_decoder": True},
+    "cpmant": {"vocab_size": VOCABULARY, "dim_head": 16, "dim_ff": 96},
+    "ctrl": {"dff": 96},
+    "deepseek_v2": {"topk_group": 1, "n_group": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 2},
+    "bailing_hybrid": {"num_hidden_layers": 8},
+    "kimi_linear": {"num_hidden_layers": 5},
+    "lfm3": {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "conv"]},
+    "qwen4_exp_text": {"num_hidden_layers": 5},
+}
+
+
+def causal_types() -> list[str]:
+    """Return the model types that AutoModelForCausalLM knows, without those of several modalities."""
+    return sorted(
+        name
+        for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        if name in CONFIG_MAPPING and not CONFIG_MAPPING[name].sub_configs
+    )
+
+
+def build_architecture(model_type: str, seed: int = 0, **changes: Any) -> Any:
+    """Build a tiny model; whatever the type's config or modeling code raises goes through."""
+    config_class = CONFIG_MAPPING[model_type]
+    default = config_class()
+    wanted = {key: value for key, value in SHAPE.items() if getattr(default, key, None) is not None}
+    if "kv_lora_rank" in wanted:  # latent attention, whose keys have the size of their two parts
+        wanted |= {"num_key_value_heads": 4, "head_dim": 8}
+    for key, value in {**CHANGES.get(model_type, {}), **changes}.items():
+        if value is None:
+            wanted.pop(key, None)
+        else:
+            wanted[key] = value
+    if model_type == "bert" or "is_decoder" in wanted or model_type in _ENCODERS:
+        wanted["is_decoder"] = True
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config_class(**wanted))
+    return model.eval()
+
+
+_ENCODERS = {
+    "bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert", "rembert",
+    "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta", "xlm-roberta-xl", "xmod",
+}  # fmt: skip
