@@ -75,6 +75,10 @@ class SelectionConfig:
     """Padded tokens in one micro-batch of the selection pass, at least 1 (a longer row goes
     alone). Default: as many as the largest micro-batch of the pool holds."""
 
+    head_chunk_tokens: int | None = None
+    """Labelled tokens that go through the output head at a time in the selection pass, at least 1.
+    Default: as many as make 256 MiB of float32 logits."""
+
     seed: int = field(default=0)
     """Seed of the selection's own random draws; at least 0."""
 
@@ -92,6 +96,7 @@ class SelectionConfig:
         _require_count("coordinates", self.coordinates, minimum=1)
         _require_count("spsa_probes", self.spsa_probes, minimum=1)
         _require_count("pass_tokens", self.pass_tokens, minimum=1)
+        _require_count("head_chunk_tokens", self.head_chunk_tokens, minimum=1)
         _require_count("seed", self.seed, minimum=0)
         if not (_is_number(self.spsa_eps) and self.spsa_eps > 0):
             raise ConfigError(f"spsa_eps={self.spsa_eps!r} must be a number above 0, such as 1e-3.")

@@ -233,15 +233,19 @@ class CoresetSelector:
     def _features(self, pool: Pool, rows: list[int]) -> Features:
         """Return the features of this rank's `rows`, numbered in the order of their positions."""
         assert self.site is not None
+        chunk = self.config.head_chunk_tokens
         max_tokens = self.config.pass_tokens or pool.largest_batch_tokens()
         if self.config.features == "exact":
-            return exact_features(self.model, self.site, pool, list(pool.group(rows, max_tokens)))
+            groups = list(pool.group(rows, max_tokens))
+            return exact_features(self.model, self.site, pool, groups, head_chunk_tokens=chunk)
         probes = self.config.spsa_probes
         step = 0 if self.config.spsa_directions == "fixed" else self._step
         directions = draw_directions(self.site, probes, self._generator(step, stream=1))
         # The last layer sees 2 probes copies of each row, so fewer rows go at a time.
         groups = list(pool.group(rows, max(1, max_tokens // probes)))
-        return spsa_features(self.model, self.site, pool, groups, directions, self.config.spsa_eps)
+        return spsa_features(
+            self.model, self.site, pool, groups, directions, self.config.spsa_eps, head_chunk_tokens=chunk
+        )
 
     def _sample(self, rows: list[int], facts: PoolFacts, budget: int) -> list[int]:
         """Draw rows at random, each source its quota; `rows` are in the order of the data set."""

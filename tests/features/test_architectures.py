@@ -117,6 +117,40 @@ def test_models_without_attention_are_refused_unless_a_module_is_named(model_typ
     assert float((found[0] - expected).norm() / expected.norm()) < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("model_type", "settings"),
+    [
+        ("gemma2", {"final_logit_softcapping": 0.3}),
+        ("cohere", {"logit_scale": 3.0}),
+        ("granite", {"logits_scaling": 5.0}),
+        ("phi", {}),  # a head with a bias
+        ("llama", {"tie_word_embeddings": True}),
+    ],
+)
+def test_the_head_apart_gives_the_models_own_logits(model_type: str, settings: dict[str, Any]) -> None:
+    model = build_architecture(model_type, **settings)
+    site = locate_value_site(model)
+    assert site.head is not None
+    assert dict(site.head.finishes).items() >= {k: v for k, v in settings.items() if k != "tie_word_embeddings"}.items()
+    batch = ragged_batch([13, 9])
+    with torch.no_grad():
+        hidden = model.get_decoder()(input_ids=batch["input_ids"][:1]).last_hidden_state[0]
+        expected = model(input_ids=batch["input_ids"][:1]).logits[0]
+        torch.testing.assert_close(site.head.logits(hidden), expected)
+
+
+def test_a_head_with_unknown_processing_stays_unchunked(caplog: pytest.LogCaptureFixture) -> None:
+    model = build_architecture("cohere", logit_scale=3.0)
+    model.config.logit_scale = None  # as if the table did not know of it
+    with caplog.at_level("INFO"):
+        site = locate_value_site(model)
+    assert site.head is None
+    assert "runs on all labelled tokens at once" in caplog.text
+    batch = ragged_batch([13, 9])
+    expected = one_backward_per_example(model, batch, own_loss=False)
+    assert float((value_gradients(model, batch) - expected).norm() / expected.norm()) < 1e-4
+
+
 @pytest.mark.parametrize("options", [{"use_rslora": True}, {"use_dora": True}], ids=["rslora", "dora"])
 @pytest.mark.parametrize("model_type", ["llama", "gpt_neox"])
 def test_lora_variants(model_type: str, options: dict[str, Any]) -> None:

@@ -134,14 +134,57 @@ def test_gradient_checkpointing_changes_nothing(build: Any, ragged: Any) -> None
     torch.testing.assert_close(value_gradients(model, batch), plain)
 
 
-def test_only_labelled_positions_reach_the_head(build: Any, ragged: Any) -> None:
+def test_only_labelled_positions_reach_the_head_a_chunk_at_a_time(build: Any, ragged: Any) -> None:
     model, batch = build(), ragged([12, 6])
-    seen: list[torch.Size] = []
-    handle = model.lm_head.register_forward_hook(lambda module, args, output: seen.append(output.shape))
-    value_gradients(model, batch)
+    labelled = int((batch["labels"][:, 1:] != -100).sum())
+    site, pool = locate_value_site(model), Pool(batch)
+    seen: list[int] = []
+    handle = model.lm_head.register_forward_hook(lambda module, args, output: seen.append(output.numel() // 64))
+    exact_features(model, site, pool, [[0, 1]], head_chunk_tokens=5)
+    assert seen == [1, 5, 5, labelled - 10]  # the model's own call, which is not needed, has one token
+    seen.clear()
+    exact_features(model, site._replace(head=None), pool, [[0, 1]])
+    assert seen == [labelled]
     handle.remove()
-    assert seen[-1] == torch.Size([1, int((batch["labels"][:, 1:] != -100).sum()), 64])
-    assert [shape[1] for shape in seen[:-1]] == [1] * (len(seen) - 1)  # the passes of one token that find the site
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 1000])
+def test_chunks_of_the_head_change_nothing(build: Any, ragged: Any, chunk: int) -> None:
+    model, pool = build(), Pool(ragged([12, 6, 9]))
+    site = locate_value_site(model)
+    assert site.head is not None
+    index = torch.arange(3)
+    whole = exact_features(model, site._replace(head=None), pool, [[0, 1, 2]]).rows(index)
+    parts = exact_features(model, site, pool, [[0, 1, 2]], head_chunk_tokens=chunk).rows(index)
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6 * float(whole.abs().max()))
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    return torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=1)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_bfloat16_against_a_bfloat16_backward_per_example(build: Any, ragged: Any, lora: bool) -> None:
+    model, batch = build(lora=lora).to(torch.bfloat16), ragged([13, 5, 9, 7])
+    found = value_gradients(model, batch)
+    assert found.dtype == torch.float32
+    assert cosine(found, one_backward_per_example(model, batch)).min() > 0.999
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_is_followed(build: Any, ragged: Any, dtype: torch.dtype) -> None:
+    """A training forward in the same autocast region must still give gradients afterwards."""
+    model, batch = build(), ragged([13, 5, 9, 7])
+    plain = value_gradients(model, batch)
+    kinds: list[torch.dtype] = []
+    handle = model.lm_head.register_forward_hook(lambda module, args, output: kinds.append(output.dtype))
+    with torch.autocast("cpu", dtype=dtype):
+        found = value_gradients(model, batch)
+        model(input_ids=batch["input_ids"], labels=batch["labels"]).loss.backward()
+    handle.remove()
+    assert set(kinds) == {dtype}
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert cosine(found, plain).min() > 0.99
 
 
 def test_the_trunk_keeps_no_activations(build: Any, ragged: Any) -> None:

@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from colm.batch import IGNORE
 from colm.errors import UnsupportedModelError
+from colm.features.head import OutputHead, match_head, output_module
 from colm.features.site import ValueSite, unwrap
 from colm.losses import labelled_targets, mean_by_row
 from colm.types import Batch
@@ -31,6 +32,8 @@ class Captured(NamedTuple):
     losses: Tensor  # (copies * n,) float32, mean loss over the row's labelled tokens; 0 where none
     inputs: Tensor  # (copies * n, T, d_in), what the site read
     outputs: Tensor  # (copies * n, T, fused outputs), what it wrote: a leaf of the graph if there is one
+    hidden: Tensor | None  # (1, M, d), what the head would have read, where it ran in chunks
+    hidden_gradient: Tensor | None  # of the summed losses, times the float16 scale
 
 
 @contextmanager
@@ -58,14 +61,15 @@ def run_to_losses(
     start_graph: bool = False,
     change_output: Callable[[Tensor, Tensor], Tensor] | None = None,
     copies: int = 1,
+    head_chunk_tokens: int | None = None,
 ) -> Captured:
     """Run the model on one micro-batch and return each row's loss with what the site read and wrote.
 
     Call it inside `undisturbed`. The trunk keeps no activations. Only positions that have a label
-    reach the output head.
+    reach the output head, and those a chunk at a time where the head is known apart from the model.
 
     Args:
-        model: as trained, at most wrapped in DistributedDataParallel.
+        model: as trained, at most wrapped in DistributedDataParallel or compiled.
         site: the linear map to watch.
         batch: right-padded, on the model's device.
         start_graph: begin autograd's graph at the site's output, so that the losses can be
@@ -73,16 +77,19 @@ def run_to_losses(
         change_output: maps the site's input and output to another output of the same shape.
         copies: repeat the batch so often at the input of the site's layer, one whole copy after the
             other, so that the trunk before it runs once for all of them.
+        head_chunk_tokens: labelled tokens that go through the head at a time.
     """
     caller: Any = unwrap(model)
     labels = batch["labels"]
+    rows, width = copies * len(labels), labels.shape[1]
+    mask = (labels[:, 1:] != IGNORE).repeat(copies, 1)
     targets, row = labelled_targets(labels.repeat(copies, 1))
     seen: dict[str, Tensor] = {}
+    precision: list[torch.autocast] = []
 
     def watch(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         inputs: Tensor = args[0]
-        rows = copies * len(labels)
-        if inputs.shape[0] != (rows if inputs.dim() > 2 else rows * labels.shape[1]):
+        if inputs.shape[0] != (rows if inputs.dim() > 2 else rows * width):
             return output  # DoRA runs B on the identity, too, to have the weight's norm
         if change_output is not None:
             output = change_output(inputs, output)
@@ -97,15 +104,22 @@ def run_to_losses(
 
     def keep_labelled(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden: Tensor = args[0]
-        if hidden.shape[:2] != (copies * len(labels), labels.shape[1]):
+        if hidden.shape[:2] != (rows, width):
             return args
-        mask = (labels[:, 1:] != IGNORE).repeat(copies, 1)
-        return (hidden[:, :-1][mask][None], *args[1:])  # (1, labelled tokens, d)
+        labelled = hidden[:, :-1][mask][None]  # (1, M, d)
+        if site.head is None:
+            return (labelled, *args[1:])
+        seen["hidden"] = labelled
+        kind = hidden.device.type
+        precision.append(
+            torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
+        )
+        return (hidden[:1, :1].detach(), *args[1:])  # the model's own logits are not needed
 
     handles = [site.module.register_forward_hook(watch)]
     if copies > 1:
         handles.append(site.layer.register_forward_pre_hook(repeat, with_kwargs=True))
-    head = _output_head(caller)
+    head = output_module(caller)
     if head is not None:
         handles.append(head.register_forward_pre_hook(keep_labelled))
     try:
@@ -113,17 +127,74 @@ def run_to_losses(
     finally:
         for handle in handles:
             handle.remove()
-    logits: Tensor = output.logits if hasattr(output, "logits") else output[0]
-    if logits.shape[:2] == (copies * len(labels), labels.shape[1]):  # the head was not found, or saw all positions
-        logits = logits[:, :-1][(labels[:, 1:] != IGNORE).repeat(copies, 1)]
-    losses = mean_by_row(logits.reshape(-1, logits.shape[-1]), targets, row, copies * len(labels))
-    rows = copies * len(labels)
     if "inputs" not in seen:
         raise UnsupportedModelError(
             f"{site.name} did not run on the rows of the batch; name another with value_module."
         )
     inputs = seen["inputs"].reshape(rows, -1, seen["inputs"].shape[-1])
-    return Captured(losses, inputs, seen["outputs"])
+    if site.head is not None and "hidden" in seen:
+        scale = _loss_scale(seen["outputs"]) if start_graph else None
+        chunk = site.head.chunk_tokens(head_chunk_tokens)
+        with precision[0]:
+            losses, gradient = _chunked_losses(site.head, seen["hidden"][0], targets, row, rows, chunk, scale)
+        return Captured(losses, inputs, seen["outputs"], seen["hidden"], gradient)
+    logits: Tensor = output.logits if hasattr(output, "logits") else output[0]
+    if logits.shape[:2] == (rows, width):  # the head was not found, or saw all positions
+        logits = logits[:, :-1][mask]
+    losses = mean_by_row(logits.reshape(-1, logits.shape[-1]), targets, row, rows)
+    return Captured(losses, inputs, seen["outputs"], None, None)
+
+
+def _chunked_losses(
+    head: OutputHead, hidden: Tensor, targets: Tensor, row: Tensor, rows: int, chunk: int, scale: float | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return each row's mean loss and, with a `scale`, the gradient of scale x their sum at `hidden` (M, d)."""
+    weight = 1.0 / torch.bincount(row, minlength=rows).clamp_min(1)[row]
+    losses = torch.zeros(rows, device=hidden.device)
+    gradients = []
+    parts = (torch.split(tensor, chunk) for tensor in (hidden.detach(), targets, row, weight))
+    for states, wanted, owner, share in zip(*parts, strict=True):
+        states = states.requires_grad_(scale is not None)
+        logits = head.logits(states)
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        token_losses = torch.nn.functional.cross_entropy(precise, wanted, reduction="none") * share
+        losses = losses.to(token_losses.dtype).index_add(0, owner, token_losses.detach())
+        if scale is not None:
+            gradients.append(torch.autograd.grad(token_losses.sum() * scale, states)[0])
+    if scale is None:
+        return losses, None
+    return losses, torch.cat(gradients) if gradients else torch.zeros_like(hidden)
+
+
+def _loss_scale(outputs: Tensor) -> float:
+    return FP16_LOSS_SCALE if outputs.dtype == torch.float16 else 1.0
+
+
+def output_gradient(captured: Captured) -> Tensor:
+    """Return the gradient of each row's loss at the site's output, (n, T, fused outputs).
+
+    Rows do not share positions, so one backward of the summed losses gives every row its own.
+    """
+    scale = _loss_scale(captured.outputs)
+    if captured.hidden is not None and captured.hidden_gradient is not None:
+        (delta,) = torch.autograd.grad(captured.hidden, captured.outputs, captured.hidden_gradient[None])
+    else:
+        (delta,) = torch.autograd.grad(captured.losses.sum() * scale, captured.outputs)
+    delta = delta.reshape(*captured.inputs.shape[:2], -1)
+    return delta if scale == 1.0 else delta.float() / scale
+
+
+def find_head(model: nn.Module) -> OutputHead | None:
+    """Return the output head if it is known to give the model's own logits, checked on one token; else None."""
+    head = output_module(model)
+    read: list[Tensor] = []
+    if head is None:
+        return None
+    logits = _run_one_token(model, [head.register_forward_hook(lambda module, args, output: read.append(args[0]))])
+    if len(read) != 1 or read[0].shape[:-1] != (1, 1):
+        return None
+    with torch.no_grad():
+        return match_head(model, read[0][0], logits.reshape(1, -1))
 
 
 def call_counts(model: nn.Module, watched: Mapping[str, nn.Module]) -> dict[str, int]:
@@ -175,17 +246,6 @@ def _run_one_token(model: Any, handles: list[Any]) -> Tensor:
     return logits
 
 
-def output_gradient(captured: Captured) -> Tensor:
-    """Return the gradient of each row's loss at the site's output, (n, T, fused outputs).
-
-    Rows do not share positions, so one backward of the summed losses gives every row its own.
-    """
-    scale = FP16_LOSS_SCALE if captured.outputs.dtype == torch.float16 else 1.0
-    (delta,) = torch.autograd.grad(captured.losses.sum() * scale, captured.outputs)
-    delta = delta.reshape(*captured.inputs.shape[:2], -1)
-    return delta if scale == 1.0 else delta.float() / scale
-
-
 def _model_inputs(model: Any, batch: Batch) -> dict[str, Any]:
     """Return the batch without labels, and without the cache that generation would want."""
     inputs = {key: value for key, value in batch.items() if key != "labels"}
@@ -195,11 +255,6 @@ def _model_inputs(model: Any, batch: Batch) -> dict[str, Any]:
     if "use_cache" in parameters or takes_any:
         inputs["use_cache"] = False
     return inputs
-
-
-def _output_head(model: Any) -> nn.Module | None:
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    return head if isinstance(head, nn.Module) else None
 
 
 def _repeat(value: Any, rows: int, copies: int) -> Any:

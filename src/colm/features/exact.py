@@ -17,7 +17,9 @@ from colm.features.site import ValueSite
 from colm.types import Batch
 
 
-def value_gradients(model: nn.Module, batch: Batch, *, value_module: str | None = None) -> Tensor:
+def value_gradients(
+    model: nn.Module, batch: Batch, *, value_module: str | None = None, head_chunk_tokens: int | None = None
+) -> Tensor:
     """Return each example's gradient of the trainable weight of the last value projection.
 
     Row i is the gradient of example i's mean labelled-token loss with respect to LoRA's B where
@@ -28,6 +30,7 @@ def value_gradients(model: nn.Module, batch: Batch, *, value_module: str | None 
         model: a Hugging Face causal language model, bare, with PEFT adapters, or in DDP.
         batch: ``input_ids``, ``labels`` (n, T), as a rule ``attention_mask``, on the model's device.
         value_module: path of another Linear to take.
+        head_chunk_tokens: labelled tokens that go through the output head at a time.
 
     Returns:
         (n, D) float32 on the model's device; a row without a labelled token is zero.
@@ -50,11 +53,13 @@ def value_gradients(model: nn.Module, batch: Batch, *, value_module: str | None 
     site = locate_value_site(model, value_module)
     aligned = _align(batch)
     with undisturbed(model):
-        delta, inputs = _delta_and_inputs(model, site, aligned)
+        delta, inputs = _delta_and_inputs(model, site, aligned, head_chunk_tokens)
         return multiply_factors(delta, inputs)
 
 
-def exact_features(model: nn.Module, site: ValueSite, pool: Pool, groups: list[list[int]]) -> PieceFeatures:
+def exact_features(
+    model: nn.Module, site: ValueSite, pool: Pool, groups: list[list[int]], *, head_chunk_tokens: int | None = None
+) -> PieceFeatures:
     """Return the features of a pool from one forward and a short backward per group of rows.
 
     Args:
@@ -62,17 +67,21 @@ def exact_features(model: nn.Module, site: ValueSite, pool: Pool, groups: list[l
         site: from `locate_value_site`.
         pool: the rows.
         groups: row positions of each micro-batch of the pass; their order numbers the features.
+        head_chunk_tokens: see `value_gradients`.
     """
     pieces: list[GradientPiece] = []
     for group in groups:
         with undisturbed(model):
-            delta, inputs = _delta_and_inputs(model, site, pool.collate(group, side="right"))
+            batch = pool.collate(group, side="right")
+            delta, inputs = _delta_and_inputs(model, site, batch, head_chunk_tokens)
             pieces.append(gradient_piece(delta, inputs))
     return PieceFeatures(pieces, renumber(groups), site.dim, pool.device)
 
 
-def _delta_and_inputs(model: nn.Module, site: ValueSite, batch: Batch) -> tuple[Tensor, Tensor]:
-    captured = run_to_losses(model, site, batch, start_graph=True)
+def _delta_and_inputs(
+    model: nn.Module, site: ValueSite, batch: Batch, head_chunk_tokens: int | None
+) -> tuple[Tensor, Tensor]:
+    captured = run_to_losses(model, site, batch, start_graph=True, head_chunk_tokens=head_chunk_tokens)
     delta = output_gradient(captured)
     if site.value_rows is not None:
         delta = delta[..., site.value_rows]

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from colm.errors import ConfigError, UnsupportedModelError, suggest
-from colm.features.capture import call_counts, one_token_influence
+from colm.features.capture import call_counts, find_head, one_token_influence
 from colm.features.site import ValueSite, unwrap
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def locate_value_site(model: nn.Module, value_module: str | None = None) -> Valu
     if value_module is not None:
         name = _resolve(value_module, modules)
         module = _trained_map(modules[name])
-        return _make_site(name, module, None, modules)
+        return _make_site(inner, name, module, None, modules)
     name, influence = _last_that_matters(inner, modules)
     module = _trained_map(modules[name])
     if not _is_trained(module):
@@ -66,10 +66,10 @@ def locate_value_site(model: nn.Module, value_module: str | None = None) -> Valu
             logger.warning(
                 "%s is not trained; the features are gradients of %s, the nearest map that is.", name, nearest
             )
-            return _make_site(nearest, _trained_map(modules[nearest]), None, modules)
+            return _make_site(inner, nearest, _trained_map(modules[nearest]), None, modules)
         logger.warning("%s is not trained, nor is another map of its layer; its gradient is the feature.", name)
     rows = _value_rows(inner, name, influence) if _leaf(name) in FUSED else None
-    return _make_site(name, module, rows, modules)
+    return _make_site(inner, name, module, rows, modules)
 
 
 def _last_that_matters(model: nn.Module, modules: dict[str, nn.Module]) -> tuple[str, Tensor]:
@@ -148,13 +148,24 @@ def _value_sizes(model: Any) -> set[int]:
     return {count * size for count in groups if isinstance(count, int) for size in sizes if isinstance(size, int)}
 
 
-def _make_site(name: str, module: nn.Module, rows: Tensor | None, modules: dict[str, nn.Module]) -> ValueSite:
+def _make_site(
+    model: nn.Module, name: str, module: nn.Module, rows: Tensor | None, modules: dict[str, nn.Module]
+) -> ValueSite:
     out_features, in_features = _features(module)
     if rows is not None:
         weight: Any = module.weight
         out_features, rows = len(rows), rows.to(weight.device)
     layer, after = _layer_of(name, modules)
-    return ValueSite(name, module, rows, out_features, in_features, layer, after)
+    try:
+        head = find_head(model)
+    except Exception as error:  # a named module in a model that does not run on one token
+        logger.info("A pass of one token failed (%s).", error)
+        head = None
+    if head is None:
+        logger.info(
+            "The output head's logits are not the model's own, so the head runs on all labelled tokens at once."
+        )
+    return ValueSite(name, module, rows, out_features, in_features, layer, after, head)
 
 
 def _leaf(name: str) -> str:

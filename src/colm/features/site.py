@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from colm.features.head import OutputHead
+
 
 class ValueSite(NamedTuple):
     """The linear map whose weight's per-example gradient is the feature.
@@ -22,6 +24,7 @@ class ValueSite(NamedTuple):
     in_features: int  # d_in, LoRA's rank where there is LoRA
     layer: nn.Module  # the transformer layer that holds the projection
     layers_after: int  # transformer layers that run after that one
+    head: OutputHead | None  # the output head, if it can run apart from the model and so in chunks
 
     @property
     def weight(self) -> nn.Parameter:

@@ -98,7 +98,14 @@ class SpsaFeatures:
 
 
 def spsa_features(
-    model: nn.Module, site: ValueSite, pool: Pool, groups: list[list[int]], directions: Tensor, eps: float
+    model: nn.Module,
+    site: ValueSite,
+    pool: Pool,
+    groups: list[list[int]],
+    directions: Tensor,
+    eps: float,
+    *,
+    head_chunk_tokens: int | None = None,
 ) -> SpsaFeatures:
     """Return the features of a pool from one forward per group of rows.
 
@@ -109,6 +116,7 @@ def spsa_features(
         groups: row positions of each micro-batch of the pass; their order numbers the features.
         directions: from `draw_directions`.
         eps: length of the difference.
+        head_chunk_tokens: labelled tokens that go through the output head at a time.
     """
     probes = directions.shape[0]
     slopes = torch.zeros(sum(map(len, groups)), probes, dtype=directions.dtype, device=pool.device)
@@ -121,6 +129,7 @@ def spsa_features(
                 batch,
                 change_output=lambda inputs, output: _perturb(inputs, output, site, directions, eps),
                 copies=2 * probes,
+                head_chunk_tokens=head_chunk_tokens,
             )
         plus, minus = captured.losses.view(2, probes, len(group))
         slopes[numbers] = ((plus - minus) / (2 * eps)).T.to(slopes.dtype)

@@ -1,0 +1,76 @@
+"""The output head apart from the model, so that it can run on a chunk of tokens at a time.
+
+A pool's labelled tokens times a vocabulary of 128,000 in float32, with its gradient, is tens of
+gigabytes; a chunk of it is not. What a model does to its logits after the head is in one table, and is
+checked once against the model's own logits. Where they differ, the head runs unchunked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+CHUNK_BYTES = 2**28
+"""Float32 logits that are made at a time where the user sets no number of tokens."""
+
+FINISHES: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "logit_scale": lambda logits, scale: logits * scale,  # Cohere
+    "logits_scaling": lambda logits, divisor: logits / divisor,  # Granite
+    "lm_head_multiplier": lambda logits, scale: logits * scale,  # Falcon-H1
+    "final_logit_softcapping": lambda logits, cap: torch.tanh(logits / cap) * cap,  # Gemma
+    "logits_soft_cap": lambda logits, cap: torch.tanh(logits / cap) * cap,  # RecurrentGemma
+}
+"""What a setting in a model's config does to its logits."""
+
+
+class OutputHead(NamedTuple):
+    """The head and what follows it, known to give the model's own logits."""
+
+    module: nn.Module
+    vocabulary: int
+    finishes: tuple[tuple[str, float], ...]  # keys of FINISHES with the config's numbers, in order
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits of hidden states (M, d): (M, V)."""
+        logits: Tensor = self.module(hidden)
+        for name, number in self.finishes:
+            logits = FINISHES[name](logits, number)
+        return logits
+
+    def chunk_tokens(self, wanted: int | None) -> int:
+        """Return how many tokens go through the head at a time."""
+        return wanted or max(1, CHUNK_BYTES // (4 * self.vocabulary))
+
+
+def output_module(model: Any) -> nn.Module | None:
+    """Return the module that the model calls its output embeddings, or None."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    return head if isinstance(head, nn.Module) else None
+
+
+def match_head(model: Any, hidden: Tensor, logits: Tensor) -> OutputHead | None:
+    """Return the head if it gives the model's `logits` (1, V) from what it read, `hidden` (1, d); else None.
+
+    A sharded head is not taken: outside of the model's own forward its weight may not be there.
+    """
+    module = output_module(model)
+    weight = getattr(module, "weight", None)
+    if module is None or hasattr(weight, "device_mesh") or getattr(weight, "ds_id", None) is not None:
+        return None
+    config = model.config.get_text_config() if hasattr(model, "config") else None
+    finishes = tuple(
+        (name, float(number))
+        for name in FINISHES
+        if isinstance(number := getattr(config, name, None), int | float) and not isinstance(number, bool)
+    )
+    head = OutputHead(module, logits.shape[-1], finishes)
+    found = head.logits(hidden)
+    if found.shape != logits.shape:
+        return None
+    # The two differ by rounding only; a forgotten scale or cap changes far more.
+    tolerance = 1e-5 if logits.dtype == torch.float32 else 2e-2
+    difference = (found.float() - logits.float()).abs().max()
+    return head if bool(difference <= tolerance * logits.float().abs().max().clamp_min(1e-6)) else None
