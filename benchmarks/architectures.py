@@ -1,0 +1,113 @@
+"""Are the exact features right on every causal language model that transformers can build small?
+
+For each model type of the installed transformers: the module that is found, and the relative error of
+its features against one forward and backward per example, trained in full and with LoRA (float32); in
+bfloat16 the smallest cosine against a bfloat16 backward per example, and beside it the relative error
+of that against float32. Types that can not be built, or have no value projection, are listed with the
+reason.
+
+    python benchmarks/architectures.py > docs/results/architectures.md
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from setting import describe_setting
+from tests.architectures import build_architecture, causal_types
+from tests.conftest import ragged_batch
+from tests.features.test_architectures import with_lora
+from tests.features.test_exact import one_backward_per_example
+
+from colm import UnsupportedModelError
+from colm.features.exact import value_gradients
+from colm.features.locate import locate_value_site
+from colm.features.site import ValueSite
+
+LENGTHS = [13, 9, 16, 7]
+LARGEST = 50_000_000
+
+
+class Row(NamedTuple):
+    """The figures of one model type."""
+
+    site: ValueSite
+    full: float
+    lora: float
+    cosine: float
+    rounding: float
+
+
+def measure(model_type: str) -> Row:
+    batch = ragged_batch(LENGTHS)
+    model = build_architecture(model_type)
+    if sum(parameter.numel() for parameter in model.parameters()) > LARGEST:
+        raise ValueError("its smallest configuration is too large")
+    site = locate_value_site(model)
+    full, expected = value_gradients(model, batch), one_backward_per_example(model, batch, own_loss=False)
+    adapted = with_lora(build_architecture(model_type))
+    lora, lora_expected = value_gradients(adapted, batch), one_backward_per_example(adapted, batch, own_loss=False)
+    half = build_architecture(model_type).to(torch.bfloat16)
+    found, half_expected = value_gradients(half, batch), one_backward_per_example(half, batch, own_loss=False)
+    cosines = torch.nn.functional.cosine_similarity(found.double(), half_expected.double(), dim=1)
+    return Row(
+        site,
+        relative(full, expected),
+        relative(lora, lora_expected),
+        float(cosines.min()),
+        relative(half_expected.float(), expected),
+    )
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    print("# Exact features by architecture\n")
+    print(f"`python benchmarks/architectures.py`; {describe_setting('0')}; rows of {LENGTHS} tokens.\n")
+    print("Errors are relative, in the Frobenius norm, against one forward and backward per example.\n")
+    print("| model type | module | values | layers after | full | LoRA | bf16 cosine | bf16 against float32 |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    left_out: list[tuple[str, str]] = []
+    right: list[str] = []
+    for model_type in causal_types():
+        try:
+            row: Any = measure(model_type)
+        except UnsupportedModelError as error:
+            left_out.append((model_type, "refused: " + str(error).split("(looked for")[0].strip()))
+            continue
+        except Exception as error:  # configs and modeling code raise anything
+            left_out.append((model_type, f"{type(error).__name__}: {' '.join(str(error).split())[:110]}"))
+            continue
+        site = row.site
+        rows = (
+            f"{site.out_features} of {site.module.weight.numel() // site.in_features}"
+            if site.value_rows is not None
+            else "all"
+        )
+        print(
+            f"| {model_type} | `{site.name}` | {rows} | {site.layers_after} | {row.full:.1e} | {row.lora:.1e} "
+            f"| {row.cosine:.5f} | {row.rounding:.1e} |",
+            flush=True,
+        )
+        if row.full < 1e-4 and row.lora < 1e-4:
+            right.append(model_type)
+    print(f"\n{len(right)} model types have an error below 1e-4 in full and with LoRA.\n")
+    print("## Left out\n\n| model type | why |\n| --- | --- |")
+    for model_type, why in left_out:
+        print(f"| {model_type} | {why} |")
+
+
+if __name__ == "__main__":
+    main()
