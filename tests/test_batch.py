@@ -102,10 +102,18 @@ def test_batches_that_can_not_be_selected_from(ragged: Any, change: dict[str, An
         Pool({**ragged([4, 2]), **change})
 
 
-def test_no_batch_and_a_missing_key(ragged: Any) -> None:
+def test_no_batch_and_keys_that_can_not_be_regrouped(ragged: Any) -> None:
     with pytest.raises(DataError, match="no micro-batch"):
         Pool([])
     second = ragged([2])
     del second["attention_mask"]
-    with pytest.raises(DataError, match="Micro-batch 1 lacks 'attention_mask'"):
-        Pool([ragged([2]), second]).collate([0, 1])
+    with pytest.raises(DataError, match="Micro-batches 0 and 1 differ in 'attention_mask'"):
+        Pool([ragged([2]), second])
+    for value in (torch.zeros(10, 2), torch.tensor(3.0), ["only one"]):
+        with pytest.raises(DataError, match="'images' does not have one entry for each"):
+            Pool({**ragged([2, 3]), "images": value})
+
+
+def test_a_width_that_equals_the_tokens_once_is_no_token_axis(ragged: Any) -> None:
+    batches = [{**ragged([6, 2]), "scores": torch.ones(2, 6)}, {**ragged([4, 3]), "scores": torch.ones(2, 6)}]
+    assert Pool(batches).collate([1, 3])["scores"].shape == (2, 6)

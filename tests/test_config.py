@@ -20,6 +20,8 @@ from colm.errors import ConfigError
         ({"metric": "l3"}, "metric='l3' is not one of"),
         ({"loss": "mean"}, "loss='mean' is not one of 'example', 'token'"),
         ({"small_sources": "some"}, "small_sources='some' is not one of 'auto', 'none', or a list"),
+        ({"small_sources": None}, "small_sources=None is not 'auto', 'none', or a list of source names"),
+        ({"small_sources": [1]}, r"small_sources=\[1\] is not"),
         ({"coordinates": 0}, "coordinates=0 must be a whole number of at least 1"),
         ({"spsa_probes": 0}, "spsa_probes=0"),
         ({"spsa_eps": 0.0}, "spsa_eps=0.0 must be a number above 0"),

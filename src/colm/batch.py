@@ -60,6 +60,19 @@ def as_micro_batches(batches: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -
                 f"Micro-batch {number} is packed (it has {packed[0]!r}), so its rows are not examples. "
                 "Turn packing and padding-free collation off."
             )
+        if batch.keys() != micro_batches[0].keys():
+            differing = sorted(batch.keys() ^ micro_batches[0].keys())
+            raise DataError(
+                f"Micro-batches 0 and {number} differ in {', '.join(map(repr, differing))}; all of a pool need the "
+                "same keys."
+            )
+        rows = batch["input_ids"].shape[0]
+        for key, value in batch.items():
+            if (isinstance(value, Tensor) and value.dim() == 0) or (hasattr(value, "__len__") and len(value) != rows):
+                raise DataError(
+                    f"Micro-batch {number} has {rows} rows, but {key!r} does not have one entry for each of them, so "
+                    "it can not be regrouped; drop it in the collator."
+                )
     return micro_batches
 
 
@@ -85,6 +98,7 @@ class Pool:
         self._where: list[tuple[int, int]] = []  # row position -> (micro-batch, row in it)
         self._spans: list[tuple[int, int]] = []
         self.labelled: list[int] = []
+        self._by_token = [key for key in self.batches[0] if all(_is_by_token(batch, key) for batch in self.batches)]
         left = False
         for number, batch in enumerate(self.batches):
             # One host transfer a micro-batch: start, end and labelled count of each row.
@@ -151,29 +165,28 @@ class Pool:
         rows = []
         for position in positions:
             number, row = self._where[position]
-            value = self.batches[number].get(key)
-            if value is None:
-                raise DataError(f"Micro-batch {number} lacks {key!r}, which others of the same pool have.")
-            rows.append((value[row], position, number))
+            rows.append((self.batches[number][key][row], position))
         sample = rows[0][0]
         if not isinstance(sample, Tensor):
-            return [value for value, _, _ in rows]
-        if sample.dim() == 0 or sample.shape[0] != self._width(rows[0][2]):
-            return torch.stack([value for value, _, _ in rows])
+            return [value for value, _ in rows]
+        if key not in self._by_token:
+            return torch.stack([value for value, _ in rows])
         out = sample.new_full((len(rows), width, *sample.shape[1:]), self._fill(key))
-        for index, (value, position, _) in enumerate(rows):
+        for index, (value, position) in enumerate(rows):
             start, end = self._spans[position]
             at = width - (end - start) if side == "left" else 0
             out[index, at : at + end - start] = value[start:end]
         return out
 
-    def _width(self, number: int) -> int:
-        width: int = self.batches[number]["input_ids"].shape[1]
-        return width
-
     def _fill(self, key: str) -> int:
         fill = {"input_ids": self.pad_token_id, "labels": IGNORE}
         return fill.get(key, 0)
+
+
+def _is_by_token(batch: Batch, key: str) -> bool:
+    """True for a tensor with an entry for each row and token; in all batches of a pool, that is no coincidence."""
+    value = batch[key]
+    return isinstance(value, Tensor) and value.shape[:2] == batch["input_ids"].shape
 
 
 def _spans(batch: Batch) -> tuple[Tensor, Tensor]:

@@ -109,8 +109,12 @@ class SelectionConfig:
             _require_choice(name, getattr(self, name), get_args(choices))
         if isinstance(self.small_sources, str):
             _require_choice("small_sources", self.small_sources, ("auto", "none"), or_else="a list of source names")
-        else:
+        elif isinstance(self.small_sources, list | tuple) and all(isinstance(s, str) for s in self.small_sources):
             object.__setattr__(self, "small_sources", tuple(self.small_sources))
+        else:
+            raise ConfigError(
+                f"small_sources={self.small_sources!r} is not 'auto', 'none', or a list of source names (texts)."
+            )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SelectionConfig:

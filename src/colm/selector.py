@@ -74,6 +74,8 @@ class CoresetSelector:
         optimizer.step(); optimizer.zero_grad()
         selector.commit()
 
+    In DistributedDataParallel, which averages over ranks, multiply the loss by the number of ranks.
+
     Source: CoLM, algorithm 1.
     """
 
@@ -101,8 +103,6 @@ class CoresetSelector:
             self.small = frozenset(self.config.small_sources) - {"none"}
         self.pad_token_id = _pad_token_id(model) if pad_token_id is None else pad_token_id
         self._step = 0
-        self._history: AdamHistory | None = None
-        self._pending: _Pending | None = None
         self._said: set[str] = set()
 
     @property
@@ -115,6 +115,8 @@ class CoresetSelector:
         if getattr(self, "_model", None) is model:
             return
         self._model = model
+        self._history: AdamHistory | None = None  # of another model's weight
+        self._pending: _Pending | None = None
         self.site: ValueSite | None = None
         if self.config.features != "none":
             self.site = locate_value_site(model, self.config.value_module)
@@ -153,7 +155,8 @@ class CoresetSelector:
         candidates = [p for p in facts.order if facts.labelled[p] > 0]
         medoids = Medoids([], None, [])
         if len(candidates) <= facts.slots:  # a last pool too small to choose from is trained whole
-            kept = facts.order
+            unlabelled = [p for p in facts.order if facts.labelled[p] == 0]
+            kept = candidates + unlabelled[: facts.slots - len(candidates)]  # no micro-batch may be empty
         else:
             budget = self.config.kept_rows(len(candidates), facts.slots)
             small = [p for p in candidates if facts.source[p] in self.small]
@@ -180,8 +183,18 @@ class CoresetSelector:
         share = share_rows(pool, coreset.indices.tolist())
         return [share.pool.collate(run) for run in split_evenly(share.positions, len(pool.batches))]
 
-    def commit(self) -> StepRecord:
+    def reset(self) -> None:
+        """Forget all steps, for a training that starts anew."""
+        self._step = 0
+        self._history = None
+        self._pending = None
+
+    def commit(self, *, stepped: bool = True) -> StepRecord:
         """Make the last `select` count, after the optimiser's step, and return its record.
+
+        Args:
+            stepped: False if the optimiser skipped its step (an overflow under float16), which leaves
+                the history as it was.
 
         Raises:
             ConfigError: there was no `select` since the last commit.
@@ -189,7 +202,7 @@ class CoresetSelector:
         if self._pending is None:
             raise ConfigError("commit() without a select() before it; call select, train, then commit.")
         history, record = self._pending
-        if history is not None:
+        if history is not None and stepped:
             self._history = history
         self._pending = None
         self._step += 1
@@ -226,8 +239,8 @@ class CoresetSelector:
             return Medoids([], None, [])
         assert self.site is not None
         constants = self._adam_constants()
-        history = self._history or empty_history(self.site.dim, pool.device)
         features = self._features(pool, [p - facts.first for p in big if facts.is_local(p)])
+        history = self._history or empty_history(self.site.dim, features.device)
         return pick_medoids(features, big, budget, facts, history, constants, self.config)
 
     def _features(self, pool: Pool, rows: list[int]) -> Features:

@@ -81,7 +81,11 @@ def test_train_leaves_a_run_that_loads_and_goes_on(tmp_path: Path, capsys: pytes
     assert resumed == list(range(8))
     assert (run / "eval_before.json").read_text() == before
     assert json.loads((run / "summary.json").read_text())["steps"] == 8
-    assert main(["train", config, "--overwrite", "training.max_steps=1"]) == 0
+    assert main(["train", config, "--overwrite", "model=no-such/model"]) == 2
+    assert (run / "checkpoint-2").exists()  # nothing is deleted for a run that can not start
+    evaluated = ["training.eval_strategy=steps", "training.eval_steps=1", "training.load_best_model_at_end=true"]
+    evaluated += ["training.learning_rate=2e-5", "training.save_steps=1"]
+    assert main(["train", config, "--overwrite", "training.max_steps=1", *evaluated]) == 0
     assert len((run / "selection.jsonl").read_text().splitlines()) == 1
     assert not (run / "checkpoint-2").exists()
 
@@ -101,7 +105,7 @@ def test_a_mixture_of_files(tmp_path: Path) -> None:
     )
     assert main(["train", config, "training.max_steps=1"]) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert set(summary["sources"]) == {"x", "rows"}
+    assert set(summary["sources"]) == {"x", "adding", "naming", "rare"}  # the second entry keeps its own labels
     assert summary["eval_loss_before"] is None
 
 

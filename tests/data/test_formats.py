@@ -59,6 +59,23 @@ def test_messages_label_every_assistant_turn(tokenizer: Any) -> None:
         tokenizer_of_format("messages", tokenizer, 100)
 
 
+def test_missing_cells_are_empty_and_nested_ones_are_conversations_or_errors(tokenizer: Any) -> None:
+    tokenize = tokenizer_of_format("prompt_completion", tokenizer, 100)
+    assert set(tokenize({"prompt": "abc", "completion": None})["labels"]) == {-100}
+    assert labelled_text(tokenizer, tokenize({"prompt": None, "completion": "abc"})) == "abc<eos>"
+    with pytest.raises(DataError, match="A cell holds a dict where text is expected"):
+        tokenize({"prompt": {"a": 1}, "completion": "abc"})
+    turns = {"prompt": [{"role": "user", "content": "2?"}], "completion": [{"role": "assistant", "content": "abc"}]}
+    with pytest.raises(ConfigError, match="no chat template"):
+        tokenize(turns)
+    tokenizer.chat_template = CHAT
+    assert labelled_text(tokenizer, tokenize(turns)) == "abc\n"
+    opening = [{"role": "assistant", "content": "cba"}, {"role": "user", "content": "it?"}]
+    tokens = tokenizer_of_format("messages", tokenizer, 100)({"messages": opening})
+    assert labelled_text(tokenizer, tokens) == "<assistant>cba\n"  # nothing before it to tell the header by
+    tokenizer.chat_template = None
+
+
 def test_a_template_that_rewrites_the_last_turn_is_an_error(tokenizer: Any) -> None:
     tokenizer.chat_template = "{{ messages | length }}:{% for m in messages %}{{ m['content'] }}{% endfor %}"
     with pytest.raises(DataError, match="renders the last assistant turn differently"):

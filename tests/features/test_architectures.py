@@ -103,6 +103,23 @@ def test_module_and_value_rows(
     assert site.layers_after == after
 
 
+@pytest.mark.parametrize(
+    ("model_type", "factor"), [("gpt2", 300.0), ("gpt2", 0.0), ("gpt_neox", 300.0), ("gpt_neox", 0.0)]
+)
+def test_outlying_and_pruned_value_channels_are_values(model_type: str, factor: float) -> None:
+    model = build_architecture(model_type)
+    expected = locate_value_site(model).value_rows
+    with torch.no_grad():
+        if model_type == "gpt2":
+            model.transformer.h[1].attn.c_proj.weight[5] *= factor
+        else:
+            model.gpt_neox.layers[1].attention.dense.weight[:, 5] *= factor
+    found = locate_value_site(model).value_rows
+    assert expected is not None
+    assert found is not None
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("model_type", ["mamba", "falcon_mamba"])
 def test_models_without_attention_are_refused_unless_a_module_is_named(model_type: str) -> None:
     model = build_architecture(model_type)

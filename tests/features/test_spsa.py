@@ -92,6 +92,19 @@ def test_as_many_rows_as_tokens(build: Any, ragged: Any) -> None:
     torch.testing.assert_close(torch.cat(rows), one, rtol=1e-2, atol=1e-2 * float(one.abs().max()))
 
 
+@pytest.mark.parametrize("name", ["layers.0.self_attn.v_proj", "layers.1.mlp.down_proj"])
+def test_layers_after_the_site_see_as_many_masks_as_rows(build: Any, ragged: Any, name: str) -> None:
+    model, batch = build(), ragged([9, 4, 7])
+    exact = value_gradients(model, batch, value_module=name)
+    generator = torch.Generator().manual_seed(0)
+    found = sum(
+        spsa_gradients(model, batch, probes=64, eps=1e-2, generator=generator, value_module=name) for _ in range(8)
+    )
+    assert (
+        torch.nn.functional.cosine_similarity(found, exact, dim=1).min() > 0.3
+    )  # of 512 probes in over 512 dimensions
+
+
 def test_weights_are_not_touched(build: Any, ragged: Any) -> None:
     model = build()
     before = [parameter.detach().clone() for parameter in model.parameters()]

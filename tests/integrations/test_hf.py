@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from tests.conftest import tiny_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -205,12 +205,77 @@ def test_a_torch_data_set_and_evaluation_on_coded_rows(tmp_path: Path) -> None:
     kept_text.train()
 
 
+def test_formatted_data_sets(tmp_path: Path) -> None:
+    keys = ["input_ids", "attention_mask", "labels"]
+    chosen = mixture().with_format("numpy", columns=keys)
+    made = mixture().with_transform(lambda rows: {key: rows[key] for key in keys})
+
+    def collate_arrays(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        return collate([{key: list(row[key]) for key in keys} for row in rows])
+
+    for number, dataset in enumerate((chosen, made)):
+        trainer = CoresetTrainer(
+            tiny_model(),
+            arguments(tmp_path / str(number), max_steps=1),
+            train_dataset=dataset,
+            data_collator=collate_arrays,
+        )
+        trainer.train()
+        assert lines(tmp_path / str(number))[0]["pool_count"] == 12
+
+
 def test_lora_and_sgd(tmp_path: Path) -> None:
     trainer = coreset_trainer(
         tmp_path, model=tiny_model("llama", lora=True), args={"optim": "sgd", "max_steps": 2, "bf16": True}
     )
     trainer.train()
     assert trainer.selector.state_dict()["m"] is None
+
+
+def test_a_second_training_starts_afresh(tmp_path: Path) -> None:
+    trainer = coreset_trainer(tmp_path, args={"max_steps": 3})
+    trainer.train()
+    trainer.train()
+    assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2]
+    assert trainer.selector.state_dict()["step"] == 3
+    assert sum(trainer.pooled.values()) == 36
+
+
+def test_a_skipped_optimiser_step_leaves_the_history(tmp_path: Path) -> None:
+    class Skipped(TrainerCallback):
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            trainer.optimizer._is_overflow = state.global_step == 1  # what a float16 scaler reports
+
+    trainer = coreset_trainer(tmp_path, args={"max_steps": 3}, callbacks=[Skipped()])
+    trainer.train()
+    assert trainer.selector.state_dict()["step"] == 3
+    assert trainer.selector.state_dict()["updates"] == 2
+
+
+def test_your_own_loss_gets_the_token_count(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def own(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        seen.append(int(num_items_in_batch))
+        return _example_mean_of_outputs(outputs, labels)
+
+    trainer = coreset_trainer(
+        tmp_path, selection=SelectionConfig(loss="token"), args={"max_steps": 1}, compute_loss_func=own
+    )
+    trainer.train()
+    kept = [i for rows in lines(tmp_path)[0]["kept"].values() for i in rows]
+    assert set(seen) == {sum(label != -100 for i in kept for label in mixture()[i]["labels"][1:])}
+
+
+def test_resuming_takes_the_last_checkpoint_that_is_whole(tmp_path: Path) -> None:
+    args = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
+    coreset_trainer(tmp_path, args=args).train()
+    (tmp_path / "checkpoint-6" / "coreset_complete").unlink()
+    resumed = coreset_trainer(tmp_path, args=args)
+    resumed.train(resume_from_checkpoint=True)
+    assert [line["step"] for line in lines(tmp_path)] == list(range(6))
+    with pytest.raises(ConfigError, match="no complete checkpoint to resume from"):
+        coreset_trainer(tmp_path / "new").train(resume_from_checkpoint=True)
 
 
 def test_model_init_gives_the_selector_the_new_model(tmp_path: Path) -> None:
@@ -260,8 +325,13 @@ def test_more_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             patch.setattr(trainer, f"get_{kind}_size", lambda: 2)
             with pytest.raises(ConfigError, match=f"{name} parallelism of 2 ranks"):
                 check_trainer(trainer, SelectionConfig())
-    with pytest.raises(ConfigError, match="loss='token' is the Trainer's own"):
-        check_trainer(trainer, SelectionConfig(loss="token"))
+    with pytest.raises(ConfigError, match=r"compute_loss_func would replace the example mean"):
+        coreset_trainer(tmp_path, compute_loss_func=_example_mean_of_outputs)
+    from peft import PromptTuningConfig, get_peft_model
+
+    prompted = get_peft_model(tiny_model(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    with pytest.raises(ConfigError, match="'default' learns a prompt"):
+        coreset_trainer(tmp_path, model=prompted)
     trainer.model.config.output_router_logits = True
     with pytest.raises(ConfigError, match="output_router_logits=True"):
         check_trainer(trainer, SelectionConfig())
@@ -272,6 +342,8 @@ def test_bad_data(tmp_path: Path) -> None:
         coreset_trainer(tmp_path, source_column="sorce")
     with pytest.raises(DataError, match="train_dataset is empty"):
         CoresetTrainer(tiny_model(), arguments(tmp_path), train_dataset=mixture(2).select([]), data_collator=collate)
+    with pytest.raises(DataError, match="is a DatasetDict of the splits 'train'; pass one of them"):
+        coreset_trainer(tmp_path, train_dataset=DatasetDict({"train": mixture()}))
     with pytest.raises(DataError, match="needs a train_dataset"):
         CoresetTrainer(tiny_model(), arguments(tmp_path), data_collator=collate)
     with pytest.raises(DataError, match="a stream whose sources can not be counted"):

@@ -24,14 +24,15 @@ def prepare_data(settings: RunSettings) -> PreparedData:
     data = settings.data
     mixture = read_mixture(data, settings.mixture, settings.seed)
     if settings.model == "tiny":
-        text = [column for column in mixture.train.column_names if column != data["source_column"]]
-        tokenizer = train_tiny_tokenizer(str(row[column]) for row in mixture.train for column in text)
+        columns = [name for part in mixture.train for name in part.column_names if name != data["source_column"]]
+        texts = (str(row[name]) for part in mixture.train for row in part for name in columns if name in row)
+        tokenizer = train_tiny_tokenizer(texts)
     else:
         tokenizer = load_tokenizer(settings.model)
 
-    def tokenize(rows: Dataset) -> Dataset:
+    def tokenize(parts: list[Dataset]) -> Dataset:
         return tokenize_rows(
-            rows,
+            parts,
             tokenizer,
             format_name=data["format"],
             max_length=data["max_length"],
@@ -39,7 +40,7 @@ def prepare_data(settings: RunSettings) -> PreparedData:
         )
 
     train = tokenize(mixture.train)
-    validation = tokenize(mixture.validation) if mixture.validation is not None else None
+    validation = tokenize(mixture.validation) if mixture.validation else None
     return PreparedData(tokenizer, train, _by_source(validation, data["source_column"]))
 
 

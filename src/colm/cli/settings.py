@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from colm.errors import ConfigError, suggest
 
 DATA_DEFAULTS: dict[str, Any] = {
     "train": None,  # file, hub name, or 'demo'
+    "config": None,  # of a hub data set
     "split": "train",
     "validation": None,  # file or hub name
     "validation_split": "validation",
@@ -73,7 +75,7 @@ def load_settings(path: str, overrides: Sequence[str]) -> RunSettings:
     if not Path(path).is_file():
         raise ConfigError(f"There is no configuration file {path!r}.")
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        values = _read_yaml(Path(path).read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
@@ -115,6 +117,19 @@ def resolve_settings(values: Mapping[str, Any]) -> RunSettings:
     )
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers: 2e-5 is one, which PyYAML takes for text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _read_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)
+
+
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
@@ -129,7 +144,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise ConfigError(f"{override!r} can not be set: {parent} is {inner!r}, no mapping.")
         place = inner
     try:
-        place[leaf] = yaml.safe_load(text)
+        place[leaf] = _read_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{override!r}: the value is not valid YAML ({error}).") from error
 

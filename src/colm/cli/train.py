@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from rich.table import Table
@@ -19,7 +19,7 @@ from transformers import DataCollatorForSeq2Seq, PrinterCallback, ProgressCallba
 
 from colm.cli.prepare import PreparedData, prepare_data
 from colm.cli.settings import RunSettings, load_settings
-from colm.errors import ConfigError
+from colm.errors import ColmError, ConfigError
 from colm.integrations.checks import last_complete_checkpoint
 from colm.integrations.hf import CoresetTrainer
 from colm.models import build_tiny_model, load_model
@@ -35,8 +35,8 @@ SUMMARY_NAME = "summary.json"
 def train_command(config: str, overrides: Sequence[str], *, resume: bool, overwrite: bool) -> None:
     """Train as the configuration says, save, and print the summary table."""
     settings = load_settings(config, overrides)
-    checkpoint = claim_output(settings.output_dir, resume=resume, overwrite=overwrite)
-    summary = train(settings, checkpoint)
+    checkpoint = check_output(settings.output_dir, resume=resume, overwrite=overwrite)
+    summary = train(settings, checkpoint, overwrite=overwrite)
     if not _is_first_rank():
         return
     console = Console()
@@ -48,16 +48,15 @@ def train_command(config: str, overrides: Sequence[str], *, resume: bool, overwr
     )
 
 
-def claim_output(folder: Path, *, resume: bool, overwrite: bool) -> Path | None:
-    """Make the output folder ready, and return the checkpoint to go on from, if any.
+def check_output(folder: Path, *, resume: bool, overwrite: bool) -> Path | None:
+    """Check that the output folder may be written, and return the checkpoint to go on from, if any.
 
-    Of several ranks the first one looks after the folder; all find the same checkpoint.
+    Nothing is deleted yet. Of several ranks the first one checks; all find the same checkpoint.
 
     Raises:
         ConfigError: the folder holds a run and neither flag is given, or there is nothing to resume.
     """
-    runs_files = (CONFIG_NAME, SUMMARY_NAME, BEFORE_NAME, FILE_NAME)
-    held = [folder / name for name in runs_files if (folder / name).exists()] + list(folder.glob("checkpoint-*"))
+    held = _run_files(folder)
     if resume:
         if not held:
             raise ConfigError(f"There is no run to resume in {folder}; leave --resume out.")
@@ -65,20 +64,27 @@ def claim_output(folder: Path, *, resume: bool, overwrite: bool) -> Path | None:
         if checkpoint is None:
             logger.warning("%s holds no complete checkpoint; the run starts from the beginning.", folder)
         return checkpoint
-    if not _is_first_rank():
-        return None
-    if held and not overwrite:
+    if held and not overwrite and _is_first_rank():
         raise ConfigError(
             f"{folder} already holds a run ({held[0].name}). Go on with --resume, replace it with --overwrite, or "
             "choose another output_dir."
         )
-    for path in held:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
     return None
 
 
-def train(settings: RunSettings, checkpoint: Path | None = None) -> dict[str, Any]:
-    """Run one training and return what `summary.json` holds."""
+def _run_files(folder: Path) -> list[Path]:
+    names = (CONFIG_NAME, SUMMARY_NAME, BEFORE_NAME, FILE_NAME)
+    return [folder / name for name in names if (folder / name).exists()] + list(folder.glob("checkpoint-*"))
+
+
+def train(settings: RunSettings, checkpoint: Path | None = None, *, overwrite: bool = False) -> dict[str, Any]:
+    """Run one training and return what `summary.json` holds.
+
+    Args:
+        settings: the run.
+        checkpoint: to go on from.
+        overwrite: delete the run that the folder holds, once data, model and settings have been checked.
+    """
     set_seed(settings.seed)
     data = prepare_data(settings)
     set_seed(settings.seed)  # tokenising must not move the model's initialisation
@@ -86,6 +92,8 @@ def train(settings: RunSettings, checkpoint: Path | None = None) -> dict[str, An
     trainer = build_trainer(settings, model, data)
     folder = settings.output_dir
     if _is_first_rank():
+        for path in _run_files(folder) if overwrite else []:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_NAME).write_text(yaml.safe_dump(settings.values, sort_keys=False), encoding="utf-8")
     trainer.accelerator.wait_for_everyone()  # the first rank may still have been clearing the folder
@@ -124,18 +132,20 @@ def build_model(settings: RunSettings, tokenizer: Any) -> Any:
 def build_trainer(settings: RunSettings, model: Any, data: PreparedData) -> CoresetTrainer:
     """Make the trainer; every check of its set-up happens here."""
     try:
-        arguments = TrainingArguments(output_dir=str(settings.output_dir), seed=settings.seed, **settings.training)
-    except (ValueError, TypeError) as error:
+        trainer = CoresetTrainer(
+            model=model,
+            args=TrainingArguments(output_dir=str(settings.output_dir), seed=settings.seed, **settings.training),
+            train_dataset=data.train,
+            eval_dataset=concatenate_datasets(list(data.validation.values())) if data.validation else None,
+            data_collator=DataCollatorForSeq2Seq(data.tokenizer, padding=True, label_pad_token_id=-100),
+            processing_class=data.tokenizer,
+            selection=settings.selection,
+            source_column=settings.data["source_column"],
+        )
+    except ColmError:
+        raise
+    except (ValueError, TypeError) as error:  # what transformers says of its own arguments
         raise ConfigError(f"The training settings were refused: {error}") from error
-    trainer = CoresetTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=data.train,
-        data_collator=DataCollatorForSeq2Seq(data.tokenizer, padding=True, label_pad_token_id=-100),
-        processing_class=data.tokenizer,
-        selection=settings.selection,
-        source_column=settings.data["source_column"],
-    )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(_Progress())

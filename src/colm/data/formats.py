@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from colm.batch import IGNORE
 from colm.errors import ConfigError, DataError, suggest
+
+logger = logging.getLogger(__name__)
 
 Tokens = dict[str, list[int]]
 
@@ -52,20 +56,17 @@ def tokenizer_of_format(name: str, tokenizer: Any, max_length: int) -> Callable[
         ConfigError: the format is unknown, or needs a chat template that the tokenizer lacks.
     """
     formats: dict[str, Callable[[Mapping[str, Any]], tuple[list[int], list[int]]]] = {
-        "prompt_completion": lambda row: _completion(tokenizer, str(row["prompt"]), str(row["completion"])),
-        "instruction": lambda row: _completion(tokenizer, _instruction_prompt(row), str(row["output"])),
+        "prompt_completion": lambda row: _prompt_completion(tokenizer, row),
+        "instruction": lambda row: _completion(tokenizer, _instruction_prompt(row), _plain(row["output"])),
         "messages": lambda row: _messages(tokenizer, row["messages"]),
-        "text": lambda row: _text(tokenizer, str(row["text"])),
+        "text": lambda row: _text(tokenizer, _plain(row["text"])),
     }
     if name not in formats:
         raise ConfigError(f"format={name!r} is not one of {', '.join(formats)} or auto.{suggest(name, formats)}")
     if max_length < 2:
         raise ConfigError(f"max_length={max_length} must be at least 2 tokens, one to read and one to predict.")
-    if name == "messages" and not getattr(tokenizer, "chat_template", None):
-        raise ConfigError(
-            "The data has messages but the tokenizer has no chat template; use an instruction-tuned model's "
-            "tokenizer, or give the data as prompt and completion."
-        )
+    if name == "messages":
+        _require_template(tokenizer)
 
     def tokenize(row: Mapping[str, Any]) -> Tokens:
         ids, labels = formats[name](row)
@@ -76,8 +77,43 @@ def tokenizer_of_format(name: str, tokenizer: Any, max_length: int) -> Callable[
 
 
 def _instruction_prompt(row: Mapping[str, Any]) -> str:
-    extra = row.get("input") or ""
-    return f"{row['instruction']}\n{extra}\n" if extra else f"{row['instruction']}\n"
+    instruction, extra = _plain(row["instruction"]), _plain(row.get("input"))
+    return f"{instruction}\n{extra}\n" if extra else f"{instruction}\n"
+
+
+def _plain(value: Any) -> str:
+    """Return the text of a cell; a missing one is empty, not the word None."""
+    if isinstance(value, list | dict):
+        raise DataError(
+            f"A cell holds a {type(value).__name__} where text is expected: {str(value)[:80]!r}. Give a conversation "
+            "as messages, or as prompt and completion that are both lists of messages."
+        )
+    return "" if value is None else str(value)
+
+
+def _prompt_completion(tokenizer: Any, row: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    prompt, completion = row["prompt"], row["completion"]
+    if isinstance(prompt, list) and isinstance(completion, list):
+        _require_template(tokenizer)
+        return _messages(tokenizer, [*prompt, *completion], first=len(prompt))
+    return _completion(tokenizer, _plain(prompt), _plain(completion))
+
+
+def _require_template(tokenizer: Any) -> None:
+    if not getattr(tokenizer, "chat_template", None):
+        raise ConfigError(
+            "The data has messages but the tokenizer has no chat template; use an instruction-tuned model's "
+            "tokenizer, or give the data as prompt and completion."
+        )
+
+
+@lru_cache(maxsize=1)
+def _say_rewritten() -> None:
+    """Say once that earlier turns go unlabelled."""
+    logger.warning(
+        "The chat template renders earlier assistant turns differently once others follow (dropping their reasoning, "
+        "say), so such turns are read but not learned; the last turn is. Said once."
+    )
 
 
 def _completion(tokenizer: Any, prompt: str, completion: str) -> tuple[list[int], list[int]]:
@@ -99,25 +135,28 @@ def _text(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
     return ids, list(ids)
 
 
-def _messages(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[int]]:
-    """Label what the assistant says, found as the text that each assistant turn adds to the rendering."""
+def _messages(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, first: int = 0) -> tuple[list[int], list[int]]:
+    """Label what the assistant says from turn `first` on, found as the text that each turn adds to the rendering."""
     turns = [dict(message) for message in messages]
     text = tokenizer.apply_chat_template(turns, tokenize=False)
     spans: list[tuple[int, int]] = []
     for number, turn in enumerate(turns):
-        if turn.get("role") != "assistant":
+        if turn.get("role") != "assistant" or number < first:
             continue
-        before = tokenizer.apply_chat_template(turns[:number], tokenize=False, add_generation_prompt=True)
+        before = ""
+        if number > 0:
+            before = tokenizer.apply_chat_template(turns[:number], tokenize=False, add_generation_prompt=True)
         after = tokenizer.apply_chat_template(turns[: number + 1], tokenize=False)
         if text.startswith(before) and text.startswith(after):
             spans.append((len(before), len(after)))
         elif number == len(turns) - 1:
-            # A template that rewrites earlier turns (dropping their reasoning, say) still renders the last in place.
             raise DataError(
                 "The chat template renders the last assistant turn differently with its own answer, so its tokens "
                 f"can not be told from the prompt's (conversation of {len(turns)} turns). Give the data as prompt "
                 "and completion."
             )
+        else:
+            _say_rewritten()
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids = encoded["input_ids"]
     said = [any(start < end_ and end > start_ for start_, end_ in spans) for start, end in encoded["offset_mapping"]]

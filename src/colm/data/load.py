@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datasets import Dataset, concatenate_datasets, load_dataset
+from datasets import Dataset, Value, concatenate_datasets, load_dataset
 
 from colm.batch import IGNORE
 from colm.data.demo import demo_rows
@@ -22,10 +22,10 @@ BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parqu
 
 
 class Mixture(NamedTuple):
-    """Text rows with one column ``source`` filled in, before tokenisation."""
+    """Rows of text, each with its source, before tokenisation: parts that may differ in format."""
 
-    train: Dataset
-    validation: Dataset | None
+    train: list[Dataset]
+    validation: list[Dataset]  # empty where there is none
 
 
 def read_rows(name: str, *, split: str = "train", config: str | None = None) -> Dataset:
@@ -75,22 +75,26 @@ def read_mixture(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], 
         DataError: nothing to read, a missing column, a row without a source.
     """
     column = data["source_column"]
-    validation: Dataset | None = None
+    validation: list[Dataset] = []
     if entries:
-        train = _one_format([_mixture_entry(entry, data["columns"], column) for entry in entries])
+        _require_distinct(entries)
+        train = [_mixture_entry(entry, data["columns"], column) for entry in entries]
     elif data["train"] == "demo":
-        train = demo_rows(data["demo_rows"], seed)
-        validation = demo_rows(data["demo_rows"], seed, held_out=data["validation_rows"] or 1)
+        train = [demo_rows(data["demo_rows"], seed)]
+        validation = [demo_rows(data["demo_rows"], seed, held_out=data["validation_rows"] or 1)]
     elif data["train"]:
-        train = _rename(read_rows(data["train"], split=data["split"]), data["columns"])
+        train = [_rename(read_rows(data["train"], split=data["split"], config=data["config"]), data["columns"])]
     else:
         raise DataError("There is nothing to train on: set data.train, or list sources under mixture.")
-    _require_sources(train, column, "training")
+    for part in train:
+        _require_sources(part, column, "training")
     if data["validation"]:
-        validation = _rename(read_rows(data["validation"], split=data["validation_split"]), data["columns"])
-        _require_sources(validation, column, "validation")
-    elif validation is None and data["validation_rows"]:
-        train, validation = hold_out(train, column, data["validation_rows"], seed)
+        rows = read_rows(data["validation"], split=data["validation_split"], config=data["config"])
+        validation = [_rename(rows, data["columns"])]
+        _require_sources(validation[0], column, "validation")
+    elif not validation and data["validation_rows"]:
+        halves = [hold_out(part, column, data["validation_rows"], seed) for part in train]
+        train, validation = [rest for rest, _ in halves], [held for _, held in halves if len(held)]
     return Mixture(train, validation)
 
 
@@ -112,16 +116,30 @@ def hold_out(rows: Dataset, column: str, per_source: int, seed: int) -> tuple[Da
     return rows.select(rest), rows.select(sorted(held))
 
 
-def tokenize_rows(rows: Dataset, tokenizer: Any, *, format_name: str, max_length: int, source_column: str) -> Dataset:
+def tokenize_rows(
+    parts: Sequence[Dataset], tokenizer: Any, *, format_name: str, max_length: int, source_column: str
+) -> Dataset:
     """Return ``input_ids``, ``attention_mask``, ``labels`` and the source of every row that has a label.
 
+    Args:
+        parts: rows of text; each part's format is found by its own columns where `format_name` is ``auto``.
+        tokenizer: a fast Hugging Face tokenizer.
+        format_name: a key of `formats.COLUMNS`, or ``auto``.
+        max_length: tokens.
+        source_column: kept beside the tokens.
+
     Raises:
-        DataError: no format fits, or no row has a labelled token.
+        DataError: no format fits a part, or none of its rows has a labelled token.
     """
+    return concatenate_datasets([_tokenize(part, tokenizer, format_name, max_length, source_column) for part in parts])
+
+
+def _tokenize(rows: Dataset, tokenizer: Any, format_name: str, max_length: int, source_column: str) -> Dataset:
     chosen = detect_format(rows.column_names) if format_name == "auto" else format_name
     tokenize = tokenizer_of_format(chosen, tokenizer, max_length)
     drop = [column for column in rows.column_names if column != source_column]
     tokens = rows.map(tokenize, remove_columns=drop, desc="Tokenising")
+    tokens = tokens.cast_column(source_column, Value("string"))
     labelled = [row for row, labels in enumerate(tokens["labels"]) if any(label != IGNORE for label in labels[1:])]
     dropped = len(tokens) - len(labelled)
     if not labelled:
@@ -139,6 +157,20 @@ def tokenize_rows(rows: Dataset, tokenizer: Any, *, format_name: str, max_length
     return tokens.select(labelled) if dropped else tokens
 
 
+def _require_distinct(entries: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse two entries whose sources would be one only because their files have the same name."""
+    stems: dict[str, str] = {}
+    for entry in entries:
+        if entry.get("path") and not entry.get("source"):
+            stem = Path(entry["path"]).stem
+            if stem in stems:
+                raise DataError(
+                    f"The mixture entries {stems[stem]!r} and {entry['path']!r} would both be the source {stem!r}; "
+                    "give each a source of its own (or the same one, to merge them)."
+                )
+            stems[stem] = entry["path"]
+
+
 def _mixture_entry(entry: Mapping[str, Any], columns: Mapping[str, str], source_column: str) -> Dataset:
     known = ("path", "source", "split", "config")
     for key in entry:
@@ -149,20 +181,12 @@ def _mixture_entry(entry: Mapping[str, Any], columns: Mapping[str, str], source_
     if not entry.get("path"):
         raise DataError(f"The mixture entry {dict(entry)} has no path; give a file or a hub name.")
     rows = _rename(read_rows(entry["path"], split=entry.get("split", "train"), config=entry.get("config")), columns)
-    source = str(entry.get("source") or Path(entry["path"]).stem)
     if source_column in rows.column_names:
+        if not entry.get("source"):
+            return rows  # the file's own labels
         rows = rows.remove_columns(source_column)
+    source = str(entry.get("source") or Path(entry["path"]).stem)
     return rows.add_column(source_column, [source] * len(rows))
-
-
-def _one_format(parts: Sequence[Dataset]) -> Dataset:
-    """Put rows of several files together; they must share the columns of one format."""
-    shared = [column for column in parts[0].column_names if all(column in part.column_names for part in parts)]
-    detect_format(shared)
-    try:
-        return concatenate_datasets([part.select_columns(shared) for part in parts])
-    except Exception as error:  # columns of different types
-        raise DataError(f"The files of the mixture do not fit together: {error}") from error
 
 
 def _rename(rows: Dataset, columns: Mapping[str, str]) -> Dataset:
@@ -172,6 +196,11 @@ def _rename(rows: Dataset, columns: Mapping[str, str]) -> Dataset:
             raise DataError(
                 f"data.columns maps {wanted!r} to {present!r}, which the data does not have."
                 f"{suggest(present, rows.column_names)} It has: {', '.join(rows.column_names)}."
+            )
+        if wanted != present and wanted in rows.column_names:
+            raise DataError(
+                f"data.columns maps {wanted!r} to {present!r}, but the data has a column {wanted!r} already; rename "
+                "one of them in the data."
             )
         if wanted != present:
             rows = rows.rename_column(present, wanted)

@@ -62,6 +62,6 @@ def adam_constants(optimizer: Any, weight: Tensor) -> AdamConstants | None:
     holding = [group for group in groups if any(parameter is weight for parameter in group["params"])]
     group = (holding or groups)[0]
     betas, eps = group.get("betas"), group.get("eps")
-    if not (isinstance(betas, tuple | list) and len(betas) == 2 and isinstance(eps, float)):
+    if not (isinstance(betas, tuple | list) and len(betas) == 2 and isinstance(eps, int | float)):
         return None
-    return AdamConstants(float(betas[0]), float(betas[1]), eps)
+    return AdamConstants(float(betas[0]), float(betas[1]), float(eps))

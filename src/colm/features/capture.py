@@ -118,7 +118,8 @@ def run_to_losses(
 
     handles = [site.module.register_forward_hook(watch)]
     if copies > 1:
-        handles.append(site.layer.register_forward_pre_hook(repeat, with_kwargs=True))
+        # The layers after the first get repeated hidden states, and masks and positions that still have to be.
+        handles += [layer.register_forward_pre_hook(repeat, with_kwargs=True) for layer in site.layers]
     head = output_module(caller)
     if head is not None:
         handles.append(head.register_forward_pre_hook(keep_labelled))

@@ -75,7 +75,9 @@ def exact_features(
             batch = pool.collate(group, side="right")
             delta, inputs = _delta_and_inputs(model, site, batch, head_chunk_tokens)
             pieces.append(gradient_piece(delta, inputs))
-    return PieceFeatures(pieces, renumber(groups), site.dim, pool.device)
+    # The projection may be on another device than the batch, when a model is spread over several.
+    device = pieces[0].device if pieces else pool.device
+    return PieceFeatures(pieces, renumber(groups), site.dim, device)
 
 
 def _delta_and_inputs(

@@ -20,6 +20,13 @@ class GradientPiece(NamedTuple):
     delta: Tensor | None  # (n, T, d_out), gradient at the map's output
     inputs: Tensor | None  # (n, T, d_in)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the gradients are."""
+        held = self.whole if self.whole is not None else self.delta
+        assert held is not None
+        return held.device
+
     def rows(self, index: Tensor) -> Tensor:
         """Return the gradients of rows `index` (k,) as (k, D) float32."""
         if self.whole is not None:

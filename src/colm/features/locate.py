@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from colm.errors import ConfigError, UnsupportedModelError, suggest
@@ -32,8 +33,8 @@ NO_SOFTMAX = ("linear", "mamba", "conv", "recurrent", "mlp")
 NO_ATTENTION = ("feed_forward", "mlp", "ffn", "experts", "compressor", "indexer")
 """Names on the path of modules that belong to no attention."""
 
-INFLUENCE = 1e-2
-"""Outputs that move the logits less than this, relative to the one that moves them most, are no values."""
+NOISE = 1e-6
+"""Queries and keys of one token have no influence at all; a fused attention kernel may leave rounding below this."""
 
 
 def locate_value_site(model: nn.Module, value_module: str | None = None) -> ValueSite:
@@ -119,14 +120,27 @@ def _layer_type(path: list[str], model: Any) -> str:
 
 def _value_rows(model: nn.Module, name: str, influence: Tensor) -> Tensor | None:
     """Return the outputs of a fused projection that move the logits of a single token."""
-    rows = (influence > INFLUENCE * influence.max()).nonzero()[:, 0]
+    rows = (influence > NOISE * influence.max()).nonzero()[:, 0]
     expected = _value_sizes(model)
+    if expected and len(rows) not in expected:
+        rows = _complete(rows, len(influence), expected)
     if expected and len(rows) not in expected:
         raise UnsupportedModelError(
             f"{len(rows)} of the {len(influence)} outputs of {name} act as values, but the model's heads make "
             f"{' or '.join(map(str, sorted(expected)))}. Name another Linear with value_module."
         )
     return rows if len(rows) < len(influence) else None
+
+
+def _complete(rows: Tensor, outputs: int, expected: set[int]) -> Tensor:
+    """Fill in values that reach nothing, such as pruned channels: blocks of one size that hold the rest."""
+    touched = set(rows.tolist())
+    for count in sorted(size for size in expected if size > len(rows)):
+        for block in (size for size in range(count, 0, -1) if count % size == 0 and outputs % size == 0):
+            blocks = sorted({row // block for row in touched})
+            if len(blocks) * block == count:
+                return torch.tensor([start * block + i for start in blocks for i in range(block)])
+    return rows
 
 
 def _value_sizes(model: Any) -> set[int]:
@@ -155,7 +169,7 @@ def _make_site(
     if rows is not None:
         weight: Any = module.weight
         out_features, rows = len(rows), rows.to(weight.device)
-    layer, after = _layer_of(name, modules)
+    layers = _layers_from(name, modules)
     try:
         head = find_head(model)
     except Exception as error:  # a named module in a model that does not run on one token
@@ -165,7 +179,7 @@ def _make_site(
         logger.info(
             "The output head's logits are not the model's own, so the head runs on all labelled tokens at once."
         )
-    return ValueSite(name, module, rows, out_features, in_features, layer, after, head)
+    return ValueSite(name, module, rows, out_features, in_features, layers, head)
 
 
 def _leaf(name: str) -> str:
@@ -230,7 +244,7 @@ def _is_trained(module: nn.Module) -> bool:
 
 def _nearest_trained(name: str, modules: dict[str, nn.Module]) -> str | None:
     """Return the trained linear map of the projection's layer that stands nearest to it, or None."""
-    layer, _ = _layer_of(name, modules)
+    layer = _layers_from(name, modules)[0]
     inside = {id(module) for module in layer.modules()}
     projections = [
         other
@@ -246,14 +260,14 @@ def _nearest_trained(name: str, modules: dict[str, nn.Module]) -> str | None:
     return min(trained, key=lambda other: abs(projections.index(other) - place), default=None)
 
 
-def _layer_of(name: str, modules: dict[str, nn.Module]) -> tuple[nn.Module, int]:
-    """Return the outermost list element on the path, the transformer layer, and how many come after it."""
+def _layers_from(name: str, modules: dict[str, nn.Module]) -> tuple[nn.Module, ...]:
+    """Return the outermost list element on the path, the transformer layer, and those that come after it."""
     parts = name.split(".")
     for depth in range(1, len(parts)):
         holder = modules[".".join(parts[:depth])]
         if isinstance(holder, nn.ModuleList):
-            return modules[".".join(parts[: depth + 1])], len(holder) - 1 - int(parts[depth])
-    return modules[name], 0
+            return tuple(list(holder)[int(parts[depth]) :])
+    return (modules[name],)
 
 
 def _resolve(wanted: str, modules: dict[str, nn.Module]) -> str:

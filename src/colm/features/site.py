@@ -22,8 +22,7 @@ class ValueSite(NamedTuple):
     value_rows: Tensor | None  # (d_out,) int64, its outputs that are values; None for all
     out_features: int  # d_out
     in_features: int  # d_in, LoRA's rank where there is LoRA
-    layer: nn.Module  # the transformer layer that holds the projection
-    layers_after: int  # transformer layers that run after that one
+    layers: tuple[nn.Module, ...]  # the transformer layer that holds the projection, and those that follow it
     head: OutputHead | None  # the output head, if it can run apart from the model and so in chunks
 
     @property
@@ -32,6 +31,11 @@ class ValueSite(NamedTuple):
         weight = self.module.weight
         assert isinstance(weight, nn.Parameter)
         return weight
+
+    @property
+    def layers_after(self) -> int:
+        """Transformer layers that follow the one with the projection."""
+        return len(self.layers) - 1
 
     @property
     def dim(self) -> int:

@@ -44,8 +44,16 @@ def check_trainer(trainer: Any, selection: SelectionConfig) -> None:
         raise ConfigError(
             "auto_find_batch_size changes the pool while it searches; set it to False and choose the batch size."
         )
-    if selection.loss == "token" and trainer.compute_loss_func is not None:
-        raise ConfigError("loss='token' is the Trainer's own loss, but a compute_loss_func is set; drop one of them.")
+    prompts = [
+        name
+        for name, config in getattr(trainer.model, "peft_config", {}).items()
+        if getattr(config, "is_prompt_learning", False) and str(config.peft_type) != "PeftType.PREFIX_TUNING"
+    ]
+    if prompts:
+        raise ConfigError(
+            f"The adapter {prompts[0]!r} learns a prompt, which lengthens every row beyond its labels; use LoRA "
+            "or another adapter of weights."
+        )
     _check_parallelism(trainer)
     config = getattr(trainer.model, "config", None)
     if selection.loss == "example" and getattr(config, "output_router_logits", False):

@@ -61,6 +61,12 @@ def encode_sources(dataset: Any, column: str) -> EncodedData:
             f"train_dataset is a {type(dataset).__name__}, a stream whose sources can not be counted beforehand. "
             "Use a data set with a length."
         )
+    if isinstance(dataset, Mapping):
+        splits = ", ".join(map(repr, dataset))
+        raise DataError(
+            f"train_dataset is a {type(dataset).__name__} of the splits {splits}; pass one of them, such as "
+            "data['train']."
+        )
     if len(dataset) == 0:
         raise DataError("train_dataset is empty; give it at least one row.")
     columns = dataset.column_names if isinstance(dataset, Dataset) else list(dataset[0])
@@ -69,12 +75,15 @@ def encode_sources(dataset: Any, column: str) -> EncodedData:
             f"The training data has no column {column!r} for the source.{suggest(column, columns)} "
             f"It has: {', '.join(columns)}. Name the right one with source_column."
         )
-    labels = dataset[column] if isinstance(dataset, Dataset) else [dataset[i][column] for i in range(len(dataset))]
+    if isinstance(dataset, Dataset):
+        labels = dataset.with_format(None)[column]  # a format or transform may leave the column out
+    else:
+        labels = [dataset[i][column] for i in range(len(dataset))]
     sizes = count_sources(labels, column)
     names = list(sizes)
     code_of = {name: code for code, name in enumerate(names)}
     codes = [code_of[str(label)] for label in labels]
-    if not isinstance(dataset, Dataset):
+    if not isinstance(dataset, Dataset) or dataset.format["type"] is not None:
         return EncodedData(CodedRows(dataset, codes), sizes, names)
     stale = [key for key in (SOURCE_KEY, INDEX_KEY) if key in columns]
     coded = dataset.remove_columns(stale).add_column(SOURCE_KEY, codes).add_column(INDEX_KEY, list(range(len(codes))))

@@ -24,7 +24,7 @@ from transformers import Trainer, TrainerCallback
 from colm.batch import count_labelled
 from colm.config import SelectionConfig
 from colm.errors import ConfigError, DataError
-from colm.integrations.checks import check_trainer, is_complete, mark_complete
+from colm.integrations.checks import check_trainer, is_complete, last_complete_checkpoint, mark_complete
 from colm.integrations.columns import (
     INDEX_KEY,
     SOURCE_KEY,
@@ -159,11 +159,9 @@ class CoresetMixin(_TrainerSeams):
             mark_complete(folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Load the selector's state too, or start a new log where nothing is resumed."""
+        """Load the selector's state too."""
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
-            if self.args.should_save:
-                self._selection_log.truncate(0)
             return
         folder = Path(checkpoint)
         if not is_complete(folder) or not (folder / STATE_NAME).exists():
@@ -187,9 +185,28 @@ class CoresetMixin(_TrainerSeams):
             "selection_seconds": self.selection_seconds,
         }
 
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train as the Trainer does; ``True`` resumes from the last checkpoint that was written to its end."""
+        if resume_from_checkpoint is True:
+            found = last_complete_checkpoint(Path(self.args.output_dir))
+            if found is None:
+                raise ConfigError(f"There is no complete checkpoint to resume from in {self.args.output_dir}.")
+            resume_from_checkpoint = str(found)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def start_afresh(self) -> None:
+        """Forget the steps of an earlier training. Called when a training begins that resumes nothing."""
+        self.selector.reset()
+        self._unlogged.clear()
+        self.pooled = dict.fromkeys(self._source_names, 0)
+        self.kept = dict.fromkeys(self._source_names, 0)
+        self.seconds = self.selection_seconds = 0.0
+        if self.args.should_save:
+            self._selection_log.truncate(0)
+
     def commit_step(self) -> None:
         """Make the step count: history, record line, totals. Called once the optimiser has stepped."""
-        record = self.selector.commit()
+        record = self.selector.commit(stepped=not self.accelerator.optimizer_step_was_skipped)
         seconds = time.perf_counter() - self._step_start
         self._unlogged.append((record, seconds))
         self.seconds += seconds
@@ -208,6 +225,11 @@ class _CommitCallback(TrainerCallback):
     def __init__(self, trainer: CoresetMixin) -> None:
         self._trainer = trainer
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin with an empty log and history, unless a checkpoint was loaded."""
+        if state.global_step == 0:
+            self._trainer.start_afresh()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Commit the selection that this step trained on."""
         self._trainer.commit_step()
@@ -220,7 +242,8 @@ class CoresetTrainer(CoresetMixin, Trainer):
     rank. Everything else is the Trainer's: evaluation, callbacks, checkpoints, ``report_to``.
 
     Args:
-        *args: as the Trainer's.
+        model: as the Trainer's.
+        args: as the Trainer's.
         selection: how to choose; default `SelectionConfig()`.
         source_column: the column of ``train_dataset`` that names each row's source.
         **kwargs: as the Trainer's.
@@ -246,7 +269,12 @@ class CoresetTrainer(CoresetMixin, Trainer):
     ) -> None:
         selection = selection or SelectionConfig()
         self._prepare_data(kwargs, source_column)
-        if selection.loss == "example" and kwargs.get("compute_loss_func") is None:
+        if selection.loss == "example":
+            if kwargs.get("compute_loss_func") is not None:
+                raise ConfigError(
+                    "compute_loss_func would replace the example mean, and gets the number of rows where it expects "
+                    "that of tokens; set SelectionConfig(loss='token') to train with your own loss."
+                )
             kwargs["compute_loss_func"] = _example_mean_of_outputs
         super().__init__(model, args, **kwargs)
         self._prepare_selection(selection)
