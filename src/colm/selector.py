@@ -44,6 +44,12 @@ SEED_STRIDE = 1_000_003
 """Steps that two seeds share no draw for."""
 
 
+OVERFLOW = (
+    "Overflow: the small sources alone have %d rows in the pool, above the budget of %d, so a random sample of them in "
+    "proportion is kept and no row of a big source. Raise keep, or list fewer small_sources. Said once."
+)
+
+
 class _Pending(NamedTuple):
     history: AdamHistory | None
     record: StepRecord
@@ -162,7 +168,7 @@ class CoresetSelector:
             small = [p for p in candidates if facts.source[p] in self.small]
             big = [p for p in candidates if facts.source[p] not in self.small]
             if len(small) > budget:
-                self._say_overflow(len(small), budget)
+                self._say_once(OVERFLOW, len(small), budget)
                 kept = self._sample(small, facts, budget)
             elif self.config.features == "none":
                 kept = small + self._sample(big, facts, budget - len(small))
@@ -288,21 +294,10 @@ class CoresetSelector:
             self._say_once("The optimiser has no two betas and eps: features are not normalised.")
         return constants
 
-    def _say_overflow(self, small_rows: int, budget: int) -> None:
-        if "overflow" not in self._said:
-            self._said.add("overflow")
-            logger.warning(
-                "Overflow: the small sources alone have %d rows in the pool, above the budget of %d, so a random "
-                "sample of them in proportion is kept and no row of a big source. Raise keep, or list fewer "
-                "small_sources. Said once.",
-                small_rows,
-                budget,
-            )
-
-    def _say_once(self, message: str) -> None:
+    def _say_once(self, message: str, *values: int) -> None:
         if message not in self._said:
             self._said.add(message)
-            logger.warning(message)
+            logger.warning(message, *values)
 
     def _record(self, facts: PoolFacts, kept: frozenset[int], nonfinite: int, seconds: float) -> StepRecord:
         def by_source(rows: list[int]) -> dict[str, list[int]]:
