@@ -91,8 +91,11 @@ def test_train_leaves_a_run_that_loads_and_goes_on(tmp_path: Path, capsys: pytes
 
 
 def test_lora_leaves_an_adapter(tmp_path: Path) -> None:
+    from transformers import TrainingArguments
+
+    checkpointing = "activation" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient"
     config = write_run(tmp_path, lora={"r": 4})
-    assert main(["train", config, "training.max_steps=2"]) == 0
+    assert main(["train", config, "training.max_steps=2", f"training.{checkpointing}_checkpointing=true"]) == 0
     assert (tmp_path / "run" / "adapter_model.safetensors").exists()
 
 

@@ -125,7 +125,8 @@ def build_model(settings: RunSettings, tokenizer: Any) -> Any:
         model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings.lora))
     except (ValueError, TypeError) as error:
         raise ConfigError(f"The lora settings do not fit the model: {error}") from error
-    model.enable_input_require_grads()  # checkpointed layers need an input that requires grad when the base is frozen
+    if settings.training.get("gradient_checkpointing") or settings.training.get("activation_checkpointing"):
+        model.enable_input_require_grads()  # a checkpointed layer with a frozen base needs an input with a gradient
     return model
 
 
