@@ -33,6 +33,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "by head GPT": ("gpt_bigcode", {"multi_query": False}),
     "keys and values fused": ("jetmoe", {}),
     "latent attention": ("deepseek_v3", {}),
+    "latent attention with a sink": ("hy_v4", {}),
     "mixture of experts": ("mixtral", {}),
     "hybrid, last layers not attention": ("lfm2", {}),
     "hybrid, state space": ("jamba", {}),

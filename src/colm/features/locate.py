@@ -34,7 +34,11 @@ NO_ATTENTION = ("feed_forward", "mlp", "ffn", "experts", "compressor", "indexer"
 """Names on the path of modules that belong to no attention."""
 
 NOISE = 1e-6
-"""Queries and keys of one token have no influence at all; a fused attention kernel may leave rounding below this."""
+"""Queries and keys of one token have no influence; a fused attention kernel may leave rounding below this."""
+
+
+WIDE_GAP = 10.0
+"""Ratio of influences that tells values from the rest where the rest has some."""
 
 
 def locate_value_site(model: nn.Module, value_module: str | None = None) -> ValueSite:
@@ -123,6 +127,8 @@ def _value_rows(model: nn.Module, name: str, influence: Tensor) -> Tensor | None
     rows = (influence > NOISE * influence.max()).nonzero()[:, 0]
     expected = _value_sizes(model)
     if expected and len(rows) not in expected:
+        rows = _above_gap(influence, expected)
+    if expected and len(rows) not in expected:
         rows = _complete(rows, len(influence), expected)
     if expected and len(rows) not in expected:
         raise UnsupportedModelError(
@@ -130,6 +136,19 @@ def _value_rows(model: nn.Module, name: str, influence: Tensor) -> Tensor | None
             f"{' or '.join(map(str, sorted(expected)))}. Name another Linear with value_module."
         )
     return rows if len(rows) < len(influence) else None
+
+
+def _above_gap(influence: Tensor, expected: set[int]) -> Tensor:
+    """Return the outputs above the widest gap, where an attention sink lets keys have some influence, too.
+
+    A gap counts where it leaves an expected number of outputs above it and is tenfold at least.
+    """
+    ordered = influence.sort(descending=True).values.clamp_min(torch.finfo(influence.dtype).tiny)
+    gaps = {count: float(ordered[count - 1] / ordered[count]) for count in expected if count < len(ordered)}
+    count = max(gaps, key=lambda count: gaps[count], default=0)
+    if count == 0 or gaps[count] < WIDE_GAP:
+        return (influence > NOISE * influence.max()).nonzero()[:, 0]
+    return (influence >= ordered[count - 1]).nonzero()[:, 0]
 
 
 def _complete(rows: Tensor, outputs: int, expected: set[int]) -> Tensor:
