@@ -201,6 +201,12 @@ def test_a_pool_without_a_choice_is_trained_whole(model: Any) -> None:
     assert coreset.indices.tolist() == [0, 1]
     one = ragged_batch([4])  # a batch of one
     assert selector.select(one, ["big"]).indices.tolist() == [0]
+    batches = [ragged_batch([4, 5, 6]), ragged_batch([5, 4, 6])]
+    for batch in batches:
+        batch["labels"][:] = -100
+    batches[1]["labels"][1, 2:] = 3
+    kept = selector.select(batches, ["big"] * 6).indices.tolist()
+    assert kept == [0, 4]  # the labelled row, and one more so that no micro-batch is empty
 
 
 def test_nonfinite_rows_are_never_medoids_and_training_goes_on(caplog: pytest.LogCaptureFixture) -> None:

@@ -85,6 +85,21 @@ def test_a_template_that_rewrites_the_last_turn_is_an_error(tokenizer: Any) -> N
     tokenizer.chat_template = None
 
 
+def test_earlier_turns_that_are_rewritten_go_unlabelled_which_is_said(
+    tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'user' or loop.last %}{{ m['content'] }}{% else %}cut{% endif %}/"
+        "{% endfor %}"
+    )
+    roles = ["user", "assistant", "user", "assistant"]
+    messages = [{"role": role, "content": text} for role, text in zip(roles, ["2?", "abc", "it?", "cba"], strict=True)]
+    tokens = tokenizer_of_format("messages", tokenizer, 100)({"messages": messages})
+    assert labelled_text(tokenizer, tokens) == "cba/"
+    assert "renders earlier assistant turns differently" in caplog.text
+    tokenizer.chat_template = None
+
+
 def test_rows_are_cut(tokenizer: Any) -> None:
     tokens = tokenizer_of_format("prompt_completion", tokenizer, 3)({"prompt": "What is 2?\n", "completion": "5"})
     assert len(tokens["input_ids"]) == 3

@@ -69,6 +69,12 @@ def test_columns_are_renamed(tmp_path: Path) -> None:
         read_mixture(data(train=path, columns={"prompt": "qestion"}), [], seed=0)
 
 
+def test_a_mapped_name_that_is_taken(tmp_path: Path) -> None:
+    path = write(tmp_path / "qa.jsonl", [{"source": "a", "prompt": "x", "question": "1?", "completion": "2"}])
+    with pytest.raises(DataError, match="the data has a column 'prompt' already"):
+        read_mixture(data(train=path, columns={"prompt": "question"}), [], seed=0)
+
+
 def test_held_out_rows_come_from_every_source_and_leave_half() -> None:
     rows = Dataset.from_list([*ROWS, {"source": "c", "prompt": "x", "completion": "y"}])
     train, held = hold_out(rows, "source", 3, seed=0)

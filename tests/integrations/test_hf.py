@@ -320,6 +320,11 @@ def test_more_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="use_liger_kernel"):
         check_trainer(trainer, SelectionConfig())
     trainer.args.use_liger_kernel = False
+    for name, flag in (("FSDP", "is_fsdp_enabled"), ("DeepSpeed", "is_deepspeed_enabled")):
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer, flag, True)
+            with pytest.raises(ConfigError, match=f"{name} has not been tested with selection"):
+                check_trainer(trainer, SelectionConfig())
     for kind, name in (("tp", "Tensor"), ("cp", "Context"), ("sp", "Sequence")):
         with monkeypatch.context() as patch:
             patch.setattr(trainer, f"get_{kind}_size", lambda: 2)
