@@ -239,7 +239,7 @@ def test_take_gives_as_many_micro_batches_as_came(model: Any) -> None:
     rows = selector.take(batches, coreset)
     assert [len(batch["input_ids"]) for batch in rows] == [2, 2, 1, 1]
     pool = Pool(batches)
-    kept = [tuple(pool.row(p)["input_ids"][0].tolist()) for p in coreset.indices.tolist()]
+    kept = [tuple(pool.collate([p])["input_ids"][0].tolist()) for p in coreset.indices.tolist()]
     taken = [
         tuple(ids[mask.bool()].tolist())
         for batch in rows

@@ -141,10 +141,6 @@ class Pool:
         first = self.batches[self._where[positions[0]][0]]
         return {key: self._gather(key, positions, width, side or self.side) for key in first}
 
-    def row(self, position: int) -> Batch:
-        """Return one row without padding, as a micro-batch of one."""
-        return self.collate([position])
-
     def group(self, positions: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
         """Yield groups of `positions`, rows of like length together, of at most `max_tokens` padded tokens.
 

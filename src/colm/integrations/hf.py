@@ -66,20 +66,24 @@ class CoresetMixin(_TrainerSeams):
         self._source_names = encoded.names
         self._source_column = source_column
 
-    def _prepare_selection(self, selection: SelectionConfig | None) -> None:
+    def _prepare_selection(self, selection: SelectionConfig) -> None:
         """Check the whole set-up, then make the selector and hook it to the Trainer's events."""
-        self.selection = selection or SelectionConfig()
-        check_trainer(self, self.selection)
+        self.selection = selection
+        check_trainer(self, selection)
         self.data_collator: Any = CollatorWithCodes(self.data_collator, self._source_column)
         self.selector = CoresetSelector(self.model, self.selection, self.source_sizes, pad_token_id=self._pad_token())
         self._selection_log = SelectionLog(Path(self.args.output_dir) / FILE_NAME)
-        self._unlogged: list[tuple[StepRecord, float]] = []  # record and whole seconds of each step since the last log
         self._step_start = 0.0
-        self.seconds = 0.0  # of all steps so far, selection included, over resumes
+        self._clear_totals()
+        self.add_callback(_CommitCallback(self))
+
+    def _clear_totals(self) -> None:
+        """Begin to count: rows by source and seconds over all steps, resumes included."""
+        self._unlogged: list[tuple[StepRecord, float]] = []  # record and whole seconds of each step since the last log
+        self.seconds = 0.0  # selection included
         self.selection_seconds = 0.0
         self.pooled = dict.fromkeys(self._source_names, 0)
         self.kept = dict.fromkeys(self._source_names, 0)
-        self.add_callback(_CommitCallback(self))
 
     def _pad_token(self) -> int | None:
         pad = getattr(self.processing_class, "pad_token_id", None)
@@ -197,10 +201,7 @@ class CoresetMixin(_TrainerSeams):
     def start_afresh(self) -> None:
         """Forget the steps of an earlier training. Called when a training begins that resumes nothing."""
         self.selector.reset()
-        self._unlogged.clear()
-        self.pooled = dict.fromkeys(self._source_names, 0)
-        self.kept = dict.fromkeys(self._source_names, 0)
-        self.seconds = self.selection_seconds = 0.0
+        self._clear_totals()
         if self.args.should_save:
             self._selection_log.truncate(0)
 
