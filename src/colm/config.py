@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from colm.errors import ConfigError, suggest
 
-FeatureName = Literal["exact", "spsa", "none"]
+FeatureName = Literal["exact", "spsa", "mean_hidden", "last_hidden", "loss", "gradient_norm", "none"]
 Metric = Literal["l1", "l2", "cosine"]
 LossName = Literal["example", "token"]
 DirectionName = Literal["fresh", "fixed"]
@@ -36,9 +36,12 @@ class SelectionConfig:
     """Rows of the global pool to keep, at least 1. The alternative to `keep`."""
 
     features: FeatureName = "exact"
-    """``exact`` per-example gradients of the last value projection, ``spsa`` their zeroth-order
-    estimate as in the paper, or ``none``: no selection pass, big sources sampled at random within
-    the same quotas. ``none`` is the control that any claim for the gradients must beat."""
+    """What the medoids are found among. ``exact``: per-example gradients of the last value
+    projection. ``spsa``: their zeroth-order estimate as in the paper. ``none``: no selection pass,
+    big sources sampled at random within the same quotas, which is the control that any claim for
+    the gradients must beat. Baselines to compare with: ``mean_hidden`` and ``last_hidden`` states
+    of the last layer (over a row's tokens, or at its last one), its ``loss``, its
+    ``gradient_norm``; these are taken as they are, so `adam` and `coordinates` do not apply."""
 
     metric: Metric = "l1"
     """Distance between sparsified features in the facility location."""

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from colm.config import SelectionConfig
 from colm.facts import PoolFacts, group_by_source
 from colm.features.adam import AdamConstants, adam_step
 from colm.features.sparsify import largest_coordinates
@@ -39,7 +38,9 @@ def pick_medoids(
     facts: PoolFacts,
     history: AdamHistory,
     constants: AdamConstants | None,
-    config: SelectionConfig,
+    *,
+    coordinates: int,
+    metric: str,
 ) -> Medoids:
     """Pick rows source by source, in proportion to the sources' shares.
 
@@ -50,7 +51,8 @@ def pick_medoids(
         facts: of the pool.
         history: of the kept big-source rows so far.
         constants: Adam's, or None to take the features as they are.
-        config: metric and number of coordinates.
+        coordinates: h, at which rows are compared; more than D means all.
+        metric: see `facility_location`.
     """
     positions = sorted(big)
     row_of = {p: i for i, p in enumerate(p for p in positions if facts.is_local(p))}
@@ -65,10 +67,10 @@ def pick_medoids(
     for name, rows in by_source.items():
         arriving = sorted(rows)  # the order in which ranks send them
         held = torch.tensor([row_of[p] for p in arriving if p in row_of], dtype=torch.int64)
-        sparse = torch.cat(gather_rows(_sparse_rows(features, held, len(rows), history, constants, config.coordinates)))
+        sparse = torch.cat(gather_rows(_sparse_rows(features, held, len(rows), history, constants, coordinates)))
         place = {p: i for i, p in enumerate(arriving)}
         in_order = torch.tensor([place[p] for p in rows], device=sparse.device)
-        chosen = facility_location(sparse[in_order], quotas[name], config.metric)
+        chosen = facility_location(sparse[in_order], quotas[name], metric)
         picks += [rows[i] for i in chosen.tolist()]
     if constants is None or not picks:
         return Medoids(picks, None, sorted(broken))

@@ -28,21 +28,19 @@ from colm.errors import ConfigError
 from colm.exchange import share_rows
 from colm.facts import PoolFacts, group_by_source, share_facts
 from colm.features.adam import AdamConstants, adam_constants, empty_history
-from colm.features.exact import exact_features
 from colm.features.locate import locate_value_site
+from colm.features.selection_pass import GRADIENTS, run_selection_pass
 from colm.features.site import ValueSite
-from colm.features.spsa import draw_directions, spsa_features
 from colm.medoids import Medoids, pick_medoids
 from colm.select.baselines import random_rows
 from colm.select.quota import source_quotas
 from colm.sources import find_small_sources
-from colm.types import AdamHistory, Batch, Coreset, Features, StepRecord
+from colm.types import AdamHistory, Batch, Coreset, StepRecord
 
 logger = logging.getLogger(__name__)
 
 SEED_STRIDE = 1_000_003
 """Steps that two seeds share no draw for."""
-
 
 OVERFLOW = (
     "Overflow: the small sources alone have %d rows in the pool, above the budget of %d, so a random sample of them in "
@@ -245,25 +243,14 @@ class CoresetSelector:
             return Medoids([], None, [])
         assert self.site is not None
         constants = self._adam_constants()
-        features = self._features(pool, [p - facts.first for p in big if facts.is_local(p)])
-        history = self._history or empty_history(self.site.dim, features.device)
-        return pick_medoids(features, big, budget, facts, history, constants, self.config)
-
-    def _features(self, pool: Pool, rows: list[int]) -> Features:
-        """Return the features of this rank's `rows`, numbered in the order of their positions."""
-        assert self.site is not None
-        chunk = self.config.head_chunk_tokens
-        max_tokens = self.config.pass_tokens or pool.largest_batch_tokens()
-        if self.config.features == "exact":
-            groups = list(pool.group(rows, max_tokens))
-            return exact_features(self.model, self.site, pool, groups, head_chunk_tokens=chunk)
-        probes = self.config.spsa_probes
-        step = 0 if self.config.spsa_directions == "fixed" else self._step
-        directions = draw_directions(self.site, probes, self._generator(step, stream=1))
-        # The last layer sees 2 probes copies of each row, so fewer rows go at a time.
-        groups = list(pool.group(rows, max(1, max_tokens // probes)))
-        return spsa_features(
-            self.model, self.site, pool, groups, directions, self.config.spsa_eps, head_chunk_tokens=chunk
+        local = [p - facts.first for p in big if facts.is_local(p)]
+        drawn_at = 0 if self.config.spsa_directions == "fixed" else self._step
+        generator = self._generator(drawn_at, stream=1)
+        features = run_selection_pass(self.model, self.site, pool, local, self.config, generator=generator)
+        history = self._history or empty_history(features.dim, features.device)
+        coordinates = self.config.coordinates if self.config.features in GRADIENTS else features.dim
+        return pick_medoids(
+            features, big, budget, facts, history, constants, coordinates=coordinates, metric=self.config.metric
         )
 
     def _sample(self, rows: list[int], facts: PoolFacts, budget: int) -> list[int]:
@@ -283,7 +270,7 @@ class CoresetSelector:
 
     def _adam_constants(self) -> AdamConstants | None:
         """Return the optimiser's constants, or None where features stay as they are."""
-        if not self.config.adam:
+        if not self.config.adam or self.config.features not in GRADIENTS:
             return None
         if self.optimizer is None:
             self._say_once("No optimiser was given: features are normalised with betas 0.9 and 0.999, eps 1e-8.")

@@ -17,13 +17,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from colm.batch import IGNORE
 from colm.errors import UnsupportedModelError
-from colm.features.head import OutputHead, match_head, output_module
+from colm.features.head import NO_HIDDEN_STATES, OutputHead, match_head, output_module
 from colm.features.site import ValueSite, unwrap
 from colm.losses import labelled_targets, mean_by_row
 from colm.types import Batch
 
 FP16_LOSS_SCALE = 2.0**12
 """Keeps float16 gradients of a mean over many tokens above the smallest float16 number."""
+
+CPU_REPACKING = "support_avx512bf16_for_cpu"
+"""The attribute by which bitsandbytes' Linear4bit decides to pack its weight anew for inference."""
 
 
 class Captured(NamedTuple):
@@ -40,14 +43,21 @@ class Captured(NamedTuple):
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Run the block in eval mode, without gradients, and put modes and random state back after it."""
     training = [module for module in model.modules() if module.training]
+    # On such a CPU bitsandbytes packs 4-bit weights anew in the first forward in eval mode, for a kernel that has no
+    # backward and rounds the scales: training could not go on after it.
+    repacking = [module for module in model.modules() if getattr(module, CPU_REPACKING, False)]
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
         model.eval()
+        for module in repacking:
+            setattr(module, CPU_REPACKING, False)
         try:
             yield
         finally:
             for module in training:
                 module.training = True
+            for module in repacking:
+                setattr(module, CPU_REPACKING, True)
             # Weights that autocast cast under no_grad would be reused by a training forward in the
             # same autocast region, and would get no gradient there.
             torch.clear_autocast_cache()
@@ -183,6 +193,33 @@ def output_gradient(captured: Captured) -> Tensor:
         (delta,) = torch.autograd.grad(captured.losses.sum() * scale, captured.outputs)
     delta = delta.reshape(*captured.inputs.shape[:2], -1)
     return delta if scale == 1.0 else delta.float() / scale
+
+
+def read_hidden(model: nn.Module, batch: Batch) -> Tensor:
+    """Run the model on one micro-batch and return what its output head reads, (n, T, d). Call it inside `undisturbed`.
+
+    The head itself runs on one token only.
+
+    Raises:
+        UnsupportedModelError: there is no head, or it does not read one state for each token.
+    """
+    caller: Any = unwrap(model)
+    head = output_module(caller)
+    read: list[Tensor] = []
+
+    def keep(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        read.append(args[0])
+        return (args[0][:1, :1], *args[1:])
+
+    if head is not None:
+        handle = head.register_forward_pre_hook(keep)
+        try:
+            caller(**_model_inputs(caller, batch))
+        finally:
+            handle.remove()
+    if len(read) != 1 or read[0].shape[:2] != batch["input_ids"].shape:
+        raise UnsupportedModelError(NO_HIDDEN_STATES)
+    return read[0]
 
 
 def find_head(model: nn.Module) -> OutputHead | None:

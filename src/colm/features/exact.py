@@ -69,15 +69,20 @@ def exact_features(
         groups: row positions of each micro-batch of the pass; their order numbers the features.
         head_chunk_tokens: see `value_gradients`.
     """
-    pieces: list[GradientPiece] = []
-    for group in groups:
-        with undisturbed(model):
-            batch = pool.collate(group, side="right")
-            delta, inputs = _delta_and_inputs(model, site, batch, head_chunk_tokens)
-            pieces.append(gradient_piece(delta, inputs))
+    pieces = [exact_piece(model, site, pool, group, head_chunk_tokens=head_chunk_tokens) for group in groups]
     # The projection may be on another device than the batch, when a model is spread over several.
     device = pieces[0].device if pieces else pool.device
     return PieceFeatures(pieces, renumber(groups), site.dim, device)
+
+
+def exact_piece(
+    model: nn.Module, site: ValueSite, pool: Pool, group: list[int], *, head_chunk_tokens: int | None = None
+) -> GradientPiece:
+    """Return the gradients of one micro-batch of the pass."""
+    with undisturbed(model):
+        batch = pool.collate(group, side="right")
+        delta, inputs = _delta_and_inputs(model, site, batch, head_chunk_tokens)
+        return gradient_piece(delta, inputs)
 
 
 def _delta_and_inputs(

@@ -43,6 +43,19 @@ class GradientPiece(NamedTuple):
         assert self.inputs is not None
         return torch.isfinite(self.delta).flatten(1).all(1) & torch.isfinite(self.inputs).flatten(1).all(1)
 
+    def norms(self) -> Tensor:
+        """Return the l2 norm of each row's gradient, (n,) float32, without making the matrix from its factors.
+
+        The squared norm of sum_t delta_t x_t^T is sum_ts (delta_t . delta_s) (x_t . x_s).
+        """
+        if self.whole is not None:
+            return self.whole.square().sum(1).sqrt()
+        assert self.delta is not None
+        assert self.inputs is not None
+        delta, inputs = self.delta.float(), self.inputs.float()
+        products = (delta @ delta.mT) * (inputs @ inputs.mT)  # (n, T, T)
+        return products.sum((1, 2)).clamp_min(0).sqrt()
+
 
 def multiply_factors(delta: Tensor, inputs: Tensor) -> Tensor:
     """Return sum_t delta_t x_t^T of each row: (n, T, d_out), (n, T, d_in) -> (n, d_out * d_in) float32."""

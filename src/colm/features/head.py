@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from colm.errors import UnsupportedModelError
+
 CHUNK_BYTES = 2**28
 """Float32 logits that are made at a time where the user sets no number of tokens."""
 
@@ -24,6 +26,11 @@ FINISHES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "logits_soft_cap": lambda logits, cap: torch.tanh(logits / cap) * cap,  # RecurrentGemma
 }
 """What a setting in a model's config does to its logits."""
+
+NO_HIDDEN_STATES = (
+    "The model has no output head that reads one hidden state for each token, so hidden states can not be features; "
+    "use features='exact'."
+)
 
 
 class OutputHead(NamedTuple):
@@ -49,6 +56,18 @@ def output_module(model: Any) -> nn.Module | None:
     """Return the module that the model calls its output embeddings, or None."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     return head if isinstance(head, nn.Module) else None
+
+
+def hidden_size(model: Any) -> int:
+    """Return d, the size of the hidden states that the head reads, also on a rank that has no row to run.
+
+    Raises:
+        UnsupportedModelError: the model has no output head with a weight.
+    """
+    weight = getattr(output_module(model), "weight", None)
+    if not isinstance(weight, Tensor) or weight.dim() != 2:
+        raise UnsupportedModelError(NO_HIDDEN_STATES)
+    return weight.shape[-1]
 
 
 def match_head(model: Any, hidden: Tensor, logits: Tensor) -> OutputHead | None:

@@ -72,7 +72,7 @@ class SpsaFeatures:
     """
 
     def __init__(self, slopes: Tensor, directions: Tensor) -> None:
-        self._slopes = slopes
+        self.slopes = slopes
         self._directions = directions.flatten(1)
 
     @property
@@ -83,18 +83,18 @@ class SpsaFeatures:
     @property
     def device(self) -> torch.device:
         """Where the rows are."""
-        return self._slopes.device
+        return self.slopes.device
 
     def __len__(self) -> int:
-        return len(self._slopes)
+        return len(self.slopes)
 
     def rows(self, indices: Tensor) -> Tensor:
         """Return the rows `indices` (k,) int64 as (k, D) float32: the mean of slope times direction."""
-        return self._slopes[indices.to(self.device)] @ self._directions / len(self._directions)
+        return self.slopes[indices.to(self.device)] @ self._directions / len(self._directions)
 
     def finite(self) -> Tensor:
         """Return which rows are finite, (n,) bool."""
-        return torch.isfinite(self._slopes.square()).all(1)
+        return torch.isfinite(self.slopes.square()).all(1)
 
 
 def spsa_features(

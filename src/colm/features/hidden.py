@@ -1,0 +1,63 @@
+"""Hidden states of the last layer, as features to compare gradients with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from colm.batch import Pool
+from colm.features.capture import read_hidden, undisturbed
+from colm.features.factors import GradientPiece, PieceFeatures, renumber
+from colm.features.head import hidden_size
+from colm.features.site import ValueSite, unwrap
+
+
+def mean_hidden_features(
+    model: nn.Module, site: ValueSite, pool: Pool, groups: list[list[int]], *, head_chunk_tokens: int | None = None
+) -> PieceFeatures:
+    """Return the mean over each row's attended tokens of what the output head reads, (n, d).
+
+    Args:
+        model: see `value_gradients`.
+        site: not used, here for the signature that all features share.
+        pool: the rows.
+        groups: row positions of each micro-batch of the pass; their order numbers the features.
+        head_chunk_tokens: not used, as `site`.
+
+    Raises:
+        UnsupportedModelError: the model has no output head that reads one state for each token.
+    """
+    return _hidden_features(model, pool, groups, last=False)
+
+
+def last_hidden_features(
+    model: nn.Module, site: ValueSite, pool: Pool, groups: list[list[int]], *, head_chunk_tokens: int | None = None
+) -> PieceFeatures:
+    """Return what the output head reads at each row's last attended token, (n, d); see `mean_hidden_features`."""
+    return _hidden_features(model, pool, groups, last=True)
+
+
+def _hidden_features(model: nn.Module, pool: Pool, groups: list[list[int]], *, last: bool) -> PieceFeatures:
+    pieces = []
+    for group in groups:
+        batch = pool.collate(group, side="right")
+        with undisturbed(model):
+            hidden = read_hidden(model, batch)
+        used = batch["attention_mask"] != 0 if "attention_mask" in batch else torch.ones_like(batch["input_ids"]) > 0
+        used = used.to(hidden.device)
+        pieces.append(GradientPiece(_last(hidden, used) if last else _mean(hidden, used), None, None))
+    device = pieces[0].device if pieces else pool.device
+    return PieceFeatures(pieces, renumber(groups), hidden_size(unwrap(model)), device)
+
+
+def _mean(hidden: Tensor, used: Tensor) -> Tensor:
+    """Average (n, T, d) over the used tokens (n, T), in float32."""
+    weight = used.float() / used.sum(1, keepdim=True).clamp_min(1)
+    return torch.einsum("nt,ntd->nd", weight, hidden.float())
+
+
+def _last(hidden: Tensor, used: Tensor) -> Tensor:
+    """Return the state at each row's last used token, (n, d) float32."""
+    column = torch.arange(used.shape[1], device=used.device)
+    at = torch.where(used, column, 0).amax(1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), at].float()

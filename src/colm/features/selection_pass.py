@@ -1,0 +1,58 @@
+"""The selection pass: the features that a config asks for, a micro-batch at a time."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from colm.batch import Pool
+from colm.config import SelectionConfig
+from colm.features.exact import exact_features
+from colm.features.gradient_norm import gradient_norm_features
+from colm.features.hidden import last_hidden_features, mean_hidden_features
+from colm.features.loss import loss_features
+from colm.features.site import ValueSite
+from colm.features.spsa import draw_directions, spsa_features
+from colm.types import Features
+
+FEATURES = {
+    "exact": exact_features,
+    "mean_hidden": mean_hidden_features,
+    "last_hidden": last_hidden_features,
+    "loss": loss_features,
+    "gradient_norm": gradient_norm_features,
+}
+"""Features by their name in the config, all of one signature; SPSA needs directions besides."""
+
+GRADIENTS = ("exact", "spsa")
+"""Features that Adam can turn into steps, and whose large coordinates stand for a source."""
+
+
+def run_selection_pass(
+    model: nn.Module,
+    site: ValueSite,
+    pool: Pool,
+    rows: list[int],
+    config: SelectionConfig,
+    *,
+    generator: torch.Generator,
+) -> Features:
+    """Return the features of `rows`, numbered in the order of their positions.
+
+    Args:
+        model: see `value_gradients`.
+        site: from `locate_value_site`.
+        pool: this rank's rows.
+        rows: positions in the pool.
+        config: names the features, and the sizes of the pass.
+        generator: of SPSA's directions, the same on every rank.
+    """
+    max_tokens = config.pass_tokens or pool.largest_batch_tokens()
+    chunk = config.head_chunk_tokens
+    if config.features in FEATURES:
+        groups = list(pool.group(rows, max_tokens))
+        return FEATURES[config.features](model, site, pool, groups, head_chunk_tokens=chunk)
+    directions = draw_directions(site, config.spsa_probes, generator)
+    # The last layer sees 2 probes copies of each row, so fewer rows go at a time.
+    groups = list(pool.group(rows, max(1, max_tokens // config.spsa_probes)))
+    return spsa_features(model, site, pool, groups, directions, config.spsa_eps, head_chunk_tokens=chunk)
