@@ -95,7 +95,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "linear_num_key_heads": 2,
         "linear_num_value_heads": 4,
     },
-    "gemma3n_text": {
+    "gemma3n_text": {  # the last two layers use the keys and values of the first two
         "num_hidden_layers": 4,
         "layer_types": ["sliding_attention", "full_attention"] * 2,
         "num_kv_shared_layers": 2,
@@ -103,7 +103,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "hidden_size_per_layer_input": 16,
         "laurel_rank": 8,
     },
-    "gemma4_text": {
+    "gemma4_text": {  # heads of another size in the full layers
         "layer_types": ["sliding_attention", "full_attention"],
         "global_head_dim": 32,
         "vocab_size_per_layer_input": VOCABULARY,
@@ -115,7 +115,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "hunyuan_v1_dense": {"head_dim": 16},
     "hunyuan_v1_moe": {"head_dim": 16},
     "lfm2_moe": {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "conv"]},
-    "zamba": {
+    "zamba": {  # as published, the attention layers have one set of weights
         "num_hidden_layers": 4,
         "layers_block_type": ["linear_attention", "hybrid"] * 2,
         "head_dim": None,
@@ -135,11 +135,29 @@ CHANGES: dict[str, dict[str, Any]] = {
         "num_decoder_layers": 2,
         "num_decoder_attention_heads": 4,
     },
-    "reformer": {"is_decoder": True},
-    "rwkv": {"use_cache": False},
+    "reformer": {
+        "is_decoder": True,
+        "attn_layers": ["local", "lsh"],
+        "attention_head_size": 16,
+        "feed_forward_size": 96,
+        "axial_pos_embds": False,
+        "local_attn_chunk_length": 16,
+    },
+    "rwkv": {"use_cache": False},  # its state is updated in place, which a backward does not stand
     "xlnet": {"max_position_embeddings": None, "d_inner": 96},
     "xlstm": {"v_head_dim": None},
     "xmod": {"default_language": "en_XX"},
+    "dots3_note_text": {  # heads of another number and size in the sliding layers
+        "num_hidden_layers": 3,
+        "layer_types": ["indexed_attention", "sliding_attention", "indexed_attention"],
+        "swa_num_attention_heads": 2,
+        "swa_num_key_value_heads": 2,
+        "swa_q_lora_rank": 16,
+        "swa_kv_lora_rank": 16,
+        "swa_head_dim": 24,
+        "swa_qk_nope_head_dim": 16,
+        "swa_v_head_dim": 8,
+    },
     "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
 }
 

@@ -52,16 +52,26 @@ def facility_location(features: Tensor, budget: int, metric: str = "l1") -> Tens
     >>> facility_location(torch.tensor([[0.0], [0.1], [5.0]]), 2).tolist()
     [1, 2]
     """
-    n = features.shape[0]
-    if not 0 <= budget <= n:
-        raise ConfigError(f"budget={budget} is outside [0, {n}], the number of rows to choose from.")
-    picks = torch.zeros(budget, dtype=torch.int64, device=features.device)
+    _require_budget(budget, features.shape[0])
+    if budget == 0:
+        return torch.zeros(0, dtype=torch.int64, device=features.device)
+    return medoids_of_distances(pairwise_distances(features, metric), budget)
+
+
+def medoids_of_distances(distances: Tensor, budget: int) -> Tensor:
+    """Pick medoids as `facility_location` does, given the distances (n, n) themselves.
+
+    Raises:
+        ConfigError: the budget is outside [0, n].
+    """
+    n = distances.shape[0]
+    _require_budget(budget, n)
+    picks = torch.zeros(budget, dtype=torch.int64, device=distances.device)
     if budget == 0:
         return picks
-    distances = pairwise_distances(features, metric)
     similarity = distances.max() - distances  # (n, n)
-    covered = torch.zeros(n, device=features.device)  # similarity of each row to its nearest pick
-    picked = torch.zeros(n, dtype=torch.bool, device=features.device)
+    covered = similarity.new_zeros(n)  # similarity of each row to its nearest pick
+    picked = torch.zeros(n, dtype=torch.bool, device=distances.device)
     for step in range(budget):
         gains = (similarity - covered[:, None]).clamp_min_(0.0).sum(0)
         gains.masked_fill_(picked, -torch.inf)
@@ -72,3 +82,8 @@ def facility_location(features: Tensor, budget: int, metric: str = "l1") -> Tens
         picked[pick] = True
         covered = torch.maximum(covered, similarity[:, pick])
     return picks
+
+
+def _require_budget(budget: int, rows: int) -> None:
+    if not 0 <= budget <= rows:
+        raise ConfigError(f"budget={budget} is outside [0, {rows}], the number of rows to choose from.")

@@ -1,0 +1,137 @@
+"""The page of the study: tables and a plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+from matplotlib import pyplot as plt
+
+Results = dict[str, Any]
+PROBES = (1, 4, 16, 64)
+
+
+def draw_plot(results: Results, path: Path) -> None:
+    """Draw, for each stage, the cosine of the kept against the pool's mean gradient over the number of probes."""
+    plt.rcParams["svg.hashsalt"] = "colm"
+    stages = results["stages"]
+    figure, axes = plt.subplots(1, len(stages), figsize=(4.2 * len(stages), 3.6), sharey=True, squeeze=False)
+    lines = {
+        "random by source": ("random by source", "#888888", ":"),
+        "medoids of mean hidden states": ("mean hidden state", "#c07a00", "-."),
+        "medoids of the full gradient, l1": ("full gradient", "#444444", "--"),
+        "medoids of exact last-V gradients (default)": ("exact last-V gradient", "#0a6b3d", "-"),
+    }
+    for axis, (stage, held) in zip(axes[0], stages.items(), strict=True):
+        for name, (label, colour, style) in lines.items():
+            mean, low, high = held["methods"][name]["cosine"]
+            axis.axhline(mean, color=colour, linestyle=style, label=label)
+            axis.axhspan(low, high, color=colour, alpha=0.08, linewidth=0)
+        for kind, colour, shift in (("fixed", "#b3202c", 0.95), ("fresh", "#1f5fa8", 1.05)):
+            points = [held["methods"][f"SPSA, {probes} {kind}"]["cosine"] for probes in PROBES]
+            means = [mean for mean, _, _ in points]
+            spread = [[mean - low for mean, low, _ in points], [high - mean for mean, _, high in points]]
+            at = [probes * shift for probes in PROBES]
+            axis.errorbar(at, means, yerr=spread, color=colour, marker="o", markersize=4, label=f"SPSA, {kind}")
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(PROBES, [str(probes) for probes in PROBES])
+        axis.set_xlabel("SPSA probes")
+        axis.set_title(f"after {stage} steps")
+    axes[0][0].set_ylabel("cosine, kept against pool")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False)
+    figure.tight_layout(rect=(0, 0.17, 1, 1))
+    figure.savefig(path, metadata={"Date": None})
+
+
+def write_page(results: Results, path: Path) -> None:
+    about, stages = results["about"], results["stages"]
+    first = next(iter(stages.values()))
+    total = sum(about["sizes"].values())
+    sources = ", ".join(f"{name} {about['sizes'][name] / total:.0%}" for name in about["big"])
+    lines = [
+        "# Does the zeroth-order estimate find the right gradient, and the right rows?",
+        "",
+        "`python benchmarks/fidelity/gather.py`, then `python benchmarks/fidelity/study.py`; "
+        f"{about['setting']}. Raw figures: [estimators.json](estimators.json).",
+        "",
+        *_reading(),
+        "",
+        "![cosine over probes](estimators.svg)",
+        "",
+        "## Setting",
+        "",
+        "SmolLM2-135M-Instruct in float32, LoRA of rank 16 on all linear maps, trained by the method itself with exact "
+        f"features (pool 32, keep 16, AdamW, learning rate 5e-4) on the big sources of {about['data']} ({sources} of "
+        f"its rows; rows of at most 160 tokens). After {', '.join(stages)} steps, the same pools of {first['rows']} "
+        "rows that training does not reach; half of each is kept, each source its share.",
+        "",
+        "Judged by the cosine, and by the relative error, of the kept rows' mean gradient against the pool's, over all "
+        "LoRA weights. Each estimator normalises with the Adam history of its own picks, replayed over the training "
+        "steps; SPSA is repeated with five draws of directions. *Effective rows*: how many rows drawn at random from "
+        "the pool have the same mean cosine. *Agreement*: the share of picks that the exact features pick, too (half "
+        "by chance). *Gradient*: the mean cosine of a row's estimated against its exact gradient. Intervals: 95 %, "
+        "bootstrap over pools. SPSA rows use projections of the exact gradient, the limit of a small difference; the "
+        "last table shows true differences.",
+    ]
+    for stage, held in stages.items():
+        gradients = held["gradients"]
+        lines += [
+            "",
+            f"## After {stage} steps ({held['pools']} pools)",
+            "",
+            "| selection | cosine | over random by source | relative error | agreement | gradient | effective rows |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        lines += [f"| {name} | {_cells(figures)} |" for name, figures in held["methods"].items()]
+        lines += [
+            "",
+            f"The larger half of a pool's full gradients has {gradients['half']:.0%} of the summed squared norms; the "
+            f"logs of full and last-V norms correlate at {gradients['correlation']:.2f}; two rows' full gradients have "
+            f"a mean cosine of {gradients['angle']:.2f}. Relative error of the batched full gradients against a "
+            f"row's own backward: at most {held['backward_error']:.0e}; of the selection pass against their last-V "
+            f"part: {held['pass_error']:.0e}.",
+        ]
+    lines += [
+        "",
+        "## True differences against projections",
+        "",
+        "Four directions, the first pool of each stage, no history. Errors and correlations are over rows and "
+        "directions; agreement is that of the picks.",
+        "",
+        "| steps | eps | relative error | correlation | agreement of picks |",
+        "| ---: | ---: | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {stage} | {row['eps']:.0e} | {row['error']:.1e} | {row['correlation']:.5f} | {row['agreement']:.2f} |"
+        for stage, held in stages.items()
+        for row in held["differences"]
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _cells(figures: Results) -> str:
+    def cell(name: str, digits: int, *, sign: str = "") -> str:
+        mean, low, high = figures[name]
+        if mean != mean:
+            return "-"
+        return f"{mean:{sign}.{digits}f} ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})"
+
+    gradient = figures["gradient"][0]
+    return " | ".join(
+        [
+            cell("cosine", 3),
+            cell("over_random_by_source", 3, sign="+"),
+            cell("error", 2),
+            f"{figures['agreement'][0]:.2f}",
+            "-" if gradient != gradient else f"{gradient:.2f}",
+            cell("effective_rows", 1),
+        ]
+    )
+
+
+def _reading() -> list[str]:
+    return []
