@@ -31,6 +31,7 @@ from colm.features.adam import AdamConstants, adam_constants, empty_history
 from colm.features.locate import locate_value_site
 from colm.features.selection_pass import GRADIENTS, run_selection_pass
 from colm.features.site import ValueSite
+from colm.features.spsa import site_for_copies
 from colm.medoids import Medoids, pick_medoids
 from colm.select.baselines import random_rows
 from colm.select.quota import source_quotas
@@ -124,6 +125,8 @@ class CoresetSelector:
         self.site: ValueSite | None = None
         if self.config.features != "none":
             self.site = locate_value_site(model, self.config.value_module)
+            if self.config.features == "spsa":
+                self.site = site_for_copies(model, self.site)
             logger.info(
                 "Features: gradient of %s, D = %d; %d layers follow it.",
                 self.site.name,

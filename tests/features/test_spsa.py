@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.architectures import build_architecture
 
 from colm.batch import Pool
 from colm.features.exact import value_gradients
 from colm.features.locate import locate_value_site
-from colm.features.spsa import draw_directions, spsa_features, spsa_gradients
+from colm.features.spsa import draw_directions, site_for_copies, spsa_features, spsa_gradients
 from colm.losses import example_losses
 
 
@@ -33,8 +34,21 @@ def losses_with_weight_moved(model: Any, site: Any, batch: dict[str, Any], chang
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_equals_true_finite_differences(build: Any, ragged: Any, family: str, lora: bool) -> None:
     model = build(family, lora=lora).double().eval()  # float64, where a difference keeps its digits
-    batch = ragged([9, 4, 7])
-    site = locate_value_site(model)
+    site = site_for_copies(model, locate_value_site(model))
+    assert len(site.layers) == 1
+    check_against_true_differences(model, site, ragged([9, 4, 7]))
+
+
+@pytest.mark.parametrize("model_type", ["mpt", "bloom", "gemma3n_text", "hrm_text"])
+def test_where_only_the_models_own_input_can_be_repeated(ragged: Any, model_type: str) -> None:
+    """As many heads as rows, rows in another dimension, layers that run again."""
+    model = build_architecture(model_type).double()
+    site = site_for_copies(model, locate_value_site(model))
+    assert site.layers == ()
+    check_against_true_differences(model, site, ragged([9, 4, 7]))
+
+
+def check_against_true_differences(model: Any, site: Any, batch: dict[str, Any]) -> None:
     directions = draw_directions(site, 3, torch.Generator().manual_seed(5)).double()
     eps = 1e-2
     found = spsa_features(model, site, Pool(batch), [[0, 1, 2]], directions, eps)

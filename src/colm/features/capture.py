@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from colm.batch import IGNORE
 from colm.errors import UnsupportedModelError
-from colm.features.head import NO_HIDDEN_STATES, OutputHead, match_head, output_module
+from colm.features.head import NO_HIDDEN_STATES, OutputHead, chunked_losses, match_head, output_module
 from colm.features.site import ValueSite, unwrap
 from colm.losses import labelled_targets, mean_by_row
 from colm.types import Batch
@@ -33,8 +34,8 @@ class Captured(NamedTuple):
     """What one forward pass of a micro-batch showed."""
 
     losses: Tensor  # (copies * n,) float32, mean loss over the row's labelled tokens; 0 where none
-    inputs: Tensor  # (copies * n, T, d_in), what the site read
-    outputs: Tensor  # (copies * n, T, fused outputs), what it wrote: a leaf of the graph if there is one
+    inputs: Tensor  # (copies * n, uses * T, d_in), what the site read, one use of its weight after the other
+    outputs: list[Tensor]  # of each use (copies * n, T, fused outputs), what it wrote: the first is a leaf of the graph
     hidden: Tensor | None  # (1, M, d), what the head would have read, where it ran in chunks
     hidden_gradient: Tensor | None  # of the summed losses, times the float16 scale
 
@@ -86,7 +87,8 @@ def run_to_losses(
             differentiated with respect to it; gradients stay enabled until `undisturbed` ends.
         change_output: maps the site's input and output to another output of the same shape.
         copies: repeat the batch so often at the input of the site's layer, one whole copy after the
-            other, so that the trunk before it runs once for all of them.
+            other, so that the trunk before it runs once for all of them; at the input of the model if
+            the site has no layers.
         head_chunk_tokens: labelled tokens that go through the head at a time.
     """
     caller: Any = unwrap(model)
@@ -95,6 +97,7 @@ def run_to_losses(
     mask = (labels[:, 1:] != IGNORE).repeat(copies, 1)
     targets, row = labelled_targets(labels.repeat(copies, 1))
     seen: dict[str, Tensor] = {}
+    uses: list[tuple[Tensor, Tensor]] = []
     precision: list[torch.autocast] = []
 
     def watch(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -103,10 +106,10 @@ def run_to_losses(
             return output  # DoRA runs B on the identity, too, to have the weight's norm
         if change_output is not None:
             output = change_output(inputs, output)
-        if start_graph:
+        if start_graph and not output.requires_grad:
             torch.set_grad_enabled(True)
             output = output.detach().requires_grad_()
-        seen["inputs"], seen["outputs"] = inputs.detach(), output
+        uses.append((inputs.detach(), output))
         return output
 
     def repeat(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
@@ -126,8 +129,10 @@ def run_to_losses(
         )
         return (hidden[:1, :1].detach(), *args[1:])  # the model's own logits are not needed
 
-    handles = [site.module.register_forward_hook(watch)]
-    if copies > 1:
+    handles = [use.register_forward_hook(watch) for use in site.uses]
+    if copies > 1 and not site.layers:
+        batch = {key: value.repeat(copies, *[1] * (value.dim() - 1)) for key, value in batch.items()}
+    elif copies > 1:
         # The layers after the first get repeated hidden states, and masks and positions that still have to be.
         handles += [layer.register_forward_pre_hook(repeat, with_kwargs=True) for layer in site.layers]
     head = output_module(caller)
@@ -138,43 +143,23 @@ def run_to_losses(
     finally:
         for handle in handles:
             handle.remove()
-    if "inputs" not in seen:
+    if not uses:
         raise UnsupportedModelError(
             f"{site.name} did not run on the rows of the batch; name another with value_module."
         )
-    inputs = seen["inputs"].reshape(rows, -1, seen["inputs"].shape[-1])
+    inputs = torch.cat([read.reshape(rows, -1, read.shape[-1]) for read, _ in uses], 1)
+    outputs = [written for _, written in uses]
     if site.head is not None and "hidden" in seen:
-        scale = _loss_scale(seen["outputs"]) if start_graph else None
+        scale = _loss_scale(outputs[0]) if start_graph else None
         chunk = site.head.chunk_tokens(head_chunk_tokens)
         with precision[0]:
-            losses, gradient = _chunked_losses(site.head, seen["hidden"][0], targets, row, rows, chunk, scale)
-        return Captured(losses, inputs, seen["outputs"], seen["hidden"], gradient)
+            losses, gradient = chunked_losses(site.head, seen["hidden"][0], targets, row, rows, chunk, scale)
+        return Captured(losses, inputs, outputs, seen["hidden"], gradient)
     logits: Tensor = output.logits if hasattr(output, "logits") else output[0]
     if logits.shape[:2] == (rows, width):  # the head was not found, or saw all positions
         logits = logits[:, :-1][mask]
     losses = mean_by_row(logits.reshape(-1, logits.shape[-1]), targets, row, rows)
-    return Captured(losses, inputs, seen["outputs"], None, None)
-
-
-def _chunked_losses(
-    head: OutputHead, hidden: Tensor, targets: Tensor, row: Tensor, rows: int, chunk: int, scale: float | None
-) -> tuple[Tensor, Tensor | None]:
-    """Return each row's mean loss and, with a `scale`, the gradient of scale x their sum at `hidden` (M, d)."""
-    weight = 1.0 / torch.bincount(row, minlength=rows).clamp_min(1)[row]
-    losses = torch.zeros(rows, device=hidden.device)
-    gradients = []
-    parts = (torch.split(tensor, chunk) for tensor in (hidden.detach(), targets, row, weight))
-    for states, wanted, owner, share in zip(*parts, strict=True):
-        states = states.requires_grad_(scale is not None)
-        logits = head.logits(states)
-        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        token_losses = torch.nn.functional.cross_entropy(precise, wanted, reduction="none") * share
-        losses = losses.to(token_losses.dtype).index_add(0, owner, token_losses.detach())
-        if scale is not None:
-            gradients.append(torch.autograd.grad(token_losses.sum() * scale, states)[0])
-    if scale is None:
-        return losses, None
-    return losses, torch.cat(gradients) if gradients else torch.zeros_like(hidden)
+    return Captured(losses, inputs, outputs, None, None)
 
 
 def _loss_scale(outputs: Tensor) -> float:
@@ -182,16 +167,18 @@ def _loss_scale(outputs: Tensor) -> float:
 
 
 def output_gradient(captured: Captured) -> Tensor:
-    """Return the gradient of each row's loss at the site's output, (n, T, fused outputs).
+    """Return the gradient of each row's loss at the site's output, (n, uses * T, fused outputs).
 
-    Rows do not share positions, so one backward of the summed losses gives every row its own.
+    Rows do not share positions, so one backward of the summed losses gives every row its own. A use of
+    the weight that the losses do not depend on has a gradient of zero.
     """
-    scale = _loss_scale(captured.outputs)
+    rows, scale = len(captured.inputs), _loss_scale(captured.outputs[0])
     if captured.hidden is not None and captured.hidden_gradient is not None:
-        (delta,) = torch.autograd.grad(captured.hidden, captured.outputs, captured.hidden_gradient[None])
+        ends, gradients = captured.hidden, captured.hidden_gradient[None]
     else:
-        (delta,) = torch.autograd.grad(captured.losses.sum() * scale, captured.outputs)
-    delta = delta.reshape(*captured.inputs.shape[:2], -1)
+        ends, gradients = captured.losses.sum() * scale, None
+    deltas = torch.autograd.grad(ends, captured.outputs, gradients, allow_unused=True, materialize_grads=True)
+    delta = torch.cat([part.reshape(rows, -1, part.shape[-1]) for part in deltas], 1)
     return delta if scale == 1.0 else delta.float() / scale
 
 
@@ -238,9 +225,12 @@ def find_head(model: nn.Module) -> OutputHead | None:
 def call_counts(model: nn.Module, watched: Mapping[str, nn.Module]) -> dict[str, int]:
     """Return how often each module runs on one token, those that run in the order of their last calls."""
     calls: list[str] = []
-    handles = [
-        module.register_forward_hook(lambda *_, name=name: calls.append(name)) for name, module in watched.items()
-    ]
+
+    def count(module: nn.Module, args: tuple[Any, ...], output: Any, *, name: str) -> None:
+        if not args or args[0].shape[:-1].numel() == 1:  # DoRA runs B on the identity, too
+            calls.append(name)
+
+    handles = [module.register_forward_hook(partial(count, name=name)) for name, module in watched.items()]
     _run_one_token(model, handles)
     last = {name: at for at, name in enumerate(calls)}
     return {name: calls.count(name) for name in sorted(last, key=lambda name: last[name])}

@@ -93,3 +93,24 @@ def match_head(model: Any, hidden: Tensor, logits: Tensor) -> OutputHead | None:
     tolerance = 1e-5 if logits.dtype == torch.float32 else 2e-2
     difference = (found.float() - logits.float()).abs().max()
     return head if bool(difference <= tolerance * logits.float().abs().max().clamp_min(1e-6)) else None
+
+
+def chunked_losses(
+    head: OutputHead, hidden: Tensor, targets: Tensor, row: Tensor, rows: int, chunk: int, scale: float | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return each row's mean loss and, with a `scale`, the gradient of scale x their sum at `hidden` (M, d)."""
+    weight = 1.0 / torch.bincount(row, minlength=rows).clamp_min(1)[row]
+    losses = torch.zeros(rows, device=hidden.device)
+    gradients = []
+    parts = (torch.split(tensor, chunk) for tensor in (hidden.detach(), targets, row, weight))
+    for states, wanted, owner, share in zip(*parts, strict=True):
+        states = states.requires_grad_(scale is not None)
+        logits = head.logits(states)
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        token_losses = torch.nn.functional.cross_entropy(precise, wanted, reduction="none") * share
+        losses = losses.to(token_losses.dtype).index_add(0, owner, token_losses.detach())
+        if scale is not None:
+            gradients.append(torch.autograd.grad(token_losses.sum() * scale, states)[0])
+    if scale is None:
+        return losses, None
+    return losses, torch.cat(gradients) if gradients else torch.zeros_like(hidden)

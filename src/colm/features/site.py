@@ -22,7 +22,9 @@ class ValueSite(NamedTuple):
     value_rows: Tensor | None  # (d_out,) int64, its outputs that are values; None for all
     out_features: int  # d_out
     in_features: int  # d_in, LoRA's rank where there is LoRA
-    layers: tuple[nn.Module, ...]  # the transformer layer that holds the projection, and those that follow it
+    uses: tuple[nn.Module, ...]  # the maps that have this weight, as a rule the module alone
+    layers: tuple[nn.Module, ...]  # the transformer layer with the projection and those after it; none if it recurs
+    layers_after: int  # transformer layers that follow the one with the projection
     head: OutputHead | None  # the output head, if it can run apart from the model and so in chunks
 
     @property
@@ -31,11 +33,6 @@ class ValueSite(NamedTuple):
         weight = self.module.weight
         assert isinstance(weight, nn.Parameter)
         return weight
-
-    @property
-    def layers_after(self) -> int:
-        """Transformer layers that follow the one with the projection."""
-        return len(self.layers) - 1
 
     @property
     def dim(self) -> int:

@@ -7,6 +7,9 @@ projection the batch is repeated, one copy for each direction and sign.
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -14,8 +17,11 @@ from colm.batch import IGNORE, Pool
 from colm.features.capture import run_to_losses, undisturbed
 from colm.features.factors import renumber
 from colm.features.locate import locate_value_site
-from colm.features.site import ValueSite
+from colm.features.site import ValueSite, unwrap
+from colm.features.value_rows import layer_config
 from colm.types import Batch
+
+logger = logging.getLogger(__name__)
 
 
 def spsa_gradients(
@@ -50,11 +56,44 @@ def spsa_gradients(
 
     Source: CoLM, section 4.3, equation 9, after MeZO (Malladi et al. 2023).
     """
-    site = locate_value_site(model, value_module)
+    site = site_for_copies(model, locate_value_site(model, value_module))
     pool = Pool(batch)
     directions = draw_directions(site, probes, generator)
     features = spsa_features(model, site, pool, [list(range(len(pool)))], directions, eps)
     return features.rows(torch.arange(len(pool)))
+
+
+def site_for_copies(model: nn.Module, site: ValueSite) -> ValueSite:
+    """Return the site, without its layers where a batch can be repeated only at the input of the model."""
+    if site.layers and not _repeats_in_layers(unwrap(model), site):
+        logger.info(
+            "A batch can not be repeated at the input of the layers of %s; SPSA runs the trunk anew.", site.name
+        )
+        return site._replace(layers=())
+    return site
+
+
+def _repeats_in_layers(model: Any, site: ValueSite) -> bool:
+    """True if a batch repeated at the input of the site's layer gives each copy the losses of the batch.
+
+    A layer may get tensors whose first dimension only looks like the row, as many rows as heads say, or hidden states
+    whose row is another dimension.
+    """
+    heads = getattr(layer_config(model, site.name), "num_attention_heads", None)
+    device = model.get_input_embeddings().weight.device
+    for rows in {3, heads if isinstance(heads, int) else 4}:
+        tokens = 6 if rows == 5 else 5  # rows = tokens would be ambiguous in itself
+        ids = torch.arange(rows * tokens, device=device).view(rows, tokens) % 5 + 3
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+        try:
+            with undisturbed(model):
+                once = run_to_losses(model, site, batch).losses
+                twice = run_to_losses(model, site, batch, copies=2).losses
+        except Exception:  # modeling code raises anything on a shape that it does not expect
+            return False
+        if not torch.allclose(twice, once.repeat(2), rtol=1e-2, atol=1e-2):
+            return False
+    return True
 
 
 def draw_directions(site: ValueSite, probes: int, generator: torch.Generator) -> Tensor:
@@ -111,7 +150,7 @@ def spsa_features(
 
     Args:
         model: see `spsa_gradients`.
-        site: from `locate_value_site`.
+        site: from `site_for_copies`.
         pool: the rows.
         groups: row positions of each micro-batch of the pass; their order numbers the features.
         directions: from `draw_directions`.

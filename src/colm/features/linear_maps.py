@@ -1,0 +1,64 @@
+"""Linear maps inside what quantisers and PEFT make of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def base_map(module: nn.Module) -> nn.Module:
+    """Return the linear map inside PEFT's wrappers."""
+    for attribute in ("base_layer", "original_module"):
+        inner = getattr(module, attribute, None)
+        if isinstance(inner, nn.Module):
+            return base_map(inner)
+    return module
+
+
+def map_that_runs(projection: nn.Module) -> nn.Module:
+    """Return the linear map that a call of the projection runs: the base of LoRA, or the whole copy."""
+    return trained_map(projection) if hasattr(projection, "original_module") else base_map(projection)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """True for nn.Linear, its quantised relatives, and transformers' Conv1D."""
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and (hasattr(module, "in_features") or type(module).__name__ == "Conv1D")
+
+
+def map_sizes(linear: nn.Module) -> tuple[int, int]:
+    """Return (d_out, d_in), also of GPT-2's Conv1D, whose weight is (d_in, d_out)."""
+    module: Any = linear
+    if type(linear).__name__ == "Conv1D":
+        return int(module.weight.shape[1]), int(module.weight.shape[0])
+    return int(module.out_features), int(module.in_features)
+
+
+def trained_map(projection: nn.Module) -> nn.Module:
+    """Return what PEFT trains of a projection: LoRA's B, a whole copy (modules_to_save), or the projection itself.
+
+    Of several active adapters, the first one that is trained.
+    """
+    holder: Any = projection
+    copies = getattr(holder, "modules_to_save", None)
+    if copies is not None and hasattr(holder, "original_module"):
+        active: list[nn.Module] = [copies[name] for name in _as_list(holder.active_adapter) if name in copies]
+        return active[0] if active else holder.original_module
+    factors = getattr(holder, "lora_B", {})
+    if not hasattr(holder, "base_layer") or not isinstance(factors, nn.ModuleDict):
+        return base_map(projection)
+    adapters: list[nn.Module] = [factors[name] for name in holder.active_adapters if name in factors]
+    return next(
+        (adapter for adapter in adapters if is_trained(adapter)), adapters[0] if adapters else base_map(projection)
+    )
+
+
+def _as_list(names: Any) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def is_trained(module: nn.Module) -> bool:
+    """True if the module has a weight that is trained."""
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.requires_grad
