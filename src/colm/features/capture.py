@@ -227,7 +227,7 @@ def call_counts(model: nn.Module, watched: Mapping[str, nn.Module]) -> dict[str,
     calls: list[str] = []
 
     def count(module: nn.Module, args: tuple[Any, ...], output: Any, *, name: str) -> None:
-        if not args or args[0].shape[:-1].numel() == 1:  # DoRA runs B on the identity, too
+        if not args or args[0].shape[0] == 1:  # DoRA runs B on the identity, too
             calls.append(name)
 
     handles = [module.register_forward_hook(partial(count, name=name)) for name, module in watched.items()]
