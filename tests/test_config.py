@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ from colm.errors import ConfigError
         ({"keep": True}, r"keep=True is outside"),
         ({"keep_count": 0}, "keep_count=0 must be a whole number of at least 1"),
         ({"keep": 0.5, "keep_count": 4}, "keep=0.5 and keep_count=4 are both set; set exactly one"),
-        ({"features": "exakt"}, "features='exakt' is not one of 'exact', 'spsa', 'none'. Did you mean 'exact'"),
+        ({"features": "exakt"}, "features='exakt' is not one of 'exact', 'spsa', .*'none'. Did you mean 'exact'"),
         ({"metric": "l3"}, "metric='l3' is not one of"),
         ({"loss": "mean"}, "loss='mean' is not one of 'example', 'token'"),
         ({"small_sources": "some"}, "small_sources='some' is not one of 'auto', 'none', or a list"),
@@ -56,3 +58,9 @@ def test_a_pool_that_can_not_fill_its_micro_batches_is_refused() -> None:
     with pytest.raises(ConfigError, match="A pool of 8 rows keeps 2, fewer than its 4 micro-batches"):
         SelectionConfig(keep=0.25).check_pool(8, 4)
     SelectionConfig(keep=0.5).check_pool(8, 4)
+
+
+@pytest.mark.parametrize("features", ["loss", "gradient_norm"])
+def test_cosine_between_positive_numbers_is_refused(features: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"metric='cosine' is always 0.*features='{features}'; use 'l1'"):
+        SelectionConfig(features=features, metric="cosine")

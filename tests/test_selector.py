@@ -15,6 +15,7 @@ from colm import ConfigError, CoresetSelector, DataError, SelectionConfig
 from colm.batch import Pool
 from colm.features.adam import AdamConstants, adam_step, empty_history
 from colm.features.exact import value_gradients
+from colm.features.selection_pass import FEATURES
 from colm.features.sparsify import largest_coordinates
 from colm.select.facility import facility_location
 from tests.conftest import one_row, ragged_batch, tiny_model
@@ -150,6 +151,25 @@ def test_state_goes_on_where_it_was(model: Any) -> None:
     assert torch.equal(one.select(batch, SOURCES).indices, other.select(batch, SOURCES).indices)
     with pytest.raises(ConfigError, match=r"has 512 entries but the feature has 1024"):
         CoresetSelector(tiny_model("phi"), config, SIZES).load_state_dict(one.state_dict())
+
+
+@pytest.mark.parametrize("features", ["mean_hidden", "last_hidden", "loss", "gradient_norm"])
+def test_baselines_are_compared_as_they_are_and_leave_no_history(model: Any, features: Any) -> None:
+    selector = CoresetSelector(model, SelectionConfig(features=features, coordinates=3), SIZES)
+    batch = pool_of_16()
+    coreset = selector.select(batch, SOURCES)
+    expected = [i for i, source in enumerate(SOURCES) if source in ("small", "tiny")]
+    site = selector.site
+    assert site is not None
+    found = FEATURES[features](model, site, Pool(batch), [list(range(16))]).rows(torch.arange(16))
+    for source, quota in (("big", 3), ("large", 2)):
+        rows = torch.tensor([i for i, s in enumerate(SOURCES) if s == source])
+        expected += rows[facility_location(found[rows], quota)].tolist()  # all coordinates, no Adam
+    assert coreset.indices.tolist() == sorted(expected)
+    assert selector.commit().kept_count == 8
+    state = selector.state_dict()
+    assert (state["step"], state["m"], state["v"]) == (1, None, None)
+    CoresetSelector(model, SelectionConfig(features=features), SIZES).load_state_dict(state)
 
 
 @pytest.mark.parametrize("directions", ["fixed", "fresh"])

@@ -110,6 +110,10 @@ class SelectionConfig:
             ("spsa_directions", DirectionName),
         ):
             _require_choice(name, getattr(self, name), get_args(choices))
+        if self.metric == "cosine" and self.features in ("loss", "gradient_norm"):
+            raise ConfigError(
+                f"metric='cosine' is always 0 between the positive numbers of features={self.features!r}; use 'l1'."
+            )
         if isinstance(self.small_sources, str):
             _require_choice("small_sources", self.small_sources, ("auto", "none"), or_else="a list of source names")
         elif isinstance(self.small_sources, list | tuple) and all(isinstance(s, str) for s in self.small_sources):

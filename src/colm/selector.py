@@ -128,7 +128,8 @@ class CoresetSelector:
             if self.config.features == "spsa":
                 self.site = site_for_copies(model, self.site)
             logger.info(
-                "Features: gradient of %s, D = %d; %d layers follow it.",
+                "Features: %s; last value projection: %s, %d weights, followed by %d layers.",
+                self.config.features,
                 self.site.name,
                 self.site.dim,
                 self.site.layers_after,

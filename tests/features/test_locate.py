@@ -63,3 +63,30 @@ def test_a_model_without_a_value_projection_says_what_was_looked_at() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     with pytest.raises(UnsupportedModelError, match=r"among 2 linear modules.*the last ones are 0, 1.*value_module"):
         locate_value_site(model)
+
+
+def test_a_map_that_the_losses_do_not_depend_on_is_refused(build: Any, ragged: Any) -> None:
+    class WithUnused(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner, self.unused = inner, torch.nn.Linear(32, 8)
+
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            self.unused(hidden)
+            return self.inner(hidden)
+
+    model = build()
+    model.model.layers[1].mlp = WithUnused(model.model.layers[1].mlp)
+    with pytest.raises(UnsupportedModelError, match="do not depend on the linear map.*value_module"):
+        value_gradients(model, ragged([5, 4]), value_module="layers.1.mlp.unused")
+
+
+def test_the_check_of_the_head_leaves_random_state_and_finds_it_under_dropout(build: Any) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(build(), LoraConfig(r=2, lora_dropout=0.5, target_modules=["v_proj", "lm_head"]))
+    model.base_model.model.lm_head.lora_B.default.weight.data.normal_()
+    model.train()
+    state = torch.random.get_rng_state()
+    assert locate_value_site(model).head is not None
+    assert torch.equal(state, torch.random.get_rng_state())

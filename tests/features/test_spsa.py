@@ -48,6 +48,43 @@ def test_where_only_the_models_own_input_can_be_repeated(ragged: Any, model_type
     check_against_true_differences(model, site, ragged([9, 4, 7]))
 
 
+def test_layers_that_mix_up_repeated_rows_are_noticed(build: Any) -> None:
+    """A memory by row that a layer repeats row by row, where copies come one after the other."""
+    model = build()
+    last = model.model.layers[-1]
+    memory: dict[str, torch.Tensor] = {}
+
+    def remember(module: Any, args: Any, output: torch.Tensor) -> None:
+        memory["state"] = output.mean(1, keepdim=True)
+
+    def add(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return output + memory["state"].repeat_interleave(len(output) // len(memory["state"]), 0)
+
+    model.model.layers[0].register_forward_hook(remember)
+    last.register_forward_hook(add)
+    site = locate_value_site(model)
+    assert site.layers
+    assert site_for_copies(model, site).layers == ()
+
+
+def test_dora_with_as_many_tokens_as_its_rank(ragged: Any) -> None:
+    """DoRA runs B on the identity of its rank: here that looks like 4 rows of 1 token."""
+    from peft import LoraConfig, get_peft_model
+
+    model: Any = get_peft_model(build_architecture("llama"), LoraConfig(r=24, use_dora=True, target_modules=["v_proj"]))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    model = model.double()
+    site = site_for_copies(model, locate_value_site(model))
+    directions = draw_directions(site, 2, torch.Generator().manual_seed(5)).double()
+    batch = ragged([3, 3])  # 2 rows x 3 tokens x 2 signs x 2 probes = 24
+    eps = 1e-3
+    slopes = spsa_features(model, site, Pool(batch), [[0, 1]], directions, eps).slopes
+    exact = value_gradients(model, batch).double()
+    torch.testing.assert_close(slopes, exact @ directions.flatten(1).T, rtol=1e-3, atol=1e-5)
+
+
 def check_against_true_differences(model: Any, site: Any, batch: dict[str, Any]) -> None:
     directions = draw_directions(site, 3, torch.Generator().manual_seed(5)).double()
     eps = 1e-2

@@ -1,4 +1,4 @@
-"""The only hooks: watch one linear map and the output head during a forward pass.
+"""The only hooks: watch the uses of one weight, and the output head, during a forward pass.
 
 Nothing of the model is changed for longer than the pass: train mode, requires_grad, hooks, weights
 and random state are as before afterwards, also when the forward raises.
@@ -7,7 +7,7 @@ and random state are as before afterwards, also when the forward raises.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -102,7 +102,7 @@ def run_to_losses(
 
     def watch(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         inputs: Tensor = args[0]
-        if inputs.shape[0] != (rows if inputs.dim() > 2 else rows * width):
+        if (inputs.dim() == 2) != site.flat or inputs.shape[0] != (rows * width if site.flat else rows):
             return output  # DoRA runs B on the identity, too, to have the weight's norm
         if change_output is not None:
             output = change_output(inputs, output)
@@ -147,7 +147,7 @@ def run_to_losses(
         raise UnsupportedModelError(
             f"{site.name} did not run on the rows of the batch; name another with value_module."
         )
-    inputs = torch.cat([read.reshape(rows, -1, read.shape[-1]) for read, _ in uses], 1)
+    inputs = _join([read.reshape(rows, -1, read.shape[-1]) for read, _ in uses])
     outputs = [written for _, written in uses]
     if site.head is not None and "hidden" in seen:
         scale = _loss_scale(outputs[0]) if start_graph else None
@@ -162,6 +162,11 @@ def run_to_losses(
     return Captured(losses, inputs, outputs, None, None)
 
 
+def _join(parts: list[Tensor]) -> Tensor:
+    """Put the uses of a weight one after the other along the tokens; one alone is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
 def _loss_scale(outputs: Tensor) -> float:
     return FP16_LOSS_SCALE if outputs.dtype == torch.float16 else 1.0
 
@@ -169,16 +174,28 @@ def _loss_scale(outputs: Tensor) -> float:
 def output_gradient(captured: Captured) -> Tensor:
     """Return the gradient of each row's loss at the site's output, (n, uses * T, fused outputs).
 
-    Rows do not share positions, so one backward of the summed losses gives every row its own. A use of
-    the weight that the losses do not depend on has a gradient of zero.
+    Rows do not share positions, so one backward of the summed losses gives every row its own. Of several
+    uses of the weight, one that the losses do not depend on has a gradient of zero.
+
+    Raises:
+        UnsupportedModelError: the losses depend on no use.
     """
     rows, scale = len(captured.inputs), _loss_scale(captured.outputs[0])
     if captured.hidden is not None and captured.hidden_gradient is not None:
         ends, gradients = captured.hidden, captured.hidden_gradient[None]
     else:
         ends, gradients = captured.losses.sum() * scale, None
-    deltas = torch.autograd.grad(ends, captured.outputs, gradients, allow_unused=True, materialize_grads=True)
-    delta = torch.cat([part.reshape(rows, -1, part.shape[-1]) for part in deltas], 1)
+    found: Sequence[Tensor | None] = [None]
+    if ends.requires_grad:
+        found = torch.autograd.grad(ends, captured.outputs, gradients, allow_unused=True)
+    if all(part is None for part in found):
+        raise UnsupportedModelError(
+            "The losses do not depend on the linear map whose gradient is wanted; name another with value_module."
+        )
+    deltas = [
+        torch.zeros_like(output) if part is None else part for part, output in zip(found, captured.outputs, strict=True)
+    ]
+    delta = _join([part.reshape(rows, -1, part.shape[-1]) for part in deltas])
     return delta if scale == 1.0 else delta.float() / scale
 
 
@@ -218,22 +235,20 @@ def find_head(model: nn.Module) -> OutputHead | None:
     logits = _run_one_token(model, [head.register_forward_hook(lambda module, args, output: read.append(args[0]))])
     if len(read) != 1 or read[0].shape[:-1] != (1, 1):
         return None
-    with torch.no_grad():
+    with undisturbed(model):
         return match_head(model, read[0][0], logits.reshape(1, -1))
 
 
-def call_counts(model: nn.Module, watched: Mapping[str, nn.Module]) -> dict[str, int]:
-    """Return how often each module runs on one token, those that run in the order of their last calls."""
-    calls: list[str] = []
+def observe_calls(model: nn.Module, watched: Mapping[str, nn.Module]) -> list[tuple[str, torch.Size]]:
+    """Return the calls of the watched modules on one token, in order: the name, and the shape of the input."""
+    calls: list[tuple[str, torch.Size]] = []
 
-    def count(module: nn.Module, args: tuple[Any, ...], output: Any, *, name: str) -> None:
-        if not args or args[0].shape[0] == 1:  # DoRA runs B on the identity, too
-            calls.append(name)
+    def note(module: nn.Module, args: tuple[Any, ...], output: Any, *, name: str) -> None:
+        calls.append((name, args[0].shape if args else torch.Size()))
 
-    handles = [module.register_forward_hook(partial(count, name=name)) for name, module in watched.items()]
+    handles = [module.register_forward_hook(partial(note, name=name)) for name, module in watched.items()]
     _run_one_token(model, handles)
-    last = {name: at for at, name in enumerate(calls)}
-    return {name: calls.count(name) for name in sorted(last, key=lambda name: last[name])}
+    return calls
 
 
 def one_token_influence(model: nn.Module, module: nn.Module, *, directions: int = 4) -> Tensor:

@@ -27,6 +27,15 @@ class GradientPiece(NamedTuple):
         assert held is not None
         return held.device
 
+    @property
+    def dim(self) -> int:
+        """D, the entries of one gradient."""
+        if self.whole is not None:
+            return self.whole.shape[1]
+        assert self.delta is not None
+        assert self.inputs is not None
+        return self.delta.shape[-1] * self.inputs.shape[-1]
+
     def rows(self, index: Tensor) -> Tensor:
         """Return the gradients of rows `index` (k,) as (k, D) float32."""
         if self.whole is not None:

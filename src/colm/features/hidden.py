@@ -47,7 +47,8 @@ def _hidden_features(model: nn.Module, pool: Pool, groups: list[list[int]], *, l
         used = used.to(hidden.device)
         pieces.append(GradientPiece(_last(hidden, used) if last else _mean(hidden, used), None, None))
     device = pieces[0].device if pieces else pool.device
-    return PieceFeatures(pieces, renumber(groups), hidden_size(unwrap(model)), device)
+    size = pieces[0].dim if pieces else hidden_size(unwrap(model))
+    return PieceFeatures(pieces, renumber(groups), size, device)
 
 
 def _mean(hidden: Tensor, used: Tensor) -> Tensor:

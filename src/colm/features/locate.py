@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from colm.errors import ConfigError, UnsupportedModelError, suggest
-from colm.features.capture import call_counts, find_head, one_token_influence
+from colm.features.capture import find_head, observe_calls, one_token_influence
 from colm.features.linear_maps import base_map, is_linear, is_trained, map_sizes, map_that_runs, trained_map
 from colm.features.site import ValueSite, unwrap
 from colm.features.value_rows import find_value_rows
@@ -77,14 +77,14 @@ def _last_that_matters(model: nn.Module, modules: dict[str, nn.Module]) -> tuple
     if not proposed:
         raise UnsupportedModelError(_not_found(modules))
     try:
-        calls = call_counts(model, proposed)
+        calls = [name for name, _ in observe_calls(model, proposed)]
     except Exception as error:  # modeling code can raise anything
         raise UnsupportedModelError(
             f"The model did not run on one token ({type(error).__name__}: {error}), which is how the last value "
             "projection is found. Name a Linear with value_module."
         ) from error
     reason = ""
-    for name in reversed(calls):
+    for name in dict.fromkeys(reversed(calls)):
         try:
             influence = one_token_influence(model, trained_map(modules[name]))
         except RuntimeError as error:  # not used on the way to the logits, or modified in place there
@@ -124,10 +124,18 @@ def _make_site(
     layers = _layers_from(name, modules)
     layers_after = len(layers) - 1
     sharing = _that_share(module, model)
+    flat = False
     try:
-        if sum(call_counts(model, sharing).values()) > 1:
-            logger.info("The weight of %s is used several times in a pass; its gradient sums over them.", name)
-            layers = layers[:0]
+        shapes = [shape for _, shape in observe_calls(model, sharing)]
+        flat = all(len(shape) == 2 for shape in shapes)
+        # DoRA runs B on the identity, too, which is no use of it on tokens.
+        if sum((len(shape) == 2) == flat for shape in shapes) > 1:
+            logger.warning(
+                "The weight of %s is used several times in a pass. Its gradient is the sum over them, and the pass "
+                "keeps activations from the first of them on, nearly as many as training does.",
+                name,
+            )
+            layers = ()
         head = find_head(model)
     except Exception as error:  # a named module in a model that does not run on one token
         logger.info("A pass of one token failed (%s).", error)
@@ -137,7 +145,7 @@ def _make_site(
             "The output head's logits are not the model's own, so the head runs on all labelled tokens at once."
         )
     uses = tuple(sharing.values())
-    return ValueSite(name, module, rows, out_features, in_features, uses, layers, layers_after, head)
+    return ValueSite(name, module, rows, out_features, in_features, uses, flat, layers, layers_after, head)
 
 
 def _that_share(module: nn.Module, model: nn.Module) -> dict[str, nn.Module]:

@@ -52,6 +52,7 @@ def run_selection_pass(
     if config.features in FEATURES:
         groups = list(pool.group(rows, max_tokens))
         return FEATURES[config.features](model, site, pool, groups, head_chunk_tokens=chunk)
+    assert config.features == "spsa"
     directions = draw_directions(site, config.spsa_probes, generator)
     # The last layer sees 2 probes copies of each row, so fewer rows go at a time.
     groups = list(pool.group(rows, max(1, max_tokens // config.spsa_probes)))

@@ -18,11 +18,12 @@ class ValueSite(NamedTuple):
     """
 
     name: str  # dotted path of the projection
-    module: nn.Module  # the linear map that is hooked
+    module: nn.Module  # the linear map that has the weight
     value_rows: Tensor | None  # (d_out,) int64, its outputs that are values; None for all
     out_features: int  # d_out
     in_features: int  # d_in, LoRA's rank where there is LoRA
-    uses: tuple[nn.Module, ...]  # the maps that have this weight, as a rule the module alone
+    uses: tuple[nn.Module, ...]  # the maps that have this weight, as a rule the module alone; these are hooked
+    flat: bool  # it reads (rows * tokens, d_in), not (rows, tokens, d_in)
     layers: tuple[nn.Module, ...]  # the transformer layer with the projection and those after it; none if it recurs
     layers_after: int  # transformer layers that follow the one with the projection
     head: OutputHead | None  # the output head, if it can run apart from the model and so in chunks
