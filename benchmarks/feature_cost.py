@@ -4,7 +4,7 @@ A Llama of about 12 million parameters on random tokens, rows of one length, the
 without labels. Time: every round times the trunk's forward without gradients and each selection pass on
 the same rows in the same micro-batches, in turn; each is divided by the forward of its round. Memory:
 the peak of what a pass allocates, by PyTorch's own record of allocations, and the bytes that autograd
-saves, each divided by that of the training forward and backward of one micro-batch of the same rows.
+saves, weights aside, each divided by that of the training forward and backward of one micro-batch of the same rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from setting import describe_setting
 from step_cost import build_model
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from colm import SelectionConfig, example_mean
@@ -68,14 +68,16 @@ def peak_bytes(action: Callable[[], Any]) -> int:
     return peak
 
 
-def saved_bytes(action: Callable[[], Any]) -> int:
-    """Return the bytes of the distinct storages that autograd saves while `action` runs."""
+def saved_bytes(action: Callable[[], Any], model: nn.Module) -> int:
+    """Return the bytes of the distinct storages, weights aside, that autograd saves while `action` runs."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     storages: dict[int, int] = {}
     alive: list[Tensor] = []  # so that no address is used twice
 
     def pack(tensor: Tensor) -> Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        alive.append(tensor)
+        if tensor.untyped_storage().data_ptr() not in weights:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            alive.append(tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -97,7 +99,8 @@ def measure(tokens: int, *, lora: bool, rounds: int) -> None:
 
     def select(batch: dict[str, Tensor], config: SelectionConfig) -> None:
         generator = torch.Generator().manual_seed(0)
-        run_selection_pass(model, site, Pool(batch), list(range(rows)), config, generator=generator)
+        features = run_selection_pass(model, site, Pool(batch), list(range(rows)), config, generator=generator)
+        features.rows(torch.arange(rows))  # the selection pass keeps factors; this makes the rows of them
 
     def train(batch: dict[str, Tensor]) -> None:
         model.train()
@@ -115,13 +118,13 @@ def measure(tokens: int, *, lora: bool, rounds: int) -> None:
             ratios[name].append(seconds(lambda batch=batch, config=config: select(batch, config)) / alone)
     batch = draw_rows(rows, tokens, 0)
     train(batch)
-    peak, saved = peak_bytes(lambda: train(batch)), saved_bytes(lambda: train(batch))
+    peak, saved = peak_bytes(lambda: train(batch)), saved_bytes(lambda: train(batch), model)
     for name, config in PASSES.items():
         times = sorted(ratios[name][1:])
         if not times:
             continue
         memory = peak_bytes(lambda config=config: select(batch, config)) / peak
-        kept = saved_bytes(lambda config=config: select(batch, config)) / saved
+        kept = saved_bytes(lambda config=config: select(batch, config), model) / saved
         print(
             f"| {tokens} | {'LoRA' if lora else 'full'} | {name} | {statistics.median(times):.2f} "
             f"| {times[0]:.2f} to {times[-1]:.2f} | {memory:.2f} | {kept:.3f} |",

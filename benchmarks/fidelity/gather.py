@@ -13,6 +13,7 @@ trainable weights what selections are judged by: their inner products and l1 dis
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import os
@@ -204,6 +205,26 @@ def measure_pool(model: Any, rows: Rows, positions: list[int], *, differences: b
     return result
 
 
+def describe_run(out: Path, data: str | None, rows: Rows) -> None:
+    """Write what the run is of, or check that the run which goes on is of the same data."""
+    name = Path(data).name if data else "the demo's generated mixture"
+    text = json.dumps([rows.sizes, [row["input_ids"] for row in rows.tokens]])
+    about = {
+        "setting": describe_setting(str(SEED)),
+        "data": f"{name} ({sum(rows.sizes.values())} rows of {len(rows.sizes)} sources)",
+        "tokens_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "sizes": rows.sizes,
+        "big": sorted(set(rows.sources)),
+    }
+    path = out / "about.json"
+    if path.exists():
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        if begun["tokens_sha256"] != about["tokens_sha256"]:
+            sys.exit(f"{out} was begun on other data ({begun['data']}); give another --out, or remove it.")
+        return
+    path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="JSON lines with source and text columns; default: the demo's mixture")
@@ -214,16 +235,10 @@ def main() -> None:
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     rows = load_rows(arguments.data, load_tokenizer("demo"))
+    describe_run(out, arguments.data, rows)
     model = build_model()
     if not (out / f"steps-{max(STAGES)}.pt").exists():
         train(model, rows, out)
-    about = {
-        "setting": describe_setting(str(SEED)),
-        "data": "the demo's generated mixture" if arguments.data is None else "an instruction mixture of 14 sources",
-        "sizes": rows.sizes,
-        "big": sorted(set(rows.sources)),
-    }
-    (out / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     # Pools come from the end of the order, which training does not reach.
     order = torch.randperm(len(rows.tokens), generator=torch.Generator().manual_seed(SEED)).tolist()[::-1]
     for number in range(arguments.pools):  # stages in turn, so that an interrupted run has all three

@@ -11,13 +11,12 @@ matplotlib.use("svg")
 from matplotlib import pyplot as plt
 
 Results = dict[str, Any]
-PROBES = (1, 4, 16, 64)
 
 
 def draw_plot(results: Results, path: Path) -> None:
     """Draw, for each stage, the cosine of the kept against the pool's mean gradient over the number of probes."""
     plt.rcParams["svg.hashsalt"] = "colm"
-    stages = results["stages"]
+    stages, counts = results["stages"], results["probes"]
     figure, axes = plt.subplots(1, len(stages), figsize=(4.2 * len(stages), 3.6), sharey=True, squeeze=False)
     lines = {
         "random by source": ("random by source", "#888888", ":"),
@@ -31,13 +30,13 @@ def draw_plot(results: Results, path: Path) -> None:
             axis.axhline(mean, color=colour, linestyle=style, label=label)
             axis.axhspan(low, high, color=colour, alpha=0.08, linewidth=0)
         for kind, colour, shift in (("fixed", "#b3202c", 0.95), ("fresh", "#1f5fa8", 1.05)):
-            points = [held["methods"][f"SPSA, {probes} {kind}"]["cosine"] for probes in PROBES]
+            points = [held["methods"][f"SPSA, {probes} {kind}"]["cosine"] for probes in counts]
             means = [mean for mean, _, _ in points]
             spread = [[mean - low for mean, low, _ in points], [high - mean for mean, _, high in points]]
-            at = [probes * shift for probes in PROBES]
+            at = [probes * shift for probes in counts]
             axis.errorbar(at, means, yerr=spread, color=colour, marker="o", markersize=4, label=f"SPSA, {kind}")
         axis.set_xscale("log", base=2)
-        axis.set_xticks(PROBES, [str(probes) for probes in PROBES])
+        axis.set_xticks(counts, [str(probes) for probes in counts])
         axis.set_xlabel("SPSA probes")
         axis.set_title(f"after {stage} steps")
     axes[0][0].set_ylabel("cosine, kept against pool")
@@ -58,7 +57,7 @@ def write_page(results: Results, path: Path) -> None:
         "`python benchmarks/fidelity/gather.py`, then `python benchmarks/fidelity/study.py`; "
         f"{about['setting']}. Raw figures: [estimators.json](estimators.json).",
         "",
-        *_reading(stages),
+        *_reading(stages, results["probes"]),
         "",
         "![cosine over probes](estimators.svg)",
         "",
@@ -67,15 +66,16 @@ def write_page(results: Results, path: Path) -> None:
         "SmolLM2-135M-Instruct in float32, LoRA of rank 16 on all linear maps, trained by the method itself with exact "
         f"features (pool 32, keep 16, AdamW, learning rate 5e-4) on the big sources of {about['data']} ({sources} of "
         f"its rows; rows of at most 160 tokens). After {', '.join(stages)} steps, the same pools of {first['rows']} "
-        "rows that training does not reach; half of each is kept, each source its share.",
+        "rows that training does not reach; half of each is kept, each source its share. One training run, one "
+        "seed: the intervals say nothing of other runs.",
         "",
         "Judged by the cosine, and by the relative error, of the kept rows' mean gradient against the pool's, over all "
         "LoRA weights. Each estimator normalises with the Adam history of its own picks, replayed over the training "
-        "steps; SPSA is repeated with five draws of directions. *Effective rows*: how many rows drawn at random from "
-        "the pool have the same mean cosine. *Agreement*: the share of picks that the exact features pick, too (half "
-        "by chance). *Gradient*: the mean cosine of a row's estimated against its exact gradient. Intervals: 95 %, "
-        "bootstrap over pools. SPSA rows use projections of the exact gradient, the limit of a small difference; the "
-        "last table shows true differences.",
+        f"steps; SPSA is repeated with {results['draws']} draws of directions. *Effective rows*: how many rows drawn "
+        "at random from the pool have the same mean cosine. *Agreement*: the share of picks that the exact features "
+        "pick, too (half by chance). *Gradient*: the mean cosine of a row's estimated against its exact gradient. "
+        "Intervals: 95 %, bootstrap over pools and draws. SPSA rows use projections of the exact gradient, the limit "
+        "of a small difference; the last table shows true differences.",
     ]
     for stage, held in stages.items():
         gradients = held["gradients"]
@@ -93,7 +93,7 @@ def write_page(results: Results, path: Path) -> None:
             f"logs of full and last-V norms correlate at {gradients['correlation']:.2f}; two rows' full gradients have "
             f"a mean cosine of {gradients['angle']:.2f}. Relative error of the batched full gradients against a "
             f"row's own backward: at most {held['backward_error']:.0e}; of the selection pass against their last-V "
-            f"part: {held['pass_error']:.0e}.",
+            f"part: {held['pass_error']:.0e}{'' if held['pass_error'] else ', equal to the bit'}.",
         ]
     lines += [
         "",
@@ -133,7 +133,7 @@ def _cells(figures: Results) -> str:
     )
 
 
-def _reading(stages: Results) -> list[str]:
+def _reading(stages: Results, counts: list[int]) -> list[str]:
     """Say in words what the tables hold, each number taken from them."""
 
     def by_stage(name: str, figure: str, digits: int) -> str:
@@ -141,13 +141,13 @@ def _reading(stages: Results) -> list[str]:
 
     steps = ", ".join(stages)
     kept = next(iter(stages.values()))["rows"] // 2
-    gradient = {n: next(iter(stages.values()))["methods"][f"SPSA, {n} fresh"]["gradient"][0] for n in PROBES}
+    gradient = {n: next(iter(stages.values()))["methods"][f"SPSA, {n} fresh"]["gradient"][0] for n in counts}
     worst = max(row["error"] for held in stages.values() for row in held["differences"] if row["eps"] == 1e-3)
     exact, full = "medoids of exact last-V gradients (default)", "medoids of the full gradient, l1"
     names = {
         "random by source": "random by source",
         "medoids of mean hidden states": "mean hidden states",
-        "SPSA, 1 fixed": "SPSA with one fixed probe",
+        "SPSA, 1 fixed": "SPSA with one fixed probe (as in the official code)",
         "SPSA, 1 fresh": "with one fresh probe",
         "SPSA, 16 fresh": "with 16",
         "SPSA, 64 fresh": "with 64",
@@ -169,5 +169,6 @@ def _reading(stages: Results) -> list[str]:
         f"gradients outright gives the cosine of {by_stage('largest last-V gradient norm', 'effective_rows', 1)} rows.",
         f"- **Adam's normalisation does not help this cosine**: without it, exact features reach "
         f"{by_stage('medoids of exact last-V gradients, no Adam', 'effective_rows', 1)}. The cosine is of gradients, "
-        "not of Adam's steps, so it is not the last word on it.",
+        "not of Adam's steps, so it is not the last word on it. Before the first step there is no history, and the "
+        "normalised gradient is its signs alone.",
     ]

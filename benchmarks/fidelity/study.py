@@ -2,10 +2,10 @@
 
 Reads the files of `gather.py` and writes a page with tables, a plot, and the figures as JSON:
 
-    python benchmarks/fidelity/study.py --data runs/fidelity --out docs/results
+    python benchmarks/fidelity/study.py --data runs/fidelity
 
-Intervals are 95 % bootstrap intervals over pools; where a method draws at random, each pool counts with
-its mean over draws.
+Intervals are 95 % bootstrap intervals over pools and, where a method draws at random, over its draws. All
+is of the one training run that was gathered.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from colm.select.quota import source_quotas
 from colm.types import AdamHistory, Features
 
 ADAM, COORDINATES, KEEP = AdamConstants(0.9, 0.999, 1e-8), 2560, 0.5
-PROBES, DRAWS, RANDOM_DRAWS, BOOTSTRAPS = (1, 4, 16, 64), 5, 400, 2000
+PROBES, DRAWS, RANDOM_DRAWS, BOOTSTRAPS = (1, 4, 16, 64), 15, 400, 2000
 
 Record = dict[str, Any]
 """What `gather.py` keeps of one pool."""
 
 
 class Outcome(NamedTuple):
-    """One selection from one pool, judged."""
+    """Selections from pools, judged; each (pools, draws)."""
 
-    cosine: float  # between the kept and the pool's mean gradient over all trainable weights
-    error: float  # of the kept mean against the pool's, relative to the pool's norm
-    agreement: float  # share of the picks that the exact features pick, too
-    gradient: float  # mean cosine of the estimated features against the exact ones; nan where none are estimated
+    cosine: Tensor  # between the kept and the pool's mean gradient over all trainable weights
+    error: Tensor  # of the kept mean against the pool's, relative to the pool's norm
+    agreement: Tensor  # share of the picks that the exact features pick, too
+    gradient: Tensor  # mean cosine of the estimated features against the exact ones; nan where none are estimated
 
 
 def facts_of(pool: Record) -> PoolFacts:
@@ -77,8 +77,8 @@ class Method(NamedTuple):
     make: Callable[[Tensor, int], Features]  # exact rows (n, D) and a step number -> features
     adam: bool = True
 
-    def history(self, steps: list[Record]) -> AdamHistory:
-        history = empty_history(steps[0]["features"].shape[1] if steps else 3072, torch.device("cpu"))
+    def history(self, steps: list[Record], dim: int) -> AdamHistory:
+        history = empty_history(dim, torch.device("cpu"))
         for number, step in enumerate(steps):
             history = self.pick(step, number, history)[1] or history
         return history
@@ -163,23 +163,26 @@ def greedy_on_cosine(pool: Record) -> list[int]:
     return picks
 
 
-def study_stage(pools: list[Record], steps: list[Record]) -> dict[str, list[Outcome]]:
-    """Return each method's outcome on each pool."""
-    outcomes: dict[str, list[Outcome]] = {}
+def study_stage(pools: list[Record], steps: list[Record]) -> dict[str, Tensor]:
+    """Return each method's outcomes, (pools, draws, 4) in the order of `Outcome`."""
+    outcomes: dict[str, Tensor] = {}
+    dim = pools[0]["features"].shape[1]
     exact = Method(lambda rows, number: matrix(rows))
     plain = exact._replace(adam=False)
-    history = exact.history(steps)
+    history = exact.history(steps, dim)
     reference = [exact.pick(pool, len(steps), history)[0] for pool in pools]
 
     def overlap(picks: list[int], number: int) -> float:
         return len(set(picks) & set(reference[number])) / len(picks)
 
-    def record(name: str, picks_of_pools: list[list[list[int]]], cosines: list[float] | None = None) -> None:
+    def record(name: str, picks_of_pools: list[list[list[int]]], cosine: float = float("nan")) -> None:
         """Take, for each pool, the picks of one or several draws."""
-        outcomes[name] = []
-        for number, (pool, draws) in enumerate(zip(pools, picks_of_pools, strict=True)):
-            judged = torch.tensor([[*judge(pool, picks), overlap(picks, number)] for picks in draws]).mean(0).tolist()
-            outcomes[name].append(Outcome(*judged, cosines[number] if cosines else float("nan")))
+        outcomes[name] = torch.tensor(
+            [
+                [[*judge(pool, picks), overlap(picks, number), cosine] for picks in draws]
+                for number, (pool, draws) in enumerate(zip(pools, picks_of_pools, strict=True))
+            ]
+        )
 
     generator = torch.Generator().manual_seed(1)
     rows = len(pools[0]["sources"])
@@ -189,13 +192,14 @@ def study_stage(pools: list[Record], steps: list[Record]) -> dict[str, list[Outc
     fixed = [fixed_picks(pool) for pool in pools]
     for name in fixed[0]:
         record(name, [[picks[name]] for picks in fixed])
-    none = plain.history([])
+    none = plain.history([], dim)
     record("medoids of exact last-V gradients, no Adam", [[plain.pick(pool, 0, none)[0]] for pool in pools])
-    record("medoids of exact last-V gradients (default)", [[picks] for picks in reference], [1.0] * len(pools))
+    record("medoids of exact last-V gradients (default)", [[picks] for picks in reference], 1.0)
     for probes in PROBES:
         for kind in ("fixed", "fresh"):
+            name = f"SPSA, {probes} {kind}"
             picks: list[list[list[int]]] = [[] for _ in pools]
-            cosines: list[list[float]] = [[] for _ in pools]
+            cosines = torch.zeros(len(pools), DRAWS)
             for draw in range(DRAWS):
 
                 def make(
@@ -204,29 +208,44 @@ def study_stage(pools: list[Record], steps: list[Record]) -> dict[str, list[Outc
                     return estimate(rows, probes, 10_000 * draw + (number if kind == "fresh" else 9_999))
 
                 method = Method(make)
-                own = method.history(steps)
+                own = method.history(steps, dim)
                 for number, pool in enumerate(pools):
                     at = len(steps) + number
                     picks[number].append(method.pick(pool, at, own)[0])
                     found = make(pool["features"], at).rows(torch.arange(rows))
-                    cosines[number].append(float(torch.cosine_similarity(found, pool["features"], dim=1).mean()))
-            record(f"SPSA, {probes} {kind}", picks, [sum(held) / DRAWS for held in cosines])
+                    cosines[number, draw] = torch.cosine_similarity(found, pool["features"], dim=1).mean()
+            record(name, picks)
+            outcomes[name][:, :, Outcome._fields.index("gradient")] = cosines
     return outcomes
 
 
-def interval(values: Tensor, statistic: Callable[[Tensor], Tensor] | None = None) -> tuple[float, float, float]:
-    """Return mean and 95 % bootstrap interval over pools, (pools,) or (pools, ...) with a statistic of the mean."""
+def interval(values: Tensor, curves: Tensor | None = None) -> tuple[float, float, float]:
+    """Return the mean and its 95 % bootstrap interval, resampling pools and draws.
+
+    A draw is of one method for all pools (a fixed direction, say), so the two are resampled crosswise.
+
+    Args:
+        values: (pools, draws).
+        curves: (pools, sizes), the random subsets' cosines; with them the figures are of `effective_rows`.
+    """
+
+    def statistic(pools: Tensor, draws: Tensor) -> Tensor:
+        mean = values[pools][:, draws].mean()
+        return mean if curves is None else effective_rows(mean, curves[pools].mean(0))
+
     generator = torch.Generator().manual_seed(0)
-    finish = statistic or (lambda mean: mean)
-    chosen = torch.randint(len(values), (BOOTSTRAPS, len(values)), generator=generator)
-    resampled = torch.stack([finish(values[index].mean(0)) for index in chosen]).sort().values
-    low, high = resampled[int(0.025 * BOOTSTRAPS)], resampled[int(0.975 * BOOTSTRAPS)]
-    return float(finish(values.mean(0))), float(low), float(high)
+    every = statistic(torch.arange(values.shape[0]), torch.arange(values.shape[1]))
+    found = [
+        statistic(*(torch.randint(count, (count,), generator=generator) for count in values.shape))
+        for _ in range(BOOTSTRAPS)
+    ]
+    resampled = torch.stack(found).sort().values
+    return float(every), float(resampled[int(0.025 * BOOTSTRAPS)]), float(resampled[int(0.975 * BOOTSTRAPS)])
 
 
-def effective_rows(mean: Tensor) -> Tensor:
-    """Return how many random rows have the method's mean cosine: `mean` is it, then the curve from one row on."""
-    cosine, curve = mean[0], mean[1:].cummax(0).values
+def effective_rows(cosine: Tensor, curve: Tensor) -> Tensor:
+    """Return how many random rows have this mean cosine; `curve` (sizes,) is that of 1, 2, ... random rows."""
+    curve = curve.cummax(0).values
     above = int((curve < cosine).sum())  # the curve's first point at or above
     if above == 0:
         return torch.tensor(1.0)
@@ -282,11 +301,11 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("runs/fidelity"))
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "docs" / "results")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     about = json.loads((arguments.data / "about.json").read_text())
-    results: Record = {"about": about, "stages": {}}
+    results: Record = {"about": about, "probes": PROBES, "draws": DRAWS, "stages": {}}
     for path in sorted(arguments.data.glob("steps-*.pt"), key=lambda path: int(path.stem.split("-")[1])):
         stage = path.stem.split("-")[1]
         pools = [torch.load(file) for file in sorted(arguments.data.glob(f"pool-{stage}-*.pt"))]
@@ -295,19 +314,13 @@ def main() -> None:
         rows = len(pools[0]["sources"])
         curves = torch.stack([random_curve(pool) for pool in pools])
         outcomes = study_stage(pools, torch.load(path))
-        baseline = torch.tensor([outcome.cosine for outcome in outcomes["random by source"]])
+        baseline = outcomes["random by source"][:, :, 0].mean(1, keepdim=True)
         methods = {}
         for name, held in outcomes.items():
-            cosines = torch.tensor([outcome.cosine for outcome in held])
-            with_curve = torch.cat([cosines[:, None], curves], 1)
-            methods[name] = {
-                "cosine": interval(cosines),
-                "over_random_by_source": interval(cosines - baseline),
-                "error": interval(torch.tensor([outcome.error for outcome in held])),
-                "agreement": interval(torch.tensor([outcome.agreement for outcome in held])),
-                "gradient": interval(torch.tensor([outcome.gradient for outcome in held])),
-                "effective_rows": interval(with_curve, effective_rows),
-            }
+            figures = Outcome(*held.unbind(2))
+            methods[name] = {field: interval(values) for field, values in figures._asdict().items()}
+            methods[name]["over_random_by_source"] = interval(figures.cosine - baseline)
+            methods[name]["effective_rows"] = interval(figures.cosine, curves)
         with_differences = [pool for pool in pools if "slopes" in pool]
         results["stages"][stage] = {
             "pools": len(pools),

@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from colm.errors import ConfigError, UnsupportedModelError, suggest
-from colm.features.capture import find_head, observe_calls, one_token_influence
 from colm.features.linear_maps import base_map, is_linear, is_trained, map_sizes, map_that_runs, trained_map
+from colm.features.one_token import find_head, observe_calls, one_token_influence
 from colm.features.site import ValueSite, unwrap
 from colm.features.value_rows import find_value_rows
 

@@ -1,0 +1,77 @@
+"""What a pass of one token tells about a model: which maps run, what moves the logits, how the head is had."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from colm.features.capture import model_inputs, undisturbed
+from colm.features.head import OutputHead, match_head, output_module
+
+
+def find_head(model: nn.Module) -> OutputHead | None:
+    """Return the output head if it is known to give the model's own logits, checked on one token; else None."""
+    head = output_module(model)
+    read: list[Tensor] = []
+    if head is None:
+        return None
+    logits = _run_one_token(model, [head.register_forward_hook(lambda module, args, output: read.append(args[0]))])
+    if len(read) != 1 or read[0].shape[:-1] != (1, 1):
+        return None
+    with undisturbed(model):
+        return match_head(model, read[0][0], logits.reshape(1, -1))
+
+
+def observe_calls(model: nn.Module, watched: Mapping[str, nn.Module]) -> list[tuple[str, torch.Size]]:
+    """Return the calls of the watched modules on one token, in order: the name, and the shape of the input."""
+    calls: list[tuple[str, torch.Size]] = []
+
+    def note(module: nn.Module, args: tuple[Any, ...], output: Any, *, name: str) -> None:
+        calls.append((name, args[0].shape if args else torch.Size()))
+
+    handles = [module.register_forward_hook(partial(note, name=name)) for name, module in watched.items()]
+    _run_one_token(model, handles)
+    return calls
+
+
+def one_token_influence(model: nn.Module, module: nn.Module, *, directions: int = 4) -> Tensor:
+    """Return how much each output of `module` moves the logits of a single token, (d_out,) float32.
+
+    The root mean square, over random directions in the logits, of the gradient at the module's output.
+    """
+    seen: list[Tensor] = []
+
+    def start_graph(watched: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        torch.set_grad_enabled(True)
+        seen.append(output.detach().requires_grad_())
+        return seen[-1]
+
+    with torch.enable_grad():  # also where the caller has them off
+        logits = _run_one_token(model, [module.register_forward_hook(start_graph)]).float().flatten()
+    generator = torch.Generator().manual_seed(0)
+    total = torch.zeros(seen[-1].shape[-1], device=logits.device)
+    for _ in range(directions):
+        direction = torch.randn(len(logits), generator=generator).to(logits.device)
+        (gradient,) = torch.autograd.grad(logits @ direction, seen[-1], retain_graph=True)
+        total += gradient.float().reshape(-1, len(total)).square().sum(0)
+    return (total / directions).sqrt()
+
+
+def _run_one_token(model: Any, handles: list[Any]) -> Tensor:
+    """Run the model on one token and take the hooks off; the logits keep the graph that a hook began."""
+    try:
+        device = model.get_input_embeddings().weight.device
+        ids = torch.full((1, 1), 3, device=device)  # no padding or end-of-text token as a rule
+        inputs = model_inputs(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+        with undisturbed(model), sdpa_kernel(SDPBackend.MATH):  # its softmax of one score is exactly 1
+            output = model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    logits: Tensor = output.logits if hasattr(output, "logits") else output[0]
+    return logits
