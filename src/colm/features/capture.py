@@ -7,12 +7,13 @@ and random state are as before afterwards, also when the forward raises.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from colm.batch import IGNORE
 from colm.errors import UnsupportedModelError
@@ -137,7 +138,7 @@ def run_to_losses(
     if head is not None:
         handles.append(head.register_forward_pre_hook(keep_labelled))
     try:
-        output = caller(**model_inputs(caller, batch))
+        output = caller(**_model_inputs(caller, batch))
     finally:
         for handle in handles:
             handle.remove()
@@ -216,7 +217,7 @@ def read_hidden(model: nn.Module, batch: Batch) -> Tensor:
     if head is not None:
         handle = head.register_forward_pre_hook(keep)
         try:
-            caller(**model_inputs(caller, batch))
+            caller(**_model_inputs(caller, batch))
         finally:
             handle.remove()
     if len(read) != 1 or read[0].shape[:2] != batch["input_ids"].shape:
@@ -224,7 +225,23 @@ def read_hidden(model: nn.Module, batch: Batch) -> Tensor:
     return read[0]
 
 
-def model_inputs(model: Any, batch: Batch) -> dict[str, Any]:
+def run_one_token(model: Any, hooks: Mapping[nn.Module, Callable[..., Any]]) -> Tensor:
+    """Run the model on one token with a forward hook on each module; the logits keep a graph that a hook began."""
+    handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
+    try:
+        device = model.get_input_embeddings().weight.device
+        ids = torch.full((1, 1), 3, device=device)  # no padding or end-of-text token as a rule
+        inputs = _model_inputs(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+        with undisturbed(model), sdpa_kernel(SDPBackend.MATH):  # its softmax of one score is exactly 1
+            output = model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    logits: Tensor = output.logits if hasattr(output, "logits") else output[0]
+    return logits
+
+
+def _model_inputs(model: Any, batch: Batch) -> dict[str, Any]:
     """Return the batch without labels, and without the cache that generation would want."""
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model

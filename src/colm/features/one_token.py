@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from colm.features.capture import model_inputs, undisturbed
+from colm.features.capture import run_one_token, undisturbed
 from colm.features.head import OutputHead, match_head, output_module
 
 
@@ -20,7 +19,7 @@ def find_head(model: nn.Module) -> OutputHead | None:
     read: list[Tensor] = []
     if head is None:
         return None
-    logits = _run_one_token(model, [head.register_forward_hook(lambda module, args, output: read.append(args[0]))])
+    logits = run_one_token(model, {head: lambda module, args, output: read.append(args[0])})
     if len(read) != 1 or read[0].shape[:-1] != (1, 1):
         return None
     with undisturbed(model):
@@ -34,8 +33,7 @@ def observe_calls(model: nn.Module, watched: Mapping[str, nn.Module]) -> list[tu
     def note(module: nn.Module, args: tuple[Any, ...], output: Any, *, name: str) -> None:
         calls.append((name, args[0].shape if args else torch.Size()))
 
-    handles = [module.register_forward_hook(partial(note, name=name)) for name, module in watched.items()]
-    _run_one_token(model, handles)
+    run_one_token(model, {module: partial(note, name=name) for name, module in watched.items()})
     return calls
 
 
@@ -52,7 +50,7 @@ def one_token_influence(model: nn.Module, module: nn.Module, *, directions: int 
         return seen[-1]
 
     with torch.enable_grad():  # also where the caller has them off
-        logits = _run_one_token(model, [module.register_forward_hook(start_graph)]).float().flatten()
+        logits = run_one_token(model, {module: start_graph}).float().flatten()
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros(seen[-1].shape[-1], device=logits.device)
     for _ in range(directions):
@@ -60,18 +58,3 @@ def one_token_influence(model: nn.Module, module: nn.Module, *, directions: int 
         (gradient,) = torch.autograd.grad(logits @ direction, seen[-1], retain_graph=True)
         total += gradient.float().reshape(-1, len(total)).square().sum(0)
     return (total / directions).sqrt()
-
-
-def _run_one_token(model: Any, handles: list[Any]) -> Tensor:
-    """Run the model on one token and take the hooks off; the logits keep the graph that a hook began."""
-    try:
-        device = model.get_input_embeddings().weight.device
-        ids = torch.full((1, 1), 3, device=device)  # no padding or end-of-text token as a rule
-        inputs = model_inputs(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
-        with undisturbed(model), sdpa_kernel(SDPBackend.MATH):  # its softmax of one score is exactly 1
-            output = model(**inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    logits: Tensor = output.logits if hasattr(output, "logits") else output[0]
-    return logits
