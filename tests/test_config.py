@@ -30,6 +30,13 @@ from colm.errors import ConfigError
         ({"spsa_directions": "new"}, "spsa_directions='new' is not one of 'fresh', 'fixed'"),
         ({"pass_tokens": 0}, "pass_tokens=0"),
         ({"seed": -1}, "seed=-1 must be a whole number of at least 0"),
+        ({"pick": "best"}, "pick='best' is not one of 'medoids', 'largest'"),
+        ({"weights": "even"}, "weights='even' is not one of 'uniform', 'represented'"),
+        ({"adam": "yes"}, "adam='yes' must be true or false"),
+        ({"by_source": 1}, "by_source=1 must be true or false"),
+        ({"features": "none", "pick": "largest"}, "pick='largest' needs features to pick by"),
+        ({"weights": "represented", "loss": "token"}, "weights='represented' weighs examples.*use loss='example'"),
+        ({"preset": "paper"}, "preset='paper' is not one of colm, colm-spsa, control"),
         ({"kep": 0.5}, "Unknown selection setting 'kep'. Did you mean 'keep'"),
     ],
 )
@@ -64,3 +71,10 @@ def test_a_pool_that_can_not_fill_its_micro_batches_is_refused() -> None:
 def test_cosine_between_positive_numbers_is_refused(features: Any) -> None:
     with pytest.raises(ConfigError, match=rf"metric='cosine' is always 0.*features='{features}'; use 'l1'"):
         SelectionConfig(features=features, metric="cosine")
+
+
+def test_a_preset_is_a_start_that_other_settings_change() -> None:
+    assert SelectionConfig.from_dict({"preset": "colm"}) == SelectionConfig()
+    paper = SelectionConfig.from_dict({"preset": "colm-spsa", "spsa_probes": 4})
+    assert (paper.features, paper.spsa_directions, paper.spsa_probes) == ("spsa", "fixed", 4)
+    assert SelectionConfig.from_dict({"preset": "control"}).features == "none"

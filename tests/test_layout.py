@@ -11,7 +11,7 @@ LAYERS = [
     {"types", "errors", "config"},
     {"batch", "losses", "sources", "gather", "record"},
     {"features", "select", "facts", "exchange", "data", "models"},
-    {"medoids"},
+    {"picking"},
     {"selector"},
     {"integrations"},
     {"cli"},

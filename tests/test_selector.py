@@ -17,6 +17,7 @@ from colm.features.adam import AdamConstants, adam_step, empty_history
 from colm.features.exact import value_gradients
 from colm.features.selection_pass import FEATURES
 from colm.features.sparsify import largest_coordinates
+from colm.losses import example_losses, example_mean
 from colm.select.facility import facility_location
 from tests.conftest import one_row, ragged_batch, tiny_model
 
@@ -292,3 +293,61 @@ def test_bad_input(model: Any) -> None:
 def test_without_sizes_sources_are_those_of_the_pool(model: Any) -> None:
     selector = CoresetSelector(model, SelectionConfig(small_sources="none", features="none"))
     assert len(selector.select(pool_of_16(), SOURCES).indices) == 8
+
+
+@pytest.mark.parametrize("settings", [{}, {"features": "none"}, {"features": "gradient_norm", "pick": "sample"}])
+def test_represented_weights_count_the_pool(model: Any, settings: dict[str, Any]) -> None:
+    config = SelectionConfig(weights="represented", **settings)
+    selector = CoresetSelector(model, config, SIZES)
+    batch = pool_of_16()
+    coreset = selector.select(batch, SOURCES)
+    of_row = dict(zip(coreset.indices.tolist(), (16 * coreset.weights).tolist(), strict=True))
+    assert [of_row[row] for row in (6, 11, 12)] == pytest.approx([1.0] * 3)  # small sources stand for themselves
+    for source, rows, kept in (("big", 9, 3), ("large", 4, 2)):
+        held = [weight for row, weight in of_row.items() if SOURCES[row] == source]
+        assert len(held) == kept
+        if settings.get("features") == "none":
+            assert held == pytest.approx([rows / kept] * kept)
+        elif settings == {}:
+            assert sum(held) == pytest.approx(rows)
+    taken = selector.take([batch], coreset)
+    logits = torch.randn(8, 9, 64, generator=torch.Generator().manual_seed(0))
+    width = taken[0]["labels"].shape[1]
+    expected = sum(
+        weight * example_losses(logits[i : i + 1, :width], taken[0]["labels"][i : i + 1])
+        for i, weight in enumerate(coreset.weights)
+    )
+    found = example_mean(logits[:, :width], taken[0]["labels"], taken[0]["row_weights"])
+    torch.testing.assert_close(found, torch.as_tensor(expected).squeeze())
+
+
+def test_all_sources_as_one(model: Any) -> None:
+    config = SelectionConfig(by_source=False, small_sources="none", adam=False, coordinates=10_000)
+    coreset = CoresetSelector(model, config, SIZES).select(pool_of_16(), SOURCES)
+    expected = facility_location(value_gradients(model, pool_of_16()), 8)
+    assert coreset.indices.tolist() == sorted(expected.tolist())
+
+
+def test_the_match_is_the_cosine_in_feature_space_beside_that_of_random_rows(model: Any) -> None:
+    selector = CoresetSelector(model, SelectionConfig(adam=False), SIZES)
+    batch = pool_of_16()
+    coreset = selector.select(batch, SOURCES)
+    record = selector.commit()
+    gradients = value_gradients(model, batch)
+    rows = {name: [i for i, s in enumerate(SOURCES) if s == name] for name in ("big", "large")}
+    pool = gradients[rows["big"] + rows["large"]].mean(0)
+    kept = gradients[[i for i in coreset.indices.tolist() if SOURCES[i] in rows]].mean(0)
+    assert record.match == pytest.approx(float(torch.cosine_similarity(kept, pool, dim=0)), abs=1e-5)
+    generator = torch.Generator().manual_seed(0)
+    along, squares = [], []
+    for _ in range(3000):
+        drawn = [
+            held[i]
+            for held, k in ((rows["big"], 3), (rows["large"], 2))
+            for i in torch.randperm(len(held), generator=generator)[:k]
+        ]
+        mean = gradients[drawn].mean(0)
+        along.append(mean @ pool)
+        squares.append(mean.square().sum())
+    expected = torch.stack(along).mean() / (torch.stack(squares).mean() * pool.square().sum()).sqrt()
+    assert record.match_random == pytest.approx(float(expected), abs=0.01)

@@ -40,8 +40,9 @@ from colm.features.exact import exact_features
 from colm.features.locate import locate_value_site
 from colm.features.spsa import draw_directions, spsa_features
 from colm.losses import example_losses
-from colm.medoids import pick_medoids
 from colm.models import load_model, load_tokenizer
+from colm.picking import pick_from_features
+from colm.select.rules import PickRule
 from colm.sources import count_sources, find_small_sources
 
 STAGES = (0, 8, 24)
@@ -100,16 +101,16 @@ def train(model: Any, rows: Rows, out: Path) -> None:
         sources = [rows.sources[p] for p in positions]
         facts = share_facts(pool, sources, positions, rows.sizes)
         features = exact_features(model, site, pool, list(pool.group(range(len(pool)), MICRO_BATCH_TOKENS)))
-        picked = pick_medoids(features, facts.order, TRAIN_KEEP, facts, history, ADAM, coordinates=2560, metric="l1")
+        picked = pick_from_features(features, facts.order, TRAIN_KEEP, facts, history, ADAM, PickRule())
         assert picked.history is not None
         history = picked.history
         seen.append({"features": features.rows(torch.arange(len(pool))), "sources": sources, "index": positions})
         total = 0.0
         model.train()
-        for group in pool.group(picked.picks, MICRO_BATCH_TOKENS):
+        for group in pool.group(picked.positions, MICRO_BATCH_TOKENS):
             batch = pool.collate(group)
             labels = batch.pop("labels")
-            loss = example_mean(model(**batch).logits, labels, num_examples=len(picked.picks))
+            loss = example_mean(model(**batch).logits, labels, num_examples=len(picked.positions))
             loss.backward()
             total += loss.item()
         optimizer.step()

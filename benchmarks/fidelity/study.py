@@ -24,13 +24,14 @@ from colm.facts import PoolFacts, group_by_source
 from colm.features.adam import AdamConstants, empty_history
 from colm.features.factors import GradientPiece, PieceFeatures
 from colm.features.spsa import SpsaFeatures
-from colm.medoids import pick_medoids
+from colm.picking import pick_from_features
 from colm.select.baselines import random_rows
 from colm.select.facility import facility_location, medoids_of_distances
 from colm.select.quota import source_quotas
+from colm.select.rules import PickRule
 from colm.types import AdamHistory, Features
 
-ADAM, COORDINATES, KEEP = AdamConstants(0.9, 0.999, 1e-8), 2560, 0.5
+ADAM, KEEP = AdamConstants(0.9, 0.999, 1e-8), 0.5
 PROBES, DRAWS, RANDOM_DRAWS, BOOTSTRAPS = (1, 4, 16, 64), 15, 400, 2000
 
 Record = dict[str, Any]
@@ -85,17 +86,16 @@ class Method(NamedTuple):
 
     def pick(self, pool: Record, number: int, history: AdamHistory) -> tuple[list[int], AdamHistory | None]:
         facts = facts_of(pool)
-        picked = pick_medoids(
+        picked = pick_from_features(
             self.make(pool["features"], number),
             facts.order,
             round(KEEP * len(facts.source)),
             facts,
             history,
             ADAM if self.adam else None,
-            coordinates=COORDINATES,
-            metric="l1",
+            PickRule(),
         )
-        return picked.picks, picked.history
+        return picked.positions, picked.history
 
 
 def judge(pool: Record, picks: list[int]) -> tuple[float, float]:
@@ -266,7 +266,7 @@ def compare_differences(pool: Record) -> list[Record]:
         history = empty_history(features.dim, torch.device("cpu"))
         budget = round(KEEP * len(slopes))
         args = (features, facts.order, budget, facts, history, ADAM)
-        return pick_medoids(*args, coordinates=COORDINATES, metric="l1").picks
+        return pick_from_features(*args, PickRule()).positions
 
     wanted = set(pick(expected))
     return [

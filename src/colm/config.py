@@ -12,6 +12,15 @@ FeatureName = Literal["exact", "spsa", "mean_hidden", "last_hidden", "loss", "gr
 Metric = Literal["l1", "l2", "cosine"]
 LossName = Literal["example", "token"]
 DirectionName = Literal["fresh", "fixed"]
+PickName = Literal["medoids", "largest", "middle", "direction", "sample"]
+WeightName = Literal["uniform", "represented"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "colm": {"features": "exact"},
+    "colm-spsa": {"features": "spsa", "spsa_probes": 1, "spsa_directions": "fixed"},
+    "control": {"features": "none"},
+}
+"""Values that ``preset`` stands for: the method with exact gradients, as in the paper's code, and the control."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,20 @@ class SelectionConfig:
 
     metric: Metric = "l1"
     """Distance between sparsified features in the facility location."""
+
+    pick: PickName = "medoids"
+    """How rows are picked by their features, within each source. ``medoids``: the paper's facility
+    location. To compare with: ``largest`` norm (or loss), ``middle`` of the ranking by norm (or loss),
+    ``direction`` (greedily, so that the picks' mean points where the mean of all rows points),
+    ``sample`` (at random with chances in proportion to the norm)."""
+
+    weights: WeightName = "uniform"
+    """How much a kept row counts in the training loss. ``uniform``: all the same, as in the paper.
+    ``represented``: as many rows of the pool as it stands for: a medoid for its cluster, a sampled row for
+    1 / its chance, a row of a small source for itself. The loss then estimates the whole pool's."""
+
+    by_source: bool = True
+    """Pick from each big source its share of the budget; false: from all of them as one."""
 
     adam: bool = True
     """Turn gradients into the step that Adam would take with each. Uses the optimiser's own betas
@@ -108,8 +131,21 @@ class SelectionConfig:
             ("metric", Metric),
             ("loss", LossName),
             ("spsa_directions", DirectionName),
+            ("pick", PickName),
+            ("weights", WeightName),
         ):
             _require_choice(name, getattr(self, name), get_args(choices))
+        for name in ("adam", "by_source"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be true or false.")
+        if self.features == "none" and self.pick != "medoids":
+            raise ConfigError(
+                f"pick={self.pick!r} needs features to pick by, but features='none' draws at random; choose features."
+            )
+        if self.weights == "represented" and self.loss == "token":
+            raise ConfigError(
+                "weights='represented' weighs examples, but loss='token' averages over tokens; use loss='example'."
+            )
         if self.metric == "cosine" and self.features in ("loss", "gradient_norm"):
             raise ConfigError(
                 f"metric='cosine' is always 0 between the positive numbers of features={self.features!r}; use 'l1'."
@@ -127,9 +163,16 @@ class SelectionConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> SelectionConfig:
         """Make a config from a mapping, such as a section of a YAML file.
 
+        The key ``preset`` names a set of values (`PRESETS`) that the other keys change.
+
         Raises:
             ConfigError: for an unknown key, with the nearest known one, or a value out of range.
         """
+        values = dict(values)
+        preset = values.pop("preset", "colm")
+        if preset not in PRESETS:
+            raise ConfigError(f"preset={preset!r} is not one of {', '.join(PRESETS)}.{suggest(str(preset), PRESETS)}")
+        values = {**PRESETS[preset], **values}
         known = [f.name for f in fields(cls)]
         for key in values:
             if key not in known:

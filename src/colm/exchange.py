@@ -11,6 +11,10 @@ from torch import Tensor
 from colm.batch import Pool, split_evenly
 from colm.errors import DataError
 from colm.gather import gather_rows, rank_and_world
+from colm.types import Coreset
+
+WEIGHT_KEY = "row_weights"
+"""The key of a batch that holds its rows' weights in the loss, where they are not uniform."""
 
 
 class Share(NamedTuple):
@@ -35,7 +39,7 @@ def share_rows(pool: Pool, kept: Sequence[int]) -> Share:
     rank, world = rank_and_world()
     if world == 1:
         return Share(pool, list(kept))
-    held = torch.cat(gather_rows(torch.tensor([len(pool)], device=pool.device))).tolist()
+    held = rows_by_rank(pool)
     first = [sum(held[:r]) for r in range(world)]
     owner = {p: max(r for r in range(world) if first[r] <= p and held[r]) for p in kept}
     runs = split_evenly(kept, world)
@@ -50,6 +54,25 @@ def share_rows(pool: Pool, kept: Sequence[int]) -> Share:
     received = {key: value[torch.tensor(mine, device=value.device)] for key, value in arrived.items()}
     together = Pool([*pool.batches, received], pool.pad_token_id)
     return Share(together, [place[p] if p in place else p - first[rank] for p in runs[rank]])
+
+
+def rows_by_rank(pool: Pool) -> list[int]:
+    """Return how many rows each rank holds."""
+    held: list[int] = torch.cat(gather_rows(torch.tensor([len(pool)], device=pool.device))).tolist()
+    return held
+
+
+def weigh_rows(pool: Pool, coreset: Coreset) -> Pool:
+    """Give every batch of the pool the key ``row_weights``, (n,) float32: the kept rows' weights, 0 elsewhere."""
+    held, (rank, _) = rows_by_rank(pool), rank_and_world()
+    weights = torch.zeros(sum(held)).index_copy(0, coreset.indices, coreset.weights)
+    local = weights[sum(held[:rank]) :].to(pool.device)
+    batches, start = [], 0
+    for batch in pool.batches:
+        rows = len(batch["input_ids"])
+        batches.append({**batch, WEIGHT_KEY: local[start : start + rows]})
+        start += rows
+    return Pool(batches, pool.pad_token_id)
 
 
 def _gather_batch(pool: Pool, positions: list[int]) -> dict[str, Tensor]:

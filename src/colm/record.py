@@ -58,6 +58,9 @@ def to_dict(record: StepRecord) -> dict[str, Any]:
         "unlabelled": record.unlabelled,
         "nonfinite": record.nonfinite,
         "seconds": round(record.seconds, 6),
+        "step_seconds": record.step_seconds,
+        "match": record.match,
+        "match_random": record.match_random,
         "pool": record.pool,
         "kept": record.kept,
     }

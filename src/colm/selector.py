@@ -25,16 +25,16 @@ from torch import nn
 from colm.batch import Pool, split_evenly
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
-from colm.exchange import share_rows
+from colm.exchange import share_rows, weigh_rows
 from colm.facts import PoolFacts, group_by_source, share_facts
 from colm.features.adam import AdamConstants, adam_constants, empty_history
 from colm.features.locate import locate_value_site
 from colm.features.selection_pass import GRADIENTS, run_selection_pass
 from colm.features.site import ValueSite
 from colm.features.spsa import site_for_copies
-from colm.medoids import Medoids, pick_medoids
+from colm.picking import NO_PICKS, Picks, pick_from_features
 from colm.select.baselines import random_rows
-from colm.select.quota import source_quotas
+from colm.select.rules import PickRule
 from colm.sources import find_small_sources
 from colm.types import AdamHistory, Batch, Coreset, StepRecord
 
@@ -161,33 +161,45 @@ class CoresetSelector:
         pool = Pool(batches, self.pad_token_id)
         facts = share_facts(pool, sources, dataset_index, self.source_sizes)
         candidates = [p for p in facts.order if facts.labelled[p] > 0]
-        medoids = Medoids([], None, [])
+        picks = NO_PICKS
+        counts: dict[int, float] = {}  # kept row -> how many rows of the pool it stands for
         if len(candidates) <= facts.slots:  # a last pool too small to choose from is trained whole
             unlabelled = [p for p in facts.order if facts.labelled[p] == 0]
-            kept = candidates + unlabelled[: facts.slots - len(candidates)]  # no micro-batch may be empty
+            # No micro-batch may be empty.
+            counts = dict.fromkeys(candidates + unlabelled[: facts.slots - len(candidates)], 1.0)
         else:
             budget = self.config.kept_rows(len(candidates), facts.slots)
             small = [p for p in candidates if facts.source[p] in self.small]
             big = [p for p in candidates if facts.source[p] not in self.small]
             if len(small) > budget:
                 self._say_once(OVERFLOW, len(small), budget)
-                kept = self._sample(small, facts, budget)
-            elif self.config.features == "none":
-                kept = small + self._sample(big, facts, budget - len(small))
+                counts = self._sample(small, facts, budget)
             else:
-                medoids = self._medoids(pool, big, facts, budget - len(small))
-                kept = small + medoids.picks
-                kept += medoids.nonfinite[: max(0, facts.slots - len(kept))]  # no micro-batch may be empty
-        record = self._record(facts, frozenset(kept), len(medoids.nonfinite), time.perf_counter() - start)
-        self._pending = _Pending(medoids.history, record)
-        return Coreset(torch.tensor(sorted(kept)), torch.full((len(kept),), 1.0 / len(kept)))
+                counts = dict.fromkeys(small, 1.0)
+                if self.config.features == "none":
+                    counts |= self._sample(big, facts, budget - len(small))
+                else:
+                    picks = self._pick(pool, big, facts, budget - len(small))
+                    counts |= zip(picks.positions, picks.stands_for, strict=True)
+                    needed = max(0, facts.slots - len(counts))  # no micro-batch may be empty
+                    counts |= dict.fromkeys(picks.nonfinite[:needed], 1.0)
+        record = self._record(facts, frozenset(counts), picks, time.perf_counter() - start)
+        self._pending = _Pending(picks.history, record)
+        kept = sorted(counts)
+        weights = torch.full((len(kept),), 1.0 / len(kept))
+        if self.config.weights == "represented":
+            weights = torch.tensor([counts[p] for p in kept]) / len(candidates)
+        return Coreset(torch.tensor(kept), weights)
 
     def take(self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]], coreset: Coreset) -> list[Batch]:
         """Return this rank's share of the kept rows, in as many micro-batches as `batches` has.
 
-        Rows keep their order and padding side; micro-batches differ in size by at most one row.
+        Rows keep their order and padding side; micro-batches differ in size by at most one row. Where weights
+        are not uniform, each has a key ``row_weights``, (n,) float32, for `example_mean`.
         """
         pool = Pool(batches, self.pad_token_id)
+        if self.config.weights != "uniform":
+            pool = weigh_rows(pool, coreset)
         share = share_rows(pool, coreset.indices.tolist())
         return [share.pool.collate(run) for run in split_evenly(share.positions, len(pool.batches))]
 
@@ -241,10 +253,10 @@ class CoresetSelector:
             device = self.site.weight.device
             self._history = AdamHistory(state["m"].to(device), state["v"].to(device), int(state["updates"]))
 
-    def _medoids(self, pool: Pool, big: list[int], facts: PoolFacts, budget: int) -> Medoids:
+    def _pick(self, pool: Pool, big: list[int], facts: PoolFacts, budget: int) -> Picks:
         """Run the selection pass over the big sources' rows and pick among them."""
         if budget == 0 or not big:
-            return Medoids([], None, [])
+            return NO_PICKS
         assert self.site is not None
         constants = self._adam_constants()
         local = [p - facts.first for p in big if facts.is_local(p)]
@@ -252,21 +264,29 @@ class CoresetSelector:
         generator = self._generator(drawn_at, stream=1)
         features = run_selection_pass(self.model, self.site, pool, local, self.config, generator=generator)
         history = self._history or empty_history(features.dim, features.device)
-        coordinates = self.config.coordinates if self.config.features in GRADIENTS else features.dim
-        return pick_medoids(
-            features, big, budget, facts, history, constants, coordinates=coordinates, metric=self.config.metric
-        )
+        rule = self._rule
+        if self.config.features not in GRADIENTS:
+            rule = rule._replace(coordinates=features.dim)
+        draws = self._generator(self._step, stream=0)
+        return pick_from_features(features, big, budget, facts, history, constants, rule, draws)
 
-    def _sample(self, rows: list[int], facts: PoolFacts, budget: int) -> list[int]:
-        """Draw rows at random, each source its quota; `rows` are in the order of the data set."""
+    def _sample(self, rows: list[int], facts: PoolFacts, budget: int) -> dict[int, float]:
+        """Draw rows at random, each source its quota, and say how many rows each stands for.
+
+        `rows` are in the order of the data set.
+        """
         generator = self._generator(self._step, stream=0)
-        by_source = group_by_source(rows, facts)
-        quotas = source_quotas({name: len(held) for name, held in by_source.items()}, budget)
-        return [
-            held[i]
-            for name, held in by_source.items()
+        groups = self._rule.group(rows, facts)
+        quotas = self._rule.quotas(groups, budget)
+        return {
+            held[i]: len(held) / quotas[name]
+            for name, held in groups.items()
             for i in random_rows(len(held), quotas[name], generator).tolist()
-        ]
+        }
+
+    @property
+    def _rule(self) -> PickRule:
+        return PickRule(self.config.pick, self.config.metric, self.config.coordinates, self.config.by_source)
 
     def _generator(self, step: int, *, stream: int) -> torch.Generator:
         """Return a generator of the selection's own, the same on every rank and after a resume."""
@@ -290,7 +310,7 @@ class CoresetSelector:
             self._said.add(message)
             logger.warning(message, *values)
 
-    def _record(self, facts: PoolFacts, kept: frozenset[int], nonfinite: int, seconds: float) -> StepRecord:
+    def _record(self, facts: PoolFacts, kept: frozenset[int], picks: Picks, seconds: float) -> StepRecord:
         def by_source(rows: list[int]) -> dict[str, list[int]]:
             return {name: [facts.dataset_index[p] for p in held] for name, held in group_by_source(rows, facts).items()}
 
@@ -300,8 +320,10 @@ class CoresetSelector:
             kept=by_source([p for p in facts.order if p in kept]),
             small_kept=sum(facts.source[p] in self.small for p in kept),
             unlabelled=sum(count == 0 for count in facts.labelled),
-            nonfinite=nonfinite,
+            nonfinite=len(picks.nonfinite),
             seconds=seconds,
+            match=picks.match,
+            match_random=picks.match_random,
         )
 
 

@@ -74,6 +74,9 @@ class StepRecord(NamedTuple):
     unlabelled: int  # pool rows dropped because no token of theirs has a label
     nonfinite: int  # pool rows whose features were not finite
     seconds: float  # wall-clock seconds from the pool to its coreset
+    match: float | None = None  # cosine of the kept big rows' mean normalised feature with the pool's; None without
+    match_random: float | None = None  # what as many random rows of each source would be expected to have
+    step_seconds: float | None = None  # of the whole step, from fetching the pool to the optimiser's step
 
     @property
     def pool_count(self) -> int:

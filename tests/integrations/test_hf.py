@@ -15,7 +15,11 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from colm import ConfigError, CoresetTrainer, DataError, SelectionConfig
 from colm.integrations.columns import CollatorWithCodes
-from colm.integrations.hf import _example_mean_of_outputs
+from colm.losses import example_mean
+
+
+def example_mean_of_outputs(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+    return example_mean(outputs["logits"], labels, num_examples=num_items_in_batch)
 
 
 def mixture(rows: int = 96, seed: int = 0) -> Dataset:
@@ -74,7 +78,7 @@ def coreset_trainer(folder: Path, *, selection: SelectionConfig | None = None, *
 def lines(folder: Path) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in (folder / "selection.jsonl").read_text().splitlines()]
     for line in found:
-        del line["seconds"]
+        del line["seconds"], line["step_seconds"]
     return found
 
 
@@ -128,7 +132,7 @@ def test_keeping_everything_is_the_plain_trainer(tmp_path: Path, loss: Any) -> N
         args=arguments(tmp_path / "plain"),
         train_dataset=mixture(),
         data_collator=CollatorWithCodes(collate, "source"),
-        compute_loss_func=_example_mean_of_outputs if loss == "example" else None,
+        compute_loss_func=example_mean_of_outputs if loss == "example" else None,
     )
     for trainer in (ours, plain):
         torch.manual_seed(0)
@@ -257,7 +261,7 @@ def test_your_own_loss_gets_the_token_count(tmp_path: Path) -> None:
 
     def own(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         seen.append(int(num_items_in_batch))
-        return _example_mean_of_outputs(outputs, labels)
+        return example_mean_of_outputs(outputs, labels)
 
     trainer = coreset_trainer(
         tmp_path, selection=SelectionConfig(loss="token"), args={"max_steps": 1}, compute_loss_func=own
@@ -331,7 +335,7 @@ def test_more_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             with pytest.raises(ConfigError, match=f"{name} parallelism of 2 ranks"):
                 check_trainer(trainer, SelectionConfig())
     with pytest.raises(ConfigError, match=r"compute_loss_func would replace the example mean"):
-        coreset_trainer(tmp_path, compute_loss_func=_example_mean_of_outputs)
+        coreset_trainer(tmp_path, compute_loss_func=example_mean_of_outputs)
     from peft import PromptTuningConfig, get_peft_model
 
     prompted = get_peft_model(tiny_model(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
@@ -357,3 +361,29 @@ def test_bad_data(tmp_path: Path) -> None:
     trainer.data_collator = collate
     with pytest.raises(DataError, match="lost 'colm_source'"):
         trainer.train()
+
+
+def test_the_loss_weighs_rows_as_the_coreset_does(tmp_path: Path) -> None:
+    trainer = coreset_trainer(tmp_path, selection=SelectionConfig(weights="represented"), args={"max_steps": 1})
+    coresets: list[Any] = []
+    select = trainer.selector.select
+
+    def keep(*args: Any, **kwargs: Any) -> Any:
+        coresets.append((select(*args, **kwargs), kwargs["dataset_index"]))
+        return coresets[-1][0]
+
+    trainer.selector.select = keep
+    data, model = mixture(), trainer.model
+    losses = []
+    for i in range(len(data)):
+        row = {key: torch.tensor([data[i][key]]) for key in ("input_ids", "labels")}
+        with torch.no_grad():
+            losses.append(float(example_mean(model(input_ids=row["input_ids"]).logits, row["labels"])))
+    trainer.train()
+    (coreset, index) = coresets[0]
+    expected = sum(
+        w * losses[index[p]] for p, w in zip(coreset.indices.tolist(), coreset.weights.tolist(), strict=True)
+    )
+    logged = next(log["loss"] for log in trainer.state.log_history if "loss" in log)
+    assert len(set(coreset.weights.tolist())) > 1
+    assert logged == pytest.approx(expected, rel=1e-4)

@@ -24,6 +24,7 @@ from transformers import Trainer, TrainerCallback
 from colm.batch import count_labelled
 from colm.config import SelectionConfig
 from colm.errors import ConfigError, DataError
+from colm.exchange import WEIGHT_KEY
 from colm.integrations.checks import check_trainer, is_complete, last_complete_checkpoint, mark_complete
 from colm.integrations.columns import (
     INDEX_KEY,
@@ -122,8 +123,15 @@ class CoresetMixin(_TrainerSeams):
         self._signature_columns += [k for k in (SOURCE_KEY, INDEX_KEY) if k not in self._signature_columns]
 
     def _prepare_inputs(self, inputs: Any) -> Any:
-        """Strip the two integer columns from any batch that still has them (evaluation on training rows)."""
-        return super()._prepare_inputs(without_codes(inputs))
+        """Strip the two integer columns from any batch that still has them, and set the rows' weights aside."""
+        prepared = dict(super()._prepare_inputs(without_codes(inputs)))
+        self._row_weights: Tensor | None = prepared.pop(WEIGHT_KEY, None)
+        return prepared
+
+    def _example_mean(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """Return the training loss: each row of the step counts the same, or its weight."""
+        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        return example_mean(logits, labels, self._row_weights, num_examples=num_items_in_batch)
 
     def _wrap_model(self, model: nn.Module, training: bool = True, **kwargs: Any) -> Any:
         """Let a model that was evaluated before training be wrapped for it.
@@ -209,6 +217,7 @@ class CoresetMixin(_TrainerSeams):
         """Make the step count: history, record line, totals. Called once the optimiser has stepped."""
         record = self.selector.commit(stepped=not self.accelerator.optimizer_step_was_skipped)
         seconds = time.perf_counter() - self._step_start
+        record = record._replace(step_seconds=round(seconds, 6))
         self._unlogged.append((record, seconds))
         self.seconds += seconds
         self.selection_seconds += record.seconds
@@ -276,11 +285,6 @@ class CoresetTrainer(CoresetMixin, Trainer):
                     "compute_loss_func would replace the example mean, and gets the number of rows where it expects "
                     "that of tokens; set SelectionConfig(loss='token') to train with your own loss."
                 )
-            kwargs["compute_loss_func"] = _example_mean_of_outputs
+            kwargs["compute_loss_func"] = self._example_mean
         super().__init__(model, args, **kwargs)
         self._prepare_selection(selection)
-
-
-def _example_mean_of_outputs(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-    logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-    return example_mean(logits, labels, num_examples=num_items_in_batch)

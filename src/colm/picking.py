@@ -1,0 +1,187 @@
+"""From the features of the big sources' rows to the rows that stand for them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from colm.facts import PoolFacts
+from colm.features.adam import AdamConstants, adam_step
+from colm.features.sparsify import largest_coordinates
+from colm.gather import gather_rows, sum_over_ranks
+from colm.select.rules import PickRule, pick_rows
+from colm.types import AdamHistory, Features
+
+logger = logging.getLogger(__name__)
+
+CHUNK_BYTES = 2**26
+"""Largest (rows, D) float32 block that is made at a time, unless one row alone is larger."""
+
+
+class Picks(NamedTuple):
+    """The picks of one step, in positions of the global pool."""
+
+    positions: list[int]
+    stands_for: list[float]  # how many rows each pick stands for
+    history: AdamHistory | None  # what the history becomes if the step is committed; None: unchanged
+    nonfinite: list[int]  # rows that were not eligible
+    match: float | None  # cosine of the picks' mean normalised feature with that of all rows; None without a pick
+    match_random: float | None  # what as many rows of each group, drawn at random, would have
+
+
+NO_PICKS = Picks([], [], None, [], None, None)
+
+
+def pick_from_features(
+    features: Features,
+    big: list[int],
+    budget: int,
+    facts: PoolFacts,
+    history: AdamHistory,
+    constants: AdamConstants | None,
+    rule: PickRule,
+    generator: torch.Generator | None = None,
+) -> Picks:
+    """Pick rows group by group, in proportion to the groups' shares. A group is a source, as a rule.
+
+    Args:
+        features: of this rank's rows among `big`, in the order of their positions.
+        big: candidate rows of all ranks, in the order of the data set.
+        budget: rows to pick, at most len(big).
+        facts: of the pool.
+        history: of the kept big-source rows so far.
+        constants: Adam's, or None to take the features as they are.
+        rule: how to pick within a group.
+        generator: for rules that draw; the same on every rank.
+    """
+    positions = sorted(big)
+    row_of = {p: i for i, p in enumerate(p for p in positions if facts.is_local(p))}
+    finite = torch.cat(gather_rows(features.finite().long())).tolist()
+    broken = {p for p, is_finite in zip(positions, finite, strict=True) if not is_finite}
+    if broken:
+        logger.warning("%d of %d rows have features that are not finite and are not picked.", len(broken), len(big))
+    groups = rule.group([p for p in big if p not in broken], facts)
+    quotas = rule.quotas(groups, budget)
+    picks: list[int] = []
+    stands_for: list[float] = []
+    match = _Match(features.dim, features.device)
+    for name, rows in groups.items():
+        arriving = sorted(rows)  # the order in which ranks send them
+        held = torch.tensor([row_of[p] for p in arriving if p in row_of], dtype=torch.int64)
+        summary = _summarise(features, held, len(rows), history, constants, rule.coordinates)
+        match.add(summary, quotas[name])
+        sparse = torch.cat(gather_rows(summary.sparse))
+        place = {p: i for i, p in enumerate(arriving)}
+        in_order = torch.tensor([place[p] for p in rows], device=sparse.device)
+        chosen = pick_rows(sparse[in_order], quotas[name], rule, generator)
+        picks += [rows[i] for i in chosen.rows.tolist()]
+        stands_for += chosen.stands_for.tolist()
+    if not picks:
+        return NO_PICKS._replace(nonfinite=sorted(broken))
+    held = torch.tensor(sorted(row_of[p] for p in picks if p in row_of), dtype=torch.int64)
+    total, moments = _sum_picks(features, held, history, constants)
+    following = None
+    if moments is not None:  # the mean of the picked rows' moments, as in the paper's code
+        following = AdamHistory(moments[0] / len(picks), moments[1] / len(picks), history.updates + 1)
+    return Picks(picks, stands_for, following, sorted(broken), *match.cosines(total))
+
+
+class _Group(NamedTuple):
+    """What is known of a group's normalised features u without holding them."""
+
+    sparse: Tensor  # (rows on this rank, h) float32
+    total: Tensor  # (D,), sum of u over all ranks
+    squares: Tensor  # (), sum of |u|^2 over all ranks
+    rows: int  # over all ranks
+
+
+class _Match:
+    """How well the picks' mean feature points to that of all rows, and how well random rows would.
+
+    The random rows are as many of each group, without replacement. Their mean has expectation
+    e = sum_g (k_g / k) mean_g and variance sum_g (k_g / k)^2 (1 / k_g - 1 / n_g) s_g^2, with s_g^2 the group's
+    variance; its cosine with the pool's mean p is taken as p.e / (|p| (|e|^2 + variance)^(1/2)).
+    """
+
+    def __init__(self, dim: int, device: torch.device) -> None:
+        self._pool = torch.zeros(dim, device=device)
+        self._expected = torch.zeros(dim, device=device)
+        self._variance = torch.zeros((), device=device)
+        self._picked = 0
+
+    def add(self, group: _Group, quota: int) -> None:
+        """Take a group of which `quota` rows are picked."""
+        n, k = group.rows, quota
+        self._pool += group.total
+        if k == 0:
+            return
+        self._picked += k
+        self._expected += k / n * group.total
+        if n > 1:
+            spread = (group.squares - group.total.square().sum() / n).clamp_min(0) / (n - 1)
+            self._variance += k * (1 - k / n) * spread
+
+    def cosines(self, picked: Tensor) -> tuple[float | None, float | None]:
+        """Return the cosine of the picks' sum (D,) with the pool's, and that of random rows; None where it is 0/0."""
+        along = torch.stack([self._pool @ picked, self._pool @ self._expected])
+        squares = torch.stack([picked.square().sum(), self._expected.square().sum() + self._variance])
+        match, random = (along / (squares * self._pool.square().sum()).sqrt()).tolist()  # one host transfer
+        return (match if match == match else None), (random if random == random else None)
+
+
+def _summarise(
+    features: Features,
+    held: Tensor,
+    rows: int,
+    history: AdamHistory,
+    constants: AdamConstants | None,
+    coordinates: int,
+) -> _Group:
+    """Take one group's rows at its h coordinates, (len(held), h) float32, with the sums over all D."""
+
+    def normalised() -> Iterator[Tensor]:
+        for chunk in _chunks(held, features.dim):
+            gradients = features.rows(chunk)
+            yield gradients if constants is None else adam_step(gradients, history, constants).step
+
+    total = torch.zeros(features.dim, device=features.device)
+    squares = torch.zeros((), device=features.device)
+    for block in normalised():
+        total += block.sum(0)
+        squares += block.square().sum()
+    total = sum_over_ranks(total)
+    columns = largest_coordinates(total / rows, coordinates)
+    # The rows are made a second time rather than held: (n, D) may not fit.
+    parts = [block[:, columns] for block in normalised()]
+    sparse = torch.cat(parts) if parts else total.new_zeros(0, len(columns))
+    return _Group(sparse, total, sum_over_ranks(squares), rows)
+
+
+def _sum_picks(
+    features: Features, held: Tensor, history: AdamHistory, constants: AdamConstants | None
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """Return the sum of the picks' normalised features, and those of their Adam moments, over all ranks; (D,) each."""
+    total = torch.zeros(features.dim, device=features.device)
+    m, v = (total.clone(), total.clone()) if constants is not None else (total, total)
+    for chunk in _chunks(held, features.dim):
+        gradients = features.rows(chunk)
+        if constants is None:
+            total += gradients.sum(0)
+            continue
+        moments = adam_step(gradients, history, constants)
+        total += moments.step.sum(0)
+        m += moments.m.sum(0)
+        v += moments.v.sum(0)
+    if constants is None:
+        return sum_over_ranks(total), None
+    return sum_over_ranks(total), (sum_over_ranks(m), sum_over_ranks(v))
+
+
+def _chunks(rows: Tensor, dim: int) -> Iterator[Tensor]:
+    """Cut row numbers into runs whose (rows, D) float32 block has at most CHUNK_BYTES."""
+    if len(rows):
+        yield from torch.split(rows, max(1, CHUNK_BYTES // (4 * dim)))

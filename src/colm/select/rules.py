@@ -1,0 +1,82 @@
+"""Which rows of a group are picked, given their features: the paper's medoids, and what to compare them with."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from colm.errors import ConfigError
+from colm.facts import PoolFacts, group_by_source
+from colm.select.baselines import largest_rows, middle_rows
+from colm.select.direction import match_direction
+from colm.select.facility import facility_location, pairwise_distances
+from colm.select.quota import source_quotas
+from colm.select.sampling import sample_by_size
+
+
+class Picked(NamedTuple):
+    """Rows of one group, in the order of picking."""
+
+    rows: Tensor  # (k,) int64
+    stands_for: Tensor  # (k,) float32, how many rows of the group each one stands for
+
+
+class PickRule(NamedTuple):
+    """How the big sources' rows are picked; see `SelectionConfig` for the fields."""
+
+    pick: str = "medoids"
+    metric: str = "l1"
+    coordinates: int = 2560
+    by_source: bool = True
+
+    def group(self, positions: list[int], facts: PoolFacts) -> dict[str, list[int]]:
+        """Group positions by source, or put them all in one group."""
+        if self.by_source:
+            return group_by_source(positions, facts)
+        return {"all": list(positions)} if positions else {}
+
+    def quotas(self, groups: dict[str, list[int]], budget: int) -> dict[str, int]:
+        """Share the budget out in proportion to the groups' rows."""
+        counts = {name: len(rows) for name, rows in groups.items()}
+        return source_quotas(counts, min(budget, sum(counts.values())))
+
+
+def pick_rows(features: Tensor, budget: int, rule: PickRule, generator: torch.Generator | None = None) -> Picked:
+    """Pick `budget` of a group's rows.
+
+    Args:
+        features: (n, h) float32, finite.
+        budget: from 0 to n.
+        rule: only `pick` and `metric` are read.
+        generator: for ``pick="sample"``.
+
+    Raises:
+        ConfigError: the rule is unknown, or the budget is outside its range.
+    """
+    n = len(features)
+    sizes = features.norm(dim=1)
+    even = torch.full((budget,), n / max(budget, 1), device=features.device)
+    if rule.pick == "medoids":
+        rows = facility_location(features, budget, rule.metric)
+        return Picked(rows, _cluster_sizes(features, rows, rule.metric))
+    if rule.pick == "largest":
+        return Picked(largest_rows(sizes, budget), even)
+    if rule.pick == "middle":
+        return Picked(middle_rows(sizes, budget), even)
+    if rule.pick == "direction":
+        return Picked(match_direction(features, budget), even)
+    if rule.pick == "sample":
+        assert generator is not None
+        rows, chances = sample_by_size(sizes, budget, generator)
+        return Picked(rows, 1.0 / chances[rows])
+    raise ConfigError(f"pick={rule.pick!r} is not one of 'medoids', 'largest', 'middle', 'direction', 'sample'.")
+
+
+def _cluster_sizes(features: Tensor, medoids: Tensor, metric: str) -> Tensor:
+    """Return how many rows have each medoid as their nearest one, (k,); the earlier pick of equals."""
+    if not len(medoids):
+        return features.new_zeros(0)
+    nearest = pairwise_distances(features, metric)[:, medoids].argmin(1)
+    return torch.bincount(nearest, minlength=len(medoids)).to(features.dtype)
