@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from colm.record import SelectionLog
+from colm.record import StepLog, to_dict
 from colm.types import StepRecord
 
 
@@ -11,14 +11,14 @@ def record(step: int) -> StepRecord:
 
 
 def test_lines_survive_and_later_steps_are_forgotten(tmp_path: Path) -> None:
-    log = SelectionLog(tmp_path / "selection.jsonl")
+    log = StepLog(tmp_path / "selection.jsonl")
     for step in range(4):
-        log.write(record(step))
+        log.write(to_dict(record(step)))
     with log.path.open("a") as file:
         file.write('{"step": 4, "po')  # killed while writing
     assert [line["step"] for line in log.read()] == [0, 1, 2, 3]
     log.truncate(2)
-    log.write(record(2))
+    log.write(to_dict(record(2)))
     lines = list(log.read())
     assert [line["step"] for line in lines] == [0, 1, 2]
     assert lines[0]["pool_count"] == 3

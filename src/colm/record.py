@@ -1,37 +1,38 @@
-"""The selection's own log, one JSON line for each optimiser step."""
+"""The run's own logs, one JSON line each: of every optimiser step's selection, of every evaluation."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from colm.types import StepRecord
 
 FILE_NAME = "selection.jsonl"
+EVALUATIONS_NAME = "evaluations.jsonl"
 
 
-class SelectionLog:
-    """Appends step records to a file, and forgets those after the step that a run resumes from.
+class StepLog:
+    """Appends lines that have a step to a file, and forgets those after the step that a run resumes from.
 
     Args:
-        path: the file; its folder must exist when the first record is written.
+        path: the file; its folder must exist when the first line is written.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
-    def write(self, record: StepRecord) -> None:
-        """Append one record; it is on disk when this returns."""
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append one line; it is on disk when this returns."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(to_dict(record)) + "\n")
+            file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def truncate(self, steps: int) -> None:
-        """Keep the records of the first `steps` steps, and drop a line that a crash left half-written."""
+        """Keep the lines whose step is below `steps`, and drop one that a crash left half-written."""
         if not self.path.exists():
             return
         kept = [json.dumps(line) + "\n" for line in self.read() if line["step"] < steps]
@@ -40,7 +41,9 @@ class SelectionLog:
         partial.replace(self.path)
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """Yield the records as dicts, up to the first line that is not whole."""
+        """Yield the lines as dicts, up to the first that is not whole; none where there is no file."""
+        if not self.path.exists():
+            return
         with self.path.open(encoding="utf-8") as file:
             for line in file:
                 if not line.endswith("\n"):

@@ -56,7 +56,10 @@ def test_train_leaves_a_run_that_loads_and_goes_on(tmp_path: Path, capsys: pytes
         "selection_seconds",
         "eval_loss_before",
         "eval_loss_after",
+        "small_sources",
         "sources",
+        "peak_memory_bytes",
+        "memory_kind",
     }
     assert summary["steps"] == 6
     assert summary["eval_loss_after"] < summary["eval_loss_before"]
@@ -75,11 +78,19 @@ def test_train_leaves_a_run_that_loads_and_goes_on(tmp_path: Path, capsys: pytes
 
     assert main(["train", config]) == 2
     assert "already holds a run" in capsys.readouterr().err
-    before = (run / "eval_before.json").read_text()
+    evaluations = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["rows"]) for line in evaluations] == [(0, 0), (6, 24)]
+    assert evaluations[1]["losses"]["rare"] == rare["eval_loss_after"]
+    assert evaluations[1]["seconds"] == summary["seconds"]
+    examples = json.loads((run / "examples.json").read_text())
+    assert {example["source"] for kind in examples.values() for example in kind} == {"adding"}
+    assert all(example["kept"] > 0 and example["text"] for example in examples["most_kept"])
     assert main(["train", config, "training.max_steps=8", "--resume"]) == 0
     resumed = [json.loads(line)["step"] for line in (run / "selection.jsonl").read_text().splitlines()]
     assert resumed == list(range(8))
-    assert (run / "eval_before.json").read_text() == before
+    resumed_evaluations = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+    assert resumed_evaluations[:2] == evaluations
+    assert [line["step"] for line in resumed_evaluations] == [0, 6, 8]
     assert json.loads((run / "summary.json").read_text())["steps"] == 8
     assert main(["train", config, "--overwrite", "model=no-such/model"]) == 2
     assert (run / "checkpoint-2").exists()  # nothing is deleted for a run that can not start

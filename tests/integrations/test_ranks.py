@@ -16,12 +16,12 @@ from tests.cli.test_commands import write_run
 SCRIPT = Path(__file__).with_name("train_on_ranks.py")
 
 
-def run(folder: Path, features: str, world: int) -> dict[str, Any]:
+def run(folder: Path, features: str, weighing: str, world: int) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, str(SCRIPT), str(folder), features], env=environment, capture_output=True, text=True
+        [*command, str(SCRIPT), str(folder), features, weighing], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = torch.load(folder / f"{features}-of-{world}.pt")
@@ -49,9 +49,9 @@ def test_the_command_line_in_two_processes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("features", ["exact", "none"])
-def test_two_ranks_train_as_one(tmp_path: Path, features: str) -> None:
-    one, two = run(tmp_path / "one", features, 1), run(tmp_path / "two", features, 2)
+@pytest.mark.parametrize(("features", "weighing"), [("exact", "uniform"), ("none", "represented")])
+def test_two_ranks_train_as_one(tmp_path: Path, features: str, weighing: str) -> None:
+    one, two = (run(tmp_path / str(world), features, weighing, world) for world in (1, 2))
     for ours, theirs in zip(one["lines"], two["lines"], strict=True):
         for key in ("pool", "kept"):
             assert {name: sorted(rows) for name, rows in ours[key].items()} == {

@@ -15,13 +15,13 @@ from colm import SelectionConfig
 from colm.gather import rank_and_world
 
 
-def main(folder: Path, features: str) -> None:
+def main(folder: Path, features: str, weighing: str) -> None:
     torch.set_num_threads(1)
     world = rank_and_world()[1]
     torch.manual_seed(0)
     trainer = coreset_trainer(
         folder,
-        selection=SelectionConfig(features=features, keep_count=9),
+        selection=SelectionConfig(features=features, weights=weighing, keep_count=9),
         args={"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4 // _world(), "max_steps": 5},
     )
     evaluation = trainer.evaluate(trainer.train_dataset)["eval_loss"]
@@ -46,4 +46,4 @@ def _world() -> int:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -10,26 +10,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from rich.table import Table
 from transformers import DataCollatorForSeq2Seq, PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 
+from colm.cli.kept import describe_kept
 from colm.cli.prepare import PreparedData, prepare_data
 from colm.cli.settings import RunSettings, load_settings
 from colm.errors import ColmError, ConfigError
 from colm.integrations.checks import last_complete_checkpoint
-from colm.integrations.hf import CoresetTrainer
+from colm.integrations.evaluation import EvaluationRecorder, SourceTrainer, peak_memory
 from colm.models import build_tiny_model, load_model
-from colm.record import FILE_NAME
+from colm.record import EVALUATIONS_NAME, FILE_NAME, StepLog
 
 logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.yaml"
-BEFORE_NAME = "eval_before.json"
 SUMMARY_NAME = "summary.json"
+EXAMPLES_NAME = "examples.json"
 
 
 def train_command(config: str, overrides: Sequence[str], *, resume: bool, overwrite: bool) -> None:
@@ -73,7 +75,7 @@ def check_output(folder: Path, *, resume: bool, overwrite: bool) -> Path | None:
 
 
 def _run_files(folder: Path) -> list[Path]:
-    names = (CONFIG_NAME, SUMMARY_NAME, BEFORE_NAME, FILE_NAME)
+    names = (CONFIG_NAME, SUMMARY_NAME, EVALUATIONS_NAME, EXAMPLES_NAME, FILE_NAME)
     return [folder / name for name in names if (folder / name).exists()] + list(folder.glob("checkpoint-*"))
 
 
@@ -97,15 +99,27 @@ def train(settings: RunSettings, checkpoint: Path | None = None, *, overwrite: b
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_NAME).write_text(yaml.safe_dump(settings.values, sort_keys=False), encoding="utf-8")
     trainer.accelerator.wait_for_everyone()  # the first rank may still have been clearing the folder
-    before = _evaluate_once(trainer, data.validation, folder / BEFORE_NAME)
+    evaluations = StepLog(folder / EVALUATIONS_NAME)
+    resumed_at = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    recorder = EvaluationRecorder(trainer, evaluations, resumed_at=resumed_at)
+    trainer.add_callback(recorder)
+    if data.validation and recorder.last_step is None:
+        trainer.evaluate()
     set_seed(settings.seed)  # a resumed run does not evaluate first, and must shuffle the same
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    after = evaluate_sources(trainer, data.validation)
+    memory = peak_memory()
+    if data.validation and recorder.last_step != trainer.state.global_step:
+        trainer.evaluate()
     trainer.save_model(str(folder))
-    summary = summarise(trainer, data.validation, before, after)
-    if _is_first_rank():
-        data.tokenizer.save_pretrained(str(folder))
-        (folder / SUMMARY_NAME).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    if not _is_first_rank():
+        return {}
+    data.tokenizer.save_pretrained(str(folder))
+    examples = describe_kept(StepLog(folder / FILE_NAME).read(), trainer.selector.small, data.train, data.tokenizer)
+    (folder / EXAMPLES_NAME).write_text(json.dumps(examples, indent=2) + "\n", encoding="utf-8")
+    summary = summarise(trainer, list(evaluations.read())) | memory
+    (folder / SUMMARY_NAME).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
 
@@ -130,14 +144,14 @@ def build_model(settings: RunSettings, tokenizer: Any) -> Any:
     return model
 
 
-def build_trainer(settings: RunSettings, model: Any, data: PreparedData) -> CoresetTrainer:
+def build_trainer(settings: RunSettings, model: Any, data: PreparedData) -> SourceTrainer:
     """Make the trainer; every check of its set-up happens here."""
     try:
-        trainer = CoresetTrainer(
+        trainer = SourceTrainer(
             model=model,
             args=TrainingArguments(output_dir=str(settings.output_dir), seed=settings.seed, **settings.training),
             train_dataset=data.train,
-            eval_dataset=concatenate_datasets(list(data.validation.values())) if data.validation else None,
+            validation=data.validation,
             data_collator=DataCollatorForSeq2Seq(data.tokenizer, padding=True, label_pad_token_id=-100),
             processing_class=data.tokenizer,
             selection=settings.selection,
@@ -153,25 +167,16 @@ def build_trainer(settings: RunSettings, model: Any, data: PreparedData) -> Core
     return trainer
 
 
-def evaluate_sources(trainer: CoresetTrainer, validation: Mapping[str, Dataset]) -> dict[str, float]:
-    """Return each source's evaluation loss: the mean over its rows of their mean labelled-token loss."""
-    return {
-        name: float(trainer.evaluate(rows, metric_key_prefix=f"eval_{name}")[f"eval_{name}_loss"])
-        for name, rows in validation.items()
-    }
-
-
-def summarise(
-    trainer: CoresetTrainer, validation: Mapping[str, Dataset], before: Mapping[str, float], after: Mapping[str, float]
-) -> dict[str, Any]:
+def summarise(trainer: SourceTrainer, evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the figures of a finished run; losses are None where there is no validation data."""
-    names = sorted(set(trainer.source_sizes) | set(validation))
+    before, after = ({}, {}) if not evaluations else (evaluations[0]["losses"], evaluations[-1]["losses"])
     return {
         "steps": trainer.state.global_step,
         "seconds": round(trainer.seconds, 3),
         "selection_seconds": round(trainer.selection_seconds, 3),
-        "eval_loss_before": _mean_over_rows(before, validation),
-        "eval_loss_after": _mean_over_rows(after, validation),
+        "eval_loss_before": _mean_over_rows(before, trainer.validation),
+        "eval_loss_after": _mean_over_rows(after, trainer.validation),
+        "small_sources": sorted(trainer.selector.small),
         "sources": {
             name: {
                 "rows": trainer.source_sizes.get(name, 0),
@@ -180,20 +185,9 @@ def summarise(
                 "eval_loss_before": before.get(name),
                 "eval_loss_after": after.get(name),
             }
-            for name in names
+            for name in sorted(set(trainer.source_sizes) | set(trainer.validation))
         },
     }
-
-
-def _evaluate_once(trainer: CoresetTrainer, validation: Mapping[str, Dataset], path: Path) -> dict[str, float]:
-    """Evaluate the untrained model, or read what the run found before it was interrupted."""
-    if path.exists():
-        saved: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
-        return saved
-    losses = evaluate_sources(trainer, validation)
-    if _is_first_rank():
-        path.write_text(json.dumps(losses) + "\n", encoding="utf-8")
-    return losses
 
 
 def _is_first_rank() -> bool:

@@ -35,7 +35,7 @@ from colm.integrations.columns import (
     without_codes,
 )
 from colm.losses import example_mean
-from colm.record import FILE_NAME, SelectionLog
+from colm.record import FILE_NAME, StepLog, to_dict
 from colm.selector import CoresetSelector
 from colm.types import StepRecord
 
@@ -73,7 +73,7 @@ class CoresetMixin(_TrainerSeams):
         check_trainer(self, selection)
         self.data_collator: Any = CollatorWithCodes(self.data_collator, self._source_column)
         self.selector = CoresetSelector(self.model, self.selection, self.source_sizes, pad_token_id=self._pad_token())
-        self._selection_log = SelectionLog(Path(self.args.output_dir) / FILE_NAME)
+        self._selection_log = StepLog(Path(self.args.output_dir) / FILE_NAME)
         self._step_start = 0.0
         self._clear_totals()
         self.add_callback(_CommitCallback(self))
@@ -226,7 +226,7 @@ class CoresetMixin(_TrainerSeams):
         for name, rows in record.kept.items():
             self.kept[name] += len(rows)
         if self.args.should_save:
-            self._selection_log.write(record)
+            self._selection_log.write(to_dict(record))
 
 
 class _CommitCallback(TrainerCallback):
