@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "src" / "colm"
 
 LAYERS = [
     {"types", "errors", "config"},
-    {"batch", "losses", "sources", "gather", "record"},
+    {"batch", "losses", "sources", "gather", "record", "methods"},
     {"features", "select", "facts", "exchange", "data", "models"},
     {"picking"},
     {"selector"},

@@ -23,6 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     again.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint")
     again.add_argument("--overwrite", action="store_true", help="delete the run that the output folder holds")
     _add(commands, "sources", "show the mixture before training")
+    compare = _add(commands, "compare", "train with several methods and seeds, and compare them")
+    compare.add_argument(
+        "--methods", nargs="+", default=None, metavar="METHOD", help="such as random control colm colm+keep=0.25"
+    )
+    compare.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED", help="default: 0 1 2")
+    compare.add_argument(
+        "--launcher", default="", help="what starts a run's processes: 'torchrun --nproc_per_node 4'; default one"
+    )
     # Overrides may also stand after an option, where argparse would not look for more of them.
     options, rest = parser.parse_known_args(arguments)
     unknown = [argument for argument in rest if argument.startswith("-") or "=" not in argument]
@@ -38,6 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from colm.cli.train import train_command
 
             train_command(options.config, options.overrides, resume=options.resume, overwrite=options.overwrite)
+        elif options.command == "compare":
+            from colm.cli.compare import DEFAULT_METHODS, compare_command
+
+            compare_command(
+                options.config,
+                options.overrides,
+                methods=options.methods or DEFAULT_METHODS,
+                seeds=options.seeds,
+                launcher=options.launcher,
+            )
         else:
             from colm.cli.sources import sources_command
 

@@ -22,7 +22,7 @@ class PreparedData(NamedTuple):
 def prepare_data(settings: RunSettings) -> PreparedData:
     """Read the mixture and tokenise it. Raises DataError or ConfigError."""
     data = settings.data
-    mixture = read_mixture(data, settings.mixture, settings.seed)
+    mixture = read_mixture(data, settings.mixture, settings.seed if data["seed"] is None else data["seed"])
     if settings.model == "tiny":
         columns = [name for part in mixture.train for name in part.column_names if name != data["source_column"]]
         texts = (str(row[name]) for part in mixture.train for row in part for name in columns if name in row)

@@ -26,6 +26,7 @@ DATA_DEFAULTS: dict[str, Any] = {
     "columns": {},  # colm's column name -> the data's
     "max_length": 512,  # tokens
     "demo_rows": 1500,
+    "seed": None,  # of the held-out rows and of the demo's tasks; default the run's
 }
 
 TOP_DEFAULTS: dict[str, Any] = {
@@ -165,6 +166,8 @@ def _data(values: dict[str, Any]) -> dict[str, Any]:
     for key, least in (("max_length", 2), ("validation_rows", 0), ("demo_rows", 100)):
         if not isinstance(merged[key], int) or isinstance(merged[key], bool) or merged[key] < least:
             raise ConfigError(f"data.{key}={merged[key]!r} must be a whole number of at least {least}.")
+    if merged["seed"] is not None and (not isinstance(merged["seed"], int) or merged["seed"] < 0):
+        raise ConfigError(f"data.seed={merged['seed']!r} must be a whole number of at least 0.")
     if not isinstance(merged["columns"], dict):
         raise ConfigError(f"data.columns is {merged['columns']!r}; it must map colm's column names to the data's.")
     return merged

@@ -26,6 +26,7 @@ from colm.integrations.checks import last_complete_checkpoint
 from colm.integrations.evaluation import EvaluationRecorder, SourceTrainer, peak_memory
 from colm.models import build_tiny_model, load_model
 from colm.record import EVALUATIONS_NAME, FILE_NAME, StepLog
+from colm.sources import find_small_sources
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +170,8 @@ def build_trainer(settings: RunSettings, model: Any, data: PreparedData) -> Sour
 
 def summarise(trainer: SourceTrainer, evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the figures of a finished run; losses are None where there is no validation data."""
+    rule = trainer.selection.small_sources
+    listed = "auto" if rule == "none" else rule  # which sources are small does not hang on what a method does with them
     before, after = ({}, {}) if not evaluations else (evaluations[0]["losses"], evaluations[-1]["losses"])
     return {
         "steps": trainer.state.global_step,
@@ -176,7 +179,7 @@ def summarise(trainer: SourceTrainer, evaluations: Sequence[Mapping[str, Any]]) 
         "selection_seconds": round(trainer.selection_seconds, 3),
         "eval_loss_before": _mean_over_rows(before, trainer.validation),
         "eval_loss_after": _mean_over_rows(after, trainer.validation),
-        "small_sources": sorted(trainer.selector.small),
+        "small_sources": sorted(find_small_sources(trainer.source_sizes, listed)),
         "sources": {
             name: {
                 "rows": trainer.source_sizes.get(name, 0),

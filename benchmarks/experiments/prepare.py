@@ -1,0 +1,155 @@
+"""Make what the experiments train on: a mixture, and a model of 2 million parameters pretrained on other text.
+
+    python benchmarks/experiments/prepare.py reasoning                      # tasks of reasoning-gym
+    python benchmarks/experiments/prepare.py real --data train.jsonl --validation validation.jsonl
+
+Writes runs/experiments/<name>/: train.jsonl, validation.jsonl and model/. For `reasoning` the model has read
+other tasks than the mixture's. For `real` it has read two fifths of the big sources' rows, which the mixture
+then lacks: there is no other text of that kind at hand. What is finished is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import reasoning_gym
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_linear_schedule_with_warmup
+
+from colm.data.demo import SHARES, demo_rows
+from colm.sources import count_sources, find_small_sources
+
+ROOT = Path("runs/experiments")
+SEED, VOCABULARY, WIDTH = 0, 2048, 128
+MIXTURE_ROWS, VALIDATION_ROWS = 24_000, 60
+OTHER_TASK_ROWS, EPOCHS, BATCH, LEARNING_RATE = 500, 3, 64, 2e-3
+PRETRAINING_SHARE = 0.4
+
+OTHER_TASKS = (
+    "aiw basic_arithmetic bitwise_arithmetic caesar_cipher coin_flip count_primes decimal_arithmetic fraction_simplification "
+    "gcd largest_island_text lcm letter_counting letter_jumble list_functions number_filtering number_sequence "
+    "number_sorting palindrome_generation power_function prime_factorization products propositional_logic "
+    "ransom_note sentence_reordering time_intervals word_sequence_reversal word_sorting zebra_puzzles"
+).split()
+"""Tasks that the mixture does not have; those that this version of reasoning-gym does not know are left out."""
+
+
+def make_reasoning(folder: Path) -> None:
+    write_rows(folder / "train.jsonl", demo_rows(MIXTURE_ROWS, SEED))
+    write_rows(folder / "validation.jsonl", demo_rows(MIXTURE_ROWS, SEED, held_out=VALIDATION_ROWS))
+    texts = []
+    for name in OTHER_TASKS:
+        assert name not in SHARES
+        try:
+            tasks = reasoning_gym.create_dataset(name, size=OTHER_TASK_ROWS, seed=SEED)
+        except ValueError:
+            continue
+        texts += [f"{task['question'].strip()}\n{task['answer']}" for task in tasks]
+    pretrain(folder, texts)
+
+
+def make_real(folder: Path, data: Path, validation: Path) -> None:
+    rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    sizes = count_sources([row["source"] for row in rows], "source")
+    small = find_small_sources(sizes, "auto")
+    draw = random.Random(SEED)
+    read = [row["source"] not in small and draw.random() < PRETRAINING_SHARE for row in rows]
+    write_rows(folder / "train.jsonl", [row for row, used in zip(rows, read, strict=True) if not used])
+    (folder / "validation.jsonl").write_text(validation.read_text(encoding="utf-8"), encoding="utf-8")
+    pretrain(folder, [f"{r['instruction']}\n{r['output']}" for r, used in zip(rows, read, strict=True) if used])
+
+
+def write_rows(path: Path, rows: Iterable[Any]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<pad>", "<eos>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+
+
+def pretrain(folder: Path, texts: list[str]) -> None:
+    """Train a new model on whole texts, packed in rows of `WIDTH` tokens."""
+    tokenizer = train_tokenizer(texts)
+    torch.manual_seed(SEED)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=192,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=6,
+            num_key_value_heads=6,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+        )
+    )
+    order = random.Random(SEED).sample(texts, len(texts))
+    ids = [token for text in tokenizer(order)["input_ids"] for token in [*text, tokenizer.eos_token_id]]
+    rows = torch.tensor(ids[: len(ids) // WIDTH * WIDTH]).view(-1, WIDTH)
+    steps = EPOCHS * (len(rows) // BATCH)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
+    schedule = get_linear_schedule_with_warmup(optimizer, steps // 20, steps)
+    generator = torch.Generator().manual_seed(SEED)
+    model.train()
+    step, start = 0, time.perf_counter()
+    for _ in range(EPOCHS):
+        for index in torch.randperm(len(rows), generator=generator)[: len(rows) // BATCH * BATCH].split(BATCH):
+            batch = rows[index]
+            loss = model(input_ids=batch, labels=batch).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            step += 1
+            if step % 50 == 0 or step == steps:
+                print(
+                    f"step {step} of {steps}  loss {loss.item():.3f}  {time.perf_counter() - start:.0f} s", flush=True
+                )
+    unfinished = folder / "model.part"
+    model.save_pretrained(unfinished)
+    tokenizer.save_pretrained(unfinished)
+    unfinished.rename(folder / "model")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=("reasoning", "real"))
+    parser.add_argument("--data", type=Path, help="of `real`: JSON lines of source, instruction, output")
+    parser.add_argument("--validation", type=Path, help="of `real`: the same")
+    arguments = parser.parse_args()
+    folder = ROOT / arguments.name
+    if (folder / "model").exists():
+        print(f"{folder} is finished.")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if arguments.name == "reasoning":
+        make_reasoning(folder)
+    elif arguments.data and arguments.validation:
+        make_real(folder, arguments.data, arguments.validation)
+    else:
+        parser.error("real needs --data and --validation")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""`colm compare`: several methods and seeds on the same data, order and number of steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+from colm.cli.settings import load_settings, resolve_settings
+from colm.cli.train import CONFIG_NAME, SUMMARY_NAME
+from colm.errors import ConfigError
+from colm.integrations.checks import last_complete_checkpoint
+from colm.methods import METHODS, method_settings
+
+COMPARE_NAME = "compare.json"
+DEFAULT_METHODS = ("random", "control", "random-n", "colm")
+EVALUATIONS = 10
+"""Evaluations during a run, where the configuration does not say when."""
+
+
+def compare_command(
+    config: str, overrides: Sequence[str], *, methods: Sequence[str], seeds: Sequence[int], launcher: str
+) -> None:
+    """Run what is missing of the comparison, then write `compare.json` and show its table."""
+    runs = plan_runs(config, overrides, methods, seeds)
+    todo = [folder for folder in runs if not (folder / SUMMARY_NAME).exists()]
+    print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished.", flush=True)
+    out = Path(load_settings(config, overrides).output_dir)
+    for number, folder in enumerate(todo, start=1):
+        print(f"[{number}/{len(todo)}] {folder.relative_to(out)}", flush=True)
+        run_one(folder, runs[folder], launcher)
+        write_comparison_json(out)
+    write_comparison_json(out)
+    _print_table(json.loads((out / COMPARE_NAME).read_text(encoding="utf-8")))
+
+
+def plan_runs(
+    config: str, overrides: Sequence[str], methods: Sequence[str], seeds: Sequence[int]
+) -> dict[Path, dict[str, Any]]:
+    """Return the folder and the settings of every run, checked before any of them starts.
+
+    All runs of a seed see the data in the same order; all seeds share the held-out rows.
+
+    Raises:
+        ConfigError: an unknown method, no fixed number of steps, no validation data, or a folder that holds a run
+            with other settings.
+    """
+    base = load_settings(config, overrides)
+    _check_base(base.values)
+    values = dict(base.values)
+    values["data"] = {**values["data"], "seed": base.data["seed"] if base.data["seed"] is not None else base.seed}
+    values["training"] = {**_evaluating(base.training), **base.training}
+    runs: dict[Path, dict[str, Any]] = {}
+    for seed in dict.fromkeys(seeds):
+        if seed < 0:
+            raise ConfigError(f"--seeds {seed}: a seed must be a whole number of at least 0.")
+        for method in dict.fromkeys(methods):
+            settings = method_settings(method, {**values, "seed": seed})
+            settings["selection"]["seed"] = seed
+            folder = base.output_dir / method / f"seed-{seed}"
+            settings["output_dir"] = str(folder)
+            settings = resolve_settings(settings).values
+            _check_folder(folder, settings)
+            runs[folder] = settings
+    return runs
+
+
+def run_one(folder: Path, settings: Mapping[str, Any], launcher: str) -> None:
+    """Train one run in a process of its own, from its last complete checkpoint if it has one.
+
+    Raises:
+        ConfigError: the process failed; its output has been shown.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(dict(settings), sort_keys=False), encoding="utf-8")
+    started = (folder / CONFIG_NAME).exists()
+    goes_on = started and last_complete_checkpoint(folder) is not None
+    again = ["--resume"] if goes_on else ["--overwrite"]
+    start = shlex.split(launcher) if launcher else [sys.executable]
+    done = subprocess.run([*start, "-m", "colm", "train", str(path), *again], stdout=subprocess.DEVNULL)
+    if done.returncode:
+        raise ConfigError(
+            f"The run {folder} failed with exit status {done.returncode}; what it said stands above. Start the same "
+            "comparison again to go on with it."
+        )
+
+
+def write_comparison_json(out: Path) -> dict[str, Any]:
+    """Gather the finished runs under `out` into `compare.json`: method -> seed -> figures.
+
+    ``macro`` is the mean over the training data's sources of their final evaluation losses, ``micro`` the mean
+    weighted by the sources' training rows, ``small`` and ``big`` the means over small and over big sources.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(out.glob(f"*/seed-*/{SUMMARY_NAME}")):
+        seed = path.parent.name.removeprefix("seed-")
+        found.setdefault(path.parents[1].name, {})[seed] = figures(json.loads(path.read_text(encoding="utf-8")))
+    order = {name: place for place, name in enumerate(METHODS)}
+    methods = sorted(found, key=lambda name: (order.get(name.partition("+")[0], len(order)), name))
+    ordered = {name: {seed: found[name][seed] for seed in sorted(found[name], key=int)} for name in methods}
+    partial = out / f"{COMPARE_NAME}.{os.getpid()}"  # jobs that run side by side each write their own
+    partial.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
+    partial.replace(out / COMPARE_NAME)
+    return ordered
+
+
+def figures(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `compare.json` holds of one run."""
+    trained = {
+        name: source
+        for name, source in summary["sources"].items()
+        if source["rows"] and source["eval_loss_after"] is not None
+    }
+    losses = {name: source["eval_loss_after"] for name, source in trained.items()}
+    small = [loss for name, loss in losses.items() if name in summary["small_sources"]]
+    big = [loss for name, loss in losses.items() if name not in summary["small_sources"]]
+    rows = sum(source["rows"] for source in trained.values())
+    return {
+        "macro": fmean(losses.values()),
+        "micro": sum(loss * trained[name]["rows"] for name, loss in losses.items()) / rows,
+        "small": fmean(small) if small else None,
+        "big": fmean(big) if big else None,
+        **{key: summary[key] for key in ("steps", "seconds", "selection_seconds", "peak_memory_bytes")},
+    }
+
+
+def _check_base(values: Mapping[str, Any]) -> None:
+    if values["training"].get("max_steps", -1) <= 0:
+        raise ConfigError(
+            "A comparison needs training.max_steps, so that every method takes as many steps; epochs would give a "
+            "larger batch fewer of them."
+        )
+    data = values["data"]
+    validates = data["validation"] or data["validation_rows"] or data["train"] == "demo"
+    if not validates and not any(entry.get("validation") for entry in values["mixture"]):
+        raise ConfigError("A comparison needs validation data: set data.validation, or data.validation_rows.")
+
+
+def _evaluating(training: Mapping[str, Any]) -> dict[str, Any]:
+    if training.get("eval_strategy", training.get("eval_steps")) is not None:
+        return {}
+    return {"eval_strategy": "steps", "eval_steps": max(1, training["max_steps"] // EVALUATIONS)}
+
+
+def _check_folder(folder: Path, settings: Mapping[str, Any]) -> None:
+    path = folder / CONFIG_NAME
+    if not path.exists():
+        return
+    held = yaml.safe_load(path.read_text(encoding="utf-8"))
+    differing = [key for key in settings if held.get(key) != settings[key]]
+    if differing:
+        raise ConfigError(
+            f"{folder} holds a run with other settings ({', '.join(differing)} differ); choose another output_dir, or "
+            "delete that folder."
+        )
+
+
+def _print_table(comparison: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Mean over seeds")
+    table.add_column("method", no_wrap=True)
+    for name in ("seeds", "macro", "micro", "small", "big", "s/step", "selection"):
+        table.add_column(name, justify="right")
+
+    def mean(runs: Sequence[Mapping[str, Any]], key: str) -> float | None:
+        held = [run[key] for run in runs if run[key] is not None]
+        return fmean(held) if held else None
+
+    def show(value: float | None, digits: int) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    for name, by_seed in comparison.items():
+        runs = list(by_seed.values())
+        steps, seconds = mean(runs, "steps"), mean(runs, "seconds")
+        table.add_row(
+            name,
+            str(len(runs)),
+            *(show(mean(runs, key), 4) for key in ("macro", "micro", "small", "big")),
+            show(seconds / steps if seconds and steps else None, 3),
+            f"{(mean(runs, 'selection_seconds') or 0.0) / seconds:.0%}" if seconds else "-",
+        )
+    Console().print(table)
