@@ -31,12 +31,36 @@ MIXTURE_ROWS, VALIDATION_ROWS = 24_000, 60
 OTHER_TASK_ROWS, EPOCHS, BATCH, LEARNING_RATE = 500, 3, 64, 2e-3
 PRETRAINING_SHARE = 0.4
 
-OTHER_TASKS = (
-    "aiw basic_arithmetic bitwise_arithmetic caesar_cipher coin_flip count_primes decimal_arithmetic fraction_simplification "
-    "gcd largest_island_text lcm letter_counting letter_jumble list_functions number_filtering number_sequence "
-    "number_sorting palindrome_generation power_function prime_factorization products propositional_logic "
-    "ransom_note sentence_reordering time_intervals word_sequence_reversal word_sorting zebra_puzzles"
-).split()
+OTHER_TASKS = [
+    "aiw",
+    "basic_arithmetic",
+    "bitwise_arithmetic",
+    "caesar_cipher",
+    "coin_flip",
+    "count_primes",
+    "decimal_arithmetic",
+    "fraction_simplification",
+    "gcd",
+    "largest_island_text",
+    "lcm",
+    "letter_counting",
+    "letter_jumble",
+    "list_functions",
+    "number_filtering",
+    "number_sequence",
+    "number_sorting",
+    "palindrome_generation",
+    "power_function",
+    "prime_factorization",
+    "products",
+    "propositional_logic",
+    "ransom_note",
+    "sentence_reordering",
+    "time_intervals",
+    "word_sequence_reversal",
+    "word_sorting",
+    "zebra_puzzles",
+]
 """Tasks that the mixture does not have; those that this version of reasoning-gym does not know are left out."""
 
 
