@@ -79,7 +79,8 @@ def make_reasoning(folder: Path) -> None:
 
 
 def make_real(folder: Path, data: Path, validation: Path) -> None:
-    rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    with data.open(encoding="utf-8") as file:  # not splitlines, which also cuts at line separators within a text
+        rows = [json.loads(line) for line in file]
     sizes = count_sources([row["source"] for row in rows], "source")
     small = find_small_sources(sizes, "auto")
     draw = random.Random(SEED)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Sequence
 
 from colm import __version__
 from colm.errors import ColmError
+
+_OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,12 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     compare.add_argument(
         "--launcher", default="", help="what starts a run's processes: 'torchrun --nproc_per_node 4'; default one"
     )
-    # Overrides may also stand after an option, where argparse would not look for more of them.
-    options, rest = parser.parse_known_args(arguments)
-    unknown = [argument for argument in rest if argument.startswith("-") or "=" not in argument]
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    options.overrides += rest
+    # Overrides may stand anywhere; argparse would take one after --seeds for a seed.
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    overrides = [argument for argument in given if _OVERRIDE.match(argument)]
+    options = parser.parse_args([argument for argument in given if not _OVERRIDE.match(argument)])
+    options.overrides = overrides
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("colm").setLevel(logging.INFO)

@@ -1,0 +1,104 @@
+"""`colm compare` as a user runs it, with the tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli.test_commands import write_run
+
+from colm.cli import main
+from colm.cli.compare import figures
+
+TRAINING = {
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "max_steps": 2,
+    "save_steps": 1,
+    "use_cpu": True,
+}
+
+
+def test_figures_average_over_sources_by_size_and_leave_out_what_was_not_trained_on() -> None:
+    def source(rows: int, loss: float | None) -> dict[str, Any]:
+        return {"rows": rows, "eval_loss_after": loss}
+
+    summary = {
+        "steps": 3,
+        "seconds": 2.0,
+        "selection_seconds": 0.5,
+        "peak_memory_bytes": 7,
+        "small_sources": ["b"],
+        "sources": {"a": source(90, 1.0), "b": source(10, 3.0), "unseen": source(0, 9.0), "no loss": source(5, None)},
+    }
+    assert figures(summary) == {
+        "macro": 2.0,
+        "micro": pytest.approx(1.2),
+        "small": 3.0,
+        "big": 1.0,
+        "steps": 3,
+        "seconds": 2.0,
+        "selection_seconds": 0.5,
+        "peak_memory_bytes": 7,
+    }
+
+
+@pytest.mark.slow
+def test_runs_share_data_and_what_is_finished_is_not_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_run(tmp_path, training=TRAINING)
+    command = ["compare", config, "--methods", "random", "colm+keep=0.75", "random-2n", "--seeds", "0", "1"]
+    assert main([*command, "data.max_length=32"]) == 0
+    assert "Mean over seeds" in capsys.readouterr().out
+    out = tmp_path / "run"
+    found = json.loads((out / "compare.json").read_text())
+    assert set(found) == {"random", "colm+keep=0.75", "random-2n"}
+    assert set(found["random"]) == {"0", "1"}
+    assert set(found["random"]["0"]) == {
+        "macro", "micro", "small", "big", "steps", "seconds", "selection_seconds", "peak_memory_bytes",
+    }  # fmt: skip
+    assert found["random"]["0"]["macro"] != found["random"]["1"]["macro"]
+
+    def lines(method: str, seed: int) -> list[dict[str, Any]]:
+        path = out / method / f"seed-{seed}" / "selection.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    def rows(held: dict[str, list[int]]) -> list[int]:
+        return sorted(row for part in held.values() for row in part)
+
+    random, colm, double = (lines(method, 0) for method in ("random", "colm+keep=0.75", "random-2n"))
+    assert [rows(line["pool"]) for line in random] == [rows(line["pool"]) for line in colm]
+    assert rows(double[0]["kept"]) == sorted(rows(random[0]["pool"]) + rows(random[1]["pool"]))
+    assert [line["kept_count"] for line in colm] == [3, 3]
+    assert rows(lines("random", 1)[0]["pool"]) != rows(random[0]["pool"])
+
+    finished = (out / "random" / "seed-0" / "summary.json").stat().st_mtime_ns
+    (out / "random" / "seed-1" / "summary.json").unlink()  # as if it had been killed after its last checkpoint
+    before = found["random"]["1"]["macro"]
+    assert main([*command, "data.max_length=32"]) == 0
+    assert "6 runs, 5 of them finished" in capsys.readouterr().out
+    assert (out / "random" / "seed-0" / "summary.json").stat().st_mtime_ns == finished
+    assert json.loads((out / "compare.json").read_text())["random"]["1"]["macro"] == pytest.approx(before)
+    assert main([*command, "data.max_length=24"]) == 2
+    assert "holds a run with other settings (data differ)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "message"),
+    [
+        ({"training": {"num_train_epochs": 1, "use_cpu": True}}, [], "needs training.max_steps"),
+        ({"data": {"train": "rows.jsonl"}}, [], "needs validation data: set data.validation"),
+        ({}, ["--methods", "colmm"], "There is no method 'colmm'. Did you mean 'colm'"),
+        ({}, ["--seeds", "-1"], "--seeds -1: a seed must be"),
+        ({}, ["--methods", "colm+keep=2"], "keep=2 is outside"),
+    ],
+)
+def test_bad_comparisons_are_refused_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], arguments: list[str], message: str
+) -> None:
+    assert main(["compare", write_run(tmp_path, **changes), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

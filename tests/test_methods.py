@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from colm.config import SelectionConfig
+from colm.errors import ConfigError
+from colm.methods import METHODS, method_settings
+
+BASE: dict[str, Any] = {
+    "selection": SelectionConfig(keep=0.25, pass_tokens=512, small_sources=("rare",)).to_dict(),
+    "training": {"gradient_accumulation_steps": 4},
+    "seed": 3,
+}
+
+
+def selection(name: str) -> dict[str, Any]:
+    chosen: dict[str, Any] = method_settings(name, BASE)["selection"]
+    return chosen
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_a_valid_selection_and_leaves_the_rest_as_configured(name: str) -> None:
+    settings = method_settings(name, BASE)
+    SelectionConfig.from_dict(settings["selection"])
+    assert settings["selection"]["pass_tokens"] == 512
+    assert settings["seed"] == 3
+    assert settings["selection"]["keep"] == (1.0 if name in ("random-n", "random-2n") else 0.25)
+    assert settings["training"]["gradient_accumulation_steps"] == (8 if name == "random-2n" else 4)
+    assert BASE["selection"]["features"] == "exact"  # the base is not changed
+
+
+def test_what_the_controls_do() -> None:
+    assert (selection("control")["features"], selection("control")["small_sources"]) == ("none", ["rare"])
+    random = selection("random")
+    assert (random["features"], random["small_sources"], random["by_source"]) == ("none", "none", False)
+    assert selection("colm") == BASE["selection"]
+
+
+def test_changes_to_a_method() -> None:
+    changed = selection("colm+keep_count=8,adam=false")
+    assert (changed["keep_count"], changed["keep"], changed["adam"]) == (8, None, False)
+    counted = {**BASE, "selection": SelectionConfig(keep_count=8).to_dict()}
+    kept = method_settings("colm+keep=0.125", counted)["selection"]
+    assert (kept["keep"], kept["keep_count"]) == (0.125, None)
+    whole = method_settings("random-n", counted)["selection"]
+    assert (whole["keep"], whole["keep_count"]) == (1.0, None)
+
+
+def test_bad_names() -> None:
+    with pytest.raises(ConfigError, match=r"There is no method 'colm-exact'\. Did you mean.*There are: random, "):
+        method_settings("colm-exact", BASE)
+    with pytest.raises(ConfigError, match="'keep' in the method 'colm\\+keep' is no change"):
+        method_settings("colm+keep", BASE)
+    with pytest.raises(ConfigError, match="Unknown selection setting 'kep'"):
+        method_settings("colm+kep=1", BASE)
