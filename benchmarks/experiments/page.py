@@ -1,0 +1,168 @@
+"""Turn a folder of `colm compare` into a page: tables as Markdown, a plot, and the figures as JSON.
+
+    python benchmarks/experiments/page.py runs/experiments/reasoning/compare headline_reasoning \
+        --title "Nine reasoning tasks" --about "..."
+
+Writes docs/results/NAME.md, .svg and .json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import yaml
+
+matplotlib.use("svg")
+from matplotlib import pyplot as plt
+
+from colm.report.comparison import (
+    METRICS,
+    Axis,
+    Method,
+    average_curves,
+    count_cost,
+    final_losses,
+    find_method,
+    find_reach,
+    loss_differences,
+    macro_loss,
+    read_comparison,
+)
+from colm.report.intervals import Interval
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from setting import describe_setting
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+BASES = ("random", "control", "random-n")
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"]
+
+
+def show(interval: Interval | None, digits: int = 4, *, sign: bool = False) -> str:
+    if interval is None:
+        return "-"
+    mean = f"{interval.mean:{'+' if sign else ''}.{digits}f}"
+    return mean if interval.half is None else f"{mean} ± {interval.half:.{digits}f}"
+
+
+def tabulate_losses(methods: Sequence[Method]) -> list[str]:
+    lines = [
+        "| method | seeds | macro | micro | small sources | big sources |",
+        "| --- | ---: | --- | --- | --- | --- |",
+    ]
+    for method in methods:
+        losses = final_losses(method)
+        cells = " | ".join(show(losses[metric]) for metric in METRICS)
+        lines.append(f"| {method.name} | {len(method.figures)} | {cells} |")
+    return lines
+
+
+def tabulate_differences(methods: Sequence[Method], base: Method) -> list[str]:
+    lines = [
+        f"### Less {base.name}, paired by seed",
+        "",
+        "| method | macro | micro | small sources | big sources |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for method in methods:
+        if method.name != base.name:
+            found = loss_differences(method, base)
+            cells = " | ".join(show(found[metric], sign=True) for metric in METRICS)
+            lines.append(f"| {method.name} | {cells} |")
+    return [*lines, ""]
+
+
+def tabulate_costs(methods: Sequence[Method]) -> list[str]:
+    random = find_method(methods, "random")
+    found = final_losses(random)["macro"] if random else None
+    lines = [
+        "| method | seconds a step | of which selection | steps to random's macro loss | seconds to it | examples |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for method in methods:
+        cost = count_cost(method)
+        reach = find_reach(method, found.mean) if found else None
+        steps = "-" if reach is None or reach.steps is None else f"{reach.steps:.0f}"
+        seconds = "-" if reach is None or reach.seconds is None else f"{reach.seconds:.0f}"
+        rows = "-" if cost.rows is None else f"{cost.rows:.0f}"
+        lines.append(
+            f"| {method.name} | {cost.step_seconds:.2f} | {cost.selection_seconds:.2f} | {steps} | {seconds} | {rows} |"
+        )
+    return lines
+
+
+def draw(methods: Sequence[Method], path: Path) -> None:
+    plt.rcParams["svg.hashsalt"] = "colm"
+    axes: tuple[tuple[Axis, str], ...] = (
+        ("step", "optimiser steps"),
+        ("rows", "examples trained on"),
+        ("seconds", "training seconds, selection included"),
+    )
+    figure, places = plt.subplots(1, 3, figsize=(13, 4.2), sharey=True)
+    for place, (axis, label) in zip(places, axes, strict=True):
+        for number, method in enumerate(methods):
+            band = average_curves(method, axis, macro_loss)
+            points = [(x, y) for x, y in zip(band.x, band.y, strict=True) if x > 0]
+            place.plot(
+                *zip(*points, strict=True),
+                label=method.name,
+                color=COLOURS[number % len(COLOURS)],
+                linestyle="-" if number < len(COLOURS) else "--",
+            )
+        place.set_xlabel(label)
+    places[0].set_ylabel("macro evaluation loss")
+    places[0].set_yscale("log")
+    handles, labels = places[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False)
+    figure.tight_layout(rect=(0, 0.06 + 0.05 * (len(methods) // 3), 1, 1))
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="the output_dir of a colm compare")
+    parser.add_argument("name", help="of the page")
+    parser.add_argument("--title", required=True)
+    parser.add_argument("--about", required=True, help="a sentence on the set-up")
+    arguments = parser.parse_args()
+    methods = read_comparison(arguments.folder)
+    config = yaml.safe_load(next(arguments.folder.glob("*/seed-*/config.yaml")).read_text(encoding="utf-8"))
+    training = config["training"]
+    seeds = sorted({int(seed) for method in methods for seed in method.figures})
+    lines = [
+        f"# {arguments.title}",
+        "",
+        f"`colm compare` with the seeds and methods of the table, then `python benchmarks/experiments/page.py`; "
+        f"{describe_setting(', '.join(map(str, seeds)))}. Raw figures: [{arguments.name}.json]({arguments.name}.json).",
+        "",
+        f"{arguments.about} {training['max_steps']} steps, AdamW with learning rate {training['learning_rate']} and "
+        f"{training.get('lr_scheduler_type', 'linear')} decay, pools of "
+        f"{training['per_device_train_batch_size'] * training['gradient_accumulation_steps']} rows. Losses are means "
+        "over held-out rows, and over seeds with 95 % t-intervals; with one seed there is no interval and no claim. "
+        "Seconds are those of a shared machine; only their ratios mean something.",
+        "",
+        f"![macro loss]({arguments.name}.svg)",
+        "",
+        "## Final evaluation losses",
+        "",
+        *tabulate_losses(methods),
+        "",
+    ]
+    for name in BASES:
+        base = find_method(methods, name)
+        if base is not None:
+            lines += tabulate_differences(methods, base)
+    lines += ["## Cost", "", *tabulate_costs(methods)]
+    (RESULTS / f"{arguments.name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    raw = json.loads((arguments.folder / "compare.json").read_text(encoding="utf-8"))
+    (RESULTS / f"{arguments.name}.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+    draw(methods, RESULTS / f"{arguments.name}.svg")
+
+
+if __name__ == "__main__":
+    main()
