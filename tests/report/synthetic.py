@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-SIZES = {"algebra": 4200, "code": 2600, "dialogue": 1400, "history": 160, "poems": 60}
+SIZES = {"algebra": 4200, "code": 2600, "dialogue": 1900, "history": 160, "poems": 60}
 MANY = {f"source-{chr(97 + i)}-of-a-long-name": round(9000 * 0.62**i) + 20 for i in range(14)}
 
 
