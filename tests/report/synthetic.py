@@ -44,7 +44,7 @@ def make_line(step: int, sizes: dict[str, int], draw: random.Random, **changes: 
 
 def make_losses(step: int, sizes: dict[str, int], *, gain: float = 0.0, draw: random.Random) -> dict[str, float]:
     return {
-        name: 2.0 + 0.1 * i + 2.0 * math.exp(-step / (20 + 4 * i)) - gain * step / 100 + 0.01 * draw.random()
+        name: 2.0 + 0.1 * i + 2.0 * math.exp(-step / (20 + 4 * i)) - gain * min(1.0, step / 60) + 0.01 * draw.random()
         for i, name in enumerate(sizes)
     }
 

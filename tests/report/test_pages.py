@@ -88,7 +88,7 @@ def test_the_page_of_one_run(tmp_path: Path) -> None:
         "Most often kept",
         "Question 4: what is 4 + 4?",
         "learning_rate: 2.0e-05",
-        "3.00 GiB",
+        "3,072 MiB",
     ):
         assert words in page.text, words
     assert all(page.text.count(name) >= 3 for name in MANY)
@@ -107,7 +107,7 @@ def test_the_page_of_a_run_in_progress_without_evaluations(tmp_path: Path) -> No
     page = Page(write_report([read_run(folder)], tmp_path / "report.html"))
     check_alone(page)
     assert "going has not finished" in page.text
-    assert "which sources are small, and their share of the data, are estimated" in page.text
+    assert "which sources are small, their shares of the data and the micro loss are estimated" in page.text
     assert "The run has no values for this plot." in page.text
     assert "going has no config.yaml." in page.text
     assert "There are none to show" in page.text

@@ -67,3 +67,11 @@ def test_wide_bands_do_not_flatten_the_line() -> None:
     wide = LINE._replace(low=[-500.0] * 3, high=[500.0] * 3)
     texts = re.findall(r">([\d.]+)</text>", draw(wide))
     assert max(float(text) for text in texts if "." in text) < 10
+
+
+@pytest.mark.parametrize("highest", [0.004, 0.03, 0.2, 1.0])
+def test_shares_have_labels_that_differ(highest: float) -> None:
+    line = Line([0, 1, 2], [0.0, highest / 2, highest], 0)
+    svg = draw_lines([line], x_label="steps", alt="Share.", ids=PlotIds(), percent=True, y_from=0.0)
+    labels = re.findall(r">([\d.]+%)</text>", svg)
+    assert 3 <= len(labels) == len(set(labels))

@@ -50,6 +50,7 @@ def test_a_run_in_progress_is_judged_by_what_was_seen(tmp_path: Path) -> None:
     assert len(run.steps) == 60
     assert len(run.evaluations) == 11
     assert run.rows == run.pooled
+    assert run.trained == set(SIZES)
     assert sorted(run.small) == ["history", "poems"]
     listed = read_run(write_run(tmp_path / "listed", finished=False, selection={"small_sources": ["code"]}))
     assert listed.small == {"code"}

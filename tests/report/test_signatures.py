@@ -88,7 +88,14 @@ def test_match(make: Any) -> None:
     expect(signatures.check_match(make("low", line=low)), "problem", "0.750, of random rows 0.750", "features=none")
     noisy = make("noisy", line=low, selection={"features": "spsa"})
     expect(signatures.check_match(noisy), "problem", "few probes")
-    expect(signatures.check_match(make("high", line={"match": 0.8, "match_random": 0.75})), "fine", "over 60 steps")
+    expect(
+        signatures.check_match(make("high", line={"match": 0.8, "match_random": 0.75})),
+        "fine",
+        "over 60 steps: that closes 20%",
+    )
+    near = {"match": 0.97, "match_random": 0.966}  # a tenth of what is left
+    expect(signatures.check_match(make("near", line=near)), "fine", "0.970, of random rows 0.966", "closes 12%")
+    expect(signatures.check_match(make("level", line={**near, "match": 0.967})), "problem", "closes 3%")
     expect(signatures.check_match(make("none", **CONTROL)), "fine", "at random")
     expect(signatures.check_match(make("short", steps=4)), "unknown", "4 steps with a match")
     expect(signatures.check_match(make("old", line={"match_random": None})), "unknown", "0 steps")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import accumulate
 from math import isfinite
 from statistics import fmean
@@ -38,13 +38,13 @@ class SourceRow(NamedTuple):
     after: float | None
 
 
-def mean_macro(losses: Mapping[str, float], rows: Mapping[str, int]) -> float | None:
-    """Return the mean over sources that are trained on; None where no loss is known.
+def mean_macro(losses: Mapping[str, float], trained: Container[str]) -> float | None:
+    """Return the mean over the sources that are trained on; None where no loss is known.
 
-    >>> mean_macro({"a": 1.0, "b": 3.0, "only evaluated": 9.0}, {"a": 30, "b": 10})
+    >>> mean_macro({"a": 1.0, "b": 3.0, "only evaluated": 9.0}, {"a", "b"})
     2.0
     """
-    held = [loss for name, loss in losses.items() if rows.get(name)]
+    held = [loss for name, loss in losses.items() if name in trained]
     return fmean(held) if held else None
 
 
@@ -106,7 +106,7 @@ def trace_source_loss(run: Run, source: str) -> Points:
 def trace_mean_losses(run: Run) -> tuple[Points, Points]:
     """Return the macro and the micro loss against steps."""
     steps = [each.step for each in run.evaluations]
-    macro = thin(steps, [mean_macro(each.losses, run.rows) for each in run.evaluations])
+    macro = thin(steps, [mean_macro(each.losses, run.trained) for each in run.evaluations])
     return macro, thin(steps, [mean_micro(each.losses, run.rows) for each in run.evaluations])
 
 

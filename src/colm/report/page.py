@@ -99,12 +99,12 @@ def show_seconds(value: float | None) -> str:
 def show_bytes(value: int | None) -> str:
     """Return an amount of memory.
 
-    >>> show_bytes(3 * 2**30), show_bytes(2**29), show_bytes(None)
-    ('3.00 GiB', '512 MiB', '–')
+    >>> show_bytes(48 * 2**30), show_bytes(3 * 2**30), show_bytes(None)
+    ('48.0 GiB', '3,072 MiB', '–')
     """
     if value is None:
         return MISSING
-    return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:,.0f} MiB"
+    return f"{value / 2**30:.1f} GiB" if value >= 10 * 2**30 else f"{value / 2**20:,.0f} MiB"
 
 
 def _environment() -> jinja2.Environment:

@@ -5,6 +5,7 @@ A plot is as wide as a narrow phone shows it, so that its texts are never scaled
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -82,10 +83,11 @@ def draw_lines(
         axes.set_axisbelow(True)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer="second" not in x_label))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: shorten(value)))
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
         if percent:
-            spread = axes.get_ylim()[1] - axes.get_ylim()[0]
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.{0 if spread > 0.04 else 1}%}"))
+            apart = (axes.get_ylim()[1] - axes.get_ylim()[0]) / 6  # of two ticks, or more
+            digits = max(0, math.ceil(-math.log10(100 * apart)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.{digits}%}"))
         return write_svg(figure, ids.next(), alt)
 
 

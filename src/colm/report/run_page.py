@@ -71,12 +71,9 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
 
 def list_facts(run: Run) -> list[tuple[str, str]]:
     """Return the run's figures, each with its name."""
-    table = [row for row in measures.tabulate_sources(run) if row.rows and row.after is not None]
     last = run.evaluations[-1] if run.evaluations else None
     losses = last.losses if last else {}
     seconds = measures.sum_seconds(run)
-    small = [row.after for row in table if row.small and row.after is not None]
-    big = [row.after for row in table if not row.small and row.after is not None]
     summary = run.summary if run.finished else None
     kind = "device" if summary and summary.memory_kind == "device" else "process"
     pool, kept = (fmean(getattr(step, key) for step in run.steps) for key in ("pool_count", "kept_count"))
@@ -87,10 +84,10 @@ def list_facts(run: Run) -> list[tuple[str, str]]:
         ("Features", "none, at random" if features == "none" else f"{features}, pick {pick}"),
         ("Kept of a pool", f"{kept:.1f} of {pool:.1f} rows"),
         ("Steps", f"{run.steps[-1].number:,}"),
-        ("Macro loss, last", show_number(measures.mean_macro(losses, run.rows), 4)),
+        ("Macro loss, last", show_number(measures.mean_macro(losses, run.trained), 4)),
         ("Micro loss, last", show_number(measures.mean_micro(losses, run.rows), 4)),
-        ("Small sources, mean loss", show_number(fmean(small) if small else None, 4)),
-        ("Big sources, mean loss", show_number(fmean(big) if big else None, 4)),
+        ("Small sources, mean loss", show_number(measures.mean_macro(losses, run.trained & run.small), 4)),
+        ("Big sources, mean loss", show_number(measures.mean_macro(losses, run.trained - run.small), 4)),
         ("Training time", show_seconds(seconds[0] if seconds else None)),
         ("Of it selection", show_share(measures.divide(seconds[1], seconds[0]) if seconds else None)),
         (f"Peak memory, {kind}", show_bytes(summary.peak_memory if summary else None)),

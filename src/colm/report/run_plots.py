@@ -16,6 +16,8 @@ from colm.report.runs import Run
 from colm.report.svg import PlotIds
 
 STEPS = "optimiser steps"
+LEAST_SHARE = 0.05
+"""Shares of the time below this are as good as none, and are not blown up to the size of the plot."""
 
 
 class SourcePart(NamedTuple):
@@ -59,7 +61,9 @@ def draw_selection(runs: Sequence[Run], ids: PlotIds) -> list[Plot]:
         )
     shares = [measures.trace_selection_share(run, measures.choose_window(len(run.steps))) for run in runs]
     title = "Selection's share of the step time"
-    drawn = _draw(runs, shares, ids, f"{title}.", percent=True, y_from=0.0)
+    highest = max((share for trace in shares for share in trace.y), default=0.0)
+    y_to = None if highest > LEAST_SHARE else LEAST_SHARE
+    drawn = _draw(runs, shares, ids, f"{title}.", percent=True, y_from=0.0, y_to=y_to)
     return [*plots, Plot(title, drawn, f"selection seconds of all seconds, over {_show_windows(runs)} steps")]
 
 

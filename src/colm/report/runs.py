@@ -83,6 +83,7 @@ class Run(NamedTuple):
     pooled: dict[str, int]  # source -> rows seen in pools so far
     kept: dict[str, int]  # source -> rows trained on so far
     rows: dict[str, int]  # source -> training rows; without a summary, as `pooled`
+    trained: frozenset[str]  # sources of the training data; without a summary, all that were seen or evaluated
     small: frozenset[str]  # small sources; without a summary, by what was seen so far
     sources: list[str]  # of training or evaluation, the one with most rows first
 
@@ -132,6 +133,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         pooled=pooled,
         kept=_add_up(step.kept for step in steps),
         rows=rows,
+        trained=frozenset(summary.rows if summary else names),
         small=summary.small if summary else frozenset(listed) if isinstance(listed, list) else find_small(rows),
         sources=sorted(names, key=lambda name: (-rows.get(name, 0), name)),
     )
@@ -140,17 +142,22 @@ def read_run(folder: Path, name: str | None = None) -> Run:
 def name_folders(folders: Sequence[Path]) -> list[str]:
     """Return a name for each folder: as few of the last parts of its path as tell it from the others.
 
+    ``seed-0`` alone tells nothing, so the folder above it, of its method, is named too.
+
     Raises:
         ConfigError: a folder is given twice.
 
     >>> name_folders([Path("out/colm/seed-0"), Path("out/control/seed-0")])
     ['colm/seed-0', 'control/seed-0']
+    >>> name_folders([Path("out/colm/seed-0")]), name_folders([Path("runs/mine")])
+    (['colm/seed-0'], ['mine'])
     """
     paths = [folder.resolve().parts for folder in folders]
     for path, folder in zip(paths, folders, strict=True):
         if paths.count(path) > 1:
             raise ConfigError(f"{folder} is given twice; give each run once.")
-    for taken in range(1, max(map(len, paths)) + 1):
+    fewest = 2 if any(path[-1].startswith("seed-") for path in paths if path) else 1
+    for taken in range(fewest, max(map(len, paths)) + 1):
         names = ["/".join(path[-taken:]) for path in paths]
         if len(set(names)) == len(names):
             break

@@ -18,8 +18,8 @@ OVERFLOW = 0.1
 """Part of the steps that may keep nothing but small sources."""
 LAG = 0.005
 """A loss lags if it is this part above the control's; less is usual between two seeds."""
-GAIN = 0.01
-"""The kept rows' cosine has to be this much above random rows' to count as above."""
+GAIN = 0.05
+"""The kept rows' cosine is above random rows' if it closes this part of what those lack to 1."""
 FEWEST = 5
 """Steps with a match that a verdict needs."""
 UNLABELLED = 0.01
@@ -171,8 +171,10 @@ def check_match(run: Run) -> Verdict:
         return Verdict("unknown", title, f"{_count(len(held), 'step')} with a match; this needs {FEWEST}.")
     match = fmean(step.match or 0.0 for step in held)
     random = fmean(step.match_random or 0.0 for step in held)
-    evidence = f"Mean cosine with the pool {match:.3f}, of random rows {random:.3f}, over {len(held)} steps."
-    if match > random + GAIN:
+    closed = divide(match - random, 1 - random) or 0.0
+    evidence = f"Mean cosine with the pool {match:.3f}, of random rows {random:.3f}, over {len(held)} steps"
+    evidence += f": that closes {closed:.0%} of what random rows lack to 1." if closed > 0 else "."
+    if closed > GAIN:
         return Verdict("fine", title, evidence)
     cause = "The features do not tell rows apart: they are nearly orthogonal and of even size, so no subset stands out."
     if features == "spsa":
@@ -259,7 +261,7 @@ def check_lag(run: Run, control: Run | None) -> Verdict:
     if control is None:
         return Verdict("unknown", title, "None of the runs is a control; train one with selection.features=none.")
     mine, its = (
-        {each.step: macro for each in one.evaluations if (macro := mean_macro(each.losses, one.rows)) is not None}
+        {each.step: macro for each in one.evaluations if (macro := mean_macro(each.losses, one.trained)) is not None}
         for one in (run, control)
     )
     both = sorted(mine.keys() & its.keys() - {0})
