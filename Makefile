@@ -22,6 +22,12 @@ $(VENV)/installed: pyproject.toml Makefile
 	$(BIN)/pip install -q --no-deps --upgrade --target $(VENV)/quantisers "bitsandbytes>=0.48" "torchao>=0.14"
 	touch $@
 
+# A browser that looks at the pages of colm report, and its driver.
+$(VENV)/browser/installed: $(VENV)/installed .ci/install_browser
+	$(BIN)/pip install -q -e ".[browser]"
+	.ci/install_browser $(VENV)/browser
+	touch $@
+
 demo: install
 	$(RUN) $(BIN)/colm train examples/demo.yaml --overwrite
 
@@ -31,8 +37,8 @@ tiny: install
 test: install
 	$(RUN) $(BIN)/python -m pytest -n 2
 
-test-slow: install
-	$(RUN) $(BIN)/python -m pytest -m slow
+test-slow: install $(VENV)/browser/installed
+	$(RUN) COLM_CHROMIUM=$(VENV)/browser/chromium $(BIN)/python -m pytest -m slow
 	$(RUN) PYTHONPATH=$(VENV)/quantisers $(BIN)/python -m pytest -m quantised tests/features/test_quantised.py
 
 check: install

@@ -54,6 +54,7 @@ def test_runs_share_data_and_what_is_finished_is_not_run_again(
     assert main([*command, "data.max_length=32"]) == 0
     assert "Mean over seeds" in capsys.readouterr().out
     out = tmp_path / "run"
+    assert "random-2n" in (out / "compare.html").read_text()
     found = json.loads((out / "compare.json").read_text())
     assert set(found) == {"random", "colm+keep=0.75", "random-2n"}
     assert set(found["random"]) == {"0", "1"}

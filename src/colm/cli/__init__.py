@@ -34,11 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     compare.add_argument(
         "--launcher", default="", help="what starts a run's processes: 'torchrun --nproc_per_node 4'; default one"
     )
+    report = commands.add_parser("report", help="write a page about runs", description="Write a page about runs.")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="output folder of a run, or of a comparison")
+    report.add_argument("--out", metavar="FILE.html", help="default: report.html in the run's folder")
     # Overrides may stand anywhere; argparse would take one after --seeds for a seed.
     given = list(sys.argv[1:] if arguments is None else arguments)
     overrides = [argument for argument in given if _OVERRIDE.match(argument)]
     options = parser.parse_args([argument for argument in given if not _OVERRIDE.match(argument)])
     options.overrides = overrides
+    if options.command == "report" and overrides:
+        parser.error(f"colm report takes no settings ({overrides[0]}); a folder of that name is ./{overrides[0]}")
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("colm").setLevel(logging.INFO)
@@ -58,6 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 seeds=options.seeds,
                 launcher=options.launcher,
             )
+        elif options.command == "report":
+            from colm.cli.report import report_command
+
+            report_command(options.runs, options.out)
         else:
             from colm.cli.sources import sources_command
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from colm.cli.report import write_comparison_page
 from colm.cli.settings import load_settings, resolve_settings
 from colm.cli.train import CONFIG_NAME, SUMMARY_NAME
 from colm.errors import ConfigError
@@ -40,6 +41,7 @@ def compare_command(
         write_comparison_json(out)
     write_comparison_json(out)
     _print_table(json.loads((out / COMPARE_NAME).read_text(encoding="utf-8")))
+    print(f"Written to {write_comparison_page(out)}.")
 
 
 def plan_runs(
