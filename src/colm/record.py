@@ -1,4 +1,4 @@
-"""The run's own logs, one JSON line each: of every optimiser step's selection, of every evaluation."""
+"""A run's files: their names, and its logs, one JSON line for each step's selection and for each evaluation."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from colm.types import StepRecord
 
 FILE_NAME = "selection.jsonl"
 EVALUATIONS_NAME = "evaluations.jsonl"
+CONFIG_NAME = "config.yaml"
+SUMMARY_NAME = "summary.json"
+EXAMPLES_NAME = "examples.json"
+COMPARE_NAME = "compare.json"
 
 
 class StepLog:

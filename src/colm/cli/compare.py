@@ -16,12 +16,11 @@ import yaml
 
 from colm.cli.report import write_comparison_page
 from colm.cli.settings import load_settings, resolve_settings
-from colm.cli.train import CONFIG_NAME, SUMMARY_NAME
 from colm.errors import ConfigError
 from colm.integrations.checks import last_complete_checkpoint
 from colm.methods import METHODS, method_settings
+from colm.record import COMPARE_NAME, CONFIG_NAME, SUMMARY_NAME
 
-COMPARE_NAME = "compare.json"
 DEFAULT_METHODS = ("random", "control", "random-n", "colm")
 EVALUATIONS = 10
 """Evaluations during a run, where the configuration does not say when."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from colm.errors import ConfigError
 from colm.methods import METHODS
+from colm.record import COMPARE_NAME
 from colm.report import read_run, write_comparison, write_report
-from colm.report.comparison import COMPARE_NAME
 from colm.report.runs import name_folders
 
 PAGE_NAME = "report.html"

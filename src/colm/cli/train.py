@@ -25,14 +25,10 @@ from colm.errors import ColmError, ConfigError
 from colm.integrations.checks import last_complete_checkpoint
 from colm.integrations.evaluation import EvaluationRecorder, SourceTrainer, peak_memory
 from colm.models import build_tiny_model, load_model
-from colm.record import EVALUATIONS_NAME, FILE_NAME, StepLog
+from colm.record import CONFIG_NAME, EVALUATIONS_NAME, EXAMPLES_NAME, FILE_NAME, SUMMARY_NAME, StepLog
 from colm.sources import find_small_sources
 
 logger = logging.getLogger(__name__)
-
-CONFIG_NAME = "config.yaml"
-SUMMARY_NAME = "summary.json"
-EXAMPLES_NAME = "examples.json"
 
 
 def train_command(config: str, overrides: Sequence[str], *, resume: bool, overwrite: bool) -> None:

@@ -9,11 +9,11 @@ from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from colm.errors import ConfigError
+from colm.record import COMPARE_NAME
 from colm.report.intervals import Interval, estimate_difference, estimate_mean, find_first_reach
 from colm.report.measures import mean_macro
 from colm.report.runs import Evaluation, read_evaluations, read_json, read_summary
 
-COMPARE_NAME = "compare.json"
 METRICS = ("macro", "micro", "small", "big")
 CONTROL = "control"
 RANDOM = "random"

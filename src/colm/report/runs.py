@@ -10,11 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import yaml
 
 from colm.errors import ConfigError
-from colm.record import EVALUATIONS_NAME, FILE_NAME, StepLog
-
-CONFIG_NAME = "config.yaml"
-SUMMARY_NAME = "summary.json"
-EXAMPLES_NAME = "examples.json"
+from colm.record import CONFIG_NAME, EVALUATIONS_NAME, EXAMPLES_NAME, FILE_NAME, SUMMARY_NAME, StepLog
 
 T = TypeVar("T")
 
