@@ -24,6 +24,8 @@ PAGES = ("one", "going", "several", "compared", "one-seed")
 METHODS = ["random", "control", "random-n", "highest-loss", "hidden-states", "colm-spsa", "colm", "colm-no-adam"]
 METHODS += ["colm+keep=0.25,coordinates=512", "colm-no-small"]
 
+QUIET = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+QUIET += ["--disable-component-update", "--disable-sync"]  # a browser that calls nobody, on a machine without a network
 OFFENCES = (Path(__file__).parent / "offences.js").read_text()
 
 
@@ -68,7 +70,7 @@ def browser() -> Iterator[Any]:
             "playwright drives the browser and is not installed; make test-slow does, or pip install .[browser]."
         )
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=Path(path).resolve())
+        opened = playwright.chromium.launch(executable_path=Path(path).resolve(), args=QUIET)
         yield opened
         opened.close()
 
