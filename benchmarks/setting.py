@@ -14,7 +14,8 @@ def describe_setting(seeds: str) -> str:
     """Return hardware, versions, commit and seeds."""
     here = Path(__file__).parent
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True)
-    dirty = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True).stdout.strip()
+    status = ["git", "status", "--porcelain", "--", ".", "../src"]
+    dirty = subprocess.run(status, cwd=here, capture_output=True, text=True).stdout.strip()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     return (
         f"{platform.machine()}, {device}; torch {torch.__version__}, transformers {transformers.__version__}; "

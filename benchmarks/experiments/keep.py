@@ -1,0 +1,83 @@
+"""Keep what a run of `colm compare` showed as one small file, and put it back where the comparison looks for it.
+
+The files lie in docs/results/runs/<mixture>/ and hold figures only, no text of the data. So an experiment of many
+hours goes on after an interruption, also on another machine: `restore` makes `colm compare` take the run as finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from colm.errors import ConfigError
+from colm.record import CONFIG_NAME, EVALUATIONS_NAME, SUMMARY_NAME
+
+KEPT = Path(__file__).parents[2] / "docs" / "results" / "runs"
+DIGITS = 6
+
+
+def keep_run(folder: Path, mixture: str, *, model: str, setting: str) -> Path:
+    """Write the figures of the finished run in `folder` (.../<method>/seed-<n>) and return the file.
+
+    Args:
+        folder: the run's output folder.
+        mixture: under which name to keep it.
+        model: the hash of the model that the run began with, see `hash_model`.
+        setting: hardware, versions and commit.
+    """
+    lines = (folder / EVALUATIONS_NAME).read_text(encoding="utf-8").splitlines()
+    held = {
+        "model": model,
+        "setting": setting,
+        "config": yaml.safe_load((folder / CONFIG_NAME).read_text(encoding="utf-8")),
+        "summary": _round(json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))),
+        "evaluations": [_round(json.loads(line)) for line in lines],
+    }
+    path = KEPT / mixture / f"{folder.parent.name}.{folder.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(held) + "\n", encoding="utf-8")
+    return path
+
+
+def restore_runs(mixture: str, out: Path, *, model: str) -> int:
+    """Put the kept runs back under `out`, a comparison's output folder, and return how many.
+
+    Raises:
+        ConfigError: one began with another model, so that it can not be compared with runs that begin with this one.
+    """
+    paths = sorted((KEPT / mixture).glob("*.seed-*.json"))
+    for path in paths:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if held["model"] != model:
+            raise ConfigError(
+                f"{path} began with another pretrained model ({held['model'][:12]}) than the one here ({model[:12]}): "
+                "pretraining rounds otherwise on another processor. Remove the kept runs of this mixture to begin anew."
+            )
+        method, _, seed = path.stem.rpartition(".")
+        folder = out / method / seed
+        if (folder / SUMMARY_NAME).exists():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_NAME).write_text(yaml.safe_dump(held["config"], sort_keys=False), encoding="utf-8")
+        text = "".join(json.dumps(line) + "\n" for line in held["evaluations"])
+        (folder / EVALUATIONS_NAME).write_text(text, encoding="utf-8")
+        (folder / SUMMARY_NAME).write_text(json.dumps(held["summary"]), encoding="utf-8")
+    return len(paths)
+
+
+def hash_model(folder: Path) -> str:
+    """Return the SHA-256 of the weights that runs begin with."""
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def _round(value: Any) -> Any:
+    """Round every float within a JSON value."""
+    if isinstance(value, float):
+        return round(value, DIGITS)
+    if isinstance(value, dict):
+        return {key: _round(item) for key, item in value.items()}
+    return [_round(item) for item in value] if isinstance(value, list) else value
