@@ -46,6 +46,9 @@ def test_changes_to_a_method() -> None:
     assert (kept["keep"], kept["keep_count"]) == (0.125, None)
     whole = method_settings("random-n", counted)["selection"]
     assert (whole["keep"], whole["keep_count"]) == (1.0, None)
+    larger = method_settings("colm+pools=4,keep=0.125", BASE)
+    assert larger["training"]["gradient_accumulation_steps"] == 16
+    assert larger["selection"]["keep"] == 0.125
 
 
 def test_bad_names() -> None:
@@ -53,5 +56,9 @@ def test_bad_names() -> None:
         method_settings("colm-exact", BASE)
     with pytest.raises(ConfigError, match="'keep' in the method 'colm\\+keep' is no change"):
         method_settings("colm+keep", BASE)
+    with pytest.raises(
+        ConfigError, match="pools=0 in the method 'colm\\+pools=0' must be a whole number of at least 1"
+    ):
+        method_settings("colm+pools=0", BASE)
     with pytest.raises(ConfigError, match="Unknown selection setting 'kep'"):
         method_settings("colm+kep=1", BASE)

@@ -43,8 +43,13 @@ def keep_run(folder: Path, mixture: str, *, model: str, setting: str) -> Path:
     return path
 
 
-def restore_runs(mixture: str, out: Path, *, model: str) -> int:
+def restore_runs(mixture: str, out: Path, *, model: str | None) -> int:
     """Put the kept runs back under `out`, a comparison's output folder, and return how many.
+
+    Args:
+        mixture: under which name they were kept.
+        out: gets a folder for each.
+        model: the hash of the model that further runs would begin with; None if there will be none.
 
     Raises:
         ConfigError: one began with another model, so that it can not be compared with runs that begin with this one.
@@ -52,7 +57,7 @@ def restore_runs(mixture: str, out: Path, *, model: str) -> int:
     paths = sorted((KEPT / mixture).glob("*.seed-*.json"))
     for path in paths:
         held = json.loads(path.read_text(encoding="utf-8"))
-        if held["model"] != model:
+        if model is not None and held["model"] != model:
             raise ConfigError(
                 f"{path} began with another pretrained model ({held['model'][:12]}) than the one here ({model[:12]}): "
                 "pretraining rounds otherwise on another processor. Remove the kept runs of this mixture to begin anew."

@@ -1,15 +1,9 @@
-"""Turn a folder of `colm compare` into a page: tables as Markdown, a plot, and the figures as JSON.
-
-    python benchmarks/experiments/page.py runs/experiments/reasoning/compare headline_reasoning \
-        --title "Nine reasoning tasks" --about "..."
-
-Writes docs/results/NAME.md, .svg and .json.
-"""
+"""The page of an experiment: tables as Markdown, a plot, and the figures as JSON."""
 
 from __future__ import annotations
 
-import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +30,8 @@ from colm.report.comparison import (
 from colm.report.intervals import Interval
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from setting import describe_setting
+from keep import KEPT
+from plan import Experiment
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 BASES = ("random", "control", "random-n")
@@ -123,46 +118,66 @@ def draw(methods: Sequence[Method], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="the output_dir of a colm compare")
-    parser.add_argument("name", help="of the page")
-    parser.add_argument("--title", required=True)
-    parser.add_argument("--about", required=True, help="a sentence on the set-up")
-    arguments = parser.parse_args()
-    methods = read_comparison(arguments.folder)
-    config = yaml.safe_load(next(arguments.folder.glob("*/seed-*/config.yaml")).read_text(encoding="utf-8"))
+def write_page(name: str, experiment: Experiment, folder: Path) -> None:
+    """Write docs/results/NAME.md, .svg and .json of the experiment's runs in `folder`, a comparison's output folder."""
+    methods = select_runs(read_comparison(folder), experiment)
+    config = yaml.safe_load(next(folder.glob("*/seed-*/config.yaml")).read_text(encoding="utf-8"))
     training = config["training"]
-    seeds = sorted({int(seed) for method in methods for seed in method.figures})
+    settings = [
+        json.loads((KEPT / experiment.mixture / f"{method.name}.seed-{seed}.json").read_text(encoding="utf-8"))[
+            "setting"
+        ]
+        for method in methods
+        for seed in method.figures
+    ]
     lines = [
-        f"# {arguments.title}",
+        f"# {experiment.title}",
         "",
-        f"`colm compare` with the seeds and methods of the table, then `python benchmarks/experiments/page.py`; "
-        f"{describe_setting(', '.join(map(str, seeds)))}. Raw figures: [{arguments.name}.json]({arguments.name}.json).",
+        f"`python benchmarks/experiments/run.py {name}`; {describe_settings(settings)}. Raw figures: "
+        f"[{name}.json]({name}.json).",
         "",
-        f"{arguments.about} {training['max_steps']} steps, AdamW with learning rate {training['learning_rate']} and "
+        f"{experiment.about} {training['max_steps']} steps, AdamW with learning rate {training['learning_rate']} and "
         f"{training.get('lr_scheduler_type', 'linear')} decay, pools of "
         f"{training['per_device_train_batch_size'] * training['gradient_accumulation_steps']} rows. Losses are means "
         "over held-out rows, and over seeds with 95 % t-intervals; with one seed there is no interval and no claim. "
         "Seconds are those of a shared machine; only their ratios mean something.",
         "",
-        f"![macro loss]({arguments.name}.svg)",
+        f"![macro loss]({name}.svg)",
         "",
         "## Final evaluation losses",
         "",
         *tabulate_losses(methods),
         "",
     ]
-    for name in BASES:
-        base = find_method(methods, name)
+    for base_name in BASES:
+        base = find_method(methods, base_name)
         if base is not None:
             lines += tabulate_differences(methods, base)
     lines += ["## Cost", "", *tabulate_costs(methods)]
-    (RESULTS / f"{arguments.name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    raw = json.loads((arguments.folder / "compare.json").read_text(encoding="utf-8"))
-    (RESULTS / f"{arguments.name}.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
-    draw(methods, RESULTS / f"{arguments.name}.svg")
+    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    raw = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
+    held = {method.name: {seed: raw[method.name][seed] for seed in method.figures} for method in methods}
+    (RESULTS / f"{name}.json").write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
+    draw(methods, RESULTS / f"{name}.svg")
 
 
-if __name__ == "__main__":
-    main()
+def select_runs(methods: Sequence[Method], experiment: Experiment) -> list[Method]:
+    """Return the experiment's methods, in its order, with its seeds alone."""
+    found = []
+    for name in experiment.methods:
+        method = find_method(methods, name)
+        if method is None:
+            continue
+        seeds = [str(seed) for seed in experiment.seeds if str(seed) in method.figures]
+        if seeds:
+            figures = {seed: method.figures[seed] for seed in seeds}
+            found.append(Method(name, figures, {seed: method.curves[seed] for seed in seeds if seed in method.curves}))
+    return found
+
+
+def describe_settings(settings: Sequence[str]) -> str:
+    """Return hardware and versions, the commits that the runs were made with, and the seeds."""
+    commits = sorted({found[1] for text in settings if (found := re.search(r"commit (\S+)", text))})
+    seeds = sorted({int(found[1]) for text in settings if (found := re.search(r"seeds (\d+)$", text))})
+    hardware = sorted({text.partition("; commit")[0] for text in settings})
+    return f"{' and '.join(hardware)}; commits {', '.join(commits)}; seeds {', '.join(map(str, seeds))}"

@@ -1,11 +1,13 @@
 """Make what the experiments train on: a mixture, and a model of 2 million parameters pretrained on other text.
 
     python benchmarks/experiments/prepare.py reasoning                      # tasks of reasoning-gym
+    python benchmarks/experiments/prepare.py balanced                       # as many rows of each task
     python benchmarks/experiments/prepare.py real --data train.jsonl --validation validation.jsonl
 
 Writes runs/experiments/<name>/: train.jsonl, validation.jsonl and model/. For `reasoning` the model has read
-other tasks than the mixture's. For `real` it has read two fifths of the big sources' rows, which the mixture
-then lacks: there is no other text of that kind at hand. What is finished is not made again.
+other tasks than the mixture's; `balanced` shares it, and its validation rows. For `real` it has read two fifths
+of the big sources' rows, which the mixture then lacks: there is no other text of that kind at hand. What is finished
+is not made again.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ SEED, VOCABULARY, WIDTH = 0, 2048, 128
 MIXTURE_ROWS, VALIDATION_ROWS = 24_000, 60
 OTHER_TASK_ROWS, EPOCHS, BATCH, LEARNING_RATE = 500, 3, 64, 2e-3
 PRETRAINING_SHARE = 0.4
+BALANCED_ROWS, BALANCED_SEED = 2_600, 50_000  # of each source; far from the seeds of training and validation rows
 
 OTHER_TASKS = [
     "aiw",
@@ -78,6 +81,10 @@ def make_reasoning(folder: Path) -> None:
     pretrain(folder, texts)
 
 
+def make_balanced(folder: Path) -> None:
+    write_rows(folder / "train.jsonl", demo_rows(MIXTURE_ROWS, BALANCED_SEED, held_out=BALANCED_ROWS))
+
+
 def make_real(folder: Path, data: Path, validation: Path) -> None:
     with data.open(encoding="utf-8") as file:  # not splitlines, which also cuts at line separators within a text
         rows = [json.loads(line) for line in file]
@@ -91,7 +98,9 @@ def make_real(folder: Path, data: Path, validation: Path) -> None:
 
 
 def write_rows(path: Path, rows: Iterable[Any]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    unfinished.rename(path)
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -159,17 +168,19 @@ def pretrain(folder: Path, texts: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=("reasoning", "real"))
+    parser.add_argument("name", choices=("reasoning", "balanced", "real"))
     parser.add_argument("--data", type=Path, help="of `real`: JSON lines of source, instruction, output")
     parser.add_argument("--validation", type=Path, help="of `real`: the same")
     arguments = parser.parse_args()
     folder = ROOT / arguments.name
-    if (folder / "model").exists():
+    if (folder / "model").exists() or (arguments.name == "balanced" and (folder / "train.jsonl").exists()):
         print(f"{folder} is finished.")
         return
     folder.mkdir(parents=True, exist_ok=True)
     if arguments.name == "reasoning":
         make_reasoning(folder)
+    elif arguments.name == "balanced":
+        make_balanced(folder)
     elif arguments.data and arguments.validation:
         make_real(folder, arguments.data, arguments.validation)
     else:

@@ -1,8 +1,10 @@
-"""Run methods and seeds on a mixture, one result file a run, so that it goes on after any interruption.
+"""Run an experiment and write its page; what is finished is not run again.
 
-    python benchmarks/experiments/run.py reasoning --methods random control random-n colm --seeds 0 1 2 3 4
+    python benchmarks/experiments/run.py headline_reasoning
+    python benchmarks/experiments/run.py headline_reasoning --page     # the page, of the runs there are
 
-Needs what `prepare.py` makes. Runs that were kept in docs/results/runs are not run again. `page.py` makes the page.
+Needs what `prepare.py` makes of the mixture. Each run is kept as a file in docs/results/runs, so that an experiment
+goes on after any interruption. Experiments share runs; several may run side by side with other --seeds or --methods.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from keep import hash_model, keep_run, restore_runs
+from page import write_page
+from plan import EXPERIMENTS
 from setting import describe_setting
 
 from colm.cli.compare import plan_runs, run_one, write_comparison_json
@@ -22,23 +26,28 @@ from colm.record import SUMMARY_NAME
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("mixture", help="a configuration of this folder: reasoning, real, ...")
-    parser.add_argument("--methods", nargs="+", required=True)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("name", choices=EXPERIMENTS)
+    parser.add_argument("--methods", nargs="+", help="only these")
+    parser.add_argument("--seeds", nargs="+", type=int, help="only these")
+    parser.add_argument("--page", action="store_true", help="write the page of the runs there are, and run nothing")
     arguments = parser.parse_args()
-    config = str(Path(__file__).parent / f"{arguments.mixture}.yaml")
+    experiment = EXPERIMENTS[arguments.name]
+    config = str(Path(__file__).parent / f"{experiment.mixture}.yaml")
     base = load_settings(config, [])
-    model = hash_model(Path(base.model))
-    found = restore_runs(arguments.mixture, Path(base.output_dir), model=model)
-    print(f"{found} runs were kept.", flush=True)
-    for seed in arguments.seeds:  # all methods of a seed before the next, so that each pair is complete early
-        for folder, settings in plan_runs(config, [], arguments.methods, [seed]).items():
+    model = hash_model(Path(base.model)) if Path(base.model).exists() else None
+    if model is None and not arguments.page:
+        parser.error(f"{base.model} is not there; python benchmarks/experiments/prepare.py {experiment.mixture}")
+    restore_runs(experiment.mixture, Path(base.output_dir), model=model)
+    for seed in [] if arguments.page else arguments.seeds or experiment.seeds:  # so that pairs are complete early
+        for folder, settings in plan_runs(config, [], arguments.methods or experiment.methods, [seed]).items():
             if (folder / SUMMARY_NAME).exists():
                 continue
             print(folder.relative_to(base.output_dir), flush=True)
             run_one(folder, settings, "")
-            keep_run(folder, arguments.mixture, model=model, setting=describe_setting(str(seed)))
-            write_comparison_json(Path(base.output_dir))
+            assert model is not None
+            keep_run(folder, experiment.mixture, model=model, setting=describe_setting(str(seed)))
+    write_comparison_json(Path(base.output_dir))
+    write_page(arguments.name, experiment, Path(base.output_dir))
 
 
 if __name__ == "__main__":

@@ -53,25 +53,30 @@ def method_settings(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     A method keeps what it does not speak of (keep, pass_tokens, ...) as configured.
 
     Args:
-        name: of `METHODS`, perhaps with changes: ``colm+keep=0.25,adam=false``.
+        name: of `METHODS`, perhaps with changes: ``colm+keep=0.25,adam=false``; ``pools=4`` is a pool of four times
+            the configured size.
         values: a resolved configuration, as `config.yaml` holds it.
 
     Raises:
-        ConfigError: an unknown method, with the nearest one, or a change that is no ``key=value``.
+        ConfigError: an unknown method, with the nearest one, a change that is no ``key=value``, or pools below 1.
     """
     base, _, changes = name.partition("+")
     if base not in METHODS:
         raise ConfigError(f"There is no method {base!r}.{suggest(base, METHODS)} There are: {', '.join(METHODS)}.")
     method = METHODS[base]
+    changed = _parse_changes(name, changes)
+    pools = changed.pop("pools", method.pools)
+    if not isinstance(pools, int) or isinstance(pools, bool) or pools < 1:
+        raise ConfigError(f"pools={pools!r} in the method {name!r} must be a whole number of at least 1.")
     settings = copy.deepcopy(dict(values))
-    selection = dict(settings["selection"]) | dict(method.selection) | _parse_changes(name, changes)
-    if "keep" in method.selection or "keep=" in changes:
+    selection = dict(settings["selection"]) | dict(method.selection) | changed
+    if "keep" in method.selection or "keep" in changed:
         selection["keep_count"] = None
-    elif "keep_count=" in changes:
+    elif "keep_count" in changed:
         selection["keep"] = None
     settings["selection"] = SelectionConfig.from_dict(selection).to_dict()
     training = settings["training"]
-    training["gradient_accumulation_steps"] = method.pools * training.get("gradient_accumulation_steps", 1)
+    training["gradient_accumulation_steps"] = pools * training.get("gradient_accumulation_steps", 1)
     return settings
 
 

@@ -1,0 +1,123 @@
+"""Which experiments there are: the question, the mixture, the methods and the seeds of each."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Experiment(NamedTuple):
+    """One page of docs/results."""
+
+    mixture: str  # a configuration of this folder
+    title: str
+    about: str
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+HEADLINE = ("random", "control", "random-n", "random-2n", "colm")
+MIXTURES = {
+    "reasoning": "Nine tasks of reasoning-gym, six of them small; a Llama of 2.2 million parameters that was "
+    "pretrained on other tasks, trained in full.",
+    "real": "Fourteen real instruction sources, eight of them small; a Llama of 2.2 million parameters that was "
+    "pretrained on other rows of the big ones, trained in full.",
+    "balanced": "Nine tasks of reasoning-gym with as many rows each, so that none is small; the model of the "
+    "experiment on nine reasoning tasks.",
+}
+
+EXPERIMENTS = {
+    "headline_reasoning": Experiment(
+        "reasoning", "Is the coreset worth it? Nine reasoning tasks", MIXTURES["reasoning"], HEADLINE, (0, 1, 2, 3, 4)
+    ),
+    "headline_real": Experiment(
+        "real", "Is the coreset worth it? Fourteen real sources", MIXTURES["real"], HEADLINE, (0, 1, 2, 3, 4)
+    ),
+    "objectives_reasoning": Experiment(
+        "reasoning",
+        "Other ways to pick and weigh rows",
+        MIXTURES["reasoning"],
+        (
+            "random",
+            "control",
+            "random-n",
+            "colm",
+            "colm+features=gradient_norm,pick=largest",
+            "colm+features=gradient_norm,pick=sample,weights=represented",
+            "colm+pick=direction,adam=false",
+            "highest-loss",
+            "middle-perplexity",
+            "hidden-states",
+        ),
+    ),
+    "balanced": Experiment(
+        "balanced",
+        "Sources of equal size",
+        MIXTURES["balanced"],
+        ("random", "control", "random-n", "colm", "colm-no-adam"),
+    ),
+    "spsa": Experiment(
+        "reasoning",
+        "Exact gradients or the paper's estimate",
+        MIXTURES["reasoning"],
+        ("random", "control", "colm", "colm-spsa", "colm-spsa+spsa_probes=8,spsa_directions=fresh"),
+    ),
+    "weights": Experiment(
+        "real",
+        "Uniform weights or cluster sizes",
+        MIXTURES["real"],
+        ("random", "control", "colm", "colm-weights"),
+    ),
+    "parts": Experiment(
+        "reasoning",
+        "Each part of the method removed",
+        MIXTURES["reasoning"],
+        (
+            "random",
+            "control",
+            "colm",
+            "colm-no-adam",
+            "colm-no-sparsity",
+            "colm-no-small",
+            "colm-cosine",
+            "colm-one-source",
+        ),
+    ),
+    "keep": Experiment(
+        "reasoning",
+        "How much of the pool to keep",
+        MIXTURES["reasoning"],
+        (
+            "random",
+            "control+keep=0.125",
+            "colm+keep=0.125",
+            "control+keep=0.25",
+            "colm+keep=0.25",
+            "control",
+            "colm",
+            "control+keep=0.75",
+            "colm+keep=0.75",
+            "random-n",
+        ),
+    ),
+    "pool": Experiment(
+        "reasoning",
+        "The size of the pool, with 32 rows kept",
+        MIXTURES["reasoning"],
+        (
+            "random",
+            "control",
+            "colm",
+            "control+pools=2,keep=0.25",
+            "colm+pools=2,keep=0.25",
+            "control+pools=4,keep=0.125",
+            "colm+pools=4,keep=0.125",
+            "colm+pools=8,keep=0.0625",
+        ),
+    ),
+    "coordinates": Experiment(
+        "reasoning",
+        "How many coordinates are compared",
+        MIXTURES["reasoning"],
+        ("control", "colm+coordinates=64", "colm+coordinates=512", "colm", "colm-no-sparsity"),
+    ),
+}
