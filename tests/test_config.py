@@ -36,6 +36,13 @@ from colm.errors import ConfigError
         ({"by_source": 1}, "by_source=1 must be true or false"),
         ({"features": "none", "pick": "largest"}, "pick='largest' needs features to pick by"),
         ({"weights": "represented", "loss": "token"}, "weights='represented' weighs examples.*use loss='example'"),
+        ({"weights": "fitted"}, "needs features='exact' .* and shorten='sketch'; they are 'exact' and 'largest'"),
+        (
+            {"weights": "fitted", "shorten": "sketch", "pick": "largest", "features": "loss"},
+            "they are 'loss' and 'sketch'",
+        ),
+        ({"shorten": "sketch"}, "keeps inner products, not l1 distances: use metric='l2'"),
+        ({"shorten": "half"}, "shorten='half' is not one of 'largest', 'sketch'"),
         ({"preset": "paper"}, "preset='paper' is not one of colm, colm-spsa, control"),
         ({"kep": 0.5}, "Unknown selection setting 'kep'. Did you mean 'keep'"),
     ],

@@ -19,6 +19,7 @@ from colm.features.selection_pass import FEATURES
 from colm.features.sparsify import largest_coordinates
 from colm.losses import example_losses, example_mean
 from colm.select.facility import facility_location
+from colm.select.fitting import fit_weights
 from tests.conftest import one_row, ragged_batch, tiny_model
 
 SIZES = {"big": 600, "large": 350, "small": 40, "tiny": 10}
@@ -319,6 +320,18 @@ def test_represented_weights_count_the_pool(model: Any, settings: dict[str, Any]
     )
     found = example_mean(logits[:, :width], taken[0]["labels"], taken[0]["row_weights"])
     torch.testing.assert_close(found, torch.as_tensor(expected).squeeze())
+
+
+def test_fitted_weights_match_the_mean_gradient_of_the_big_sources(model: Any) -> None:
+    rule: dict[str, Any] = {"pick": "direction", "adam": False, "shorten": "sketch", "coordinates": 10_000}
+    coreset = CoresetSelector(model, SelectionConfig(weights="fitted", **rule), SIZES).select(pool_of_16(), SOURCES)
+    of_row = dict(zip(coreset.indices.tolist(), (8 * coreset.weights).tolist(), strict=True))
+    assert [of_row.pop(row) for row in (6, 11, 12)] == pytest.approx([1.0] * 3)  # small sources as with uniform weights
+    assert sum(of_row.values()) == pytest.approx(5)
+    big = [row for row, source in enumerate(SOURCES) if source in ("big", "large")]
+    picks = torch.tensor([big.index(row) for row in sorted(of_row)])
+    expected = fit_weights(value_gradients(model, pool_of_16())[big], picks)
+    assert [of_row[row] for row in sorted(of_row)] == pytest.approx(expected.tolist(), rel=1e-3)
 
 
 def test_all_sources_as_one(model: Any) -> None:

@@ -13,7 +13,8 @@ Metric = Literal["l1", "l2", "cosine"]
 LossName = Literal["example", "token"]
 DirectionName = Literal["fresh", "fixed"]
 PickName = Literal["medoids", "largest", "middle", "direction", "sample"]
-WeightName = Literal["uniform", "represented"]
+WeightName = Literal["uniform", "represented", "fitted"]
+ShortenName = Literal["largest", "sketch"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "colm": {"features": "exact"},
@@ -64,7 +65,9 @@ class SelectionConfig:
     weights: WeightName = "uniform"
     """How much a kept row counts in the training loss. ``uniform``: all the same, as in the paper.
     ``represented``: as many rows of the pool as it stands for: a medoid for its cluster, a sampled row for
-    1 / its chance, a row of a small source for itself. The loss then estimates the whole pool's."""
+    1 / its chance, a row of a small source for itself. The loss then estimates the whole pool's. ``fitted``:
+    rows of small sources 1, the others such that their weighted mean feature is nearest to that of all big
+    sources' rows, 1 in the mean; needs ``shorten="sketch"``."""
 
     by_source: bool = True
     """Pick from each big source its share of the budget; false: from all of them as one."""
@@ -74,7 +77,12 @@ class SelectionConfig:
     and eps; an optimiser without two betas turns it off."""
 
     coordinates: int = 2560
-    """h, how many coordinates of the feature are kept in each source, at least 1, at most D."""
+    """h, how many coordinates of the feature are compared, at least 1, at most D."""
+
+    shorten: ShortenName = "largest"
+    """Where the h coordinates come from. ``largest``: each source's own of largest mean, the paper's
+    sparsification. ``sketch``: all D, added up at random with random signs, which keeps inner products of
+    rows of all sources; for ``pick="direction"`` and the like, not for the l1 metric."""
 
     small_sources: Literal["auto", "none"] | tuple[str, ...] = "auto"
     """Sources whose pool rows are all kept. ``auto``: those with fewer examples than the uniform
@@ -133,6 +141,7 @@ class SelectionConfig:
             ("spsa_directions", DirectionName),
             ("pick", PickName),
             ("weights", WeightName),
+            ("shorten", ShortenName),
         ):
             _require_choice(name, getattr(self, name), get_args(choices))
         for name in ("adam", "by_source"):
@@ -142,9 +151,18 @@ class SelectionConfig:
             raise ConfigError(
                 f"pick={self.pick!r} needs features to pick by, but features='none' draws at random; choose features."
             )
-        if self.weights == "represented" and self.loss == "token":
+        if self.weights != "uniform" and self.loss == "token":
             raise ConfigError(
-                "weights='represented' weighs examples, but loss='token' averages over tokens; use loss='example'."
+                f"weights={self.weights!r} weighs examples, but loss='token' averages over tokens; use loss='example'."
+            )
+        if self.weights == "fitted" and (self.shorten != "sketch" or self.features not in ("exact", "spsa")):
+            raise ConfigError(
+                f"weights='fitted' fits gradients of all sources at once, which needs features='exact' (or 'spsa') and "
+                f"shorten='sketch'; they are {self.features!r} and {self.shorten!r}."
+            )
+        if self.shorten == "sketch" and self.pick == "medoids" and self.metric == "l1":
+            raise ConfigError(
+                "shorten='sketch' keeps inner products, not l1 distances: use metric='l2' or 'cosine', or another pick."
             )
         if self.metric == "cosine" and self.features in ("loss", "gradient_norm"):
             raise ConfigError(

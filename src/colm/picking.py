@@ -11,8 +11,10 @@ from torch import Tensor
 
 from colm.facts import PoolFacts
 from colm.features.adam import AdamConstants, adam_step
+from colm.features.sketch import Sketch, draw_sketch
 from colm.features.sparsify import largest_coordinates
 from colm.gather import gather_rows, sum_over_ranks
+from colm.select.fitting import fit_weights
 from colm.select.rules import PickRule, pick_rows
 from colm.types import AdamHistory, Features
 
@@ -26,7 +28,7 @@ class Picks(NamedTuple):
     """The picks of one step, in positions of the global pool."""
 
     positions: list[int]
-    stands_for: list[float]  # how many rows each pick stands for
+    stands_for: list[float]  # how many rows each pick stands for; with fitted weights these, 1 in the mean
     history: AdamHistory | None  # what the history becomes if the step is committed; None: unchanged
     nonfinite: list[int]  # rows that were not eligible
     match: float | None  # cosine of the picks' mean normalised feature with that of all rows; None without a pick
@@ -69,19 +71,28 @@ def pick_from_features(
     picks: list[int] = []
     stands_for: list[float] = []
     match = _Match(features.dim, features.device)
+    sketch = draw_sketch(features.dim, rule.coordinates, features.device) if rule.shorten == "sketch" else None
+    shortened: list[Tensor] = []  # the groups' rows, in the order of `listed`
+    listed: list[int] = []
     for name, rows in groups.items():
         arriving = sorted(rows)  # the order in which ranks send them
         held = torch.tensor([row_of[p] for p in arriving if p in row_of], dtype=torch.int64)
-        summary = _summarise(features, held, len(rows), history, constants, rule.coordinates)
+        summary = _summarise(features, held, len(rows), history, constants, rule.coordinates, sketch)
         match.add(summary, quotas[name])
         sparse = torch.cat(gather_rows(summary.sparse))
         place = {p: i for i, p in enumerate(arriving)}
-        in_order = torch.tensor([place[p] for p in rows], device=sparse.device)
-        chosen = pick_rows(sparse[in_order], quotas[name], rule, generator)
+        sparse = sparse[torch.tensor([place[p] for p in rows], device=sparse.device)]
+        chosen = pick_rows(sparse, quotas[name], rule, generator)
+        if rule.weights == "fitted":
+            shortened.append(sparse)
+            listed += rows
         picks += [rows[i] for i in chosen.rows.tolist()]
         stands_for += chosen.stands_for.tolist()
     if not picks:
         return NO_PICKS._replace(nonfinite=sorted(broken))
+    if rule.weights == "fitted":
+        row = {p: i for i, p in enumerate(listed)}
+        stands_for = fit_weights(torch.cat(shortened), torch.tensor([row[p] for p in picks])).tolist()
     held = torch.tensor(sorted(row_of[p] for p in picks if p in row_of), dtype=torch.int64)
     total, moments = _sum_picks(features, held, history, constants)
     following = None
@@ -140,8 +151,9 @@ def _summarise(
     history: AdamHistory,
     constants: AdamConstants | None,
     coordinates: int,
+    sketch: Sketch | None,
 ) -> _Group:
-    """Take one group's rows at its h coordinates, (len(held), h) float32, with the sums over all D."""
+    """Take one group's rows at its h coordinates, or their sketches, (len(held), h) float32; sums are over all D."""
 
     def normalised() -> Iterator[Tensor]:
         for chunk in _chunks(held, features.dim):
@@ -150,14 +162,19 @@ def _summarise(
 
     total = torch.zeros(features.dim, device=features.device)
     squares = torch.zeros((), device=features.device)
+    parts: list[Tensor] = []
     for block in normalised():
         total += block.sum(0)
         squares += block.square().sum()
+        if sketch is not None:
+            parts.append(sketch.apply(block))
     total = sum_over_ranks(total)
-    columns = largest_coordinates(total / rows, coordinates)
-    # The rows are made a second time rather than held: (n, D) may not fit.
-    parts = [block[:, columns] for block in normalised()]
-    sparse = torch.cat(parts) if parts else total.new_zeros(0, len(columns))
+    width = sketch.size if sketch is not None else min(coordinates, features.dim)
+    if sketch is None:
+        columns = largest_coordinates(total / rows, coordinates)
+        # The rows are made a second time rather than held: (n, D) may not fit.
+        parts = [block[:, columns] for block in normalised()]
+    sparse = torch.cat(parts) if parts else total.new_zeros(0, width)
     return _Group(sparse, total, sum_over_ranks(squares), rows)
 
 

@@ -189,6 +189,8 @@ class CoresetSelector:
         weights = torch.full((len(kept),), 1.0 / len(kept))
         if self.config.weights == "represented":
             weights = torch.tensor([counts[p] for p in kept]) / len(candidates)
+        elif self.config.weights == "fitted":
+            weights *= torch.tensor([counts[p] for p in kept])
         return Coreset(torch.tensor(kept), weights)
 
     def take(self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]], coreset: Coreset) -> list[Batch]:
@@ -286,7 +288,10 @@ class CoresetSelector:
 
     @property
     def _rule(self) -> PickRule:
-        return PickRule(self.config.pick, self.config.metric, self.config.coordinates, self.config.by_source)
+        config = self.config
+        return PickRule(
+            config.pick, config.metric, config.coordinates, config.by_source, config.shorten, config.weights
+        )
 
     def _generator(self, step: int, *, stream: int) -> torch.Generator:
         """Return a generator of the selection's own, the same on every rank and after a resume."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tests.cli.test_commands import write_run
 
 from colm.cli import main
@@ -77,6 +78,9 @@ def test_runs_share_data_and_what_is_finished_is_not_run_again(
     assert rows(lines("random", 1)[0]["pool"]) != rows(random[0]["pool"])
 
     finished = (out / "random" / "seed-0" / "summary.json").stat().st_mtime_ns
+    older = yaml.safe_load((out / "random" / "seed-0" / "config.yaml").read_text())
+    del older["selection"]["shorten"]  # as written before there was such a setting
+    (out / "random" / "seed-0" / "config.yaml").write_text(yaml.safe_dump(older))
     (out / "random" / "seed-1" / "summary.json").unlink()  # as if it had been killed after its last checkpoint
     before = found["random"]["1"]["macro"]
     assert main([*command, "data.max_length=32"]) == 0

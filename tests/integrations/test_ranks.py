@@ -49,7 +49,7 @@ def test_the_command_line_in_two_processes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("features", "weighing"), [("exact", "uniform"), ("none", "represented")])
+@pytest.mark.parametrize(("features", "weighing"), [("exact", "uniform"), ("none", "represented"), ("exact", "fitted")])
 def test_two_ranks_train_as_one(tmp_path: Path, features: str, weighing: str) -> None:
     one, two = (run(tmp_path / str(world), features, weighing, world) for world in (1, 2))
     for ours, theirs in zip(one["lines"], two["lines"], strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,12 +17,15 @@ from colm.gather import rank_and_world
 
 
 def main(folder: Path, features: str, weighing: str) -> None:
+    rule: dict[str, Any] = {}
+    if weighing == "fitted":
+        rule = {"pick": "direction", "adam": False, "shorten": "sketch", "coordinates": 200}
     torch.set_num_threads(1)
     world = rank_and_world()[1]
     torch.manual_seed(0)
     trainer = coreset_trainer(
         folder,
-        selection=SelectionConfig(features=features, weights=weighing, keep_count=9),
+        selection=SelectionConfig(features=features, weights=weighing, keep_count=9, **rule),
         args={"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4 // _world(), "max_steps": 5},
     )
     evaluation = trainer.evaluate(trainer.train_dataset)["eval_loss"]

@@ -30,6 +30,8 @@ class PickRule(NamedTuple):
     metric: str = "l1"
     coordinates: int = 2560
     by_source: bool = True
+    shorten: str = "largest"
+    weights: str = "uniform"
 
     def group(self, positions: list[int], facts: PoolFacts) -> dict[str, list[int]]:
         """Group positions by source, or put them all in one group."""

@@ -1,0 +1,39 @@
+"""Shorten features at random so that their inner products stay, the same way for every source."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+SEED = 20_240_719
+"""Of the buckets: the same on every rank, in every step and after a resume."""
+
+
+class Sketch(NamedTuple):
+    """Where each of D coordinates goes among h buckets, and with which sign."""
+
+    bucket: Tensor  # (D,) int64
+    sign: Tensor  # (D,) float32, 1 or -1
+    size: int  # h
+
+    def apply(self, features: Tensor) -> Tensor:
+        """Return the sketches of rows (k, D) float32 as (k, h) float32."""
+        return features.new_zeros(len(features), self.size).index_add_(1, self.bucket, features * self.sign)
+
+
+def draw_sketch(dim: int, size: int, device: torch.device) -> Sketch | None:
+    """Return a count sketch from `dim` to `size` coordinates, or None where `size` is no smaller.
+
+    Inner products of sketches have those of the features as their expectation, with a variance of at most
+    2 |x|^2 |y|^2 / size over the draw.
+
+    Source: Charikar, Chen and Farach-Colton, 2002; Weinberger et al., 2009.
+    """
+    if size >= dim:
+        return None
+    generator = torch.Generator().manual_seed(SEED)
+    bucket = torch.randint(size, (dim,), generator=generator)
+    sign = torch.randint(2, (dim,), generator=generator).float() * 2 - 1
+    return Sketch(bucket.to(device), sign.to(device), size)
