@@ -322,6 +322,22 @@ def test_represented_weights_count_the_pool(model: Any, settings: dict[str, Any]
     torch.testing.assert_close(found, torch.as_tensor(expected).squeeze())
 
 
+@pytest.mark.parametrize("settings", [{}, {"features": "none"}, {"features": "gradient_norm", "pick": "sample"}])
+def test_relative_weights_leave_small_sources_their_share(model: Any, settings: dict[str, Any]) -> None:
+    found = {}
+    for weights in ("represented", "relative"):
+        config = SelectionConfig(weights=weights, **settings)  # type: ignore[arg-type]
+        coreset = CoresetSelector(model, config, SIZES).select(pool_of_16(), SOURCES)
+        found[weights] = dict(zip(coreset.indices.tolist(), coreset.weights.tolist(), strict=True))
+    relative, represented = found["relative"], found["represented"]
+    small = (6, 11, 12)
+    assert [relative[row] for row in small] == pytest.approx([1 / 8] * 3)
+    big = [row for row in relative if row not in small]
+    assert sum(relative[row] for row in big) == pytest.approx(5 / 8)
+    ratios = [relative[row] / represented[row] for row in big]
+    assert ratios == pytest.approx([ratios[0]] * 5)
+
+
 def test_fitted_weights_match_the_mean_gradient_of_the_big_sources(model: Any) -> None:
     rule: dict[str, Any] = {"pick": "direction", "adam": False, "shorten": "sketch", "coordinates": 10_000}
     coreset = CoresetSelector(model, SelectionConfig(weights="fitted", **rule), SIZES).select(pool_of_16(), SOURCES)

@@ -203,11 +203,12 @@ def sample(pool: PoolRows, draw: torch.Generator) -> Picked:
     return rows, 1 / chances[rows] / POOL
 
 
+HALF, WHOLE = "random, half of the pool", "the whole pool"
 RULES: dict[str, Rule] = {
-    "random, half of the pool": at_random(0.5),
+    HALF: at_random(0.5),
     "random, five eighths": at_random(0.625),
     "random, three quarters": at_random(0.75),
-    "the whole pool": at_random(1.0),
+    WHOLE: at_random(1.0),
     "control (random by source)": lambda pool, draw: even(control(pool, draw)),
     "control, fitted weights": lambda pool, draw: fitted(pool, control(pool, draw)),
     "medoids of Adam steps (the paper)": lambda pool, draw: even(
@@ -234,32 +235,47 @@ RULES: dict[str, Rule] = {
 
 
 class Judged(NamedTuple):
-    """One rule at one stage, in units of the squared length of the population's gradient."""
+    """One rule at one stage; lengths are beside that of the true mean gradient."""
 
-    error: float  # mean squared distance to the population's gradient
-    variance: float  # about the rule's own mean over pools
-    cosine: float  # with the population's gradient, mean over pools
+    signal: float  # the rule's mean along the true gradient
+    noise: float  # variance over pools and draws, beside the squared signal
+    bias: float  # squared length of what the rule's mean has across the true gradient, beside the squared signal
+    cosine: float  # with the other rows' mean gradient, mean over pools
     cosine_half: float  # half of its 95 % interval over pools
 
 
-def judge(rule: Rule, pools: list[PoolRows], population: Tensor) -> Judged:
-    means, within = [], []
+def apply_rule(rule: Rule, pools: list[PoolRows]) -> Tensor:
+    """Return the kept rows' weighted mean gradients (pools, draws, SKETCH)."""
+    means = []
     for number, pool in enumerate(pools):
         draws = []
         for draw in range(DRAWS):
             rows, weights = rule(pool, torch.Generator().manual_seed(number * DRAWS + draw))
             draws.append(weights.float() @ pool.full[rows])
         means.append(torch.stack(draws))
-        within.append(torch.cosine_similarity(means[-1], population[None]).mean())
-    found = torch.stack(means)  # (pools, draws, SKETCH)
-    unit = population.square().sum()
-    error = (found - population).square().sum(-1).mean() / unit
-    centre = found.mean((0, 1))
-    pools_n = len(pools)
-    variance = (found - centre).square().sum(-1).mean() / unit * pools_n / (pools_n - 1)
-    cosines = torch.stack(within)
-    half = 1.96 * cosines.std() / pools_n**0.5
-    return Judged(float(error), float(variance), float(cosines.mean()), float(half))
+    return torch.stack(means)
+
+
+def judge(found: Tensor, whole: Tensor, population: Tensor) -> Judged:
+    """Take a rule's mean gradients apart.
+
+    The true gradient p is not known. The mean of other rows is p plus noise that is independent of the pools, so inner
+    products with it are unbiased, and so are inner products of different pools.
+
+    Args:
+        found: (pools, draws, d) of the rule.
+        whole: (pools, draws, d) of the whole pools.
+        population: (d,), the mean gradient of other rows.
+    """
+    unit = (whole @ population).mean()  # |p|^2
+    signal = (found @ population).mean() / unit
+    pools = found.mean(1)
+    count = len(pools)
+    length = (pools.sum(0).square().sum() - pools.square().sum()) / (count * (count - 1))  # of the rule's mean, squared
+    noise = (found.square().sum(-1).mean() - length) / (signal.square() * unit)
+    bias = length / (signal.square() * unit) - 1
+    cosines = torch.cosine_similarity(found, population[None, None], dim=-1).mean(1)
+    return Judged(*map(float, (signal, noise, bias, cosines.mean(), 1.96 * cosines.std() / count**0.5)))
 
 
 def gather(mixture: str, folder: Path) -> None:
@@ -289,28 +305,31 @@ def main() -> None:
         "",
         f"`python benchmarks/experiments/variance.py {mixture}`; {describe_setting(str(SEED))}. A Llama of 2.2 million "
         f"parameters trained in full on random batches of {BATCH}; at each stage {POOLS} pools of {POOL} rows of big "
-        f"sources, half of each kept. Gradients over all weights, after the first stage in Adam's metric, against the "
-        f"mean gradient of {POPULATION} other rows. *Error* and *variance*: mean squared distances to that gradient, "
-        "and to the rule's own mean over pools, beside the squared length of that gradient; what the error has and "
-        "the variance lacks is bias. *Cosine* with a 95 % interval over pools: Adam forgives length, so it tells more.",
+        "sources, half of each kept. Gradients over all weights, after the first stage in Adam's metric.",
+        "",
+        "- *signal*: the rule's mean gradient along the true one; 1 is right, more is a longer step.\n"
+        "- *noise*: variance over pools, beside the squared signal. It averages out over steps.\n"
+        "- *bias*: the squared part of the rule's mean across the true gradient, beside the squared signal; within "
+        "about a thirtieth of the noise it is chance. It does not average out.\n"
+        "- *rows*: as many random rows have this noise.\n"
+        f"- *cosine* of one step's gradient with the mean of {POPULATION} other rows, with a 95 % interval over pools. "
+        "Noise and bias both lower it.",
     ]
     results: dict[str, Any] = {"setting": describe_setting(str(SEED))}
     for step in STAGES:
         held = torch.load(folder / f"stage-{step}.pt")
         pools = [PoolRows(**pool) for pool in held["pools"]]
-        lines += [
-            "",
-            f"## After {step} steps",
-            "",
-            "| rule | error | variance | cosine |",
-            "| --- | ---: | ---: | --- |",
-        ]
-        results[str(step)] = {}
-        for name, rule in RULES.items():
-            judged = judge(rule, pools, held["population"])
-            results[str(step)][name] = judged._asdict()
-            cosine = f"{judged.cosine:.3f} ± {judged.cosine_half:.3f}"
-            lines.append(f"| {name} | {judged.error:.2f} | {judged.variance:.2f} | {cosine} |")
+        means = {name: apply_rule(rule, pools) for name, rule in RULES.items()}
+        judged = {name: judge(found, means[WHOLE], held["population"]) for name, found in means.items()}
+        lines += ["", f"## After {step} steps", "", "| rule | signal | noise | bias | rows | cosine |"]
+        lines += ["| --- | ---: | ---: | ---: | ---: | --- |"]
+        for name, each in judged.items():
+            rows = judged[HALF].noise / each.noise * POOL / 2
+            lines.append(
+                f"| {name} | {each.signal:.2f} | {each.noise:.1f} | {each.bias:.1f} | {rows:.1f} | "
+                f"{each.cosine:.3f} ± {each.cosine_half:.3f} |"
+            )
+        results[str(step)] = {name: each._asdict() for name, each in judged.items()}
     (RESULTS / f"variance_{mixture}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (RESULTS / f"variance_{mixture}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print("\n".join(lines))

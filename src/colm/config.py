@@ -13,7 +13,7 @@ Metric = Literal["l1", "l2", "cosine"]
 LossName = Literal["example", "token"]
 DirectionName = Literal["fresh", "fixed"]
 PickName = Literal["medoids", "largest", "middle", "direction", "sample"]
-WeightName = Literal["uniform", "represented", "fitted"]
+WeightName = Literal["uniform", "represented", "relative", "fitted"]
 ShortenName = Literal["largest", "sketch"]
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -65,9 +65,10 @@ class SelectionConfig:
     weights: WeightName = "uniform"
     """How much a kept row counts in the training loss. ``uniform``: all the same, as in the paper.
     ``represented``: as many rows of the pool as it stands for: a medoid for its cluster, a sampled row for
-    1 / its chance, a row of a small source for itself. The loss then estimates the whole pool's. ``fitted``:
-    rows of small sources 1, the others such that their weighted mean feature is nearest to that of all big
-    sources' rows, 1 in the mean; needs ``shorten="sketch"``."""
+    1 / its chance, a row of a small source for itself. The loss then estimates the whole pool's.
+    ``relative``: as represented among the big sources, 1 in the mean there, and rows of small sources 1, which keeps
+    the balance that uniform weights give to small sources. ``fitted``: as relative, with weights for which
+    the big sources' weighted mean feature is nearest to that of all their rows; needs ``shorten="sketch"``."""
 
     by_source: bool = True
     """Pick from each big source its share of the budget; false: from all of them as one."""

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from colm.batch import Pool, split_evenly
 from colm.config import SelectionConfig
@@ -185,13 +185,7 @@ class CoresetSelector:
                     counts |= dict.fromkeys(picks.nonfinite[:needed], 1.0)
         record = self._record(facts, frozenset(counts), picks, time.perf_counter() - start)
         self._pending = _Pending(picks.history, record)
-        kept = sorted(counts)
-        weights = torch.full((len(kept),), 1.0 / len(kept))
-        if self.config.weights == "represented":
-            weights = torch.tensor([counts[p] for p in kept]) / len(candidates)
-        elif self.config.weights == "fitted":
-            weights *= torch.tensor([counts[p] for p in kept])
-        return Coreset(torch.tensor(kept), weights)
+        return Coreset(torch.tensor(sorted(counts)), self._weigh(counts, facts, len(candidates)))
 
     def take(self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]], coreset: Coreset) -> list[Batch]:
         """Return this rank's share of the kept rows, in as many micro-batches as `batches` has.
@@ -285,6 +279,19 @@ class CoresetSelector:
             for name, held in groups.items()
             for i in random_rows(len(held), quotas[name], generator).tolist()
         }
+
+    def _weigh(self, counts: Mapping[int, float], facts: PoolFacts, candidates: int) -> Tensor:
+        """Return the weights of the kept rows, (K,) float32 in the order of the pool, from what each stands for."""
+        kept = sorted(counts)
+        if self.config.weights == "uniform":
+            return torch.full((len(kept),), 1.0 / len(kept))
+        found = torch.tensor([counts[p] for p in kept])
+        if self.config.weights == "represented":
+            return found / candidates
+        big = torch.tensor([facts.source[p] not in self.small for p in kept])
+        if big.any():
+            found[big] /= found[big].mean()
+        return found / len(kept)
 
     @property
     def _rule(self) -> PickRule:
