@@ -43,7 +43,7 @@ from colm.errors import ConfigError
         ),
         ({"shorten": "sketch"}, "keeps inner products, not l1 distances: use metric='l2'"),
         ({"shorten": "half"}, "shorten='half' is not one of 'largest', 'sketch'"),
-        ({"preset": "paper"}, "preset='paper' is not one of colm, colm-spsa, control"),
+        ({"preset": "paper"}, "preset='paper' is not one of colm, colm-spsa, matched, control"),
         ({"kep": 0.5}, "Unknown selection setting 'kep'. Did you mean 'keep'"),
     ],
 )

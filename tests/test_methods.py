@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from colm.config import SelectionConfig
+from colm.config import PRESETS, SelectionConfig
 from colm.errors import ConfigError
 from colm.methods import METHODS, method_settings
 
@@ -36,6 +36,13 @@ def test_what_the_controls_do() -> None:
     random = selection("random")
     assert (random["features"], random["small_sources"], random["by_source"]) == ("none", "none", False)
     assert selection("colm") == BASE["selection"]
+
+
+def test_a_name_means_the_same_whatever_is_configured() -> None:
+    matched = {**BASE, "selection": SelectionConfig.from_dict({**BASE["selection"], **PRESETS["matched"]}).to_dict()}
+    assert method_settings("matched", BASE) == method_settings("matched", matched)
+    for name in METHODS:
+        assert method_settings(name, matched) == method_settings(name, BASE)
 
 
 def test_changes_to_a_method() -> None:

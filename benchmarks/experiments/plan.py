@@ -15,7 +15,7 @@ class Experiment(NamedTuple):
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
-HEADLINE = ("random", "control", "random-n", "random-2n", "colm")
+HEADLINE = ("random", "control", "control+keep=0.75", "random-n", "random-2n", "colm", "matched")
 MIXTURES = {
     "reasoning": "Nine tasks of reasoning-gym, six of them small; a Llama of 2.2 million parameters that was "
     "pretrained on other tasks, trained in full.",
@@ -41,9 +41,12 @@ EXPERIMENTS = {
             "control",
             "random-n",
             "colm",
+            "matched",
+            "matched+by_source=false",
+            "matched+weights=uniform",
+            "colm+metric=l2,adam=false,shorten=sketch",
             "colm+features=gradient_norm,pick=largest",
-            "colm+features=gradient_norm,pick=sample,weights=represented",
-            "colm+pick=direction,adam=false",
+            "colm+features=gradient_norm,pick=sample,by_source=false,weights=relative",
             "highest-loss",
             "middle-perplexity",
             "hidden-states",

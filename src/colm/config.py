@@ -19,9 +19,17 @@ ShortenName = Literal["largest", "sketch"]
 PRESETS: dict[str, dict[str, Any]] = {
     "colm": {"features": "exact"},
     "colm-spsa": {"features": "spsa", "spsa_probes": 1, "spsa_directions": "fixed"},
+    "matched": {
+        "features": "exact",
+        "pick": "direction",
+        "adam": False,
+        "shorten": "sketch",
+        "weights": "fitted",
+    },
     "control": {"features": "none"},
 }
-"""Values that ``preset`` stands for: the method with exact gradients, as in the paper's code, and the control."""
+"""Values that ``preset`` stands for: the method with exact gradients, as in the paper's code, with the pool's mean
+gradient matched instead of medoids, and the control."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,15 @@ class Method(NamedTuple):
 # As in the literature, these know nothing of sources: they choose among all rows of the pool.
 _WHOLE_POOL = {"small_sources": "none", "by_source": False}
 _COLM = PRESETS["colm"]
+_PLAIN = {
+    "metric": "l1",
+    "pick": "medoids",
+    "weights": "uniform",
+    "by_source": True,
+    "adam": True,
+    "shorten": "largest",
+}
+"""What each method begins with, whatever the configuration says, so that a name means the same in every comparison."""
 
 METHODS = {
     "random": Method("random rows, as many as the coreset", {"features": "none", **_WHOLE_POOL}),
@@ -37,6 +46,7 @@ METHODS = {
     "hidden-states": Method("medoids of hidden states", {"features": "mean_hidden", **_WHOLE_POOL}),
     "colm-spsa": Method("the method with the paper's estimate", PRESETS["colm-spsa"]),
     "colm": Method("the method with exact gradients", _COLM),
+    "matched": Method("rows and weights whose mean gradient is nearest to the pool's", PRESETS["matched"]),
     "colm-no-adam": Method("without Adam's normalisation", {**_COLM, "adam": False}),
     "colm-no-sparsity": Method("compared at all coordinates", {**_COLM, "coordinates": 2**62}),
     "colm-no-small": Method("without the small-source rule", {**_COLM, "small_sources": "none"}),
@@ -50,7 +60,7 @@ METHODS = {
 def method_settings(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run with the method in place of the configured selection.
 
-    A method keeps what it does not speak of (keep, pass_tokens, ...) as configured.
+    How much is kept, which sources are small, coordinates, probes and the sizes of the pass stay as configured.
 
     Args:
         name: of `METHODS`, perhaps with changes: ``colm+keep=0.25,adam=false``; ``pools=4`` is a pool of four times
@@ -69,7 +79,7 @@ def method_settings(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(pools, int) or isinstance(pools, bool) or pools < 1:
         raise ConfigError(f"pools={pools!r} in the method {name!r} must be a whole number of at least 1.")
     settings = copy.deepcopy(dict(values))
-    selection = dict(settings["selection"]) | dict(method.selection) | changed
+    selection = dict(settings["selection"]) | _PLAIN | dict(method.selection) | changed
     if "keep" in method.selection or "keep" in changed:
         selection["keep_count"] = None
     elif "keep_count" in changed:
