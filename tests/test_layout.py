@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "src" / "colm"
 
 LAYERS = [
     {"types", "errors", "config"},
-    {"batch", "losses", "sources", "gather", "record", "methods"},
+    {"batch", "losses", "sources", "gather", "record", "methods", "answers", "sandbox"},
     {"features", "select", "facts", "exchange", "data", "models"},
     {"picking"},
     {"selector"},
