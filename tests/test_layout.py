@@ -13,7 +13,7 @@ LAYERS = [
     {"features", "select", "facts", "exchange", "data", "models"},
     {"picking"},
     {"selector"},
-    {"integrations", "report"},
+    {"integrations", "report", "evaluate"},
     {"cli"},
 ]
 """A module may import from layers before its own, and from its own package."""
@@ -23,6 +23,8 @@ SIBLINGS = {
     ("features", "select"),
     ("select", "features"),
     ("integrations", "report"),
+    ("evaluate", "report"),
+    ("report", "evaluate"),
 }
 """Stages of one layer that must not know each other."""
 

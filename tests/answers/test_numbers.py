@@ -38,7 +38,7 @@ from colm.answers.numbers import find_numbers, parse_number
         ("1.5E-3", Fraction(3, 2000)),
         (r"1.5 \times 10^{3}", 1500),
         ("1.5 x 10^3", 1500),
-        ("2×10^-2", Fraction(1, 50)),
+        ("2\u00d710^-2", Fraction(1, 50)),
         ("$12.50", Fraction(25, 2)),
         (r"\$1,200", 1200),
         ("-$5", -5),

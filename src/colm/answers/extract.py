@@ -24,9 +24,9 @@ _WORD = re.compile(r"[A-Za-z']+")
 def extract_answer(text: str, *, kind: Kind | None = None) -> str | None:
     """Return the final answer that a completion ends with, or None where it has none.
 
-    That is what stands after the last ``The answer is``, ``Answer:``, ``####``, or within the last ``\\boxed{}``. Without
-    any of these it is the last number, the last option in parentheses, or the last yes or no, by `kind`; else the last
-    line. The answer's explanation (``because ...``, a next sentence) is cut off.
+    That is what stands after the last ``The answer is``, ``Answer:``, ``####``, or within the last ``\\boxed{}``.
+    Without any of these it is the last number, the last option in parentheses, or the last yes or no, by `kind`; else
+    the last line. The answer's explanation (``because ...``, a next sentence) is cut off.
 
     Args:
         text: the completion.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from colm.answers.extract import extract_marked
@@ -65,7 +65,7 @@ def task_accepts(task: Mapping[str, Any], completion: str) -> bool:
         return False
 
 
-@lru_cache(maxsize=None)
+@cache
 def _scorer(name: str) -> Any:
     try:
         import reasoning_gym

@@ -15,7 +15,7 @@ NOISE = Fraction(1, 10**6)
 
 _PLAIN = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 _EXPONENT = r"(?:\{[+-]?[0-9]{1,4}\}|[+-]?[0-9]{1,4})"
-_POWER = rf"(?:[eE][+-]?[0-9]{{1,4}}|\s?(?:\\times|\\cdot|[x×*·])\s?10\s?(?:\^|\*\*)\s?{_EXPONENT})"
+_POWER = rf"(?:[eE][+-]?[0-9]{{1,4}}|\s?(?:\\times|\\cdot|[x\u00d7*\u00b7])\s?10\s?(?:\^|\*\*)\s?{_EXPONENT})"
 _NUMBER = re.compile(
     # Not within a word, another number, an index or a power; a minus that stands apart is a dash.
     rf"(?<![0-9A-Za-z_^])(?P<sign>[+-]?)(?P<currency>[$€£¥₹]?)(?P<inner>[+-]?)"
