@@ -81,13 +81,15 @@ def load_settings(path: str, overrides: Sequence[str]) -> RunSettings:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds a {type(values).__name__}; it must be a mapping of settings.")
-    for override in overrides:
-        _apply(values, override)
-    return resolve_settings(values)
+    return resolve_settings(values, overrides)
 
 
-def resolve_settings(values: Mapping[str, Any]) -> RunSettings:
-    """Fill in defaults and check every key. Raises as `load_settings`."""
+def resolve_settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunSettings:
+    """Override, fill in defaults and check every key. Raises as `load_settings`."""
+    if overrides:
+        values = copy.deepcopy(dict(values))
+        for override in overrides:
+            _apply(values, override)
     _check_keys(values, TOP_DEFAULTS, "")
     merged = {**copy.deepcopy(TOP_DEFAULTS), **copy.deepcopy(dict(values))}
     for name in ("data", "selection", "training"):
