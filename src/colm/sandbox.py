@@ -21,11 +21,11 @@ SOURCE_BYTES = 100_000
 
 STARTED = b"started"
 
-# Runs in an interpreter of its own, since a process with threads may not change its namespaces. A step that fails ends it
-# with what went wrong on the status pipe. The namespaces: user (so that no privilege is needed), mount, network (which
-# then has no device that is up), pid (whose end ends every process in it), ipc. Privileges over the mounts are lost with
-# exec, so what is read-only stays so. Limits on processes do not hold for root, and sockets of the file system are in no
-# network: the filter of system calls forbids new processes, threads and sockets of every kind.
+# Runs in an interpreter of its own, since a process with threads may not change its namespaces. A step that fails ends
+# it with what went wrong on the status pipe. The namespaces: user (so that no privilege is needed), mount, network
+# (which then has no device that is up), pid (whose end ends every process in it), ipc. Privileges over the mounts are
+# lost with exec, so what is read-only stays so. Limits on processes do not hold for root, and sockets in the file
+# system are in no network: the filter of system calls forbids new processes, threads and sockets of every kind.
 _LAUNCHER = r"""
 import ctypes, os, platform, resource, signal, struct, sys
 source, memory, seconds, status, started = sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5].encode()

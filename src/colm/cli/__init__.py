@@ -83,8 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"colm: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        again = "the same command" if options.command == "eval" else "--resume"
-        print(f"colm: interrupted; go on with {again}", file=sys.stderr)
+        how = "the same command" if options.command == "eval" else "--resume"
+        print(f"colm: interrupted; go on with {how}", file=sys.stderr)
         return 130
     return 0
 

@@ -14,40 +14,35 @@ GROUPS = {"in_domain": "in-domain", "out_of_domain": "out-of-domain", "all": "al
 
 
 def run_table(figures: Mapping[str, Any], name: str) -> Table:
-    """Return the table of one run: a line for each source, then the averages."""
-    table = Table(title=f"Answers of {name}", caption="exact match with 95 % intervals: Wilson's, for means Zou's")
+    """Return the table of one run: its sources by domain, each domain with its mean, then all."""
+    table = Table(title=f"Right answers of {name}, %", caption="95 % intervals: Wilson's; of means over sources, Zou's")
     table.add_column("source", overflow="fold")
-    table.add_column("trained")
-    for column in ("rows", "exact", "95 %", "cut off", "none found", "not asked"):
-        table.add_column(column, justify="right")
-    for source, held in figures["sources"].items():
-        rows = held["rows"]
-        table.add_row(
-            source,
-            {True: "yes", False: "no", None: "?"}[held["in_domain"]],
-            f"{rows:,}",
-            *_show(held["exact"]),
-            f"{held['cut_off'] / rows:.0%}" if rows else "-",
-            f"{held['no_answer'] / rows:.0%}" if rows else "-",
-            f"{held['unanswerable']:,}",
-        )
-    table.add_section()
-    for group, title in GROUPS.items():
-        average = figures[group]
-        if average is None or (group == "all" and len(figures["sources"]) == 1):
-            continue
-        table.add_row(f"{title}, mean", "", f"{average['rows']:,}", *_show(average["macro"]), "", "", "")
-        if group == "all":
-            table.add_row("all rows", "", f"{average['rows']:,}", *_show(average["micro"]), "", "", "")
-    cut = sum(held["prompts_cut"] for held in figures["sources"].values())
+    for column in ("rows", "exact", "95 %", "cut off", "no answer", "left out"):
+        table.add_column(column, justify="right", no_wrap=True)
+    sources = figures["sources"]
+    for domain, group in ((True, "in_domain"), (False, "out_of_domain"), (None, "")):
+        held = {source: line for source, line in sources.items() if line["in_domain"] is domain}
+        for source, line in held.items():
+            table.add_row(source, *_counts(line))
+        average = figures.get(group)
+        if average is not None:
+            table.add_row(f"mean, {GROUPS[group]}", f"{average['rows']:,}", *_show(average["macro"]), style="bold")
+        if held:
+            table.add_section()
+    if len(sources) > 1:
+        average = figures["all"]
+        if sum(figures[group] is not None for group in ("in_domain", "out_of_domain")) != 1:
+            table.add_row("mean, all sources", f"{average['rows']:,}", *_show(average["macro"]))
+        table.add_row("all rows", f"{average['rows']:,}", *_show(average["micro"]))
+    cut = sum(line["prompts_cut"] for line in sources.values())
     if cut:
-        table.caption = f"{table.caption}; {cut:,} prompts lost their beginning to fit the model's context"
+        table.caption = f"{table.caption}. {cut:,} prompts lost their beginning to fit the model's context."
     return table
 
 
 def compare_table(found: Sequence[tuple[str, Mapping[str, Any], Sequence[Line]]]) -> Table:
     """Return the table of several runs: means, and the gain over the first on the rows that both answered."""
-    table = Table(title="Beside each other", caption="gain over the first run: mean over sources, paired by row, 95 %")
+    table = Table(title="Right answers beside each other, %", caption="means; gain over the first, paired by row")
     table.add_column("run", overflow="fold")
     for column in (*GROUPS.values(), "gain", "95 %"):
         table.add_column(column, justify="right")
@@ -55,7 +50,11 @@ def compare_table(found: Sequence[tuple[str, Mapping[str, Any], Sequence[Line]]]
     for place, (name, figures, lines) in enumerate(found):
         means = [_show(figures[group]["macro"])[0] if figures[group] else "-" for group in GROUPS]
         gain = pair_rows(first, lines) if place else None
-        shown = ("", "") if gain is None else (f"{gain.value:+.1%}", f"{gain.low:+.1%} to {gain.high:+.1%}")
+        shown = (
+            ("", "")
+            if gain is None
+            else (f"{100 * gain.value:+.1f}", f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}")
+        )
         table.add_row(name, *means, *shown)
     return table
 
@@ -84,5 +83,13 @@ def harness_table(scores: Mapping[str, Mapping[str, Any]], name: str) -> Table:
     return table
 
 
+def _counts(line: Mapping[str, Any]) -> tuple[str, ...]:
+    rows = line["rows"]
+    shares = [f"{100 * line[key] / rows:.0f}" if rows else "-" for key in ("cut_off", "no_answer")]
+    return f"{rows:,}", *_show(line["exact"]), *shares, f"{line['unanswerable']:,}"
+
+
 def _show(share: Mapping[str, float] | None) -> tuple[str, str]:
-    return ("-", "-") if share is None else (f"{share['value']:.1%}", f"{share['low']:.1%} to {share['high']:.1%}")
+    if share is None:
+        return "-", "-"
+    return f"{100 * share['value']:.1f}", f"{100 * share['low']:.1f} to {100 * share['high']:.1f}"

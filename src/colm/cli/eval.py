@@ -176,10 +176,10 @@ def run_written(completion: str) -> str | None:
 
 def _go_on(partial: StepLog, settings: dict[str, Any]) -> dict[int, Line]:
     """Return the answers that are there for these settings by index, and leave a file that can be appended to."""
-    header, *lines = list(partial.read()) or [None]
-    held = lines if header == json.loads(json.dumps(settings)) else []
+    lines = list(partial.read())
+    held = lines[1:] if lines and lines[0] == json.loads(json.dumps(settings)) else []
     replace_file(partial.path, "".join(json.dumps(line) + "\n" for line in (settings, *held)))
-    return {line["index"]: line for line in held if line is not None}
+    return {line["index"]: line for line in held}
 
 
 def _folder(target: Target, label: str, options: EvalOptions, targets: int) -> Path:

@@ -86,12 +86,11 @@ def load_settings(path: str, overrides: Sequence[str]) -> RunSettings:
 
 def resolve_settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunSettings:
     """Override, fill in defaults and check every key. Raises as `load_settings`."""
-    if overrides:
-        values = copy.deepcopy(dict(values))
-        for override in overrides:
-            _apply(values, override)
-    _check_keys(values, TOP_DEFAULTS, "")
-    merged = {**copy.deepcopy(TOP_DEFAULTS), **copy.deepcopy(dict(values))}
+    given = copy.deepcopy(dict(values))
+    for override in overrides:
+        _apply(given, override)
+    _check_keys(given, TOP_DEFAULTS, "")
+    merged = {**copy.deepcopy(TOP_DEFAULTS), **given}
     for name in ("data", "selection", "training"):
         if not isinstance(merged[name] or {}, dict):
             raise ConfigError(f"{name} is {merged[name]!r}; it must be a mapping of settings.")

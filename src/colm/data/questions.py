@@ -22,7 +22,7 @@ class Question(NamedTuple):
     """One row to answer."""
 
     source: str
-    index: int  # of its row, counted through all the data that was read
+    number: int  # of its row, counted through all the data that was read
     format: str  # a key of formats.PROMPT_COLUMNS
     row: Mapping[str, Any]
     expected: str
@@ -141,8 +141,8 @@ def _expected(row: Mapping[str, Any], name: str, index: int, run: Callable[[str]
         answer = row[ANSWER]
         if isinstance(answer, list | dict):
             raise DataError(
-                f"Row {index} has a {type(answer).__name__} as its answer, {str(answer)[:80]!r}; it must be a text or a "
-                "number."
+                f"Row {index} has a {type(answer).__name__} as its answer, {str(answer)[:80]!r}; it must be a text or "
+                "a number."
             )
         return None if answer is None else str(answer).strip()
     completion = completion_of_row(name, row)
@@ -160,4 +160,4 @@ def _draw(asked: Sequence[Question], limit: int, seed: int) -> list[Question]:
     for source, held in by_source.items():
         # By source, so that a source's questions do not depend on which others there are.
         drawn += random.Random(f"{seed} {source}").sample(held, min(limit, len(held)))
-    return sorted(drawn, key=lambda question: question.index)
+    return sorted(drawn, key=lambda question: question.number)

@@ -52,7 +52,7 @@ def make_prompts(questions: Sequence[Question], model: Any, tokenizer: Any, max_
     for question in questions:
         ids = readers[question.format](question.row)
         if not ids:
-            raise DataError(f"Row {question.index} of {question.source!r} has an empty prompt; give it a question.")
+            raise DataError(f"Row {question.number} of {question.source!r} has an empty prompt; give it a question.")
         cut.append(room is not None and len(ids) > room)
         found.append(ids[-room:] if room is not None else ids)
     return Prompts(found, cut)
@@ -60,7 +60,7 @@ def make_prompts(questions: Sequence[Question], model: Any, tokenizer: Any, max_
 
 def digest_questions(questions: Sequence[Question], prompts: Prompts) -> str:
     """Return a text that is the same for the same prompts and expected answers, by which answers are recognised."""
-    held = [[q.source, q.index, q.expected, ids] for q, ids in zip(questions, prompts.ids, strict=True)]
+    held = [[q.source, q.number, q.expected, ids] for q, ids in zip(questions, prompts.ids, strict=True)]
     return hashlib.sha256(json.dumps(held).encode()).hexdigest()
 
 
@@ -79,15 +79,15 @@ def answer_questions(
     Args:
         model: see `generate.generate_batch`.
         tokenizer: with a padding token.
-        questions: with distinct indices.
+        questions: with distinct numbers.
         prompts: theirs.
         how: the model is asked.
         run: turns a completion that is a program into what it prints, and any other into None; None to run nothing.
-        done: indices of questions that need no answer; a batch without any other is left out.
+        done: numbers of questions that need no answer; a batch without any other is left out.
     """
     ends = end_tokens(model, tokenizer)
     for number, batch in enumerate(plan_batches([len(ids) for ids in prompts.ids], how.batch_size)):
-        if all(questions[row].index in done for row in batch):
+        if all(questions[row].number in done for row in batch):
             continue
         completions = generate_batch(
             model,
@@ -106,7 +106,7 @@ def answer_questions(
             lines.append(
                 {
                     "source": question.source,
-                    "index": question.index,
+                    "index": question.number,
                     "prompt": tokenizer.decode(prompts.ids[row])[-PROMPT_CHARACTERS:],
                     "completion": text,
                     "extracted": extracted,
