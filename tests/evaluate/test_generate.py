@@ -81,7 +81,9 @@ def test_end_tokens_are_the_tokenizers_and_the_models() -> None:
 def test_room_and_batches() -> None:
     assert prompt_room(tiny_model("gpt2"), 60) == 4
     assert prompt_room(tiny_model(max_position_embeddings=32), 2) == 30
-    with pytest.raises(ConfigError, match="max_new_tokens=64 leaves no room .* context of 64 tokens; choose less than 64"):
+    with pytest.raises(
+        ConfigError, match="max_new_tokens=64 leaves no room .* context of 64 tokens; choose less than 64"
+    ):
         prompt_room(tiny_model("gpt2"), 64)
     with pytest.raises(ConfigError, match="max_new_tokens=0 must be at least 1"):
         prompt_room(tiny_model(), 0)

@@ -66,8 +66,9 @@ def estimate_macro(shares: Sequence[Share]) -> Share | None:
 def estimate_gain(pairs: Sequence[Sequence[tuple[bool, bool]]]) -> Share | None:
     """Return by how much a second model is better than a first on the same rows, as a mean over sources.
 
-    Within a source the difference is paired. Its variance is that of the counts with a half added to each of the four
-    cells (both, first alone, second alone, none), so that it is above 0 also where the models never differ.
+    Within a source the difference is paired. Its variance is that of the counts of the four outcomes (both, first alone,
+    second alone, none) with a half added to each, so that it is above 0 also where the models never differ. With
+    several sources each gets its part of that half; whole halves would make the interval of the mean too wide.
 
     Args:
         pairs: for each source, whether the first and the second model were right on each row; no empty source.
@@ -81,13 +82,14 @@ def estimate_gain(pairs: Sequence[Sequence[tuple[bool, bool]]]) -> Share | None:
     if not pairs:
         return None
     values, centres, variances = [], [], []
+    added = 1 / (2 * len(pairs))
     for rows in pairs:
         gained = sum(second and not first for first, second in rows)
         lost = sum(first and not second for first, second in rows)
-        total = len(rows) + 2
+        total = len(rows) + 4 * added
         values.append((gained - lost) / len(rows))
         centres.append((gained - lost) / total)
-        variances.append(((gained + lost + 1) / total - ((gained - lost) / total) ** 2) / total)
+        variances.append(((gained + lost + 2 * added) / total - ((gained - lost) / total) ** 2) / total)
     half = Z * sqrt(sum(variances)) / len(pairs)
     value, centre = fmean(values), fmean(centres)
     return Share(value, min(value, centre - half), max(value, centre + half))
