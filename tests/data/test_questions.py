@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
+from tests.data.test_formats import CHAT
 
 from colm.answers.gym import COLUMN
 from colm.data.demo import demo_rows
@@ -13,7 +14,6 @@ from colm.data.formats import IGNORE, completion_of_row, prompt_of_format, token
 from colm.data.questions import Questions, detect_question_format, read_question_files, read_questions
 from colm.errors import ConfigError, DataError
 from colm.models import train_tiny_tokenizer
-from tests.data.test_formats import CHAT
 
 
 def ask(rows: list[dict[str, Any]], **changes: Any) -> Questions:

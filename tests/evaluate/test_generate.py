@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.conftest import VOCABULARY, tiny_model
 
 from colm.errors import ConfigError
 from colm.evaluate.generate import Completion, end_tokens, generate_batch, plan_batches, prompt_room
-from tests.conftest import VOCABULARY, tiny_model
 
 
 def draw_prompts(lengths: list[int]) -> list[list[int]]:

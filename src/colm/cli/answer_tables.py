@@ -17,7 +17,7 @@ def run_table(figures: Mapping[str, Any], name: str) -> Table:
     """Return the table of one run: its sources by domain, each domain with its mean, then all."""
     table = Table(title=f"Right answers of {name}, %", caption="95 % intervals: Wilson's; of means over sources, Zou's")
     table.add_column("source", overflow="fold")
-    for column in ("rows", "exact", "95 %", "cut off", "no answer", "left out"):
+    for column in ("rows", "exact", "95 %", "cut off", "no answer"):
         table.add_column(column, justify="right", no_wrap=True)
     sources = figures["sources"]
     for domain, group in ((True, "in_domain"), (False, "out_of_domain"), (None, "")):
@@ -36,7 +36,10 @@ def run_table(figures: Mapping[str, Any], name: str) -> Table:
         table.add_row("all rows", f"{average['rows']:,}", *_show(average["micro"]))
     cut = sum(line["prompts_cut"] for line in sources.values())
     if cut:
-        table.caption = f"{table.caption}. {cut:,} prompts lost their beginning to fit the model's context."
+        table.caption = f"{table.caption}. {cut:,} prompts lost their beginning to fit the model's context"
+    left_out = sum(line["unanswerable"] for line in sources.values())
+    if left_out:
+        table.caption = f"{table.caption}. {left_out:,} rows without a final answer were left out"
     return table
 
 
@@ -86,7 +89,7 @@ def harness_table(scores: Mapping[str, Mapping[str, Any]], name: str) -> Table:
 def _counts(line: Mapping[str, Any]) -> tuple[str, ...]:
     rows = line["rows"]
     shares = [f"{100 * line[key] / rows:.0f}" if rows else "-" for key in ("cut_off", "no_answer")]
-    return f"{rows:,}", *_show(line["exact"]), *shares, f"{line['unanswerable']:,}"
+    return f"{rows:,}", *_show(line["exact"]), *shares
 
 
 def _show(share: Mapping[str, float] | None) -> tuple[str, str]:

@@ -66,9 +66,9 @@ def estimate_macro(shares: Sequence[Share]) -> Share | None:
 def estimate_gain(pairs: Sequence[Sequence[tuple[bool, bool]]]) -> Share | None:
     """Return by how much a second model is better than a first on the same rows, as a mean over sources.
 
-    Within a source the difference is paired. Its variance is that of the counts of the four outcomes (both, first alone,
-    second alone, none) with a half added to each, so that it is above 0 also where the models never differ. With
-    several sources each gets its part of that half; whole halves would make the interval of the mean too wide.
+    Within a source the difference is paired. Its variance is that of the counts of the four outcomes (both, first
+    alone, second alone, none) with a half added to each, so that it is above 0 also where the models never differ.
+    With several sources each gets its part of that half; whole halves would make the mean's interval too wide.
 
     Args:
         pairs: for each source, whether the first and the second model were right on each row; no empty source.

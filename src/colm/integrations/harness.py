@@ -61,5 +61,5 @@ def _metrics(held: dict[str, Any]) -> dict[str, dict[str, Any]]:
         if metric.endswith("_stderr") or isinstance(value, bool) or not isinstance(value, int | float) or not kept:
             continue
         error = held.get(f"{metric}_stderr,{kept}")
-        figures[key] = {"value": value, "stderr": error if isinstance(error, int | float) else None}
+        figures[key] = {"value": float(value), "stderr": float(error) if isinstance(error, int | float) else None}
     return figures
