@@ -80,15 +80,9 @@ def test_other_data_is_out_of_domain_and_runs_stand_beside_each_other(
     command[2] = "model"
     assert main([*command, "--max-new-tokens", "12", "--limit", "3", "--out", "out"]) == 0
     shown = capsys.readouterr().out
-    for words in (
-        "mean, in-domain",
-        "mean, out-of-domain",
-        "mean, all sources",
-        "beside each other",
-        "+0.0",
-        "1 rows without",
-    ):
+    for words in ("mean, in-domain", "mean, out-of-domain", "mean, all sources", "beside each other", "+0.0"):
         assert words in shown
+    assert "1 rows without a final answer were left out" in " ".join(shown.split())
     first, second = (json.loads((tmp_path / "out" / name / "answers.json").read_text()) for name in ("run", "model"))
     assert first["sources"] == second["sources"]  # a model's sources are in-domain as the run's beside it are
     assert first["sources"]["other"]["in_domain"] is False
@@ -119,12 +113,16 @@ def test_an_adapter_on_a_random_base_answers_as_it_was_trained(tmp_path: Path) -
         losses.append(float(model(input_ids=ids, labels=labels).loss))
     # The mean of two held-out rows lies among those of all rows, which a base drawn anew would miss.
     assert min(losses) - 1e-4 <= evaluations[-1]["losses"]["rare"] <= max(losses) + 1e-4
+    (tmp_path / "run" / "answers.json").write_text("{}")
+    assert main(["train", config, "training.max_steps=3", "--resume"]) == 0
+    assert not (tmp_path / "run" / "answers.json").exists()  # they were another model's
 
 
 def test_an_evaluation_goes_on_where_it_was_killed(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["eval", str(trained), "--max-new-tokens", "4", "--batch-size", "3", "--out", str(tmp_path)]
+    command += ["--sample", "1"]  # the draws are those of an evaluation that was not killed
     calls: list[int] = []
     generate = judge.generate_batch
 

@@ -34,6 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     compare.add_argument(
         "--launcher", default="", help="what starts a run's processes: 'torchrun --nproc_per_node 4'; default one"
     )
+    compare.add_argument(
+        "--eval-data", nargs="+", default=[], metavar="FILE", help="questions that every run answers: colm eval --data"
+    )
+    compare.add_argument("--eval-options", default="", help="of colm eval: --eval-options='--limit 200'")
     report = commands.add_parser("report", help="write a page about runs", description="Write a page about runs.")
     report.add_argument("runs", nargs="+", metavar="RUN", help="output folder of a run, or of a comparison")
     report.add_argument("--out", metavar="FILE.html", help="default: report.html in the run's folder")
@@ -65,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 methods=options.methods or DEFAULT_METHODS,
                 seeds=options.seeds,
                 launcher=options.launcher,
+                eval_data=options.eval_data,
+                eval_options=options.eval_options,
             )
         elif options.command == "report":
             from colm.cli.report import report_command
