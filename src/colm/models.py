@@ -61,7 +61,7 @@ def load_adapted(base: Any, folder: Path) -> Any:
 
     try:
         return PeftModel.from_pretrained(base, str(folder))
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # files, configurations and weights each raise their own
         raise ConfigError(f"The adapter in {folder} could not be loaded ({type(error).__name__}: {error}).") from error
 
 

@@ -97,8 +97,7 @@ def run_program(source: str, *, seconds: float = 5.0, memory_bytes: int = 512 * 
     Raises:
         ConfigError: this machine can not shut the program off; nothing has been run.
 
-    >>> run_program("print(6 * 7)")  # doctest: +SKIP
-    '42\\n'
+    ``run_program("print(6 * 7)")`` is ``"42\\n"``.
     """
     if not 0 < seconds <= 3600:
         raise ConfigError(f"seconds={seconds} must be above 0 and at most 3600.")

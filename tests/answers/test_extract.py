@@ -55,6 +55,10 @@ def test_the_final_answer(text: str, kind: Kind | None, answer: str | None) -> N
     assert found == answer or (found is not None and answer is not None and answers_match(found, answer))
 
 
+def test_the_same_mark_for_ever() -> None:
+    assert extract_answer("The answer is 5. " + "\\boxed{" * 5000, kind="number") == "5"
+
+
 def test_marks_only() -> None:
     assert extract_marked("5\nThe answer is 6.") == "6"
     assert extract_marked("5") is None

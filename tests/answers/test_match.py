@@ -68,6 +68,54 @@ def test_extraction_never_fails_and_never_gives_an_empty_answer(text: str, kind:
         assert found is None or found.strip()
 
 
+pieces = st.sampled_from(
+    [
+        *(
+            "5",
+            "1,234",
+            "3/4",
+            "%",
+            "$",
+            " ",
+            "\\frac{1}{2}",
+            "\\boxed{",
+            "}",
+            "The answer is ",
+            "####",
+            "Answer:",
+            "(B)",
+        ),
+        *(
+            "B",
+            "yes",
+            "true",
+            ".",
+            ",",
+            "-",
+            "x",
+            "km",
+            "\n",
+            "**",
+            " because ",
+            "=",
+            "the",
+            "dog",
+            "'",
+            "cats are here",
+        ),
+    ]
+)
+
+
+@given(st.lists(pieces, max_size=9).map("".join))
+def test_a_completion_that_is_the_reference_is_right(text: str) -> None:
+    expected = extract_answer(text)
+    if expected is not None:
+        found = extract_answer(text, kind=kind_of(expected))
+        assert found is not None
+        assert answers_match(found, expected)
+
+
 @given(answers)
 def test_long_garbage_takes_no_long_time(text: str) -> None:
     extract_answer(text * 200, kind="number")

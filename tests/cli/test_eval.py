@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from tests.cli.test_commands import write_run
 
@@ -101,8 +102,6 @@ def test_an_adapter_on_a_random_base_answers_as_it_was_trained(tmp_path: Path) -
     assert main(["train", config, "training.max_steps=2", 'training.save_strategy="no"']) == 0
     model, tokenizer = targets.load_target(targets.find_target(str(tmp_path / "run"), []))
     evaluations = read(tmp_path / "run" / "evaluations.jsonl")
-    import torch
-
     rows = [row for row in read(tmp_path / "rows.jsonl") if row["source"] == "rare"]
     losses = []
     for row in rows:
@@ -116,6 +115,9 @@ def test_an_adapter_on_a_random_base_answers_as_it_was_trained(tmp_path: Path) -
     (tmp_path / "run" / "answers.json").write_text("{}")
     assert main(["train", config, "training.max_steps=3", "--resume"]) == 0
     assert not (tmp_path / "run" / "answers.json").exists()  # they were another model's
+    (tmp_path / "run" / "adapter_config.json").write_text('{"peft_type": "NONE"}')
+    with pytest.raises(ConfigError, match="The adapter in .* could not be loaded"):
+        targets.load_target(targets.find_target(str(tmp_path / "run"), []))
 
 
 def test_an_evaluation_goes_on_where_it_was_killed(
@@ -147,6 +149,17 @@ def test_an_evaluation_goes_on_where_it_was_killed(
     assert main(command) == 0
     assert calls == [3] * 7
     assert read(tmp_path / "answers.jsonl") == lines
+
+
+def test_a_batch_too_large_for_the_memory(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(judge, "generate_batch", fail)
+    assert main(["eval", str(trained), "--batch-size", "3", "--out", str(tmp_path)]) == 2
+    assert "--batch-size 3 needs more memory than there is; lower it" in capsys.readouterr().err
 
 
 def test_programs_run_only_where_asked_for(

@@ -10,6 +10,9 @@ from colm.answers.numbers import clean_mathematics, find_numbers, parse_number
 LONGEST_LINE = 200
 """Characters of a last line that can be an answer; a longer one is a text without a final answer."""
 
+MARKS = 8
+"""Marks of a final answer that are looked at, from the last one; a model may write the same mark for ever."""
+
 _MARKER = re.compile(
     r"\banswer\b(?:\s[^\n.:=?!]{0,40}?)?(?:\*\*)?\s*(?:\bis\b\s*:?|\bwould be\b|:|=)(?:\*\*)?|####|\\boxed\s?(?=\{)",
     re.IGNORECASE,
@@ -59,7 +62,7 @@ def extract_answer(text: str, *, kind: Kind | None = None) -> str | None:
 
 def extract_marked(text: str) -> str | None:
     """Return what stands after the last mark of a final answer, or None where there is no mark or nothing after it."""
-    for match in reversed(list(_MARKER.finditer(text))):
+    for match in list(_MARKER.finditer(text))[: -MARKS - 1 : -1]:
         rest = text[match.end() :]
         if match.group().startswith("\\boxed"):
             found = _within_braces(rest)

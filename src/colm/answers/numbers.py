@@ -98,7 +98,7 @@ def clean_mathematics(text: str) -> str:
     text = re.sub(r"\\[()\[\]]", "", text).replace("**", "").replace("`", "")
     text = re.sub(r"\^\{?\\circ\}?", "°", text)
     text = re.sub(r"\$([^$]*)\$", r"\1", text)  # $5$; a single dollar is money
-    return text.strip().strip("\"'").rstrip(".:;,!").strip()
+    return text.lstrip("\"'\t\n ").rstrip(".:;,!\"'\t\n ").strip()
 
 
 def _is_unit(rest: str) -> bool:
