@@ -70,39 +70,9 @@ def test_extraction_never_fails_and_never_gives_an_empty_answer(text: str, kind:
 
 pieces = st.sampled_from(
     [
-        *(
-            "5",
-            "1,234",
-            "3/4",
-            "%",
-            "$",
-            " ",
-            "\\frac{1}{2}",
-            "\\boxed{",
-            "}",
-            "The answer is ",
-            "####",
-            "Answer:",
-            "(B)",
-        ),
-        *(
-            "B",
-            "yes",
-            "true",
-            ".",
-            ",",
-            "-",
-            "x",
-            "km",
-            "\n",
-            "**",
-            " because ",
-            "=",
-            "the",
-            "dog",
-            "'",
-            "cats are here",
-        ),
+        *("5", "1,234", "3/4", "%", "$", " ", "\\frac{1}{2}", "\\boxed{", "}", "The answer is ", "####", "Answer:"),
+        *("(B)", "B", "yes", "true", ".", ",", "-", "x", "km", "\n", "**", " because ", "=", "the", "dog", "'"),
+        "cats are here",
     ]
 )
 
