@@ -51,6 +51,20 @@ def load_model(name: str, *, dtype: str = "auto") -> Any:
     return model
 
 
+def load_adapted(base: Any, folder: Path) -> Any:
+    """Return `base` with the adapter that `folder` holds.
+
+    Raises:
+        ConfigError: the adapter can not be read, or does not fit the model.
+    """
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(base, str(folder))
+    except Exception as error:  # files, configurations and weights each raise their own
+        raise ConfigError(f"The adapter in {folder} could not be loaded ({type(error).__name__}: {error}).") from error
+
+
 def load_tokenizer(name: str) -> Any:
     """Load the tokenizer of `name` (see `load_model`) with a padding token.
 

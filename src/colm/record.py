@@ -16,6 +16,16 @@ CONFIG_NAME = "config.yaml"
 SUMMARY_NAME = "summary.json"
 EXAMPLES_NAME = "examples.json"
 COMPARE_NAME = "compare.json"
+ANSWERS_NAME = "answers.json"
+ANSWER_LINES_NAME = "answers.jsonl"
+HARNESS_NAME = "harness.json"
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file whole or not at all, under a name of this process until it is."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 class StepLog:

@@ -91,6 +91,31 @@ def test_runs_share_data_and_what_is_finished_is_not_run_again(
     assert "holds a run with other settings (data differ)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_every_run_answers_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, questions = write_run(tmp_path, training=TRAINING), tmp_path / "questions.jsonl"
+    rows = [{"source": name, "prompt": "1 + 1 = ", "answer": "2"} for name in ("adding", "other")]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["compare", config, "--methods", "random", "--seeds", "0"]
+    assert main(command) == 0
+    asked = [*command, "--eval-data", str(questions), "--eval-options", "--max-new-tokens 4"]
+    assert main(asked) == 0
+    shown = capsys.readouterr().out
+    assert "1 runs, 1 of them finished" in shown
+    assert "Answers of random/seed-0" in shown
+    out = tmp_path / "run"
+    figures = json.loads((out / "compare.json").read_text())["random"]["0"]
+    assert 0 <= figures["exact_in"] <= 1
+    assert 0 <= figures["exact_out"] <= 1
+    assert main(asked) == 0
+    assert "Answers of" not in capsys.readouterr().out
+    assert main([*command, "--eval-data", str(tmp_path / "rows.jsonl"), "--eval-options", "--limit 0"]) == 2
+    assert "colm eval of" in capsys.readouterr().err
+    assert main([*command[:-1], "1", "--eval-data", "missing.jsonl"]) == 2
+    assert "no file 'missing.jsonl'" in capsys.readouterr().err
+    assert not (out / "random" / "seed-1").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [

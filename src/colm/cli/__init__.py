@@ -34,14 +34,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     compare.add_argument(
         "--launcher", default="", help="what starts a run's processes: 'torchrun --nproc_per_node 4'; default one"
     )
+    compare.add_argument(
+        "--eval-data", nargs="+", default=[], metavar="FILE", help="questions that every run answers: colm eval --data"
+    )
+    compare.add_argument("--eval-options", default="", help="of colm eval: --eval-options='--limit 200'")
     report = commands.add_parser("report", help="write a page about runs", description="Write a page about runs.")
     report.add_argument("runs", nargs="+", metavar="RUN", help="output folder of a run, or of a comparison")
     report.add_argument("--out", metavar="FILE.html", help="default: report.html in the run's folder")
+    _add_eval(commands)
     # Overrides may stand anywhere; argparse would take one after --seeds for a seed.
     given = list(sys.argv[1:] if arguments is None else arguments)
     overrides = [argument for argument in given if _OVERRIDE.match(argument)]
     options = parser.parse_args([argument for argument in given if not _OVERRIDE.match(argument)])
     options.overrides = overrides
+    if options.command == "eval":
+        options.data = [name for names in options.data for name in names if name]
     if options.command == "report" and overrides:
         parser.error(f"colm report takes no settings ({overrides[0]}); a folder of that name is ./{overrides[0]}")
 
@@ -62,11 +69,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 methods=options.methods or DEFAULT_METHODS,
                 seeds=options.seeds,
                 launcher=options.launcher,
+                eval_data=options.eval_data,
+                eval_options=options.eval_options,
             )
         elif options.command == "report":
             from colm.cli.report import report_command
 
             report_command(options.runs, options.out)
+        elif options.command == "eval":
+            from colm.cli.eval import EvalOptions, eval_command
+
+            given_options = {name: getattr(options, name) for name in EvalOptions._fields}
+            eval_command(options.runs, options.overrides, EvalOptions(**given_options))
         else:
             from colm.cli.sources import sources_command
 
@@ -75,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"colm: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("colm: interrupted; go on with --resume", file=sys.stderr)
+        how = "the same command" if options.command == "eval" else "--resume"
+        print(f"colm: interrupted; go on with {how}", file=sys.stderr)
         return 130
     return 0
 
@@ -89,3 +104,30 @@ def _add(
         "overrides", nargs="*", metavar="key=value", help="settings that replace those of the file: selection.keep=0.25"
     )
     return command
+
+
+def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    what = "answer questions, and count the right answers by source"
+    command = commands.add_parser("eval", help=what, description=what.capitalize() + ".")
+    add = command.add_argument
+    add("runs", nargs="+", metavar="RUN", help="output folder of a run, or a model: folder, hub name, .gguf, demo")
+    add(
+        "--data",
+        nargs="+",
+        action="extend",
+        default=[],
+        type=lambda names: names.split(","),
+        metavar="FILE",
+        help="questions with answers; a file without a source column is one source; default the run's validation data",
+    )
+    add("--tasks", default=[], type=lambda names: names.split(","), metavar="TASK,...", help="of lm-evaluation-harness")
+    add("--source-column", metavar="NAME", help="default: the run's")
+    add("--max-new-tokens", type=int, default=256, metavar="N", help="after which an answer is cut off; default 256")
+    add("--batch-size", type=int, default=16, metavar="N", help="prompts at a time; default 16")
+    add("--limit", type=int, metavar="N", help="rows of each source, drawn at random; default all")
+    add("--seed", type=int, default=0, help="of the rows drawn and of sampling; default 0")
+    add("--sample", dest="temperature", type=float, default=0.0, metavar="T", help="draw tokens; default greedy")
+    add(
+        "--run-programs", action="store_true", help="an answer that is a Python program is run, shut off, for its print"
+    )
+    add("--out", metavar="FOLDER", help="default: the run's; for a model, answers/<its name>")

@@ -16,10 +16,11 @@ import yaml
 
 from colm.cli.report import write_comparison_page
 from colm.cli.settings import load_settings, resolve_settings
+from colm.data.questions import read_question_files, read_questions
 from colm.errors import ConfigError
 from colm.integrations.checks import last_complete_checkpoint
 from colm.methods import METHODS, method_settings
-from colm.record import COMPARE_NAME, CONFIG_NAME, SUMMARY_NAME
+from colm.record import ANSWERS_NAME, COMPARE_NAME, CONFIG_NAME, SUMMARY_NAME
 
 DEFAULT_METHODS = ("random", "control", "random-n", "colm")
 EVALUATIONS = 10
@@ -27,17 +28,44 @@ EVALUATIONS = 10
 
 
 def compare_command(
-    config: str, overrides: Sequence[str], *, methods: Sequence[str], seeds: Sequence[int], launcher: str
+    config: str,
+    overrides: Sequence[str],
+    *,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    launcher: str,
+    eval_data: Sequence[str] = (),
+    eval_options: str = "",
 ) -> None:
-    """Run what is missing of the comparison, then write `compare.json` and show its table."""
+    """Run what is missing of the comparison, then write `compare.json` and show its table.
+
+    Args:
+        config: of what all runs share.
+        overrides: of it.
+        methods: to compare.
+        seeds: of each method.
+        launcher: what starts a run's processes.
+        eval_data: questions that each finished run answers, as ``colm eval --data``; empty for none.
+        eval_options: further options of ``colm eval``, as on a command line.
+    """
     runs = plan_runs(config, overrides, methods, seeds)
+    if eval_data:
+        data = next(iter(runs.values()))["data"]
+        parts = read_question_files(eval_data, data["columns"], data["source_column"])
+        read_questions(parts, source_column=data["source_column"], format_name=data["format"])  # or hours are lost
     todo = [folder for folder in runs if not (folder / SUMMARY_NAME).exists()]
     print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished.", flush=True)
     out = Path(load_settings(config, overrides).output_dir)
     for number, folder in enumerate(todo, start=1):
         print(f"[{number}/{len(todo)}] {folder.relative_to(out)}", flush=True)
         run_one(folder, runs[folder], launcher)
+        if eval_data:
+            answer_one(folder, eval_data, eval_options)
         write_comparison_json(out)
+    for folder in runs if eval_data else ():
+        if _answered(folder) != list(eval_data):
+            print(f"Answers of {folder.relative_to(out)}", flush=True)
+            answer_one(folder, eval_data, eval_options)
     write_comparison_json(out)
     _print_table(json.loads((out / COMPARE_NAME).read_text(encoding="utf-8")))
     print(f"Written to {write_comparison_page(out)}.")
@@ -95,16 +123,40 @@ def run_one(folder: Path, settings: Mapping[str, Any], launcher: str) -> None:
         )
 
 
+def answer_one(folder: Path, data: Sequence[str], options: str) -> None:
+    """Let a finished run answer questions, in a process of its own.
+
+    Raises:
+        ConfigError: the process failed; its output has been shown.
+    """
+    command = [sys.executable, "-m", "colm", "eval", str(folder), "--data", *data, *shlex.split(options)]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL)
+    if done.returncode:
+        raise ConfigError(
+            f"colm eval of {folder} failed with exit status {done.returncode}; what it said stands above. Start the "
+            "same comparison again to go on with it."
+        )
+
+
+def _answered(folder: Path) -> list[str] | None:
+    """Return the data whose questions a run has answered, or None."""
+    path = folder / ANSWERS_NAME
+    return json.loads(path.read_text(encoding="utf-8"))["settings"]["data"] if path.exists() else None
+
+
 def write_comparison_json(out: Path) -> dict[str, Any]:
     """Gather the finished runs under `out` into `compare.json`: method -> seed -> figures.
 
     ``macro`` is the mean over the training data's sources of their final evaluation losses, ``micro`` the mean
-    weighted by the sources' training rows, ``small`` and ``big`` the means over small and over big sources.
+    weighted by the sources' training rows, ``small`` and ``big`` the means over small and over big sources. Of runs
+    that have answered questions, ``exact_in`` and ``exact_out`` are the means over sources of the share of right
+    answers, for sources of the training data and for others; None where there are none.
     """
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(out.glob(f"*/seed-*/{SUMMARY_NAME}")):
         seed = path.parent.name.removeprefix("seed-")
-        found.setdefault(path.parents[1].name, {})[seed] = figures(json.loads(path.read_text(encoding="utf-8")))
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        found.setdefault(path.parents[1].name, {})[seed] = figures(summary) | _exact(path.with_name(ANSWERS_NAME))
     order = {name: place for place, name in enumerate(METHODS)}
     methods = sorted(found, key=lambda name: (order.get(name.partition("+")[0], len(order)), name))
     ordered = {name: {seed: found[name][seed] for seed in sorted(found[name], key=int)} for name in methods}
@@ -132,6 +184,14 @@ def figures(summary: Mapping[str, Any]) -> dict[str, Any]:
         "big": fmean(big) if big else None,
         **{key: summary[key] for key in ("steps", "seconds", "selection_seconds", "peak_memory_bytes")},
     }
+
+
+def _exact(path: Path) -> dict[str, float | None]:
+    if not path.exists():
+        return {}
+    answers = json.loads(path.read_text(encoding="utf-8"))
+    groups = {"exact_in": answers["in_domain"], "exact_out": answers["out_of_domain"]}
+    return {key: group["macro"]["value"] if group else None for key, group in groups.items()}
 
 
 def _check_base(values: Mapping[str, Any]) -> None:
@@ -171,11 +231,14 @@ def _print_table(comparison: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> N
 
     table = Table(title="Mean over seeds")
     table.add_column("method", no_wrap=True)
-    for name in ("seeds", "macro", "micro", "small", "big", "s/step", "selection"):
+    held_keys = {key for by_seed in comparison.values() for run in by_seed.values() for key in run}
+    exact = [key for key in ("exact_in", "exact_out") if key in held_keys]
+    shown = [key.replace("_", " ") for key in exact]
+    for name in ("seeds", "macro", "micro", "small", "big", *shown, "s/step", "selection"):
         table.add_column(name, justify="right")
 
     def mean(runs: Sequence[Mapping[str, Any]], key: str) -> float | None:
-        held = [run[key] for run in runs if run[key] is not None]
+        held = [run[key] for run in runs if run.get(key) is not None]
         return fmean(held) if held else None
 
     def show(value: float | None, digits: int) -> str:
@@ -187,7 +250,7 @@ def _print_table(comparison: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> N
         table.add_row(
             name,
             str(len(runs)),
-            *(show(mean(runs, key), 4) for key in ("macro", "micro", "small", "big")),
+            *(show(mean(runs, key), 4) for key in ("macro", "micro", "small", "big", *exact)),
             show(seconds / steps if seconds and steps else None, 3),
             f"{(mean(runs, 'selection_seconds') or 0.0) / seconds:.0%}" if seconds else "-",
         )

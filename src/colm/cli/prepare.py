@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from datasets import Dataset
 
+from colm.answers.gym import COLUMN
 from colm.cli.settings import RunSettings
 from colm.data.load import read_mixture, tokenize_rows
 from colm.models import load_tokenizer, train_tiny_tokenizer
@@ -24,7 +25,8 @@ def prepare_data(settings: RunSettings) -> PreparedData:
     data = settings.data
     mixture = read_mixture(data, settings.mixture, settings.seed if data["seed"] is None else data["seed"])
     if settings.model == "tiny":
-        columns = [name for part in mixture.train for name in part.column_names if name != data["source_column"]]
+        other = (data["source_column"], COLUMN)  # what only scorers read
+        columns = [name for part in mixture.train for name in part.column_names if name not in other]
         texts = (str(row[name]) for part in mixture.train for row in part for name in columns if name in row)
         tokenizer = train_tiny_tokenizer(texts)
     else:

@@ -81,15 +81,16 @@ def load_settings(path: str, overrides: Sequence[str]) -> RunSettings:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds a {type(values).__name__}; it must be a mapping of settings.")
+    return resolve_settings(values, overrides)
+
+
+def resolve_settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunSettings:
+    """Override, fill in defaults and check every key. Raises as `load_settings`."""
+    given = copy.deepcopy(dict(values))
     for override in overrides:
-        _apply(values, override)
-    return resolve_settings(values)
-
-
-def resolve_settings(values: Mapping[str, Any]) -> RunSettings:
-    """Fill in defaults and check every key. Raises as `load_settings`."""
-    _check_keys(values, TOP_DEFAULTS, "")
-    merged = {**copy.deepcopy(TOP_DEFAULTS), **copy.deepcopy(dict(values))}
+        _apply(given, override)
+    _check_keys(given, TOP_DEFAULTS, "")
+    merged = {**copy.deepcopy(TOP_DEFAULTS), **given}
     for name in ("data", "selection", "training"):
         if not isinstance(merged[name] or {}, dict):
             raise ConfigError(f"{name} is {merged[name]!r}; it must be a mapping of settings.")

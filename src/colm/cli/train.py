@@ -25,7 +25,17 @@ from colm.errors import ColmError, ConfigError
 from colm.integrations.checks import last_complete_checkpoint
 from colm.integrations.evaluation import EvaluationRecorder, SourceTrainer, peak_memory
 from colm.models import build_tiny_model, load_model
-from colm.record import CONFIG_NAME, EVALUATIONS_NAME, EXAMPLES_NAME, FILE_NAME, SUMMARY_NAME, StepLog
+from colm.record import (
+    ANSWER_LINES_NAME,
+    ANSWERS_NAME,
+    CONFIG_NAME,
+    EVALUATIONS_NAME,
+    EXAMPLES_NAME,
+    FILE_NAME,
+    HARNESS_NAME,
+    SUMMARY_NAME,
+    StepLog,
+)
 from colm.sources import find_small_sources
 
 logger = logging.getLogger(__name__)
@@ -91,7 +101,8 @@ def train(settings: RunSettings, checkpoint: Path | None = None, *, overwrite: b
     trainer = build_trainer(settings, model, data)
     folder = settings.output_dir
     if _is_first_rank():
-        for path in _run_files(folder) if overwrite else []:
+        stale = [folder / name for name in (ANSWERS_NAME, ANSWER_LINES_NAME, HARNESS_NAME) if (folder / name).exists()]
+        for path in [*_run_files(folder), *stale] if overwrite else stale:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_NAME).write_text(yaml.safe_dump(settings.values, sort_keys=False), encoding="utf-8")

@@ -7,6 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from colm.answers.gym import COLUMN, write_task
 from colm.errors import DataError
 
 SHARES = {
@@ -34,7 +35,7 @@ def demo_rows(rows: int, seed: int, *, held_out: int = 0) -> Dataset:
         held_out: above 0, that many rows of every source from a seed that training does not use.
 
     Returns:
-        Columns ``source``, ``prompt``, ``completion``.
+        Columns ``source``, ``prompt``, ``completion``, and ``reasoning_gym``, which the task's scorer needs.
 
     Raises:
         DataError: reasoning-gym is not installed, or `rows` is too few for the smallest source.
@@ -59,4 +60,5 @@ def _row(name: str, task: dict[str, Any]) -> dict[str, str]:
     if name == "gsm_symbolic":  # the worked solution, its last line turned into the sentence that scorers look for
         worked = task["metadata"]["answer_cot"].removeprefix("Let's solve this step by step:").strip()
         solution = _EVERYTHING_AFTER_ANSWER.sub("", worked) + f"\nThe answer is {task['answer']}."
-    return {"source": name, "prompt": task["question"].strip() + "\n", "completion": solution}
+    prompt = task["question"].strip() + "\n"
+    return {"source": name, "prompt": prompt, "completion": solution, COLUMN: write_task(name, task)}

@@ -22,6 +22,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 """The columns that each format needs; ``instruction`` may also have ``input``."""
 
+PROMPT_COLUMNS = {"prompt_completion": "prompt", "messages": "messages", "instruction": "instruction"}
+"""The column that a model is asked with; ``text`` has none."""
+
 
 def detect_format(columns: Sequence[str]) -> str:
     """Return the format whose columns are all there.
@@ -76,6 +79,67 @@ def tokenizer_of_format(name: str, tokenizer: Any, max_length: int) -> Callable[
     return tokenize
 
 
+def prompt_of_format(name: str, tokenizer: Any) -> Callable[[Mapping[str, Any]], list[int]]:
+    """Return the function that turns a row into the token ids that come before its completion in training.
+
+    For messages that is all before the last turn of the assistant, rendered with the generation prompt.
+
+    Args:
+        name: a key of `PROMPT_COLUMNS`.
+        tokenizer: a fast Hugging Face tokenizer.
+
+    Raises:
+        DataError: the format is ``text``, which has no prompt, or is unknown.
+        ConfigError: it needs a chat template that the tokenizer lacks.
+    """
+    prompts: dict[str, Callable[[Mapping[str, Any]], list[int]]] = {
+        "prompt_completion": lambda row: _prompt(tokenizer, row["prompt"]),
+        "instruction": lambda row: _head(tokenizer, _instruction_prompt(row)),
+        "messages": lambda row: _turns_prompt(tokenizer, split_answer(row["messages"])[0]),
+    }
+    if name not in prompts:
+        raise DataError(
+            f"Rows of the format {name!r} have no prompt to answer; give data with the columns prompt, instruction or "
+            "messages, or map them with data.columns, such as {prompt: question, completion: answer}."
+        )
+    if name == "messages":
+        _require_template(tokenizer)
+    return prompts[name]
+
+
+def completion_of_row(name: str, row: Mapping[str, Any]) -> str | None:
+    """Return the text that a row of the format `name` holds as its completion; None where it holds none."""
+    if name == "messages":
+        return split_answer(row["messages"])[1]
+    value = row.get("output" if name == "instruction" else "completion")
+    if isinstance(value, list):
+        return split_answer(value)[1]
+    return None if value is None else _plain(value)
+
+
+def split_answer(turns: Sequence[Mapping[str, Any]]) -> tuple[Sequence[Mapping[str, Any]], str | None]:
+    """Return a conversation up to the assistant's last turn, and what that says; None where it ends with a question.
+
+    >>> split_answer([{"role": "user", "content": "2 + 3?"}, {"role": "assistant", "content": "5"}])
+    ([{'role': 'user', 'content': '2 + 3?'}], '5')
+    """
+    if turns and turns[-1].get("role") == "assistant":
+        return turns[:-1], str(turns[-1].get("content") or "")
+    return turns, None
+
+
+def _prompt(tokenizer: Any, prompt: Any) -> list[int]:
+    return _turns_prompt(tokenizer, prompt) if isinstance(prompt, list) else _head(tokenizer, _plain(prompt))
+
+
+def _turns_prompt(tokenizer: Any, turns: Sequence[Mapping[str, Any]]) -> list[int]:
+    _require_template(tokenizer)
+    if not turns:
+        return []
+    text = tokenizer.apply_chat_template([dict(turn) for turn in turns], tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
 def _instruction_prompt(row: Mapping[str, Any]) -> str:
     instruction, extra = _plain(row["instruction"]), _plain(row.get("input"))
     return f"{instruction}\n{extra}\n" if extra else f"{instruction}\n"
@@ -116,12 +180,15 @@ def _say_rewritten() -> None:
     )
 
 
+def _head(tokenizer: Any, prompt: str) -> list[int]:
+    head = list(tokenizer(prompt, add_special_tokens=True)["input_ids"])
+    eos = tokenizer.eos_token_id
+    return head[:-1] if eos is not None and head and head[-1] == eos else head  # some tokenizers close every text
+
+
 def _completion(tokenizer: Any, prompt: str, completion: str) -> tuple[list[int], list[int]]:
     # Tokenised apart, so that the boundary is where generation will have it.
-    head = tokenizer(prompt, add_special_tokens=True)["input_ids"]
-    eos = tokenizer.eos_token_id
-    if eos is not None and head and head[-1] == eos:  # some tokenizers close every text
-        head = head[:-1]
+    head, eos = _head(tokenizer, prompt), tokenizer.eos_token_id
     tail = tokenizer(completion, add_special_tokens=False)["input_ids"] if completion else []
     tail = tail + ([eos] if eos is not None and tail else [])
     return head + tail, [IGNORE] * len(head) + tail

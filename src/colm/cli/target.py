@@ -1,0 +1,100 @@
+"""What `colm eval` evaluates: a finished run, or a model by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import set_seed
+
+from colm.cli.settings import RunSettings, load_settings, resolve_settings
+from colm.errors import ConfigError
+from colm.models import build_tiny_model, load_adapted, load_model, load_tokenizer
+from colm.record import COMPARE_NAME, CONFIG_NAME, SUMMARY_NAME
+
+ALLOWED = ("data.columns", "data.format", "data.source_column", "dtype")
+"""Settings that an evaluation may change."""
+
+ADAPTER_NAME = "adapter_config.json"
+
+
+class Target(NamedTuple):
+    """A model to evaluate."""
+
+    name: str
+    folder: Path | None  # of the run; None for a model by name
+    settings: RunSettings
+    trained: frozenset[str] | None  # the sources of the run's training data
+
+
+def find_target(name: str, overrides: Sequence[str]) -> Target:
+    """Return what `name` is, without loading it.
+
+    Args:
+        name: output folder of a finished run; a model's folder, hub name, .gguf file, or ``demo``.
+        overrides: of the settings in `ALLOWED`.
+
+    Raises:
+        ConfigError: the folder holds neither, a comparison or an unfinished run; or an override has no say here.
+    """
+    for override in overrides:
+        if not override.startswith(tuple(f"{key}{end}" for key in ALLOWED for end in "=.")):
+            raise ConfigError(
+                f"{override!r} has no say in an evaluation; of the settings only {', '.join(ALLOWED)} may be changed."
+            )
+    folder = Path(name)
+    if (folder / CONFIG_NAME).is_file():
+        settings = load_settings(str(folder / CONFIG_NAME), overrides)
+        if not (folder / SUMMARY_NAME).is_file():
+            raise ConfigError(
+                f"The run {name} has not finished (there is no {SUMMARY_NAME}); go on with colm train --resume first."
+            )
+        summary = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
+        trained = frozenset(source for source, held in summary["sources"].items() if held["rows"])
+        return Target(name, folder, settings, trained)
+    if (folder / COMPARE_NAME).is_file():
+        raise ConfigError(f"{name} holds a comparison; give its runs, {name}/<method>/seed-<seed>.")
+    if name == "tiny":
+        raise ConfigError("'tiny' is a random model without a tokenizer of its own; give the folder of a run.")
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"{name} is neither the output folder of colm train (no {CONFIG_NAME}) nor a model (no config.json)."
+        )
+    return Target(name, None, resolve_settings({"model": name, "output_dir": "none"}, overrides), None)
+
+
+def load_target(target: Target) -> tuple[Any, Any]:
+    """Return the model in eval mode, on the GPU where there is one, and its tokenizer. Raises ConfigError."""
+    import torch
+
+    settings = target.settings
+    if target.folder is None:
+        try:
+            tokenizer, model = load_tokenizer(settings.model), load_model(settings.model, dtype=settings.dtype)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{target.name!r} is no output folder of colm train, and no model either. {error}"
+            ) from error
+    else:
+        tokenizer = load_tokenizer(str(target.folder))
+        if (target.folder / ADAPTER_NAME).is_file():
+            model = load_adapted(_load_base(settings, tokenizer), target.folder)
+        else:
+            model = load_model(str(target.folder), dtype=settings.dtype)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+
+
+def describe_weights(target: Target) -> list[list[Any]]:
+    """Return name, bytes and time of each file of weights, by which a run that has gone on is told apart."""
+    folder = target.folder or Path(target.name)
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def _load_base(settings: RunSettings, tokenizer: Any) -> Any:
+    if settings.model != "tiny":
+        return load_model(settings.model, dtype=settings.dtype)
+    set_seed(settings.seed)  # as in training: an adapter's random base is not saved, but drawn again
+    return build_tiny_model(tokenizer)

@@ -1,0 +1,1 @@
+"""How well a model answers: generation, judging, shares with their uncertainty."""

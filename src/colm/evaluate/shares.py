@@ -1,0 +1,95 @@
+"""Shares of right answers with their uncertainty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from statistics import NormalDist, fmean
+from typing import NamedTuple
+
+CONFIDENCE = 0.95
+Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+
+
+class Share(NamedTuple):
+    """A share, from 0 to 1, with its 95 % interval; for a difference of shares, from -1 to 1."""
+
+    value: float
+    low: float
+    high: float
+
+
+def estimate_share(right: int, rows: int) -> Share:
+    """Return the share of right answers with its Wilson interval, which holds for 0 and for all right too.
+
+    Args:
+        right: of `rows`.
+        rows: at least 1, taken as independent draws from the source.
+
+    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927).
+
+    >>> [round(value, 3) for value in estimate_share(8, 10)]
+    [0.8, 0.49, 0.943]
+    >>> [round(value, 3) for value in estimate_share(0, 10)]
+    [0.0, 0.0, 0.278]
+    """
+    share = right / rows
+    scale = 1 + Z * Z / rows
+    centre = (share + Z * Z / (2 * rows)) / scale
+    half = Z * sqrt(share * (1 - share) / rows + Z * Z / (4 * rows * rows)) / scale
+    return Share(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
+
+
+def estimate_macro(shares: Sequence[Share]) -> Share | None:
+    """Return the mean over sources with its interval, or None without a source.
+
+    The sources are taken as they are: the interval says what other rows of the same sources might give, not other
+    sources. It adds the distances from each share to its own limits in squares, so it is the Wilson interval for one
+    source and has a width also where all answers are right.
+
+    Source: G. Y. Zou and A. Donner, Construction of confidence limits about effect measures: a general approach,
+    Statistics in Medicine 27 (2008), for a linear combination.
+
+    >>> estimate_macro([estimate_share(8, 10)]) == estimate_share(8, 10)
+    True
+    >>> [round(value, 3) for value in estimate_macro([estimate_share(8, 10), estimate_share(2, 10)])]
+    [0.5, 0.329, 0.671]
+    """
+    if not shares:
+        return None
+    mean = fmean(share.value for share in shares)
+    below = sqrt(sum((share.value - share.low) ** 2 for share in shares)) / len(shares)
+    above = sqrt(sum((share.high - share.value) ** 2 for share in shares)) / len(shares)
+    return Share(mean, mean - below, mean + above)
+
+
+def estimate_gain(pairs: Sequence[Sequence[tuple[bool, bool]]]) -> Share | None:
+    """Return by how much a second model is better than a first on the same rows, as a mean over sources.
+
+    Within a source the difference is paired. Its variance is that of the counts of the four outcomes (both, first
+    alone, second alone, none) with a half added to each, so that it is above 0 also where the models never differ.
+    With several sources each gets its part of that half; whole halves would make the mean's interval too wide.
+
+    Args:
+        pairs: for each source, whether the first and the second model were right on each row; no empty source.
+
+    Source: A. Agresti and Y. Min, Simple improved confidence intervals for comparing matched proportions,
+    Statistics in Medicine 24 (2005).
+
+    >>> [round(value, 3) for value in estimate_gain([[(False, True)] * 6 + [(True, True)] * 14])]
+    [0.3, 0.066, 0.479]
+    """
+    if not pairs:
+        return None
+    values, centres, variances = [], [], []
+    added = 1 / (2 * len(pairs))
+    for rows in pairs:
+        gained = sum(second and not first for first, second in rows)
+        lost = sum(first and not second for first, second in rows)
+        total = len(rows) + 4 * added
+        values.append((gained - lost) / len(rows))
+        centres.append((gained - lost) / total)
+        variances.append(((gained + lost + 2 * added) / total - ((gained - lost) / total) ** 2) / total)
+    half = Z * sqrt(sum(variances)) / len(pairs)
+    value, centre = fmean(values), fmean(centres)
+    return Share(value, min(value, centre - half), max(value, centre + half))
