@@ -22,6 +22,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "matched": {
         "features": "exact",
         "pick": "direction",
+        "by_source": False,
         "adam": False,
         "shorten": "sketch",
         "weights": "fitted",
