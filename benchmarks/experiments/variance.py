@@ -1,4 +1,4 @@
-"""How far is the gradient of the kept rows from that of all data, and is it by variance or by bias?
+"""How far is the gradient of the kept rows from that of all data, and is it by noise or by bias?
 
     python benchmarks/experiments/variance.py reasoning
 
@@ -11,161 +11,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from setting import describe_setting
+from variance_gather import BATCH, POOL, POOLS, POPULATION, SEED, STAGES, PoolRows, gather
 
-from colm import example_mean
-from colm.batch import Pool
-from colm.cli.settings import load_settings
-from colm.data.load import read_rows, tokenize_rows
-from colm.features.adam import AdamConstants, adam_step
-from colm.features.locate import locate_value_site
-from colm.features.sketch import draw_sketch
-from colm.features.sparsify import largest_coordinates
-from colm.losses import example_losses
-from colm.models import load_model, load_tokenizer
 from colm.select.baselines import largest_rows
 from colm.select.direction import match_direction
 from colm.select.facility import facility_location
 from colm.select.fitting import fit_weights
 from colm.select.quota import source_quotas
 from colm.select.sampling import sample_by_size
-from colm.sources import count_sources, find_small_sources
-from colm.types import AdamHistory
 
-STAGES = (0, 30, 120)
-STEPS, BATCH, MICRO_BATCH, WARM_UP = 150, 32, 16, 5
-POOLS, POOL, POPULATION, SEED = 30, 64, 2048, 0
-SKETCH = 2**14
-"""Coordinates that stand for the full gradient; inner products are within 1 % of the product of lengths."""
-
-COORDINATES = 2560
 DRAWS = 5
+KEPT = POOL // 2
+LARGER = (1, 2, 4)
+"""Pools that are put together, for a smaller share to be kept."""
+
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
-
-
-class PoolRows(NamedTuple):
-    """What is known of a pool of big sources' rows."""
-
-    sources: list[str]
-    losses: Tensor  # (n,)
-    last: Tensor  # (n, h) sketched last-V gradients
-    norms: Tensor  # (n,) of the last-V gradients
-    largest: Tensor  # (n, h) last-V gradients as Adam steps at each source's own coordinates; 0 elsewhere
-    full: Tensor  # (n, SKETCH) sketched gradients over all weights, scaled as Adam scales them
-
-
-class Gathering:
-    """The experiment's model and rows, and their gradients."""
-
-    def __init__(self, mixture: str) -> None:
-        base = load_settings(str(Path(__file__).parent / f"{mixture}.yaml"), [])
-        self.model: Any = load_model(base.model, dtype="float32")
-        rows = read_rows(base.data["train"])
-        sizes = count_sources(rows["source"], "source")
-        small = find_small_sources(sizes, "auto")
-        tokens = tokenize_rows(
-            [rows],
-            load_tokenizer(base.model),
-            format_name="auto",
-            max_length=base.data["max_length"],
-            source_column="source",
-        )
-        self.tokens, self.sources = tokens.to_list(), list(tokens["source"])
-        order = list(range(len(self.tokens)))
-        random.Random(SEED).shuffle(order)
-        self.order = order
-        self.big = [p for p in order if self.sources[p] not in small]
-        self.rate = base.training["learning_rate"]
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.rate, weight_decay=0.0)
-        self.weights = list(self.model.parameters())
-        self.site = locate_value_site(self.model)
-
-    def pool(self, positions: list[int]) -> Pool:
-        keys = ("input_ids", "attention_mask", "labels")
-        return Pool([{key: torch.tensor([self.tokens[p][key]]) for key in keys} for p in positions])
-
-    def train(self, step: int) -> None:
-        share = min((step + 1) / WARM_UP, (STEPS - step) / (STEPS - WARM_UP))
-        self.optimizer.param_groups[0]["lr"] = self.rate * share
-        pool = self.pool(self.order[step * BATCH : (step + 1) * BATCH])
-        for start in range(0, BATCH, MICRO_BATCH):
-            batch = pool.collate(list(range(start, start + MICRO_BATCH)))
-            labels = batch.pop("labels")
-            example_mean(self.model(**batch).logits, labels, num_examples=BATCH).backward()
-        torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def gradients(self, pool: Pool, rows: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the rows' losses, and the gradients of their sum: all weights, and the last value projection's."""
-        batch = pool.collate(rows)
-        labels = batch.pop("labels")
-        losses = example_losses(self.model(**batch).logits, labels)
-        found = torch.autograd.grad(losses.sum(), self.weights)
-        site = next(i for i, weight in enumerate(self.weights) if weight is self.site.weight)
-        return losses.detach(), torch.cat([part.flatten() for part in found]), found[site].flatten()
-
-    def measure(self, step: int) -> dict[str, Any]:
-        self.model.eval()
-        scale = self.adam_scale()
-        sketch = draw_sketch(sum(weight.numel() for weight in self.weights), SKETCH, torch.device("cpu"))
-        short = draw_sketch(self.site.dim, COORDINATES, torch.device("cpu"))
-        assert sketch is not None
-        assert short is not None
-        away = self.big[::-1]  # rows that training does not reach
-        whole = torch.zeros(SKETCH)
-        for start in range(0, POPULATION, MICRO_BATCH):
-            pool = self.pool(away[POOLS * POOL + start : POOLS * POOL + start + MICRO_BATCH])
-            whole += sketch.apply((self.gradients(pool, list(range(len(pool))))[1] * scale)[None])[0]
-        pools = []
-        for number in range(POOLS):
-            positions = away[number * POOL : (number + 1) * POOL]
-            pool = self.pool(positions)
-            losses, last = torch.zeros(POOL), torch.zeros(POOL, self.site.dim)
-            full = torch.zeros(POOL, SKETCH)
-            for row in range(POOL):
-                loss, gradient, last[row] = self.gradients(pool, [row])
-                losses[row], full[row] = loss[0], sketch.apply((gradient * scale)[None])[0]
-            sources = [self.sources[p] for p in positions]
-            steps = self.adam_steps(last, step, sources)
-            pools.append(PoolRows(sources, losses, short.apply(last), last.norm(dim=1), steps, full))
-        self.model.train()
-        return {"population": whole / POPULATION, "pools": [pool._asdict() for pool in pools]}
-
-    def adam_scale(self) -> Tensor:
-        """Return the square root of Adam's 1 / (sqrt(v) + eps), for lengths in Adam's metric; 1 at first."""
-        if not self.optimizer.state:
-            return torch.ones(sum(weight.numel() for weight in self.weights))
-        states = [self.optimizer.state[weight] for weight in self.weights]
-        step = float(states[0]["step"])
-        v = torch.cat([state["exp_avg_sq"].flatten() for state in states]) / (1 - 0.999**step)
-        # A weight that hardly ever has a gradient (a rare token's) would decide alone.
-        return (1 / (v.sqrt() + v.sqrt().mean() * 1e-2)).sqrt()
-
-    def adam_steps(self, last: Tensor, step: int, sources: list[str]) -> Tensor:
-        """Return the paper's features: Adam steps, each source's largest coordinates, 0 elsewhere, shortened."""
-        state = self.optimizer.state.get(self.site.weight)
-        if state:
-            history = AdamHistory(state["exp_avg"].flatten(), state["exp_avg_sq"].flatten(), step)
-        else:
-            history = AdamHistory(torch.zeros(self.site.dim), torch.zeros(self.site.dim), 0)
-        steps = adam_step(last, history, AdamConstants(0.9, 0.999, 1e-8)).step
-        found = torch.zeros(len(last), COORDINATES)
-        for source in set(sources):
-            rows = torch.tensor([i for i, name in enumerate(sources) if name == source])
-            found[rows] = steps[rows][:, largest_coordinates(steps[rows].mean(0), COORDINATES)]
-        return found
-
 
 Picked = tuple[Tensor, Tensor]
 Rule = Callable[[PoolRows, torch.Generator], Picked]
@@ -199,7 +69,7 @@ def direction(pool: PoolRows) -> Tensor:
 
 
 def sample(pool: PoolRows, draw: torch.Generator) -> Picked:
-    rows, chances = sample_by_size(pool.norms, POOL // 2, draw)
+    rows, chances = sample_by_size(pool.norms, KEPT, draw)
     return rows, 1 / chances[rows] / POOL
 
 
@@ -226,11 +96,9 @@ RULES: dict[str, Rule] = {
     "sampled by last-V norm, weighted (unbiased)": sample,
     "direction by source": lambda pool, draw: even(direction(pool)),
     "direction by source, fitted weights": lambda pool, draw: fitted(pool, direction(pool)),
-    "direction of the whole pool": lambda pool, draw: even(match_direction(pool.last, POOL // 2)),
-    "direction of the whole pool, fitted weights": lambda pool, draw: fitted(
-        pool, match_direction(pool.last, POOL // 2)
-    ),
-    "direction by full gradients (mark)": lambda pool, draw: even(match_direction(pool.full, POOL // 2)),
+    "direction of the whole pool": lambda pool, draw: even(match_direction(pool.last, KEPT)),
+    "direction of the whole pool, fitted weights": lambda pool, draw: fitted(pool, match_direction(pool.last, KEPT)),
+    "direction by full gradients (mark)": lambda pool, draw: even(match_direction(pool.full, KEPT)),
 }
 
 
@@ -242,6 +110,24 @@ class Judged(NamedTuple):
     bias: float  # squared length of what the rule's mean has across the true gradient, beside the squared signal
     cosine: float  # with the other rows' mean gradient, mean over pools
     cosine_half: float  # half of its 95 % interval over pools
+
+
+def join(pools: list[PoolRows]) -> PoolRows:
+    """Put pools together. The Adam steps stay out: their coordinates differ from pool to pool."""
+    sources = [source for pool in pools for source in pool.sources]
+    losses, last, norms, full = (
+        torch.cat([getattr(pool, key) for pool in pools]) for key in ("losses", "last", "norms", "full")
+    )
+    return PoolRows(sources, losses, last, norms, torch.empty(0), full)
+
+
+LARGER_RULES: dict[str, Rule] = {
+    "random": lambda pool, draw: even(torch.randperm(len(pool.sources), generator=draw)[:KEPT]),
+    "largest last-V norm": lambda pool, draw: even(largest_rows(pool.norms, KEPT)),
+    "medoids of last-V gradients, l2": lambda pool, draw: even(facility_location(pool.last, KEPT, "l2")),
+    "direction": lambda pool, draw: even(match_direction(pool.last, KEPT)),
+    "direction, fitted weights (matched)": lambda pool, draw: fitted(pool, match_direction(pool.last, KEPT)),
+}
 
 
 def apply_rule(rule: Rule, pools: list[PoolRows]) -> Tensor:
@@ -264,7 +150,7 @@ def judge(found: Tensor, whole: Tensor, population: Tensor) -> Judged:
 
     Args:
         found: (pools, draws, d) of the rule.
-        whole: (pools, draws, d) of the whole pools.
+        whole: (pools, draws, d) of the whole pools, from which the length of p is taken.
         population: (d,), the mean gradient of other rows.
     """
     unit = (whole @ population).mean()  # |p|^2
@@ -278,20 +164,28 @@ def judge(found: Tensor, whole: Tensor, population: Tensor) -> Judged:
     return Judged(*map(float, (signal, noise, bias, cosines.mean(), 1.96 * cosines.std() / count**0.5)))
 
 
-def gather(mixture: str, folder: Path) -> None:
-    paths = {step: folder / f"stage-{step}.pt" for step in STAGES}
-    if all(path.exists() for path in paths.values()):
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(SEED)
-    gathering = Gathering(mixture)
-    for step in range(max(STAGES) + 1):
-        if step in STAGES:
-            measured = gathering.measure(step)
-            torch.save(measured, paths[step].with_suffix(".part"))
-            paths[step].with_suffix(".part").rename(paths[step])
-            print(f"stage {step}", flush=True)
-        gathering.train(step)
+def tabulate(rows: Iterable[tuple[str, Judged]], unit: float) -> list[str]:
+    """Return a table; `unit` is the noise of `KEPT` random rows."""
+    lines = ["| rule | signal | noise | bias | rows | with bias | cosine |"]
+    lines += ["| --- | ---: | ---: | ---: | ---: | ---: | --- |"]
+    for name, each in rows:
+        lines.append(
+            f"| {name} | {each.signal:.2f} | {each.noise:.2f} | {each.bias:.2f} | {KEPT * unit / each.noise:.0f} | "
+            f"{KEPT * unit / (each.noise + max(each.bias, 0)):.0f} | {each.cosine:.3f} ± {each.cosine_half:.3f} |"
+        )
+    return lines
+
+
+def judge_stage(pools: list[PoolRows], population: Tensor) -> tuple[dict[str, Judged], dict[str, Judged]]:
+    """Return what every rule does with single pools, and what some do with several put together."""
+    means = {name: apply_rule(rule, pools) for name, rule in RULES.items()}
+    judged = {name: judge(found, means[WHOLE], population) for name, found in means.items()}
+    larger = {}
+    for times in LARGER:
+        joined = [join(pools[start : start + times]) for start in range(0, len(pools) - times + 1, times)]
+        for name, rule in LARGER_RULES.items():
+            larger[f"{KEPT} of {POOL * times}: {name}"] = judge(apply_rule(rule, joined), means[WHOLE], population)
+    return judged, larger
 
 
 def main() -> None:
@@ -300,39 +194,33 @@ def main() -> None:
     mixture = parser.parse_args().mixture
     folder = Path("runs/experiments") / mixture / "variance"
     gather(mixture, folder)
+    setting = describe_setting(str(SEED))
     lines = [
         f"# The gradient of the kept rows, {mixture} mixture",
         "",
-        f"`python benchmarks/experiments/variance.py {mixture}`; {describe_setting(str(SEED))}. A Llama of 2.2 million "
-        f"parameters trained in full on random batches of {BATCH}; at each stage {POOLS} pools of {POOL} rows of big "
-        "sources, half of each kept. Gradients over all weights, after the first stage in Adam's metric.",
+        f"`python benchmarks/experiments/variance.py {mixture}`; {setting}. A Llama of 2.2 million parameters, trained in "
+        f"full on random batches of {BATCH}; at each stage {POOLS} pools of {POOL} rows of big sources, {KEPT} rows of "
+        "each kept. Gradients over all weights, after the first stage in Adam's metric.",
         "",
         "- *signal*: the rule's mean gradient along the true one; 1 is right, more is a longer step.\n"
         "- *noise*: variance over pools, beside the squared signal. It averages out over steps.\n"
         "- *bias*: the squared part of the rule's mean across the true gradient, beside the squared signal; within "
         "about a thirtieth of the noise it is chance. It does not average out.\n"
-        "- *rows*: as many random rows have this noise.\n"
+        "- *rows*: as many random rows have this noise; *with bias*: as this noise and bias together.\n"
         f"- *cosine* of one step's gradient with the mean of {POPULATION} other rows, with a 95 % interval over pools. "
         "Noise and bias both lower it.",
     ]
-    results: dict[str, Any] = {"setting": describe_setting(str(SEED))}
+    results: dict[str, dict[str, dict[str, float]]] = {}
     for step in STAGES:
         held = torch.load(folder / f"stage-{step}.pt")
-        pools = [PoolRows(**pool) for pool in held["pools"]]
-        means = {name: apply_rule(rule, pools) for name, rule in RULES.items()}
-        judged = {name: judge(found, means[WHOLE], held["population"]) for name, found in means.items()}
-        lines += ["", f"## After {step} steps", "", "| rule | signal | noise | bias | rows | cosine |"]
-        lines += ["| --- | ---: | ---: | ---: | ---: | --- |"]
-        for name, each in judged.items():
-            rows = judged[HALF].noise / each.noise * POOL / 2
-            lines.append(
-                f"| {name} | {each.signal:.2f} | {each.noise:.1f} | {each.bias:.1f} | {rows:.1f} | "
-                f"{each.cosine:.3f} ± {each.cosine_half:.3f} |"
-            )
-        results[str(step)] = {name: each._asdict() for name, each in judged.items()}
+        judged, larger = judge_stage([PoolRows(**pool) for pool in held["pools"]], held["population"])
+        unit = judged[HALF].noise
+        lines += ["", f"## After {step} steps", "", *tabulate(judged.items(), unit)]
+        lines += ["", "From larger pools:", "", *tabulate(larger.items(), unit)]
+        results[str(step)] = {name: each._asdict() for name, each in {**judged, **larger}.items()}
     (RESULTS / f"variance_{mixture}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (RESULTS / f"variance_{mixture}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    raw = json.dumps({"setting": setting, "stages": results}, indent=1) + "\n"
+    (RESULTS / f"variance_{mixture}.json").write_text(raw, encoding="utf-8")
 
 
 if __name__ == "__main__":
