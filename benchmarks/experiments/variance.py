@@ -198,8 +198,8 @@ def main() -> None:
     lines = [
         f"# The gradient of the kept rows, {mixture} mixture",
         "",
-        f"`python benchmarks/experiments/variance.py {mixture}`; {setting}. A Llama of 2.2 million parameters, trained in "
-        f"full on random batches of {BATCH}; at each stage {POOLS} pools of {POOL} rows of big sources, {KEPT} rows of "
+        f"`python benchmarks/experiments/variance.py {mixture}`; {setting}. A Llama of 2.2 million parameters, trained "
+        f"in full on random batches of {BATCH}; at each stage {POOLS} pools of {POOL} rows of big sources, {KEPT} rows of "
         "each kept. Gradients over all weights, after the first stage in Adam's metric.",
         "",
         "- *signal*: the rule's mean gradient along the true one; 1 is right, more is a longer step.\n"
