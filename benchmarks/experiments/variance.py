@@ -199,8 +199,8 @@ def main() -> None:
         f"# The gradient of the kept rows, {mixture} mixture",
         "",
         f"`python benchmarks/experiments/variance.py {mixture}`; {setting}. A Llama of 2.2 million parameters, trained "
-        f"in full on random batches of {BATCH}; at each stage {POOLS} pools of {POOL} rows of big sources, {KEPT} rows of "
-        "each kept. Gradients over all weights, after the first stage in Adam's metric.",
+        f"in full on random batches of {BATCH}; at each stage {POOLS} pools of {POOL} rows of big sources, {KEPT} rows "
+        "of each kept. Gradients over all weights, after the first stage in Adam's metric.",
         "",
         "- *signal*: the rule's mean gradient along the true one; 1 is right, more is a longer step.\n"
         "- *noise*: variance over pools, beside the squared signal. It averages out over steps.\n"
