@@ -98,6 +98,7 @@ RULES: dict[str, Rule] = {
     "direction by source, fitted weights": lambda pool, draw: fitted(pool, direction(pool)),
     "direction of the whole pool": lambda pool, draw: even(match_direction(pool.last, KEPT)),
     "direction of the whole pool, fitted weights": lambda pool, draw: fitted(pool, match_direction(pool.last, KEPT)),
+    "direction at the largest coordinates": lambda pool, draw: even(match_direction(pool.cut, KEPT)),
     "direction by full gradients (mark)": lambda pool, draw: even(match_direction(pool.full, KEPT)),
 }
 
@@ -113,12 +114,12 @@ class Judged(NamedTuple):
 
 
 def join(pools: list[PoolRows]) -> PoolRows:
-    """Put pools together. The Adam steps stay out: their coordinates differ from pool to pool."""
+    """Put pools together. Adam steps and cut gradients stay out: their coordinates differ from pool to pool."""
     sources = [source for pool in pools for source in pool.sources]
     losses, last, norms, full = (
         torch.cat([getattr(pool, key) for pool in pools]) for key in ("losses", "last", "norms", "full")
     )
-    return PoolRows(sources, losses, last, norms, torch.empty(0), full)
+    return PoolRows(sources, losses, last, torch.empty(0), norms, torch.empty(0), full)
 
 
 LARGER_RULES: dict[str, Rule] = {
