@@ -46,7 +46,7 @@ def even(rows: Tensor) -> Picked:
 
 
 def fitted(pool: PoolRows, rows: Tensor) -> Picked:
-    return rows, fit_weights(pool.last, rows) / len(rows)
+    return rows, fit_weights(pool.last[rows], len(rows) * pool.last.mean(0)) / len(rows)
 
 
 def by_source(pool: PoolRows, pick: Callable[[Tensor, int], Tensor], keep: float = 0.5) -> Tensor:
