@@ -42,6 +42,11 @@ from colm.errors import ConfigError
             "they are 'loss' and 'sketch'",
         ),
         ({"shorten": "sketch"}, "keeps inner products, not l1 distances: use metric='l2'"),
+        ({"carry": 1.5}, "carry=1.5 must be a number from 0 to 1"),
+        (
+            {"carry": 0.5, "pick": "direction", "shorten": "sketch"},
+            "carry=0.5 needs .* they are 'direction', 'sketch' and True",
+        ),
         ({"shorten": "half"}, "shorten='half' is not one of 'largest', 'sketch'"),
         ({"preset": "paper"}, "preset='paper' is not one of colm, colm-spsa, matched, control"),
         ({"kep": 0.5}, "Unknown selection setting 'kep'. Did you mean 'keep'"),

@@ -18,6 +18,7 @@ from colm.features.exact import value_gradients
 from colm.features.selection_pass import FEATURES
 from colm.features.sparsify import largest_coordinates
 from colm.losses import example_losses, example_mean
+from colm.select.direction import match_direction
 from colm.select.facility import facility_location
 from colm.select.fitting import fit_weights
 from tests.conftest import one_row, ragged_batch, tiny_model
@@ -338,16 +339,40 @@ def test_relative_weights_leave_small_sources_their_share(model: Any, settings: 
     assert ratios == pytest.approx([ratios[0]] * 5)
 
 
+MATCHED = SelectionConfig.from_dict({"preset": "matched", "coordinates": 10_000})
+
+
 def test_fitted_weights_match_the_mean_gradient_of_the_big_sources(model: Any) -> None:
-    rule: dict[str, Any] = {"pick": "direction", "adam": False, "shorten": "sketch", "coordinates": 10_000}
-    coreset = CoresetSelector(model, SelectionConfig(weights="fitted", **rule), SIZES).select(pool_of_16(), SOURCES)
+    coreset = CoresetSelector(model, MATCHED, SIZES).select(pool_of_16(), SOURCES)
     of_row = dict(zip(coreset.indices.tolist(), (8 * coreset.weights).tolist(), strict=True))
     assert [of_row.pop(row) for row in (6, 11, 12)] == pytest.approx([1.0] * 3)  # small sources as with uniform weights
-    assert sum(of_row.values()) == pytest.approx(5)
-    big = [row for row, source in enumerate(SOURCES) if source in ("big", "large")]
-    picks = torch.tensor([big.index(row) for row in sorted(of_row)])
-    expected = fit_weights(value_gradients(model, pool_of_16())[big], picks)
+    gradients = value_gradients(model, pool_of_16())
+    mean = gradients[[row for row, source in enumerate(SOURCES) if source in ("big", "large")]].mean(0)
+    expected = fit_weights(gradients[sorted(of_row)], 5 * mean)
     assert [of_row[row] for row in sorted(of_row)] == pytest.approx(expected.tolist(), rel=1e-3)
+
+
+def test_what_a_coreset_lacks_is_carried_to_the_next_goal(model: Any) -> None:
+    selector = CoresetSelector(model, MATCHED, SIZES)
+    gradients = value_gradients(model, pool_of_16())
+    big = [row for row, source in enumerate(SOURCES) if source in ("big", "large")]
+    carried = torch.zeros(gradients.shape[1])
+    for _ in range(3):
+        goal = 5 * gradients[big].mean(0) + carried
+        coreset = selector.select(pool_of_16(), SOURCES)
+        picks = [big[i] for i in match_direction(gradients[big], 5, goal).tolist()]
+        assert coreset.indices.tolist() == sorted([*picks, 6, 11, 12])
+        carried = 0.95 * (goal - fit_weights(gradients[picks], goal).float() @ gradients[picks])
+        assert selector.select(pool_of_16(), SOURCES).indices.tolist() == coreset.indices.tolist()  # not yet committed
+        selector.commit()
+        torch.testing.assert_close(selector.state_dict()["carried"], carried, rtol=1e-3, atol=1e-6)
+    resumed = CoresetSelector(model, MATCHED, SIZES)
+    resumed.load_state_dict(selector.state_dict())
+    assert torch.equal(resumed.select(pool_of_16(), SOURCES).weights, selector.select(pool_of_16(), SOURCES).weights)
+    selector.commit(stepped=False)
+    torch.testing.assert_close(selector.state_dict()["carried"], carried, rtol=1e-3, atol=1e-6)
+    selector.reset()
+    assert selector.state_dict()["carried"] is None
 
 
 def test_all_sources_as_one(model: Any) -> None:

@@ -46,7 +46,7 @@ def even(rows: Tensor) -> Picked:
 
 
 def fitted(pool: PoolRows, rows: Tensor) -> Picked:
-    return rows, fit_weights(pool.last, rows) / len(rows)
+    return rows, fit_weights(pool.last[rows], len(rows) * pool.last.mean(0)) / len(rows)
 
 
 def by_source(pool: PoolRows, pick: Callable[[Tensor, int], Tensor], keep: float = 0.5) -> Tensor:
@@ -98,6 +98,7 @@ RULES: dict[str, Rule] = {
     "direction by source, fitted weights": lambda pool, draw: fitted(pool, direction(pool)),
     "direction of the whole pool": lambda pool, draw: even(match_direction(pool.last, KEPT)),
     "direction of the whole pool, fitted weights": lambda pool, draw: fitted(pool, match_direction(pool.last, KEPT)),
+    "direction at the largest coordinates": lambda pool, draw: even(match_direction(pool.cut, KEPT)),
     "direction by full gradients (mark)": lambda pool, draw: even(match_direction(pool.full, KEPT)),
 }
 
@@ -113,12 +114,12 @@ class Judged(NamedTuple):
 
 
 def join(pools: list[PoolRows]) -> PoolRows:
-    """Put pools together. The Adam steps stay out: their coordinates differ from pool to pool."""
+    """Put pools together. Adam steps and cut gradients stay out: their coordinates differ from pool to pool."""
     sources = [source for pool in pools for source in pool.sources]
     losses, last, norms, full = (
         torch.cat([getattr(pool, key) for pool in pools]) for key in ("losses", "last", "norms", "full")
     )
-    return PoolRows(sources, losses, last, norms, torch.empty(0), full)
+    return PoolRows(sources, losses, last, torch.empty(0), norms, torch.empty(0), full)
 
 
 LARGER_RULES: dict[str, Rule] = {
@@ -199,8 +200,8 @@ def main() -> None:
         f"# The gradient of the kept rows, {mixture} mixture",
         "",
         f"`python benchmarks/experiments/variance.py {mixture}`; {setting}. A Llama of 2.2 million parameters, trained "
-        f"in full on random batches of {BATCH}; at each stage {POOLS} pools of {POOL} rows of big sources, {KEPT} rows of "
-        "each kept. Gradients over all weights, after the first stage in Adam's metric.",
+        f"in full on random batches of {BATCH}; at each stage {POOLS} pools of {POOL} rows of big sources, {KEPT} rows "
+        "of each kept. Gradients over all weights, after the first stage in Adam's metric.",
         "",
         "- *signal*: the rule's mean gradient along the true one; 1 is right, more is a longer step.\n"
         "- *noise*: variance over pools, beside the squared signal. It averages out over steps.\n"

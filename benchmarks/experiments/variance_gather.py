@@ -37,6 +37,7 @@ class PoolRows(NamedTuple):
     sources: list[str]
     losses: Tensor  # (n,)
     last: Tensor  # (n, h) sketched last-V gradients
+    cut: Tensor  # (n, h) last-V gradients at the coordinates where the pool's mean is largest
     norms: Tensor  # (n,) of the last-V gradients
     largest: Tensor  # (n, h) last-V gradients as Adam steps at each source's own coordinates; 0 elsewhere
     full: Tensor  # (n, SKETCH) sketched gradients over all weights, scaled as Adam scales them
@@ -116,7 +117,8 @@ class Gathering:
                 losses[row], full[row] = loss[0], sketch.apply((gradient * scale)[None])[0]
             sources = [self.sources[p] for p in positions]
             steps = self.adam_steps(last, step, sources)
-            pools.append(PoolRows(sources, losses, short.apply(last), last.norm(dim=1), steps, full))
+            cut = last[:, largest_coordinates(last.mean(0), COORDINATES)]
+            pools.append(PoolRows(sources, losses, short.apply(last), cut, last.norm(dim=1), steps, full))
         self.model.train()
         return {"population": whole / POPULATION, "pools": [pool._asdict() for pool in pools]}
 

@@ -26,6 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "adam": False,
         "shorten": "sketch",
         "weights": "fitted",
+        "carry": 0.95,
     },
     "control": {"features": "none"},
 }
@@ -76,8 +77,13 @@ class SelectionConfig:
     ``represented``: as many rows of the pool as it stands for: a medoid for its cluster, a sampled row for
     1 / its chance, a row of a small source for itself. The loss then estimates the whole pool's.
     ``relative``: as represented among the big sources, 1 in the mean there, and rows of small sources 1, which keeps
-    the balance that uniform weights give to small sources. ``fitted``: as relative, with weights for which
-    the big sources' weighted mean feature is nearest to that of all their rows; needs ``shorten="sketch"``."""
+    the balance that uniform weights give to small sources. ``fitted``: rows of small sources 1, the others such
+    that their weighted sum is nearest to that of as many average rows of big sources; needs ``shorten="sketch"``."""
+
+    carry: float = 0.0
+    """Share, from 0 to 1, of what the coresets so far lacked of the big sources' mean gradient that the next one
+    makes up for, so that no part of it is left out for good. For ``pick="direction"`` with ``shorten="sketch"`` and
+    ``by_source=False``."""
 
     by_source: bool = True
     """Pick from each big source its share of the budget; false: from all of them as one."""
@@ -169,6 +175,13 @@ class SelectionConfig:
             raise ConfigError(
                 f"weights='fitted' fits gradients of all sources at once, which needs features='exact' (or 'spsa') and "
                 f"shorten='sketch'; they are {self.features!r} and {self.shorten!r}."
+            )
+        if not (_is_number(self.carry) and 0 <= self.carry <= 1):
+            raise ConfigError(f"carry={self.carry!r} must be a number from 0 to 1, such as 0.95.")
+        if self.carry and (self.pick != "direction" or self.shorten != "sketch" or self.by_source):
+            raise ConfigError(
+                f"carry={self.carry} needs pick='direction', shorten='sketch' and by_source=False; they are "
+                f"{self.pick!r}, {self.shorten!r} and {self.by_source}."
             )
         if self.shorten == "sketch" and self.pick == "medoids" and self.metric == "l1":
             raise ConfigError(

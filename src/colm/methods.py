@@ -30,6 +30,7 @@ _PLAIN = {
     "by_source": True,
     "adam": True,
     "shorten": "largest",
+    "carry": 0.0,
 }
 """What each method begins with, whatever the configuration says, so that a name means the same in every comparison."""
 

@@ -28,14 +28,15 @@ class Picks(NamedTuple):
     """The picks of one step, in positions of the global pool."""
 
     positions: list[int]
-    stands_for: list[float]  # how many rows each pick stands for; with fitted weights these, 1 in the mean
+    stands_for: list[float]  # how many rows each pick stands for; with fitted weights these
     history: AdamHistory | None  # what the history becomes if the step is committed; None: unchanged
     nonfinite: list[int]  # rows that were not eligible
+    carried: Tensor | None  # what the next goal becomes longer by if the step is committed; None: unchanged
     match: float | None  # cosine of the picks' mean normalised feature with that of all rows; None without a pick
     match_random: float | None  # what as many rows of each group, drawn at random, would have
 
 
-NO_PICKS = Picks([], [], None, [], None, None)
+NO_PICKS = Picks([], [], None, [], None, None, None)
 
 
 def pick_from_features(
@@ -47,6 +48,7 @@ def pick_from_features(
     constants: AdamConstants | None,
     rule: PickRule,
     generator: torch.Generator | None = None,
+    carried: Tensor | None = None,
 ) -> Picks:
     """Pick rows group by group, in proportion to the groups' shares. A group is a source, as a rule.
 
@@ -59,6 +61,7 @@ def pick_from_features(
         constants: Adam's, or None to take the features as they are.
         rule: how to pick within a group.
         generator: for rules that draw; the same on every rank.
+        carried: (h,), what earlier picks lacked; None for nothing.
     """
     positions = sorted(big)
     row_of = {p: i for i, p in enumerate(p for p in positions if facts.is_local(p))}
@@ -72,8 +75,8 @@ def pick_from_features(
     stands_for: list[float] = []
     match = _Match(features.dim, features.device)
     sketch = draw_sketch(features.dim, rule.coordinates, features.device) if rule.shorten == "sketch" else None
-    shortened: list[Tensor] = []  # the groups' rows, in the order of `listed`
-    listed: list[int] = []
+    kept_rows: list[Tensor] = []  # (quota, h) of each group
+    mean = torch.zeros((), device=features.device)  # of all rows, (h,)
     for name, rows in groups.items():
         arriving = sorted(rows)  # the order in which ranks send them
         held = torch.tensor([row_of[p] for p in arriving if p in row_of], dtype=torch.int64)
@@ -82,23 +85,30 @@ def pick_from_features(
         sparse = torch.cat(gather_rows(summary.sparse))
         place = {p: i for i, p in enumerate(arriving)}
         sparse = sparse[torch.tensor([place[p] for p in rows], device=sparse.device)]
-        chosen = pick_rows(sparse, quotas[name], rule, generator)
-        if rule.weights == "fitted":
-            shortened.append(sparse)
-            listed += rows
+        goal = None if carried is None else quotas[name] * sparse.mean(0) + carried
+        chosen = pick_rows(sparse, quotas[name], rule, generator, goal)
+        if rule.shorten == "sketch":  # coordinates that all groups share
+            kept_rows.append(sparse[chosen.rows])
+            mean = mean + sparse.sum(0) / sum(map(len, groups.values()))
         picks += [rows[i] for i in chosen.rows.tolist()]
         stands_for += chosen.stands_for.tolist()
     if not picks:
         return NO_PICKS._replace(nonfinite=sorted(broken))
-    if rule.weights == "fitted":
-        row = {p: i for i, p in enumerate(listed)}
-        stands_for = fit_weights(torch.cat(shortened), torch.tensor([row[p] for p in picks])).tolist()
+    left_over = None
+    if rule.shorten == "sketch":
+        goal = len(picks) * mean + (0.0 if carried is None else carried)
+        weights = torch.ones(len(picks), dtype=torch.float64)
+        if rule.weights == "fitted":
+            weights = fit_weights(torch.cat(kept_rows), goal).cpu()
+            stands_for = weights.tolist()
+        if rule.carry:
+            left_over = rule.carry * (goal - weights.to(goal) @ torch.cat(kept_rows))
     held = torch.tensor(sorted(row_of[p] for p in picks if p in row_of), dtype=torch.int64)
     total, moments = _sum_picks(features, held, history, constants)
     following = None
     if moments is not None:  # the mean of the picked rows' moments, as in the paper's code
         following = AdamHistory(moments[0] / len(picks), moments[1] / len(picks), history.updates + 1)
-    return Picks(picks, stands_for, following, sorted(broken), *match.cosines(total))
+    return Picks(picks, stands_for, following, sorted(broken), left_over, *match.cosines(total))
 
 
 class _Group(NamedTuple):

@@ -51,6 +51,7 @@ OVERFLOW = (
 
 class _Pending(NamedTuple):
     history: AdamHistory | None
+    carried: Tensor | None
     record: StepRecord
 
 
@@ -121,6 +122,7 @@ class CoresetSelector:
             return
         self._model = model
         self._history: AdamHistory | None = None  # of another model's weight
+        self._carried: Tensor | None = None
         self._pending: _Pending | None = None
         self.site: ValueSite | None = None
         if self.config.features != "none":
@@ -184,7 +186,7 @@ class CoresetSelector:
                     needed = max(0, facts.slots - len(counts))  # no micro-batch may be empty
                     counts |= dict.fromkeys(picks.nonfinite[:needed], 1.0)
         record = self._record(facts, frozenset(counts), picks, time.perf_counter() - start)
-        self._pending = _Pending(picks.history, record)
+        self._pending = _Pending(picks.history, picks.carried, record)
         return Coreset(torch.tensor(sorted(counts)), self._weigh(counts, facts, len(candidates)))
 
     def take(self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]], coreset: Coreset) -> list[Batch]:
@@ -203,6 +205,7 @@ class CoresetSelector:
         """Forget all steps, for a training that starts anew."""
         self._step = 0
         self._history = None
+        self._carried = None
         self._pending = None
 
     def commit(self, *, stepped: bool = True) -> StepRecord:
@@ -217,19 +220,23 @@ class CoresetSelector:
         """
         if self._pending is None:
             raise ConfigError("commit() without a select() before it; call select, train, then commit.")
-        history, record = self._pending
+        history, carried, record = self._pending
         if history is not None and stepped:
             self._history = history
+        if carried is not None and stepped:
+            self._carried = carried
         self._pending = None
         self._step += 1
         return record
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the committed state: step counter and Adam history (tensors (D,) float32 on the CPU)."""
+        """Return the committed state: step counter, Adam history (D,) and what is carried over (h,), on the CPU."""
         history = self._history
+        carried = None if self._carried is None else self._carried.cpu()
         if history is None:
-            return {"step": self._step, "m": None, "v": None, "updates": 0}
-        return {"step": self._step, "m": history.m.cpu(), "v": history.v.cpu(), "updates": history.updates}
+            return {"step": self._step, "m": None, "v": None, "updates": 0, "carried": carried}
+        moments = {"m": history.m.cpu(), "v": history.v.cpu()}
+        return {"step": self._step, **moments, "updates": history.updates, "carried": carried}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned.
@@ -240,6 +247,8 @@ class CoresetSelector:
         self._step = int(state["step"])
         self._pending = None
         self._history = None
+        carried = state.get("carried")
+        self._carried = None if carried is None or self.site is None else carried.to(self.site.weight.device)
         if state["m"] is not None:
             if self.site is None or len(state["m"]) != self.site.dim:
                 raise ConfigError(
@@ -264,7 +273,7 @@ class CoresetSelector:
         if self.config.features not in GRADIENTS:
             rule = rule._replace(coordinates=features.dim)
         draws = self._generator(self._step, stream=0)
-        return pick_from_features(features, big, budget, facts, history, constants, rule, draws)
+        return pick_from_features(features, big, budget, facts, history, constants, rule, draws, self._carried)
 
     def _sample(self, rows: list[int], facts: PoolFacts, budget: int) -> dict[int, float]:
         """Draw rows at random, each source its quota, and say how many rows each stands for.
@@ -289,7 +298,7 @@ class CoresetSelector:
         if self.config.weights == "represented":
             return found / candidates
         big = torch.tensor([facts.source[p] not in self.small for p in kept])
-        if big.any():
+        if self.config.weights == "relative" and big.any():
             found[big] /= found[big].mean()
         return found / len(kept)
 
@@ -297,7 +306,13 @@ class CoresetSelector:
     def _rule(self) -> PickRule:
         config = self.config
         return PickRule(
-            config.pick, config.metric, config.coordinates, config.by_source, config.shorten, config.weights
+            config.pick,
+            config.metric,
+            config.coordinates,
+            config.by_source,
+            config.shorten,
+            config.weights,
+            config.carry,
         )
 
     def _generator(self, step: int, *, stream: int) -> torch.Generator:

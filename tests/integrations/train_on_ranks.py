@@ -13,19 +13,20 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.integrations.test_hf import coreset_trainer, lines, weights
 
 from colm import SelectionConfig
+from colm.config import PRESETS
 from colm.gather import rank_and_world
 
 
 def main(folder: Path, features: str, weighing: str) -> None:
     rule: dict[str, Any] = {}
     if weighing == "fitted":
-        rule = {"pick": "direction", "adam": False, "shorten": "sketch", "coordinates": 200}
+        rule = {**PRESETS["matched"], "coordinates": 200}
     torch.set_num_threads(1)
     world = rank_and_world()[1]
     torch.manual_seed(0)
     trainer = coreset_trainer(
         folder,
-        selection=SelectionConfig(features=features, weights=weighing, keep_count=9, **rule),
+        selection=SelectionConfig(**{"features": features, "weights": weighing, "keep_count": 9, **rule}),
         args={"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4 // _world(), "max_steps": 5},
     )
     evaluation = trainer.evaluate(trainer.train_dataset)["eval_loss"]

@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 from colm.select.direction import match_direction
 
 
-@given(st.integers(0, 10_000), st.integers(1, 9), st.integers(0, 9))
-def test_each_pick_is_the_best_next_one(seed: int, n: int, budget: int) -> None:
+@given(st.integers(0, 10_000), st.integers(1, 9), st.integers(0, 9), st.booleans())
+def test_each_pick_is_the_best_next_one(seed: int, n: int, budget: int, with_goal: bool) -> None:
     budget = min(budget, n)
-    features = torch.randn(n, 4, generator=torch.Generator().manual_seed(seed)).double() + 0.2
-    picks = match_direction(features, budget).tolist()
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(n, 4, generator=generator).double() + 0.2
+    whole = torch.randn(4, generator=generator).double() if with_goal else features.sum(0)
+    picks = match_direction(features, budget, whole if with_goal else None).tolist()
     assert len(set(picks)) == budget
-    whole = features.sum(0)
     for step, pick in enumerate(picks):
         rivals = [row for row in range(n) if row not in picks[:step]]
         cosine = {r: torch.cosine_similarity(features[[*picks[:step], r]].sum(0), whole, dim=0) for r in rivals}

@@ -1,4 +1,4 @@
-"""Greedy picks whose mean points where the mean of all rows points."""
+"""Greedy picks whose sum points to a goal, such as the sum of all rows."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import torch
 from torch import Tensor
 
 
-def match_direction(features: Tensor, budget: int) -> Tensor:
-    """Pick, one after the other, the row that brings the picks' sum nearest to the direction of all rows' sum.
+def match_direction(features: Tensor, budget: int, goal: Tensor | None = None) -> Tensor:
+    """Pick, one after the other, the row that brings the picks' sum nearest to the direction of the goal.
 
     Greedy on the cosine. Not submodular, so without a guarantee; from inner products alone.
 
     Args:
         features: (n, d), finite.
         budget: picks, from 0 to n.
+        goal: (d,), whose length does not matter; default the sum of all rows.
 
     Returns:
         (budget,) int64, in the order of picking; of equals the lower row.
     """
     x = features.double()
     products = x @ x.T  # (n, n)
-    towards = products.sum(1)  # inner product of each row with the sum of all
+    towards = products.sum(1) if goal is None else x @ goal.double()  # inner product of each row with the goal
     own = products.diagonal()
     picks = torch.zeros(budget, dtype=torch.int64, device=features.device)
     left = torch.ones(len(x), dtype=torch.bool, device=features.device)

@@ -32,6 +32,7 @@ class PickRule(NamedTuple):
     by_source: bool = True
     shorten: str = "largest"
     weights: str = "uniform"
+    carry: float = 0.0
 
     def group(self, positions: list[int], facts: PoolFacts) -> dict[str, list[int]]:
         """Group positions by source, or put them all in one group."""
@@ -45,7 +46,13 @@ class PickRule(NamedTuple):
         return source_quotas(counts, min(budget, sum(counts.values())))
 
 
-def pick_rows(features: Tensor, budget: int, rule: PickRule, generator: torch.Generator | None = None) -> Picked:
+def pick_rows(
+    features: Tensor,
+    budget: int,
+    rule: PickRule,
+    generator: torch.Generator | None = None,
+    goal: Tensor | None = None,
+) -> Picked:
     """Pick `budget` of a group's rows.
 
     Args:
@@ -53,6 +60,7 @@ def pick_rows(features: Tensor, budget: int, rule: PickRule, generator: torch.Ge
         budget: from 0 to n.
         rule: only `pick` and `metric` are read.
         generator: for ``pick="sample"``.
+        goal: for ``pick="direction"``, (h,); default the sum of the rows.
 
     Raises:
         ConfigError: the rule is unknown, or the budget is outside its range.
@@ -68,7 +76,7 @@ def pick_rows(features: Tensor, budget: int, rule: PickRule, generator: torch.Ge
     if rule.pick == "middle":
         return Picked(middle_rows(sizes, budget), even)
     if rule.pick == "direction":
-        return Picked(match_direction(features, budget), even)
+        return Picked(match_direction(features, budget, goal), even)
     if rule.pick == "sample":
         assert generator is not None
         rows, chances = sample_by_size(sizes, budget, generator)
