@@ -14,7 +14,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,12 +22,13 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from setting import describe_setting
 from variance_gather import BATCH, POOL, POOLS, POPULATION, SEED, STAGES, PoolRows, gather
+from variance_steps import RULES as STEP_RULES
+from variance_steps import OverSteps, by_source, even, judge_steps
 
 from colm.select.baselines import largest_rows
 from colm.select.direction import match_direction
 from colm.select.facility import facility_location
 from colm.select.fitting import fit_weights
-from colm.select.quota import source_quotas
 from colm.select.sampling import sample_by_size
 
 DRAWS = 5
@@ -41,31 +42,24 @@ Picked = tuple[Tensor, Tensor]
 Rule = Callable[[PoolRows, torch.Generator], Picked]
 
 
-def even(rows: Tensor) -> Picked:
-    return rows, torch.full((len(rows),), 1 / len(rows), dtype=torch.float64)
+def weigh(rows: Tensor) -> Picked:
+    return rows, even(rows)
 
 
 def fitted(pool: PoolRows, rows: Tensor) -> Picked:
     return rows, fit_weights(pool.last[rows], len(rows) * pool.last.mean(0)) / len(rows)
 
 
-def by_source(pool: PoolRows, pick: Callable[[Tensor, int], Tensor], keep: float = 0.5) -> Tensor:
-    counts = {name: pool.sources.count(name) for name in sorted(set(pool.sources))}
-    quotas = source_quotas(counts, round(keep * len(pool.sources)))
-    groups = {name: torch.tensor([i for i, s in enumerate(pool.sources) if s == name]) for name in counts}
-    return torch.cat([rows[pick(rows, quotas[name])] for name, rows in groups.items()])
-
-
 def at_random(keep: float) -> Rule:
-    return lambda pool, draw: even(torch.randperm(POOL, generator=draw)[: round(keep * POOL)])
+    return lambda pool, draw: weigh(torch.randperm(POOL, generator=draw)[: round(keep * POOL)])
 
 
 def control(pool: PoolRows, draw: torch.Generator) -> Tensor:
-    return by_source(pool, lambda rows, quota: torch.randperm(len(rows), generator=draw)[:quota])
+    return by_source(pool, KEPT, lambda rows, quota: torch.randperm(len(rows), generator=draw)[:quota])
 
 
 def direction(pool: PoolRows) -> Tensor:
-    return by_source(pool, lambda rows, quota: match_direction(pool.last[rows], quota))
+    return by_source(pool, KEPT, lambda rows, quota: match_direction(pool.last[rows], quota))
 
 
 def sample(pool: PoolRows, draw: torch.Generator) -> Picked:
@@ -79,27 +73,27 @@ RULES: dict[str, Rule] = {
     "random, five eighths": at_random(0.625),
     "random, three quarters": at_random(0.75),
     WHOLE: at_random(1.0),
-    "control (random by source)": lambda pool, draw: even(control(pool, draw)),
+    "control (random by source)": lambda pool, draw: weigh(control(pool, draw)),
     "control, fitted weights": lambda pool, draw: fitted(pool, control(pool, draw)),
-    "medoids of Adam steps (the paper)": lambda pool, draw: even(
-        by_source(pool, lambda rows, quota: facility_location(pool.largest[rows], quota, "l1"))
+    "medoids of Adam steps (the paper)": lambda pool, draw: weigh(
+        by_source(pool, KEPT, lambda rows, quota: facility_location(pool.largest[rows], quota, "l1"))
     ),
-    "medoids of last-V gradients, l2": lambda pool, draw: even(
-        by_source(pool, lambda rows, quota: facility_location(pool.last[rows], quota, "l2"))
+    "medoids of last-V gradients, l2": lambda pool, draw: weigh(
+        by_source(pool, KEPT, lambda rows, quota: facility_location(pool.last[rows], quota, "l2"))
     ),
-    "highest loss by source": lambda pool, draw: even(
-        by_source(pool, lambda rows, quota: largest_rows(pool.losses[rows], quota))
+    "highest loss by source": lambda pool, draw: weigh(
+        by_source(pool, KEPT, lambda rows, quota: largest_rows(pool.losses[rows], quota))
     ),
-    "largest last-V norm by source": lambda pool, draw: even(
-        by_source(pool, lambda rows, quota: largest_rows(pool.norms[rows], quota))
+    "largest last-V norm by source": lambda pool, draw: weigh(
+        by_source(pool, KEPT, lambda rows, quota: largest_rows(pool.norms[rows], quota))
     ),
     "sampled by last-V norm, weighted (unbiased)": sample,
-    "direction by source": lambda pool, draw: even(direction(pool)),
+    "direction by source": lambda pool, draw: weigh(direction(pool)),
     "direction by source, fitted weights": lambda pool, draw: fitted(pool, direction(pool)),
-    "direction of the whole pool": lambda pool, draw: even(match_direction(pool.last, KEPT)),
+    "direction of the whole pool": lambda pool, draw: weigh(match_direction(pool.last, KEPT)),
     "direction of the whole pool, fitted weights": lambda pool, draw: fitted(pool, match_direction(pool.last, KEPT)),
-    "direction at the largest coordinates": lambda pool, draw: even(match_direction(pool.cut, KEPT)),
-    "direction by full gradients (mark)": lambda pool, draw: even(match_direction(pool.full, KEPT)),
+    "direction at the largest coordinates": lambda pool, draw: weigh(match_direction(pool.cut, KEPT)),
+    "direction by full gradients (mark)": lambda pool, draw: weigh(match_direction(pool.full, KEPT)),
 }
 
 
@@ -123,10 +117,10 @@ def join(pools: list[PoolRows]) -> PoolRows:
 
 
 LARGER_RULES: dict[str, Rule] = {
-    "random": lambda pool, draw: even(torch.randperm(len(pool.sources), generator=draw)[:KEPT]),
-    "largest last-V norm": lambda pool, draw: even(largest_rows(pool.norms, KEPT)),
-    "medoids of last-V gradients, l2": lambda pool, draw: even(facility_location(pool.last, KEPT, "l2")),
-    "direction": lambda pool, draw: even(match_direction(pool.last, KEPT)),
+    "random": lambda pool, draw: weigh(torch.randperm(len(pool.sources), generator=draw)[:KEPT]),
+    "largest last-V norm": lambda pool, draw: weigh(largest_rows(pool.norms, KEPT)),
+    "medoids of last-V gradients, l2": lambda pool, draw: weigh(facility_location(pool.last, KEPT, "l2")),
+    "direction": lambda pool, draw: weigh(match_direction(pool.last, KEPT)),
     "direction, fitted weights (matched)": lambda pool, draw: fitted(pool, match_direction(pool.last, KEPT)),
 }
 
@@ -177,6 +171,25 @@ def tabulate(rows: Iterable[tuple[str, Judged]], unit: float) -> list[str]:
     return lines
 
 
+def judge_larger(pools: list[PoolRows]) -> dict[int, dict[str, OverSteps]]:
+    """Return what each rule does over many steps, by the size of the pool."""
+    found = {}
+    for times in LARGER:
+        joined = [join(pools[start : start + times]) for start in range(0, len(pools) - times + 1, times)]
+        rules = {name: rule for name, rule in STEP_RULES.items() if times == 1 or "paper" not in name}
+        found[POOL * times] = judge_steps(rules, joined if times > 1 else pools, KEPT)
+    return found
+
+
+def tabulate_steps(found: dict[int, dict[str, OverSteps]]) -> list[str]:
+    sizes = list(found)
+    lines = [f"| rule | {' | '.join(f'of {size}' for size in sizes)} |", f"| --- |{' ---: |' * len(sizes)}"]
+    for name in found[sizes[0]]:
+        cells = [f"{found[size][name].rows:.0f}" if name in found[size] else "-" for size in sizes]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
 def judge_stage(pools: list[PoolRows], population: Tensor) -> tuple[dict[str, Judged], dict[str, Judged]]:
     """Return what every rule does with single pools, and what some do with several put together."""
     means = {name: apply_rule(rule, pools) for name, rule in RULES.items()}
@@ -210,15 +223,31 @@ def main() -> None:
         "- *rows*: as many random rows have this noise; *with bias*: as this noise and bias together.\n"
         f"- *cosine* of one step's gradient with the mean of {POPULATION} other rows, with a 95 % interval over pools. "
         "Noise and bias both lower it.",
+        "",
+        "Noise averages out over steps, bias does not. So the last table of each stage is of the mean gradient over "
+        f"all {POOLS * POOL} rows of the pools, at fixed weights of the model, and how near the kept rows' mean comes.",
     ]
-    results: dict[str, dict[str, dict[str, float]]] = {}
+    results: dict[str, Any] = {}
     for step in STAGES:
         held = torch.load(folder / f"stage-{step}.pt")
-        judged, larger = judge_stage([PoolRows(**pool) for pool in held["pools"]], held["population"])
+        pools = [PoolRows(**pool) for pool in held["pools"]]
+        judged, larger = judge_stage(pools, held["population"])
         unit = judged[HALF].noise
         lines += ["", f"## After {step} steps", "", *tabulate(judged.items(), unit)]
         lines += ["", "From larger pools:", "", *tabulate(larger.items(), unit)]
-        results[str(step)] = {name: each._asdict() for name, each in {**judged, **larger}.items()}
+        over_steps = judge_larger(pools)
+        lines += [
+            "",
+            f"Over all pools in turn, {KEPT} rows of each: as many random rows of each pool give as good a mean.",
+        ]
+        lines += ["", *tabulate_steps(over_steps)]
+        results[str(step)] = {
+            "one_step": {name: each._asdict() for name, each in {**judged, **larger}.items()},
+            "over_steps": {
+                str(size): {name: each._asdict() for name, each in held_rules.items()}
+                for size, held_rules in over_steps.items()
+            },
+        }
     (RESULTS / f"variance_{mixture}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     raw = json.dumps({"setting": setting, "stages": results}, indent=1) + "\n"
     (RESULTS / f"variance_{mixture}.json").write_text(raw, encoding="utf-8")
