@@ -14,21 +14,24 @@ from typing import Any
 import yaml
 
 from colm.errors import ConfigError
-from colm.record import CONFIG_NAME, EVALUATIONS_NAME, SUMMARY_NAME
+from colm.record import ANSWERS_NAME, CONFIG_NAME, EVALUATIONS_NAME, SUMMARY_NAME
 
 KEPT = Path(__file__).parents[2] / "docs" / "results" / "runs"
 DIGITS = 6
 
 
-def keep_run(folder: Path, mixture: str, *, model: str, setting: str) -> Path:
+def keep_run(folder: Path, mixture: str, *, model: str, setting: str | None) -> Path:
     """Write the figures of the finished run in `folder` (.../<method>/seed-<n>) and return the file.
 
     Args:
         folder: the run's output folder.
         mixture: under which name to keep it.
         model: the hash of the model that the run began with, see `hash_model`.
-        setting: hardware, versions and commit.
+        setting: hardware, versions and commit; None to leave what is kept there.
     """
+    path = KEPT / mixture / f"{folder.parent.name}.{folder.name}.json"
+    if setting is None:
+        setting = json.loads(path.read_text(encoding="utf-8"))["setting"]
     lines = (folder / EVALUATIONS_NAME).read_text(encoding="utf-8").splitlines()
     held = {
         "model": model,
@@ -37,7 +40,10 @@ def keep_run(folder: Path, mixture: str, *, model: str, setting: str) -> Path:
         "summary": _round(json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))),
         "evaluations": [_round(json.loads(line)) for line in lines],
     }
-    path = KEPT / mixture / f"{folder.parent.name}.{folder.name}.json"
+    answers = folder / ANSWERS_NAME
+    if answers.exists():
+        held["answers"] = _round(json.loads(answers.read_text(encoding="utf-8")))
+        del held["answers"]["settings"]["weights"]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(held) + "\n", encoding="utf-8")
     return path
@@ -70,6 +76,8 @@ def restore_runs(mixture: str, out: Path, *, model: str | None) -> int:
         (folder / CONFIG_NAME).write_text(yaml.safe_dump(held["config"], sort_keys=False), encoding="utf-8")
         text = "".join(json.dumps(line) + "\n" for line in held["evaluations"])
         (folder / EVALUATIONS_NAME).write_text(text, encoding="utf-8")
+        if "answers" in held:
+            (folder / ANSWERS_NAME).write_text(json.dumps(held["answers"]), encoding="utf-8")
         (folder / SUMMARY_NAME).write_text(json.dumps(held["summary"]), encoding="utf-8")
     return len(paths)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import yaml
@@ -27,13 +28,14 @@ from colm.report.comparison import (
     macro_loss,
     read_comparison,
 )
-from colm.report.intervals import Interval
+from colm.report.intervals import Interval, estimate_difference, estimate_mean
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from keep import KEPT
 from plan import Experiment
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
+EXACT = ("exact_in", "exact_out")
 BASES = ("random", "control", "random-n")
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"]
 
@@ -69,6 +71,33 @@ def tabulate_differences(methods: Sequence[Method], base: Method) -> list[str]:
             found = loss_differences(method, base)
             cells = " | ".join(show(found[metric], sign=True) for metric in METRICS)
             lines.append(f"| {method.name} | {cells} |")
+    return [*lines, ""]
+
+
+def tabulate_exact(held: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """Return the shares of right answers, in and out of the training mixture, of the runs that were asked."""
+    exact = {
+        name: {key: {seed: 100 * run[key] for seed, run in runs.items() if run.get(key) is not None} for key in EXACT}
+        for name, runs in held.items()
+    }
+    if not any(figures[key] for figures in exact.values() for key in EXACT):
+        return []
+    lines = [
+        "## Right answers, %",
+        "",
+        "Exact match of greedy answers, mean over sources; the last columns are less the control, paired by seed.",
+        "",
+        "| method | in-domain | out-of-domain | in-domain | out-of-domain |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, figures in exact.items():
+        cells = [show(estimate_mean(list(figures[key].values())), 1) for key in EXACT]
+        base = exact.get("control", {key: {} for key in EXACT})
+        if name != "control":
+            cells += [show(estimate_difference(figures[key], base[key]), 1, sign=True) for key in EXACT]
+        else:
+            cells += ["-", "-"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
@@ -153,10 +182,10 @@ def write_page(name: str, experiment: Experiment, folder: Path) -> None:
         base = find_method(methods, base_name)
         if base is not None:
             lines += tabulate_differences(methods, base)
-    lines += ["## Cost", "", *tabulate_costs(methods)]
-    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     raw = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
     held = {method.name: {seed: raw[method.name][seed] for seed in method.figures} for method in methods}
+    lines += [*tabulate_exact(held), "## Cost", "", *tabulate_costs(methods)]
+    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (RESULTS / f"{name}.json").write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
     draw(methods, RESULTS / f"{name}.svg")
 

@@ -2,10 +2,10 @@
 
     python benchmarks/experiments/prepare.py reasoning                      # tasks of reasoning-gym
     python benchmarks/experiments/prepare.py balanced                       # as many rows of each task
-    python benchmarks/experiments/prepare.py real --data train.jsonl --validation validation.jsonl
+    python benchmarks/experiments/prepare.py real --data train.jsonl --validation held.jsonl --questions test.jsonl
 
-Writes runs/experiments/<name>/: train.jsonl, validation.jsonl and model/. For `reasoning` the model has read
-other tasks than the mixture's; `balanced` shares it, and its validation rows. For `real` it has read two fifths
+Writes runs/experiments/<name>/: train.jsonl, validation.jsonl, questions*.jsonl and model/. For `reasoning` the model
+has read other tasks than the mixture's; `balanced` shares it, and its validation rows. For `real` it has read two fifths
 of the big sources' rows, which the mixture then lacks: there is no other text of that kind at hand. What is finished
 is not made again.
 """
@@ -24,6 +24,7 @@ import reasoning_gym
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_linear_schedule_with_warmup
 
+from colm.answers.gym import COLUMN, write_task
 from colm.data.demo import SHARES, demo_rows
 from colm.sources import count_sources, find_small_sources
 
@@ -66,10 +67,24 @@ OTHER_TASKS = [
 ]
 """Tasks that the mixture does not have; those that this version of reasoning-gym does not know are left out."""
 
+OUT_OF_DOMAIN = (
+    "color_cube_rotation",
+    "course_schedule",
+    "dice",
+    "game_of_life_halting",
+    "isomorphic_strings",
+    "self_reference",
+    "simple_geometry",
+)
+"""Tasks with short answers that neither the mixture nor the pretraining has."""
+
+QUESTIONS, QUESTIONS_SEED = 40, 2_000_000
+
 
 def make_reasoning(folder: Path) -> None:
     write_rows(folder / "train.jsonl", demo_rows(MIXTURE_ROWS, SEED))
     write_rows(folder / "validation.jsonl", demo_rows(MIXTURE_ROWS, SEED, held_out=VALIDATION_ROWS))
+    write_questions(folder)
     texts = []
     for name in OTHER_TASKS:
         assert name not in SHARES
@@ -81,11 +96,25 @@ def make_reasoning(folder: Path) -> None:
     pretrain(folder, texts)
 
 
+def write_questions(folder: Path) -> None:
+    """Write questions of the mixture's tasks and of others."""
+    write_rows(folder / "questions.jsonl", demo_rows(MIXTURE_ROWS, SEED, held_out=QUESTIONS))
+    rows = []
+    for name in OUT_OF_DOMAIN:
+        for task in reasoning_gym.create_dataset(name, size=QUESTIONS, seed=QUESTIONS_SEED):
+            prompt = task["question"].strip() + "\n"
+            rows.append(
+                {"source": name, "prompt": prompt, "completion": task["answer"], COLUMN: write_task(name, task)}
+            )
+    write_rows(folder / "questions_other.jsonl", rows)
+
+
 def make_balanced(folder: Path) -> None:
     write_rows(folder / "train.jsonl", demo_rows(MIXTURE_ROWS, BALANCED_SEED, held_out=BALANCED_ROWS))
+    write_questions(folder)
 
 
-def make_real(folder: Path, data: Path, validation: Path) -> None:
+def make_real(folder: Path, data: Path, validation: Path, questions: list[Path]) -> None:
     with data.open(encoding="utf-8") as file:  # not splitlines, which also cuts at line separators within a text
         rows = [json.loads(line) for line in file]
     sizes = count_sources([row["source"] for row in rows], "source")
@@ -94,6 +123,9 @@ def make_real(folder: Path, data: Path, validation: Path) -> None:
     read = [row["source"] not in small and draw.random() < PRETRAINING_SHARE for row in rows]
     write_rows(folder / "train.jsonl", [row for row, used in zip(rows, read, strict=True) if not used])
     (folder / "validation.jsonl").write_text(validation.read_text(encoding="utf-8"), encoding="utf-8")
+    held = "".join(path.read_text(encoding="utf-8") for path in questions)
+    (folder / "questions.jsonl").write_text(held, encoding="utf-8")
+    write_rows(folder / "questions_other.jsonl", demo_rows(MIXTURE_ROWS, SEED, held_out=QUESTIONS))
     pretrain(folder, [f"{r['instruction']}\n{r['output']}" for r, used in zip(rows, read, strict=True) if used])
 
 
@@ -171,6 +203,7 @@ def main() -> None:
     parser.add_argument("name", choices=("reasoning", "balanced", "real"))
     parser.add_argument("--data", type=Path, help="of `real`: JSON lines of source, instruction, output")
     parser.add_argument("--validation", type=Path, help="of `real`: the same")
+    parser.add_argument("--questions", type=Path, nargs="*", default=[], help="of `real`: the same, with answers")
     arguments = parser.parse_args()
     folder = ROOT / arguments.name
     if (folder / "model").exists() or (arguments.name == "balanced" and (folder / "train.jsonl").exists()):
@@ -182,7 +215,7 @@ def main() -> None:
     elif arguments.name == "balanced":
         make_balanced(folder)
     elif arguments.data and arguments.validation:
-        make_real(folder, arguments.data, arguments.validation)
+        make_real(folder, arguments.data, arguments.validation, arguments.questions)
     else:
         parser.error("real needs --data and --validation")
 

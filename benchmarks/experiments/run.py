@@ -19,9 +19,13 @@ from page import write_page
 from plan import EXPERIMENTS
 from setting import describe_setting
 
-from colm.cli.compare import plan_runs, run_one, write_comparison_json
+from colm.cli.compare import answer_one, plan_runs, run_one, write_comparison_json
 from colm.cli.settings import load_settings
-from colm.record import SUMMARY_NAME
+from colm.record import ANSWERS_NAME, SUMMARY_NAME
+
+WEIGHTS_NAME = "model.safetensors"
+HOW = "--limit 40 --max-new-tokens 128 --batch-size 64"
+"""How the finished runs are asked."""
 
 
 def main() -> None:
@@ -37,15 +41,21 @@ def main() -> None:
     model = hash_model(Path(base.model)) if Path(base.model).exists() else None
     if model is None and not arguments.page:
         parser.error(f"{base.model} is not there; python benchmarks/experiments/prepare.py {experiment.mixture}")
+    questions = sorted(map(str, Path(base.output_dir).parent.glob("questions*.jsonl")))
     restore_runs(experiment.mixture, Path(base.output_dir), model=model)
     for seed in [] if arguments.page else arguments.seeds or experiment.seeds:  # so that pairs are complete early
         for folder, settings in plan_runs(config, [], arguments.methods or experiment.methods, [seed]).items():
-            if (folder / SUMMARY_NAME).exists():
-                continue
-            print(folder.relative_to(base.output_dir), flush=True)
-            run_one(folder, settings, "")
-            assert model is not None
-            keep_run(folder, experiment.mixture, model=model, setting=describe_setting(str(seed)))
+            new = not (folder / SUMMARY_NAME).exists()
+            if new:
+                print(folder.relative_to(base.output_dir), flush=True)
+                run_one(folder, settings, "")
+            unasked = (folder / WEIGHTS_NAME).exists() and not (folder / ANSWERS_NAME).exists()
+            if questions and unasked:
+                answer_one(folder, questions, HOW)
+            if new or (questions and unasked):
+                assert model is not None
+                setting = describe_setting(str(seed)) if new else None
+                keep_run(folder, experiment.mixture, model=model, setting=setting)
     write_comparison_json(Path(base.output_dir))
     write_page(arguments.name, experiment, Path(base.output_dir))
 
