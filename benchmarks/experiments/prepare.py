@@ -5,9 +5,9 @@
     python benchmarks/experiments/prepare.py real --data train.jsonl --validation held.jsonl --questions test.jsonl
 
 Writes runs/experiments/<name>/: train.jsonl, validation.jsonl, questions*.jsonl and model/. For `reasoning` the model
-has read other tasks than the mixture's; `balanced` shares it, and its validation rows. For `real` it has read two fifths
-of the big sources' rows, which the mixture then lacks: there is no other text of that kind at hand. What is finished
-is not made again.
+has read other tasks than the mixture's; `balanced` shares it, and its validation rows. For `real` it has read two
+fifths of the big sources' rows, which the mixture then lacks: there is no other text of that kind at hand. What is
+finished is not made again.
 """
 
 from __future__ import annotations

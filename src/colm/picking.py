@@ -97,18 +97,21 @@ def pick_from_features(
     left_over = None
     if rule.shorten == "sketch":
         goal = len(picks) * mean + (0.0 if carried is None else carried)
-        weights = torch.ones(len(picks), dtype=torch.float64)
+        weights, left_over = _balance(torch.cat(kept_rows), goal, rule)
         if rule.weights == "fitted":
-            weights = fit_weights(torch.cat(kept_rows), goal).cpu()
             stands_for = weights.tolist()
-        if rule.carry:
-            left_over = rule.carry * (goal - weights.to(goal) @ torch.cat(kept_rows))
     held = torch.tensor(sorted(row_of[p] for p in picks if p in row_of), dtype=torch.int64)
     total, moments = _sum_picks(features, held, history, constants)
     following = None
     if moments is not None:  # the mean of the picked rows' moments, as in the paper's code
         following = AdamHistory(moments[0] / len(picks), moments[1] / len(picks), history.updates + 1)
     return Picks(picks, stands_for, following, sorted(broken), left_over, *match.cosines(total))
+
+
+def _balance(kept: Tensor, goal: Tensor, rule: PickRule) -> tuple[Tensor, Tensor | None]:
+    """Return the weights (k,) of the kept rows' sketches (k, h), and the part of the goal (h,) for the next step."""
+    weights = fit_weights(kept, goal) if rule.weights == "fitted" else kept.new_ones(len(kept))
+    return weights, rule.carry * (goal - weights.to(kept) @ kept) if rule.carry else None
 
 
 class _Group(NamedTuple):

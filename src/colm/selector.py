@@ -35,6 +35,7 @@ from colm.features.spsa import site_for_copies
 from colm.picking import NO_PICKS, Picks, pick_from_features
 from colm.select.baselines import random_rows
 from colm.select.rules import PickRule
+from colm.select.weighting import weigh_picks
 from colm.sources import find_small_sources
 from colm.types import AdamHistory, Batch, Coreset, StepRecord
 
@@ -187,7 +188,10 @@ class CoresetSelector:
                     counts |= dict.fromkeys(picks.nonfinite[:needed], 1.0)
         record = self._record(facts, frozenset(counts), picks, time.perf_counter() - start)
         self._pending = _Pending(picks.history, picks.carried, record)
-        return Coreset(torch.tensor(sorted(counts)), self._weigh(counts, facts, len(candidates)))
+        kept = sorted(counts)
+        stands_for = torch.tensor([counts[p] for p in kept])
+        of_big = torch.tensor([facts.source[p] not in self.small for p in kept])
+        return Coreset(torch.tensor(kept), weigh_picks(stands_for, of_big, len(candidates), self.config.weights))
 
     def take(self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]], coreset: Coreset) -> list[Batch]:
         """Return this rank's share of the kept rows, in as many micro-batches as `batches` has.
@@ -288,19 +292,6 @@ class CoresetSelector:
             for name, held in groups.items()
             for i in random_rows(len(held), quotas[name], generator).tolist()
         }
-
-    def _weigh(self, counts: Mapping[int, float], facts: PoolFacts, candidates: int) -> Tensor:
-        """Return the weights of the kept rows, (K,) float32 in the order of the pool, from what each stands for."""
-        kept = sorted(counts)
-        if self.config.weights == "uniform":
-            return torch.full((len(kept),), 1.0 / len(kept))
-        found = torch.tensor([counts[p] for p in kept])
-        if self.config.weights == "represented":
-            return found / candidates
-        big = torch.tensor([facts.source[p] not in self.small for p in kept])
-        if self.config.weights == "relative" and big.any():
-            found[big] /= found[big].mean()
-        return found / len(kept)
 
     @property
     def _rule(self) -> PickRule:

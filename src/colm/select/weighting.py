@@ -1,0 +1,28 @@
+"""How much the kept rows count in the training loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def weigh_picks(stands_for: Tensor, big: Tensor, pool_rows: int, kind: str) -> Tensor:
+    """Return the weights of the kept rows in the loss, (K,) float32.
+
+    Args:
+        stands_for: (K,) float, how many rows of the pool each one stands for; or fitted weights, 1 for small sources.
+        big: (K,) bool, which rows are of big sources.
+        pool_rows: N, rows that could have been kept.
+        kind: ``uniform``, ``represented``, ``relative`` or ``fitted``, see `SelectionConfig.weights`.
+
+    >>> weigh_picks(torch.tensor([3.0, 1.0, 1.0]), torch.tensor([True, True, False]), 5, "relative")
+    tensor([0.5000, 0.1667, 0.3333])
+    """
+    kept = len(stands_for)
+    if kind == "uniform":
+        return torch.full((kept,), 1.0 / kept)
+    if kind == "represented":
+        return stands_for / pool_rows
+    if kind == "relative" and big.any():
+        stands_for = torch.where(big, stands_for / stands_for[big].mean(), stands_for)
+    return stands_for / kept
