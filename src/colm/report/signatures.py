@@ -185,7 +185,7 @@ def check_match(run: Run) -> Verdict:
         evidence,
         f"{cause} Adam's history or too few coordinates can hide the difference as well.",
         "Compare with selection.features=none, which is as good then and saves the selection pass; or try "
-        "features: exact, adam: false, more coordinates, or pick: direction.",
+        "selection.preset=matched.",
     )
 
 
