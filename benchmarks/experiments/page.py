@@ -206,7 +206,7 @@ def select_runs(methods: Sequence[Method], experiment: Experiment) -> list[Metho
 
 def describe_settings(settings: Sequence[str]) -> str:
     """Return hardware and versions, the commits that the runs were made with, and the seeds."""
-    commits = sorted({found[1] for text in settings if (found := re.search(r"commit (\S+)", text))})
+    commits = sorted({found[1] for text in settings if (found := re.search(r"commit (\w+)", text))})
     seeds = sorted({int(found[1]) for text in settings if (found := re.search(r"seeds (\d+)$", text))})
     hardware = sorted({text.partition("; commit")[0] for text in settings})
     return f"{' and '.join(hardware)}; commits {', '.join(commits)}; seeds {', '.join(map(str, seeds))}"
