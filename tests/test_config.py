@@ -35,7 +35,12 @@ from colm.errors import ConfigError
         ({"adam": "yes"}, "adam='yes' must be true or false"),
         ({"by_source": 1}, "by_source=1 must be true or false"),
         ({"features": "none", "pick": "largest"}, "pick='largest' needs features to pick by"),
-        ({"weights": "represented", "loss": "token"}, "weights='represented' weighs examples.*use loss='example'"),
+        (
+            {"weights": "represented", "loss": "token"},
+            "weights='represented' and balance=0.0 weigh examples.*use loss='example'",
+        ),
+        ({"balance": 0.5, "loss": "token"}, "weights='uniform' and balance=0.5 weigh examples.*use loss='example'"),
+        ({"balance": -1}, "balance=-1 must be a number from 0 to 1"),
         ({"weights": "fitted"}, "needs features='exact' .* and shorten='sketch'; they are 'exact' and 'largest'"),
         (
             {"weights": "fitted", "shorten": "sketch", "pick": "largest", "features": "loss"},

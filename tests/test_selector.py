@@ -21,6 +21,7 @@ from colm.losses import example_losses, example_mean
 from colm.select.direction import match_direction
 from colm.select.facility import facility_location
 from colm.select.fitting import fit_weights
+from colm.sources import balance_sources
 from tests.conftest import one_row, ragged_batch, tiny_model
 
 SIZES = {"big": 600, "large": 350, "small": 40, "tiny": 10}
@@ -373,6 +374,27 @@ def test_what_a_coreset_lacks_is_carried_to_the_next_goal(model: Any) -> None:
     torch.testing.assert_close(selector.state_dict()["carried"], carried, rtol=1e-3, atol=1e-6)
     selector.reset()
     assert selector.state_dict()["carried"] is None
+
+
+def test_balance_weighs_random_rows_and_what_is_matched(model: Any) -> None:
+    counts = balance_sources(SIZES, 0.5)
+    config = SelectionConfig(balance=0.5, features="none", small_sources="none")
+    coreset = CoresetSelector(model, config, SIZES).select(pool_of_16(), SOURCES)
+    expected = [counts[SOURCES[row]] / 8 for row in coreset.indices.tolist()]
+    assert coreset.weights.tolist() == pytest.approx(expected)
+    assert "row_weights" in CoresetSelector(model, config, SIZES).take(pool_of_16(), coreset)[0]
+
+    config = SelectionConfig.from_dict({**MATCHED.to_dict(), "balance": 0.5, "small_sources": "none"})
+    coreset = CoresetSelector(model, config, SIZES).select(pool_of_16(), SOURCES)
+    count = torch.tensor([counts[source] for source in SOURCES])
+    rows = value_gradients(model, pool_of_16()) * count[:, None]
+    picks = sorted(match_direction(rows, 8).tolist())
+    assert coreset.indices.tolist() == picks
+    weights = fit_weights(rows[picks], 8 * rows.mean(0)).float() * count[picks] / 8
+    torch.testing.assert_close(coreset.weights, weights, rtol=1e-3, atol=1e-6)
+
+    with pytest.raises(ConfigError, match="balance=0.5 needs source_sizes"):
+        CoresetSelector(model, config)
 
 
 def test_all_sources_as_one(model: Any) -> None:

@@ -105,19 +105,17 @@ EXPERIMENTS = {
     "pool": Experiment(
         "reasoning",
         "The size of the pool, with 32 rows kept",
-        MIXTURES["reasoning"],
+        MIXTURES["reasoning"] + " Without the small-source rule: from larger pools the small sources alone would fill "
+        "the coreset.",
         (
             "random",
-            "control",
-            "colm",
-            "matched",
             "random-n",
-            "control+pools=2,keep=0.25",
-            "colm+pools=2,keep=0.25",
-            "matched+pools=2,keep=0.25",
-            "control+pools=4,keep=0.125",
-            "colm+pools=4,keep=0.125",
-            "matched+pools=4,keep=0.125",
+            "random-2n",
+            "matched+small_sources=none",
+            "matched+small_sources=none,pools=2,keep=0.25",
+            "matched+small_sources=none,pools=4,keep=0.125",
+            "matched+small_sources=none,carry=0,pools=2,keep=0.25",
+            "colm+small_sources=none,pools=2,keep=0.25",
         ),
     ),
     "coordinates": Experiment(

@@ -85,6 +85,12 @@ class SelectionConfig:
     makes up for, so that no part of it is left out for good. For ``pick="direction"`` with ``shorten="sketch"`` and
     ``by_source=False``."""
 
+    balance: float = 0.0
+    """How far sources are evened out by weights, from 0 to 1: each row counts (its source's share of all
+    examples)^-balance times, scaled to 1 in the mean over all examples. 0: as they come; 1: every source as
+    much in all. Applies to random rows too, and to what is matched. With ``small_sources="none"`` it takes the
+    place of the rule that keeps small sources whole, also in pools from which they alone would fill the coreset."""
+
     by_source: bool = True
     """Pick from each big source its share of the budget; false: from all of them as one."""
 
@@ -167,15 +173,18 @@ class SelectionConfig:
             raise ConfigError(
                 f"pick={self.pick!r} needs features to pick by, but features='none' draws at random; choose features."
             )
-        if self.weights != "uniform" and self.loss == "token":
+        if self.loss == "token" and (self.weights != "uniform" or self.balance):
             raise ConfigError(
-                f"weights={self.weights!r} weighs examples, but loss='token' averages over tokens; use loss='example'."
+                f"weights={self.weights!r} and balance={self.balance} weigh examples, but loss='token' averages over "
+                "tokens; use loss='example'."
             )
         if self.weights == "fitted" and (self.shorten != "sketch" or self.features not in ("exact", "spsa")):
             raise ConfigError(
                 f"weights='fitted' fits gradients of all sources at once, which needs features='exact' (or 'spsa') and "
                 f"shorten='sketch'; they are {self.features!r} and {self.shorten!r}."
             )
+        if not (_is_number(self.balance) and 0 <= self.balance <= 1):
+            raise ConfigError(f"balance={self.balance!r} must be a number from 0 to 1, such as 0.3.")
         if not (_is_number(self.carry) and 0 <= self.carry <= 1):
             raise ConfigError(f"carry={self.carry!r} must be a number from 0 to 1, such as 0.95.")
         if self.carry and (self.pick != "direction" or self.shorten != "sketch" or self.by_source):
@@ -228,6 +237,11 @@ class SelectionConfig:
         if isinstance(self.small_sources, tuple):
             values["small_sources"] = list(self.small_sources)
         return values
+
+    @property
+    def weighs(self) -> bool:
+        """Whether kept rows may count differently."""
+        return self.weights != "uniform" or self.balance > 0
 
     def kept_rows(self, pool_rows: int, slots: int) -> int:
         """Return K for a pool: the budget, at least one row a slot, at most the pool.

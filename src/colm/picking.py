@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -48,7 +48,9 @@ def pick_from_features(
     constants: AdamConstants | None,
     rule: PickRule,
     generator: torch.Generator | None = None,
+    *,
     carried: Tensor | None = None,
+    importance: Mapping[int, float] | None = None,
 ) -> Picks:
     """Pick rows group by group, in proportion to the groups' shares. A group is a source, as a rule.
 
@@ -62,6 +64,7 @@ def pick_from_features(
         rule: how to pick within a group.
         generator: for rules that draw; the same on every rank.
         carried: (h,), what earlier picks lacked; None for nothing.
+        importance: how much each row of `big` counts; None for 1. Rows are picked and fitted as what they count.
     """
     positions = sorted(big)
     row_of = {p: i for i, p in enumerate(p for p in positions if facts.is_local(p))}
@@ -85,6 +88,8 @@ def pick_from_features(
         sparse = torch.cat(gather_rows(summary.sparse))
         place = {p: i for i, p in enumerate(arriving)}
         sparse = sparse[torch.tensor([place[p] for p in rows], device=sparse.device)]
+        if importance is not None:
+            sparse = sparse * torch.tensor([importance[p] for p in rows], device=sparse.device)[:, None]
         goal = None if carried is None else quotas[name] * sparse.mean(0) + carried
         chosen = pick_rows(sparse, quotas[name], rule, generator, goal)
         if rule.shorten == "sketch":  # coordinates that all groups share

@@ -36,7 +36,7 @@ from colm.picking import NO_PICKS, Picks, pick_from_features
 from colm.select.baselines import random_rows
 from colm.select.rules import PickRule
 from colm.select.weighting import weigh_picks
-from colm.sources import find_small_sources
+from colm.sources import balance_sources, find_small_sources
 from colm.types import AdamHistory, Batch, Coreset, StepRecord
 
 logger = logging.getLogger(__name__)
@@ -108,6 +108,14 @@ class CoresetSelector:
             self.small = find_small_sources(self.source_sizes, self.config.small_sources)
         else:
             self.small = frozenset(self.config.small_sources) - {"none"}
+        self._balance: dict[str, float] = {}
+        if self.config.balance:
+            if self.source_sizes is None:
+                raise ConfigError(
+                    f"balance={self.config.balance} needs source_sizes, the number of examples of each source in the "
+                    "whole data; pass it, or set balance to 0."
+                )
+            self._balance = balance_sources(self.source_sizes, self.config.balance)
         self.pad_token_id = _pad_token_id(model) if pad_token_id is None else pad_token_id
         self._step = 0
         self._said: set[str] = set()
@@ -191,7 +199,8 @@ class CoresetSelector:
         kept = sorted(counts)
         stands_for = torch.tensor([counts[p] for p in kept])
         of_big = torch.tensor([facts.source[p] not in self.small for p in kept])
-        return Coreset(torch.tensor(kept), weigh_picks(stands_for, of_big, len(candidates), self.config.weights))
+        weights = weigh_picks(stands_for, of_big, len(candidates), self.config.weights)
+        return Coreset(torch.tensor(kept), weights * torch.tensor([self._importance(facts, p) for p in kept]))
 
     def take(self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]], coreset: Coreset) -> list[Batch]:
         """Return this rank's share of the kept rows, in as many micro-batches as `batches` has.
@@ -200,7 +209,7 @@ class CoresetSelector:
         are not uniform, each has a key ``row_weights``, (n,) float32, for `example_mean`.
         """
         pool = Pool(batches, self.pad_token_id)
-        if self.config.weights != "uniform":
+        if self.config.weighs:
             pool = weigh_rows(pool, coreset)
         share = share_rows(pool, coreset.indices.tolist())
         return [share.pool.collate(run) for run in split_evenly(share.positions, len(pool.batches))]
@@ -277,7 +286,14 @@ class CoresetSelector:
         if self.config.features not in GRADIENTS:
             rule = rule._replace(coordinates=features.dim)
         draws = self._generator(self._step, stream=0)
-        return pick_from_features(features, big, budget, facts, history, constants, rule, draws, self._carried)
+        importance = {p: self._importance(facts, p) for p in big} if self.config.balance else None
+        return pick_from_features(
+            features, big, budget, facts, history, constants, rule, draws, carried=self._carried, importance=importance
+        )
+
+    def _importance(self, facts: PoolFacts, position: int) -> float:
+        """Return how much a row counts beside others of its kind, by its source."""
+        return self._balance.get(facts.source[position], 1.0)
 
     def _sample(self, rows: list[int], facts: PoolFacts, budget: int) -> dict[int, float]:
         """Draw rows at random, each source its quota, and say how many rows each stands for.

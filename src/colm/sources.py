@@ -70,3 +70,19 @@ def find_small_sources(sizes: Mapping[str, int], rule: str | tuple[str, ...]) ->
                 f"The sources are: {', '.join(sizes)}."
             )
     return frozenset(rule)
+
+
+def balance_sources(sizes: Mapping[str, int], balance: float) -> dict[str, float]:
+    """Return how much a row of each source counts: its source's share to the power of -balance, 1 in the mean.
+
+    Args:
+        sizes: source -> examples in the whole data; empty sources count 1.
+        balance: 0 for 1 everywhere; 1 for the same sum for every source.
+
+    >>> balance_sources({"a": 75, "b": 25}, 1.0)
+    {'a': 0.666..., 'b': 2.0}
+    """
+    total = sum(sizes.values())
+    raw = {name: (size / total) ** -balance if size else 1.0 for name, size in sizes.items()}
+    mean = sum(raw[name] * size for name, size in sizes.items()) / total
+    return {name: value / mean for name, value in raw.items()}

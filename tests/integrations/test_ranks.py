@@ -59,5 +59,7 @@ def test_two_ranks_train_as_one(tmp_path: Path, features: str, weighing: str) ->
             }
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
     assert two["evaluation"] == pytest.approx(one["evaluation"], rel=1e-5)
+    # Fitted weights differ in float noise, which Adam turns into parts of steps of 1e-2 where a gradient is nearly 0.
+    atol = 1e-3 if weighing == "fitted" else 1e-5
     for a, b in zip(one["weights"], two["weights"], strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=atol)
