@@ -114,6 +114,8 @@ EXPERIMENTS = {
             "matched+small_sources=none",
             "matched+small_sources=none,pools=2,keep=0.25",
             "matched+small_sources=none,pools=4,keep=0.125",
+            "matched+small_sources=none,balance=0.3,pools=2,keep=0.25",
+            "control+small_sources=none,balance=0.3",
             "matched+small_sources=none,carry=0,pools=2,keep=0.25",
             "colm+small_sources=none,pools=2,keep=0.25",
         ),
