@@ -49,8 +49,8 @@ def keep_run(folder: Path, mixture: str, *, model: str, setting: str | None) -> 
     return path
 
 
-def restore_runs(mixture: str, out: Path, *, model: str | None) -> int:
-    """Put the kept runs back under `out`, a comparison's output folder, and return how many.
+def restore_runs(mixture: str, out: Path, *, model: str | None) -> None:
+    """Put the kept runs back under `out`, a comparison's output folder.
 
     Args:
         mixture: under which name they were kept.
@@ -60,8 +60,7 @@ def restore_runs(mixture: str, out: Path, *, model: str | None) -> int:
     Raises:
         ConfigError: one began with another model, so that it can not be compared with runs that begin with this one.
     """
-    paths = sorted((KEPT / mixture).glob("*.seed-*.json"))
-    for path in paths:
+    for path in sorted((KEPT / mixture).glob("*.seed-*.json")):
         held = json.loads(path.read_text(encoding="utf-8"))
         if model is not None and held["model"] != model:
             raise ConfigError(
@@ -79,7 +78,6 @@ def restore_runs(mixture: str, out: Path, *, model: str | None) -> int:
         if "answers" in held:
             (folder / ANSWERS_NAME).write_text(json.dumps(held["answers"]), encoding="utf-8")
         (folder / SUMMARY_NAME).write_text(json.dumps(held["summary"]), encoding="utf-8")
-    return len(paths)
 
 
 def hash_model(folder: Path) -> str:

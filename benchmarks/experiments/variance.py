@@ -23,13 +23,24 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from setting import describe_setting
 from variance_gather import BATCH, POOL, POOLS, POPULATION, SEED, STAGES, PoolRows, gather
 from variance_steps import RULES as STEP_RULES
-from variance_steps import OverSteps, by_source, even, judge_steps
+from variance_steps import (
+    OverSteps,
+    Step,
+    at_random,
+    by_source,
+    control,
+    even,
+    judge_steps,
+    matched,
+    medoids,
+    paper,
+    sample,
+)
 
 from colm.select.baselines import largest_rows
 from colm.select.direction import match_direction
 from colm.select.facility import facility_location
 from colm.select.fitting import fit_weights
-from colm.select.sampling import sample_by_size
 
 DRAWS = 5
 KEPT = POOL // 2
@@ -50,48 +61,36 @@ def fitted(pool: PoolRows, rows: Tensor) -> Picked:
     return rows, fit_weights(pool.last[rows], len(rows) * pool.last.mean(0)) / len(rows)
 
 
-def at_random(keep: float) -> Rule:
-    return lambda pool, draw: weigh(torch.randperm(POOL, generator=draw)[: round(keep * POOL)])
-
-
-def control(pool: PoolRows, draw: torch.Generator) -> Tensor:
-    return by_source(pool, KEPT, lambda rows, quota: torch.randperm(len(rows), generator=draw)[:quota])
+def once(step: Step, budget: int = KEPT) -> Rule:
+    """Return the rule for many steps as one that carries nothing over."""
+    return lambda pool, draw: step(pool, budget, draw, None)[:2]
 
 
 def direction(pool: PoolRows) -> Tensor:
     return by_source(pool, KEPT, lambda rows, quota: match_direction(pool.last[rows], quota))
 
 
-def sample(pool: PoolRows, draw: torch.Generator) -> Picked:
-    rows, chances = sample_by_size(pool.norms, KEPT, draw)
-    return rows, 1 / chances[rows] / POOL
-
-
 HALF, WHOLE = "random, half of the pool", "the whole pool"
 RULES: dict[str, Rule] = {
-    HALF: at_random(0.5),
-    "random, five eighths": at_random(0.625),
-    "random, three quarters": at_random(0.75),
-    WHOLE: at_random(1.0),
-    "control (random by source)": lambda pool, draw: weigh(control(pool, draw)),
-    "control, fitted weights": lambda pool, draw: fitted(pool, control(pool, draw)),
-    "medoids of Adam steps (the paper)": lambda pool, draw: weigh(
-        by_source(pool, KEPT, lambda rows, quota: facility_location(pool.largest[rows], quota, "l1"))
-    ),
-    "medoids of last-V gradients, l2": lambda pool, draw: weigh(
-        by_source(pool, KEPT, lambda rows, quota: facility_location(pool.last[rows], quota, "l2"))
-    ),
+    HALF: once(at_random),
+    "random, five eighths": once(at_random, POOL * 5 // 8),
+    "random, three quarters": once(at_random, POOL * 3 // 4),
+    WHOLE: once(at_random, POOL),
+    "control (random by source)": once(control),
+    "control, fitted weights": lambda pool, draw: fitted(pool, control(pool, KEPT, draw, None)[0]),
+    "medoids of Adam steps (the paper)": once(paper),
+    "medoids of last-V gradients, l2": once(medoids),
     "highest loss by source": lambda pool, draw: weigh(
         by_source(pool, KEPT, lambda rows, quota: largest_rows(pool.losses[rows], quota))
     ),
     "largest last-V norm by source": lambda pool, draw: weigh(
         by_source(pool, KEPT, lambda rows, quota: largest_rows(pool.norms[rows], quota))
     ),
-    "sampled by last-V norm, weighted (unbiased)": sample,
+    "sampled by last-V norm, weighted (unbiased)": once(sample),
     "direction by source": lambda pool, draw: weigh(direction(pool)),
     "direction by source, fitted weights": lambda pool, draw: fitted(pool, direction(pool)),
-    "direction of the whole pool": lambda pool, draw: weigh(match_direction(pool.last, KEPT)),
-    "direction of the whole pool, fitted weights": lambda pool, draw: fitted(pool, match_direction(pool.last, KEPT)),
+    "direction of the whole pool": once(matched(0.0, weighted=False)),
+    "direction of the whole pool, fitted weights": once(matched(0.0)),
     "direction at the largest coordinates": lambda pool, draw: weigh(match_direction(pool.cut, KEPT)),
     "direction by full gradients (mark)": lambda pool, draw: weigh(match_direction(pool.full, KEPT)),
 }
@@ -117,11 +116,11 @@ def join(pools: list[PoolRows]) -> PoolRows:
 
 
 LARGER_RULES: dict[str, Rule] = {
-    "random": lambda pool, draw: weigh(torch.randperm(len(pool.sources), generator=draw)[:KEPT]),
+    "random": once(at_random),
     "largest last-V norm": lambda pool, draw: weigh(largest_rows(pool.norms, KEPT)),
     "medoids of last-V gradients, l2": lambda pool, draw: weigh(facility_location(pool.last, KEPT, "l2")),
-    "direction": lambda pool, draw: weigh(match_direction(pool.last, KEPT)),
-    "direction, fitted weights (matched)": lambda pool, draw: fitted(pool, match_direction(pool.last, KEPT)),
+    "direction": once(matched(0.0, weighted=False)),
+    "direction, fitted weights (matched)": once(matched(0.0)),
 }
 
 

@@ -244,12 +244,14 @@ class CoresetSelector:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the committed state: step counter, Adam history (D,) and what is carried over (h,), on the CPU."""
-        history = self._history
-        carried = None if self._carried is None else self._carried.cpu()
-        if history is None:
-            return {"step": self._step, "m": None, "v": None, "updates": 0, "carried": carried}
-        moments = {"m": history.m.cpu(), "v": history.v.cpu()}
-        return {"step": self._step, **moments, "updates": history.updates, "carried": carried}
+        history, carried = self._history, self._carried
+        return {
+            "step": self._step,
+            "m": None if history is None else history.m.cpu(),
+            "v": None if history is None else history.v.cpu(),
+            "updates": 0 if history is None else history.updates,
+            "carried": None if carried is None else carried.cpu(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned.
@@ -311,16 +313,7 @@ class CoresetSelector:
 
     @property
     def _rule(self) -> PickRule:
-        config = self.config
-        return PickRule(
-            config.pick,
-            config.metric,
-            config.coordinates,
-            config.by_source,
-            config.shorten,
-            config.weights,
-            config.carry,
-        )
+        return PickRule(**{name: getattr(self.config, name) for name in PickRule._fields})
 
     def _generator(self, step: int, *, stream: int) -> torch.Generator:
         """Return a generator of the selection's own, the same on every rank and after a resume."""
