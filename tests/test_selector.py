@@ -261,7 +261,8 @@ def test_take_gives_as_many_micro_batches_as_came(model: Any) -> None:
     rows = selector.take(batches, coreset)
     assert [len(batch["input_ids"]) for batch in rows] == [2, 2, 1, 1]
     pool = Pool(batches)
-    kept = [tuple(pool.collate([p])["input_ids"][0].tolist()) for p in coreset.indices.tolist()]
+    longest_first = sorted(coreset.indices.tolist(), key=lambda p: (-LENGTHS[p], p))
+    kept = [tuple(pool.collate([p])["input_ids"][0].tolist()) for p in longest_first]
     taken = [
         tuple(ids[mask.bool()].tolist())
         for batch in rows
@@ -316,9 +317,10 @@ def test_represented_weights_count_the_pool(model: Any, settings: dict[str, Any]
     taken = selector.take([batch], coreset)
     logits = torch.randn(8, 9, 64, generator=torch.Generator().manual_seed(0))
     width = taken[0]["labels"].shape[1]
+    longest_first = Pool([batch]).by_length(coreset.indices.tolist())
     expected = sum(
-        weight * example_losses(logits[i : i + 1, :width], taken[0]["labels"][i : i + 1])
-        for i, weight in enumerate(coreset.weights)
+        of_row[row] / 16 * example_losses(logits[i : i + 1, :width], taken[0]["labels"][i : i + 1])
+        for i, row in enumerate(longest_first)
     )
     found = example_mean(logits[:, :width], taken[0]["labels"], taken[0]["row_weights"])
     torch.testing.assert_close(found, torch.as_tensor(expected).squeeze())

@@ -167,6 +167,7 @@ def pretrain(folder: Path, texts: list[str]) -> None:
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
             bos_token_id=None,
+            attn_implementation="eager",  # twice as fast in bfloat16 on a CPU as the fused one, at these lengths
         )
     )
     order = random.Random(SEED).sample(texts, len(texts))
@@ -181,7 +182,8 @@ def pretrain(folder: Path, texts: list[str]) -> None:
     for _ in range(EPOCHS):
         for index in torch.randperm(len(rows), generator=generator)[: len(rows) // BATCH * BATCH].split(BATCH):
             batch = rows[index]
-            loss = model(input_ids=batch, labels=batch).loss
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = model(input_ids=batch, labels=batch).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -194,6 +196,9 @@ def pretrain(folder: Path, texts: list[str]) -> None:
                 )
     unfinished = folder / "model.part"
     model.save_pretrained(unfinished)
+    config = unfinished / "config.json"  # which leaves the attention out
+    values = json.loads(config.read_text(encoding="utf-8")) | {"attn_implementation": "eager"}
+    config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(unfinished)
     unfinished.rename(folder / "model")
 

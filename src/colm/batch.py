@@ -125,6 +125,11 @@ class Pool:
         """Tokens in each row's span."""
         return [end - start for start, end in self._spans]
 
+    def by_length(self, positions: Sequence[int]) -> list[int]:
+        """Return `positions` with the longest rows first; of equals in the order given."""
+        lengths = self.lengths
+        return sorted(positions, key=lambda p: -lengths[p])
+
     def largest_batch_tokens(self) -> int:
         """Padded tokens in the largest micro-batch handed over."""
         return max(int(batch["input_ids"].numel()) for batch in self.batches)
@@ -147,9 +152,8 @@ class Pool:
         A row longer than `max_tokens` makes a group of its own.
         """
         lengths = self.lengths
-        by_length = sorted(positions, key=lambda p: -lengths[p])
         group: list[int] = []
-        for position in by_length:  # the first row of a group is its longest
+        for position in self.by_length(positions):  # the first row of a group is its longest
             if group and lengths[group[0]] * (len(group) + 1) > max_tokens:
                 yield group
                 group = []

@@ -205,14 +205,16 @@ class CoresetSelector:
     def take(self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]], coreset: Coreset) -> list[Batch]:
         """Return this rank's share of the kept rows, in as many micro-batches as `batches` has.
 
-        Rows keep their order and padding side; micro-batches differ in size by at most one row. Where weights
-        are not uniform, each has a key ``row_weights``, (n,) float32, for `example_mean`.
+        Rows of like length go together, the longest first, so that little padding is computed and a micro-batch that
+        does not fit fails at once; the padding side stays. Micro-batches differ in size by at most one row. Where
+        weights are not uniform, each has a key ``row_weights``, (n,) float32, for `example_mean`.
         """
         pool = Pool(batches, self.pad_token_id)
         if self.config.weighs:
             pool = weigh_rows(pool, coreset)
         share = share_rows(pool, coreset.indices.tolist())
-        return [share.pool.collate(run) for run in split_evenly(share.positions, len(pool.batches))]
+        by_length = share.pool.by_length(share.positions)
+        return [share.pool.collate(run) for run in split_evenly(by_length, len(pool.batches))]
 
     def reset(self) -> None:
         """Forget all steps, for a training that starts anew."""
