@@ -13,6 +13,7 @@ class Experiment(NamedTuple):
     about: str
     methods: tuple[str, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
+    asks: bool = False  # whether the finished runs answer questions
 
 
 HEADLINE = ("random", "control", "control+keep=0.75", "random-n", "random-2n", "colm", "matched")
@@ -27,10 +28,15 @@ MIXTURES = {
 
 EXPERIMENTS = {
     "headline_reasoning": Experiment(
-        "reasoning", "Is the coreset worth it? Nine reasoning tasks", MIXTURES["reasoning"], HEADLINE, (0, 1, 2, 3, 4)
+        "reasoning",
+        "Is the coreset worth it? Nine reasoning tasks",
+        MIXTURES["reasoning"],
+        HEADLINE,
+        (0, 1, 2, 3, 4),
+        asks=True,
     ),
     "headline_real": Experiment(
-        "real", "Is the coreset worth it? Fourteen real sources", MIXTURES["real"], HEADLINE, (0, 1, 2, 3, 4)
+        "real", "Is the coreset worth it? Fourteen real sources", MIXTURES["real"], HEADLINE, (0, 1, 2, 3, 4), asks=True
     ),
     "objectives_reasoning": Experiment(
         "reasoning",

@@ -41,7 +41,7 @@ def main() -> None:
     model = hash_model(Path(base.model)) if Path(base.model).exists() else None
     if model is None and not arguments.page:
         parser.error(f"{base.model} is not there; python benchmarks/experiments/prepare.py {experiment.mixture}")
-    questions = sorted(map(str, Path(base.output_dir).parent.glob("questions*.jsonl")))
+    questions = sorted(map(str, Path(base.output_dir).parent.glob("questions*.jsonl"))) if experiment.asks else []
     restore_runs(experiment.mixture, Path(base.output_dir), model=model)
     for seed in [] if arguments.page else arguments.seeds or experiment.seeds:  # so that pairs are complete early
         for folder, settings in plan_runs(config, [], arguments.methods or experiment.methods, [seed]).items():
