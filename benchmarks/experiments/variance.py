@@ -91,6 +91,7 @@ RULES: dict[str, Rule] = {
     "direction by source, fitted weights": lambda pool, draw: fitted(pool, direction(pool)),
     "direction of the whole pool": once(matched(0.0, weighted=False)),
     "direction of the whole pool, fitted weights": once(matched(0.0)),
+    "direction of the whole pool, fitted weights, in Adam's metric": once(matched(0.0, scaled=True)),
     "direction at the largest coordinates": lambda pool, draw: weigh(match_direction(pool.cut, KEPT)),
     "direction by full gradients (mark)": lambda pool, draw: weigh(match_direction(pool.full, KEPT)),
 }
@@ -109,10 +110,10 @@ class Judged(NamedTuple):
 def join(pools: list[PoolRows]) -> PoolRows:
     """Put pools together. Adam steps and cut gradients stay out: their coordinates differ from pool to pool."""
     sources = [source for pool in pools for source in pool.sources]
-    losses, last, norms, full = (
-        torch.cat([getattr(pool, key) for pool in pools]) for key in ("losses", "last", "norms", "full")
+    losses, last, scaled, norms, full = (
+        torch.cat([getattr(pool, key) for pool in pools]) for key in ("losses", "last", "scaled", "norms", "full")
     )
-    return PoolRows(sources, losses, last, torch.empty(0), norms, torch.empty(0), full)
+    return PoolRows(sources, losses, last, scaled, torch.empty(0), norms, torch.empty(0), full)
 
 
 LARGER_RULES: dict[str, Rule] = {
@@ -121,6 +122,7 @@ LARGER_RULES: dict[str, Rule] = {
     "medoids of last-V gradients, l2": lambda pool, draw: weigh(facility_location(pool.last, KEPT, "l2")),
     "direction": once(matched(0.0, weighted=False)),
     "direction, fitted weights (matched)": once(matched(0.0)),
+    "direction, fitted weights, in Adam's metric": once(matched(0.0, scaled=True)),
 }
 
 

@@ -37,6 +37,7 @@ class PoolRows(NamedTuple):
     sources: list[str]
     losses: Tensor  # (n,)
     last: Tensor  # (n, h) sketched last-V gradients
+    scaled: Tensor  # (n, h) the same in Adam's metric
     cut: Tensor  # (n, h) last-V gradients at the coordinates where the pool's mean is largest
     norms: Tensor  # (n,) of the last-V gradients
     largest: Tensor  # (n, h) last-V gradients as Adam steps at each source's own coordinates; 0 elsewhere
@@ -68,6 +69,8 @@ class Gathering:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.rate, weight_decay=0.0)
         self.weights = list(self.model.parameters())
         self.site = locate_value_site(self.model)
+        self.place = next(i for i, weight in enumerate(self.weights) if weight is self.site.weight)
+        self.first = sum(weight.numel() for weight in self.weights[: self.place])  # of its entries among all
 
     def pool(self, positions: list[int]) -> Pool:
         keys = ("input_ids", "attention_mask", "labels")
@@ -91,8 +94,7 @@ class Gathering:
         labels = batch.pop("labels")
         losses = example_losses(self.model(**batch).logits, labels)
         found = torch.autograd.grad(losses.sum(), self.weights)
-        site = next(i for i, weight in enumerate(self.weights) if weight is self.site.weight)
-        return losses.detach(), torch.cat([part.flatten() for part in found]), found[site].flatten()
+        return losses.detach(), torch.cat([part.flatten() for part in found]), found[self.place].flatten()
 
     def measure(self, step: int) -> dict[str, Any]:
         self.model.eval()
@@ -118,7 +120,8 @@ class Gathering:
             sources = [self.sources[p] for p in positions]
             steps = self.adam_steps(last, step, sources)
             cut = last[:, largest_coordinates(last.mean(0), COORDINATES)]
-            pools.append(PoolRows(sources, losses, short.apply(last), cut, last.norm(dim=1), steps, full))
+            scaled = short.apply(last * scale[self.first : self.first + self.site.dim])
+            pools.append(PoolRows(sources, losses, short.apply(last), scaled, cut, last.norm(dim=1), steps, full))
         self.model.train()
         return {"population": whole / POPULATION, "pools": [pool._asdict() for pool in pools]}
 

@@ -65,12 +65,13 @@ def sample(pool: PoolRows, budget: int, draw: torch.Generator, carried: Carried)
     return rows, 1 / chances[rows] / len(pool.sources), None
 
 
-def matched(carry: float, *, weighted: bool = True) -> Step:
+def matched(carry: float, *, weighted: bool = True, scaled: bool = False) -> Step:
     def step(pool: PoolRows, budget: int, draw: torch.Generator, carried: Carried) -> tuple[Tensor, Tensor, Carried]:
-        goal = budget * pool.last.mean(0) + (0.0 if carried is None else carried)
-        rows = match_direction(pool.last, budget, goal)
-        weights = fit_weights(pool.last[rows], goal) if weighted else torch.ones(budget, dtype=torch.float64)
-        return rows, weights / budget, carry * (goal - weights.float() @ pool.last[rows])
+        held = pool.scaled if scaled else pool.last
+        goal = budget * held.mean(0) + (0.0 if carried is None else carried)
+        rows = match_direction(held, budget, goal)
+        weights = fit_weights(held[rows], goal) if weighted else torch.ones(budget, dtype=torch.float64)
+        return rows, weights / budget, carry * (goal - weights.float() @ held[rows])
 
     return step
 
@@ -87,6 +88,7 @@ RULES: dict[str, Step] = {
     "direction, fitted weights, carried 0.8": matched(0.8),
     "direction, fitted weights, carried 0.95 (matched)": matched(0.95),
     "direction, fitted weights, carried 1": matched(1.0),
+    "direction, fitted weights, carried 0.95, in Adam's metric": matched(0.95, scaled=True),
 }
 
 

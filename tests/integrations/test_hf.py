@@ -117,7 +117,12 @@ def test_a_run_learns_records_and_repeats(tmp_path: Path, features: Any) -> None
 
 @pytest.mark.parametrize("loss", ["example", "token"])
 def test_keeping_everything_is_the_plain_trainer(tmp_path: Path, loss: Any) -> None:
-    ours = coreset_trainer(tmp_path / "ours", selection=SelectionConfig(keep=1.0, loss=loss))
+    # In float64: rows are added up in another order, and Adam magnifies what rounding does to a gradient near 0.
+    ours = coreset_trainer(
+        tmp_path / "ours",
+        selection=SelectionConfig(keep=1.0, loss=loss),
+        model=tiny_model("llama", num_hidden_layers=2).double(),
+    )
 
     class ExampleTrainer(Trainer):
         """The plain Trainer with the same loss and the same count of rows."""
@@ -128,7 +133,7 @@ def test_keeping_everything_is_the_plain_trainer(tmp_path: Path, loss: Any) -> N
             return torch.tensor(sum(len(batch["input_ids"]) for batch in batch_samples))
 
     plain = ExampleTrainer(
-        model=tiny_model("llama", num_hidden_layers=2),
+        model=tiny_model("llama", num_hidden_layers=2).double(),
         args=arguments(tmp_path / "plain"),
         train_dataset=mixture(),
         data_collator=CollatorWithCodes(collate, "source"),
