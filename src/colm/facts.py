@@ -76,3 +76,8 @@ def group_by_source(positions: Sequence[int], facts: PoolFacts) -> dict[str, lis
     for position in positions:
         groups.setdefault(facts.source[position], []).append(position)
     return dict(sorted(groups.items()))
+
+
+def index_by_source(positions: Sequence[int], facts: PoolFacts) -> dict[str, list[int]]:
+    """Return the dataset indices of rows by source, see `group_by_source`."""
+    return {name: [facts.dataset_index[p] for p in held] for name, held in group_by_source(positions, facts).items()}

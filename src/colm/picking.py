@@ -14,6 +14,7 @@ from colm.features.adam import AdamConstants, adam_step
 from colm.features.sketch import Sketch, draw_sketch
 from colm.features.sparsify import largest_coordinates
 from colm.gather import gather_rows, sum_over_ranks
+from colm.select.baselines import random_rows
 from colm.select.fitting import fit_weights
 from colm.select.rules import PickRule, pick_rows
 from colm.types import AdamHistory, Features
@@ -37,6 +38,27 @@ class Picks(NamedTuple):
 
 
 NO_PICKS = Picks([], [], None, [], None, None, None)
+
+
+def pick_at_random(
+    rows: list[int], budget: int, facts: PoolFacts, rule: PickRule, generator: torch.Generator
+) -> dict[int, float]:
+    """Draw rows at random, each group its quota, and return how many rows each of them stands for.
+
+    Args:
+        rows: positions in the global pool, in the order of the data set.
+        budget: rows to draw, at most len(rows).
+        facts: of the pool.
+        rule: how rows are grouped.
+        generator: the same on every rank.
+    """
+    groups = rule.group(rows, facts)
+    quotas = rule.quotas(groups, budget)
+    return {
+        held[i]: len(held) / quotas[name]
+        for name, held in groups.items()
+        for i in random_rows(len(held), quotas[name], generator).tolist()
+    }
 
 
 def pick_from_features(

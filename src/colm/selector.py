@@ -26,14 +26,13 @@ from colm.batch import Pool, split_evenly
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
 from colm.exchange import share_rows, weigh_rows
-from colm.facts import PoolFacts, group_by_source, share_facts
+from colm.facts import PoolFacts, index_by_source, share_facts
 from colm.features.adam import AdamConstants, adam_constants, empty_history
 from colm.features.locate import locate_value_site
 from colm.features.selection_pass import GRADIENTS, run_selection_pass
 from colm.features.site import ValueSite
 from colm.features.spsa import site_for_copies
-from colm.picking import NO_PICKS, Picks, pick_from_features
-from colm.select.baselines import random_rows
+from colm.picking import NO_PICKS, Picks, pick_at_random, pick_from_features
 from colm.select.rules import PickRule
 from colm.select.weighting import weigh_picks
 from colm.sources import balance_sources, find_small_sources
@@ -184,11 +183,11 @@ class CoresetSelector:
             big = [p for p in candidates if facts.source[p] not in self.small]
             if len(small) > budget:
                 self._say_once(OVERFLOW, len(small), budget)
-                counts = self._sample(small, facts, budget)
+                counts = pick_at_random(small, budget, facts, self._rule, self._draws())
             else:
                 counts = dict.fromkeys(small, 1.0)
                 if self.config.features == "none":
-                    counts |= self._sample(big, facts, budget - len(small))
+                    counts |= pick_at_random(big, budget - len(small), facts, self._rule, self._draws())
                 else:
                     picks = self._pick(pool, big, facts, budget - len(small))
                     counts |= zip(picks.positions, picks.stands_for, strict=True)
@@ -289,33 +288,31 @@ class CoresetSelector:
         rule = self._rule
         if self.config.features not in GRADIENTS:
             rule = rule._replace(coordinates=features.dim)
-        draws = self._generator(self._step, stream=0)
         importance = {p: self._importance(facts, p) for p in big} if self.config.balance else None
         return pick_from_features(
-            features, big, budget, facts, history, constants, rule, draws, carried=self._carried, importance=importance
+            features,
+            big,
+            budget,
+            facts,
+            history,
+            constants,
+            rule,
+            self._draws(),
+            carried=self._carried,
+            importance=importance,
         )
 
     def _importance(self, facts: PoolFacts, position: int) -> float:
         """Return how much a row counts beside others of its kind, by its source."""
         return self._balance.get(facts.source[position], 1.0)
 
-    def _sample(self, rows: list[int], facts: PoolFacts, budget: int) -> dict[int, float]:
-        """Draw rows at random, each source its quota, and say how many rows each stands for.
-
-        `rows` are in the order of the data set.
-        """
-        generator = self._generator(self._step, stream=0)
-        groups = self._rule.group(rows, facts)
-        quotas = self._rule.quotas(groups, budget)
-        return {
-            held[i]: len(held) / quotas[name]
-            for name, held in groups.items()
-            for i in random_rows(len(held), quotas[name], generator).tolist()
-        }
-
     @property
     def _rule(self) -> PickRule:
         return PickRule(**{name: getattr(self.config, name) for name in PickRule._fields})
+
+    def _draws(self) -> torch.Generator:
+        """Return this step's generator of rows."""
+        return self._generator(self._step, stream=0)
 
     def _generator(self, step: int, *, stream: int) -> torch.Generator:
         """Return a generator of the selection's own, the same on every rank and after a resume."""
@@ -340,13 +337,10 @@ class CoresetSelector:
             logger.warning(message, *values)
 
     def _record(self, facts: PoolFacts, kept: frozenset[int], picks: Picks, seconds: float) -> StepRecord:
-        def by_source(rows: list[int]) -> dict[str, list[int]]:
-            return {name: [facts.dataset_index[p] for p in held] for name, held in group_by_source(rows, facts).items()}
-
         return StepRecord(
             step=self._step,
-            pool=by_source(facts.order),
-            kept=by_source([p for p in facts.order if p in kept]),
+            pool=index_by_source(facts.order, facts),
+            kept=index_by_source([p for p in facts.order if p in kept], facts),
             small_kept=sum(facts.source[p] in self.small for p in kept),
             unlabelled=sum(count == 0 for count in facts.labelled),
             nonfinite=len(picks.nonfinite),
