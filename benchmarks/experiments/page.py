@@ -166,7 +166,7 @@ def write_page(name: str, experiment: Experiment, folder: Path) -> None:
         f"[{name}.json]({name}.json).",
         "",
         f"{experiment.about} {training['max_steps']} steps, AdamW with learning rate {training['learning_rate']} and "
-        f"{training.get('lr_scheduler_type', 'linear')} decay, pools of "
+        f"{training.get('lr_scheduler_type', 'linear')} decay{', bfloat16' if training.get('bf16') else ''}, pools of "
         f"{training['per_device_train_batch_size'] * training['gradient_accumulation_steps']} rows. Losses are means "
         "over held-out rows, and over seeds with 95 % t-intervals; with one seed there is no interval and no claim. "
         "Seconds are those of a shared machine; only their ratios mean something.",

@@ -16,12 +16,16 @@ class Experiment(NamedTuple):
     asks: bool = False  # whether the finished runs answer questions
 
 
+NO_RULE = ("matched+small_sources=none", "matched+small_sources=none,pools=2,keep=0.25")
+"""Matching without the small-source rule, from the pool of the headline and from one of twice its size."""
+
 HEADLINE = ("random", "control", "control+keep=0.75", "random-n", "random-2n", "colm", "matched")
 MIXTURES = {
     "reasoning": "Nine tasks of reasoning-gym, six of them small; a Llama of 2.2 million parameters that was "
     "pretrained on other tasks, trained in full.",
     "real": "Fourteen real instruction sources, eight of them small; a Llama of 2.2 million parameters that was "
     "pretrained on other rows of the big ones, trained in full.",
+    "faster": "The mixture and model of the experiment on nine reasoning tasks, with twice its learning rate.",
     "balanced": "Nine tasks of reasoning-gym with as many rows each, so that none is small; the model of the "
     "experiment on nine reasoning tasks.",
 }
@@ -37,6 +41,12 @@ EXPERIMENTS = {
     ),
     "headline_real": Experiment(
         "real", "Is the coreset worth it? Fourteen real sources", MIXTURES["real"], HEADLINE, (0, 1, 2, 3, 4), asks=True
+    ),
+    "faster": Experiment(
+        "faster",
+        "Twice the learning rate",
+        MIXTURES["faster"],
+        ("random", "control", "random-n", "colm", "matched", *NO_RULE),
     ),
     "objectives_reasoning": Experiment(
         "reasoning",
@@ -117,8 +127,7 @@ EXPERIMENTS = {
             "random",
             "random-n",
             "random-2n",
-            "matched+small_sources=none",
-            "matched+small_sources=none,pools=2,keep=0.25",
+            *NO_RULE,
             "matched+small_sources=none,pools=4,keep=0.125",
             "matched+small_sources=none,balance=0.3,pools=2,keep=0.25",
             "control+small_sources=none,balance=0.3",
