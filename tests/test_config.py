@@ -48,8 +48,6 @@ from colm.errors import ConfigError
         ),
         ({"shorten": "sketch"}, "keeps inner products, not l1 distances: use metric='l2'"),
         ({"carry": 1.5}, "carry=1.5 must be a number from 0 to 1"),
-        ({"memory": 1.0}, "memory=1.0 must be a number from 0 to below 1"),
-        ({"memory": 0.9}, "memory=0.9 needs .* they are 'medoids', 'largest' and True"),
         (
             {"carry": 0.5, "pick": "direction", "shorten": "sketch"},
             "carry=0.5 needs .* they are 'direction', 'sketch' and True",

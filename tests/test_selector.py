@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -356,34 +355,27 @@ def test_fitted_weights_match_the_mean_gradient_of_the_big_sources(model: Any) -
     assert [of_row[row] for row in sorted(of_row)] == pytest.approx(expected.tolist(), rel=1e-3)
 
 
-@pytest.mark.parametrize(("carry", "memory"), [(0.95, 0.0), (0.0, 0.8), (0.5, 0.8)])
-def test_a_goal_takes_what_was_lacked_and_the_means_of_earlier_pools(model: Any, carry: float, memory: float) -> None:
-    config = replace(MATCHED, carry=carry, memory=memory)
-    selector = CoresetSelector(model, config, SIZES)
+def test_what_a_coreset_lacks_is_carried_to_the_next_goal(model: Any) -> None:
+    selector = CoresetSelector(model, MATCHED, SIZES)
+    gradients = value_gradients(model, pool_of_16())
     big = [row for row, source in enumerate(SOURCES) if source in ("big", "large")]
-    pools = [ragged_batch(LENGTHS, seed=seed) for seed in range(3)]
-    lacked, means = torch.zeros(1), []
-    for batch in pools:
-        gradients = value_gradients(model, batch)
-        means.append(gradients[big].mean(0))
-        discounts = torch.tensor([memory**age for age in range(len(means))]).flip(0)
-        goal = 5 * (discounts @ torch.stack(means)) / discounts.sum() + lacked
-        coreset = selector.select(batch, SOURCES)
+    carried = torch.zeros(gradients.shape[1])
+    for _ in range(3):
+        goal = 5 * gradients[big].mean(0) + carried
+        coreset = selector.select(pool_of_16(), SOURCES)
         picks = [big[i] for i in match_direction(gradients[big], 5, goal).tolist()]
         assert coreset.indices.tolist() == sorted([*picks, 6, 11, 12])
-        lacked = carry * (goal - fit_weights(gradients[picks], goal).float() @ gradients[picks])
-        assert selector.select(batch, SOURCES).indices.tolist() == coreset.indices.tolist()  # not yet committed
+        carried = 0.95 * (goal - fit_weights(gradients[picks], goal).float() @ gradients[picks])
+        assert selector.select(pool_of_16(), SOURCES).indices.tolist() == coreset.indices.tolist()  # not yet committed
         selector.commit()
-        torch.testing.assert_close(selector.state_dict()["lacked"], lacked, rtol=1e-3, atol=1e-6)
-    resumed = CoresetSelector(model, config, SIZES)
+        torch.testing.assert_close(selector.state_dict()["carried"], carried, rtol=1e-3, atol=1e-6)
+    resumed = CoresetSelector(model, MATCHED, SIZES)
     resumed.load_state_dict(selector.state_dict())
-    assert torch.equal(resumed.select(pools[0], SOURCES).weights, selector.select(pools[0], SOURCES).weights)
-    held = selector.state_dict()
+    assert torch.equal(resumed.select(pool_of_16(), SOURCES).weights, selector.select(pool_of_16(), SOURCES).weights)
     selector.commit(stepped=False)
-    assert torch.equal(selector.state_dict()["total"], held["total"])
-    torch.testing.assert_close(selector.state_dict()["lacked"], lacked, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(selector.state_dict()["carried"], carried, rtol=1e-3, atol=1e-6)
     selector.reset()
-    assert selector.state_dict()["lacked"] is None
+    assert selector.state_dict()["carried"] is None
 
 
 def test_balance_weighs_random_rows_and_what_is_matched(model: Any) -> None:

@@ -85,11 +85,6 @@ class SelectionConfig:
     makes up for, so that no part of it is left out for good. For ``pick="direction"`` with ``shorten="sketch"`` and
     ``by_source=False``."""
 
-    memory: float = 0.0
-    """Discount, from 0 to below 1, with which the mean gradients of earlier pools count in the goal, each step once
-    more. 0: the goal is this pool's mean, with its chance; 0.9: a mean over about ten pools, which is nearer to that of
-    all data, so that rows are picked whose chances cancel out. For the same settings as `carry`."""
-
     balance: float = 0.0
     """How far sources are evened out by weights, from 0 to 1: each row counts (its source's share of all
     examples)^-balance times, scaled to 1 in the mean over all examples. 0: as they come; 1: every source as
@@ -192,14 +187,11 @@ class SelectionConfig:
             raise ConfigError(f"balance={self.balance!r} must be a number from 0 to 1, such as 0.3.")
         if not (_is_number(self.carry) and 0 <= self.carry <= 1):
             raise ConfigError(f"carry={self.carry!r} must be a number from 0 to 1, such as 0.95.")
-        if not (_is_number(self.memory) and 0 <= self.memory < 1):
-            raise ConfigError(f"memory={self.memory!r} must be a number from 0 to below 1, such as 0.9.")
-        for name in ("carry", "memory"):
-            if getattr(self, name) and (self.pick != "direction" or self.shorten != "sketch" or self.by_source):
-                raise ConfigError(
-                    f"{name}={getattr(self, name)} needs pick='direction', shorten='sketch' and by_source=False; they "
-                    f"are {self.pick!r}, {self.shorten!r} and {self.by_source}."
-                )
+        if self.carry and (self.pick != "direction" or self.shorten != "sketch" or self.by_source):
+            raise ConfigError(
+                f"carry={self.carry} needs pick='direction', shorten='sketch' and by_source=False; they are "
+                f"{self.pick!r}, {self.shorten!r} and {self.by_source}."
+            )
         if self.shorten == "sketch" and self.pick == "medoids" and self.metric == "l1":
             raise ConfigError(
                 "shorten='sketch' keeps inner products, not l1 distances: use metric='l2' or 'cosine', or another pick."

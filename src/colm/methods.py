@@ -31,7 +31,6 @@ _PLAIN = {
     "adam": True,
     "shorten": "largest",
     "carry": 0.0,
-    "memory": 0.0,
 }
 """What each method begins with, whatever the configuration says, so that a name means the same in every comparison."""
 

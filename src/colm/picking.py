@@ -17,7 +17,7 @@ from colm.gather import gather_rows, sum_over_ranks
 from colm.select.baselines import random_rows
 from colm.select.fitting import fit_weights
 from colm.select.rules import PickRule, pick_rows
-from colm.types import AdamHistory, Aim, Features
+from colm.types import AdamHistory, Features
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Picks(NamedTuple):
     stands_for: list[float]  # how many rows each pick stands for; with fitted weights these
     history: AdamHistory | None  # what the history becomes if the step is committed; None: unchanged
     nonfinite: list[int]  # rows that were not eligible
-    aim: Aim | None  # what the next goal begins with if the step is committed; None: unchanged
+    carried: Tensor | None  # what the next goal becomes longer by if the step is committed; None: unchanged
     match: float | None  # cosine of the picks' mean normalised feature with that of all rows; None without a pick
     match_random: float | None  # what as many rows of each group, drawn at random, would have
 
@@ -71,7 +71,7 @@ def pick_from_features(
     rule: PickRule,
     generator: torch.Generator | None = None,
     *,
-    aim: Aim | None = None,
+    carried: Tensor | None = None,
     importance: Mapping[int, float] | None = None,
 ) -> Picks:
     """Pick rows group by group, in proportion to the groups' shares. A group is a source, as a rule.
@@ -85,7 +85,7 @@ def pick_from_features(
         constants: Adam's, or None to take the features as they are.
         rule: how to pick within a group.
         generator: for rules that draw; the same on every rank.
-        aim: what the goal takes from earlier steps; None for nothing.
+        carried: (h,), what earlier picks lacked; None for nothing.
         importance: how much each row of `big` counts; None for 1. Rows are picked and fitted as what they count.
     """
     positions = sorted(big)
@@ -102,7 +102,6 @@ def pick_from_features(
     sketch = draw_sketch(features.dim, rule.coordinates, features.device) if rule.shorten == "sketch" else None
     kept_rows: list[Tensor] = []  # (quota, h) of each group
     mean = torch.zeros((), device=features.device)  # of all rows, (h,)
-    goal: Tensor | None = None  # (h,), of the picks' sum
     for name, rows in groups.items():
         arriving = sorted(rows)  # the order in which ranks send them
         held = torch.tensor([row_of[p] for p in arriving if p in row_of], dtype=torch.int64)
@@ -113,9 +112,7 @@ def pick_from_features(
         sparse = sparse[torch.tensor([place[p] for p in rows], device=sparse.device)]
         if importance is not None:
             sparse = sparse * torch.tensor([importance[p] for p in rows], device=sparse.device)[:, None]
-        if rule.carry or rule.memory:  # one group
-            aim = _remember(aim, sparse.mean(0), rule.memory)
-            goal = quotas[name] * aim.total / aim.weight + aim.lacked
+        goal = None if carried is None else quotas[name] * sparse.mean(0) + carried
         chosen = pick_rows(sparse, quotas[name], rule, generator, goal)
         if rule.shorten == "sketch":  # coordinates that all groups share
             kept_rows.append(sparse[chosen.rows])
@@ -124,26 +121,24 @@ def pick_from_features(
         stands_for += chosen.stands_for.tolist()
     if not picks:
         return NO_PICKS._replace(nonfinite=sorted(broken))
+    left_over = None
     if rule.shorten == "sketch":
-        kept, goal = torch.cat(kept_rows), len(picks) * mean if goal is None else goal
-        weights = fit_weights(kept, goal) if rule.weights == "fitted" else kept.new_ones(len(kept))
+        goal = len(picks) * mean + (0.0 if carried is None else carried)
+        weights, left_over = _balance(torch.cat(kept_rows), goal, rule)
         if rule.weights == "fitted":
             stands_for = weights.tolist()
-        if aim is not None:
-            aim = aim._replace(lacked=rule.carry * (goal - weights.to(kept) @ kept))
     held = torch.tensor(sorted(row_of[p] for p in picks if p in row_of), dtype=torch.int64)
     total, moments = _sum_picks(features, held, history, constants)
     following = None
     if moments is not None:  # the mean of the picked rows' moments, as in the paper's code
         following = AdamHistory(moments[0] / len(picks), moments[1] / len(picks), history.updates + 1)
-    return Picks(picks, stands_for, following, sorted(broken), aim, *match.cosines(total))
+    return Picks(picks, stands_for, following, sorted(broken), left_over, *match.cosines(total))
 
 
-def _remember(aim: Aim | None, mean: Tensor, memory: float) -> Aim:
-    """Return the aim with the mean feature of one more pool, (h,)."""
-    if aim is None:
-        return Aim(torch.zeros_like(mean), mean, 1.0)
-    return Aim(aim.lacked, memory * aim.total + mean, memory * aim.weight + 1.0)
+def _balance(kept: Tensor, goal: Tensor, rule: PickRule) -> tuple[Tensor, Tensor | None]:
+    """Return the weights (k,) of the kept rows' sketches (k, h), and the part of the goal (h,) for the next step."""
+    weights = fit_weights(kept, goal) if rule.weights == "fitted" else kept.new_ones(len(kept))
+    return weights, rule.carry * (goal - weights.to(kept) @ kept) if rule.carry else None
 
 
 class _Group(NamedTuple):

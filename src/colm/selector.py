@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from colm.batch import Pool, split_evenly
 from colm.config import SelectionConfig
@@ -36,7 +36,7 @@ from colm.picking import NO_PICKS, Picks, pick_at_random, pick_from_features
 from colm.select.rules import PickRule
 from colm.select.weighting import weigh_picks
 from colm.sources import balance_sources, find_small_sources
-from colm.types import AdamHistory, Aim, Batch, Coreset, StepRecord
+from colm.types import AdamHistory, Batch, Coreset, StepRecord
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ OVERFLOW = (
 
 class _Pending(NamedTuple):
     history: AdamHistory | None
-    aim: Aim | None
+    carried: Tensor | None
     record: StepRecord
 
 
@@ -130,7 +130,7 @@ class CoresetSelector:
             return
         self._model = model
         self._history: AdamHistory | None = None  # of another model's weight
-        self._aim: Aim | None = None
+        self._carried: Tensor | None = None
         self._pending: _Pending | None = None
         self.site: ValueSite | None = None
         if self.config.features != "none":
@@ -194,7 +194,7 @@ class CoresetSelector:
                     needed = max(0, facts.slots - len(counts))  # no micro-batch may be empty
                     counts |= dict.fromkeys(picks.nonfinite[:needed], 1.0)
         record = self._record(facts, frozenset(counts), picks, time.perf_counter() - start)
-        self._pending = _Pending(picks.history, picks.aim, record)
+        self._pending = _Pending(picks.history, picks.carried, record)
         kept = sorted(counts)
         stands_for = torch.tensor([counts[p] for p in kept])
         of_big = torch.tensor([facts.source[p] not in self.small for p in kept])
@@ -219,7 +219,7 @@ class CoresetSelector:
         """Forget all steps, for a training that starts anew."""
         self._step = 0
         self._history = None
-        self._aim = None
+        self._carried = None
         self._pending = None
 
     def commit(self, *, stepped: bool = True) -> StepRecord:
@@ -234,26 +234,24 @@ class CoresetSelector:
         """
         if self._pending is None:
             raise ConfigError("commit() without a select() before it; call select, train, then commit.")
-        history, aim, record = self._pending
+        history, carried, record = self._pending
         if history is not None and stepped:
             self._history = history
-        if aim is not None and stepped:
-            self._aim = aim
+        if carried is not None and stepped:
+            self._carried = carried
         self._pending = None
         self._step += 1
         return record
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the committed state: step counter, Adam history (D,) and aim (h,), on the CPU."""
-        history, aim = self._history, self._aim
+        """Return the committed state: step counter, Adam history (D,) and what is carried over (h,), on the CPU."""
+        history, carried = self._history, self._carried
         return {
             "step": self._step,
             "m": None if history is None else history.m.cpu(),
             "v": None if history is None else history.v.cpu(),
             "updates": 0 if history is None else history.updates,
-            "lacked": None if aim is None else aim.lacked.cpu(),
-            "total": None if aim is None else aim.total.cpu(),
-            "weight": None if aim is None else aim.weight,
+            "carried": None if carried is None else carried.cpu(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -265,10 +263,8 @@ class CoresetSelector:
         self._step = int(state["step"])
         self._pending = None
         self._history = None
-        self._aim = None
-        if state.get("lacked") is not None and self.site is not None:
-            device = self.site.weight.device
-            self._aim = Aim(state["lacked"].to(device), state["total"].to(device), float(state["weight"]))
+        carried = state.get("carried")
+        self._carried = None if carried is None or self.site is None else carried.to(self.site.weight.device)
         if state["m"] is not None:
             if self.site is None or len(state["m"]) != self.site.dim:
                 raise ConfigError(
@@ -302,7 +298,7 @@ class CoresetSelector:
             constants,
             rule,
             self._draws(),
-            aim=self._aim,
+            carried=self._carried,
             importance=importance,
         )
 

@@ -53,14 +53,6 @@ class AdamHistory(NamedTuple):
     updates: int  # how many steps have been folded in
 
 
-class Aim(NamedTuple):
-    """What the goal of a coreset takes from earlier pools, in sketched coordinates."""
-
-    lacked: Tensor  # (h,) float32, what the coresets so far lacked of their goals, as far as it is carried over
-    total: Tensor  # (h,) float32, sum of the pools' mean features, older ones discounted
-    weight: float  # the same sum of ones
-
-
 class Coreset(NamedTuple):
     """The rows of a pool that are trained on, the same on every rank.
 

@@ -33,7 +33,6 @@ class PickRule(NamedTuple):
     shorten: str = "largest"
     weights: str = "uniform"
     carry: float = 0.0
-    memory: float = 0.0
 
     def group(self, positions: list[int], facts: PoolFacts) -> dict[str, list[int]]:
         """Group positions by source, or put them all in one group."""
