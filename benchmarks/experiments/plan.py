@@ -35,7 +35,7 @@ EXPERIMENTS = {
         "reasoning",
         "Is the coreset worth it? Nine reasoning tasks",
         MIXTURES["reasoning"],
-        HEADLINE,
+        (*HEADLINE, *NO_RULE),
         (0, 1, 2, 3, 4),
         asks=True,
     ),
