@@ -12,6 +12,7 @@ from colm.types import Coreset, StepRecord
 
 if TYPE_CHECKING:
     from colm.integrations.hf import CoresetTrainer
+    from colm.integrations.trl import CoresetSFTTrainer
 
 __version__ = "0.1.0"
 
@@ -19,6 +20,7 @@ __all__ = [
     "ColmError",
     "ConfigError",
     "Coreset",
+    "CoresetSFTTrainer",
     "CoresetSelector",
     "CoresetTrainer",
     "DataError",
@@ -36,4 +38,8 @@ def __getattr__(name: str) -> Any:
         from colm.integrations.hf import CoresetTrainer
 
         return CoresetTrainer
+    if name == "CoresetSFTTrainer":
+        from colm.integrations.trl import CoresetSFTTrainer
+
+        return CoresetSFTTrainer
     raise AttributeError(f"module 'colm' has no attribute {name!r}")

@@ -170,6 +170,16 @@ def _loss_scale(outputs: Tensor) -> float:
     return FP16_LOSS_SCALE if outputs.dtype == torch.float16 else 1.0
 
 
+@contextmanager
+def changed_output(module: nn.Module, change: Callable[[Any], Any]) -> Iterator[None]:
+    """Within the block, every call of the module returns `change` of its output."""
+    handle = module.register_forward_hook(lambda module, args, output: change(output))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def output_gradient(captured: Captured) -> Tensor:
     """Return the gradient of each row's loss at the site's output, (n, uses * T, fused outputs).
 

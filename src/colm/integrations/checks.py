@@ -56,7 +56,8 @@ def check_trainer(trainer: Any, selection: SelectionConfig) -> None:
         )
     _check_parallelism(trainer)
     config = getattr(trainer.model, "config", None)
-    if selection.loss == "example" and getattr(config, "output_router_logits", False):
+    computes_loss = trainer.compute_loss_func is not None  # TRL's loss has a place for the router's
+    if selection.loss == "example" and computes_loss and getattr(config, "output_router_logits", False):
         raise ConfigError(
             "output_router_logits=True adds a router loss that the example mean would leave out; set "
             "model.config.output_router_logits=False, or loss='token'."

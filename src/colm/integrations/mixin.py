@@ -1,0 +1,239 @@
+"""CoresetMixin: what the Hugging Face Trainer and TRL's SFTTrainer share to train on coresets.
+
+The Trainer hands all micro-batches of one optimiser step to `get_batch_samples`. That is where the
+pool is exchanged for its coreset, in as many micro-batches, and nothing of the loop is copied:
+
+    Trainer._run_epoch
+      get_batch_samples  -> fetch the pool, select, take the kept rows     (prepared)
+      training_step ...  -> the Trainer's own forward, backward, optimiser
+      on_step_end        -> history and record line                       (committed)
+      _save_checkpoint   -> the Trainer's files, then ours, then a completeness marker
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from colm.batch import count_labelled
+from colm.config import SelectionConfig
+from colm.errors import ConfigError, DataError
+from colm.exchange import WEIGHT_KEY
+from colm.integrations.checks import check_trainer, is_complete, last_complete_checkpoint, mark_complete
+from colm.integrations.columns import (
+    INDEX_KEY,
+    SOURCE_KEY,
+    CollatorWithCodes,
+    encode_sources,
+    set_codes_aside,
+    without_codes,
+)
+from colm.record import FILE_NAME, StepLog, to_dict
+from colm.selector import CoresetSelector
+from colm.types import StepRecord
+
+STATE_NAME = "coreset_state.pt"
+
+if TYPE_CHECKING:
+    from transformers import Trainer as _TrainerSeams
+else:
+    _TrainerSeams = object  # the subclass brings the Trainer, or TRL's
+
+
+class CoresetMixin(_TrainerSeams):
+    """What turns a Trainer into one that trains on coresets; put it before the Trainer in the bases.
+
+    The subclass calls `_prepare_data` before, and `_prepare_selection` after the Trainer's own
+    constructor, and sees to the loss: the mean over examples, or over the rows' weights where they have some.
+    """
+
+    selector: CoresetSelector
+    selection: SelectionConfig
+
+    def _prepare_data(self, kwargs: dict[str, Any], source_column: str) -> None:
+        """Encode the sources of ``kwargs["train_dataset"]`` before the Trainer sees it."""
+        if kwargs.get("train_dataset") is None:
+            raise DataError("CoresetTrainer needs a train_dataset, whose sources it counts; None was given.")
+        encoded = encode_sources(kwargs["train_dataset"], source_column)
+        kwargs["train_dataset"] = encoded.dataset
+        self.source_sizes = encoded.sizes
+        self._source_names = encoded.names
+        self._source_column = source_column
+
+    def _prepare_selection(self, selection: SelectionConfig) -> None:
+        """Check the whole set-up, then make the selector and hook it to the Trainer's events."""
+        self.selection = selection
+        check_trainer(self, selection)
+        self.data_collator: Any = CollatorWithCodes(self.data_collator, self._source_column)
+        self.selector = CoresetSelector(self.model, self.selection, self.source_sizes, pad_token_id=self._pad_token())
+        self._selection_log = StepLog(Path(self.args.output_dir) / FILE_NAME)
+        self._step_start = 0.0
+        self._clear_totals()
+        self.add_callback(_CommitCallback(self))
+
+    def _clear_totals(self) -> None:
+        """Begin to count: rows by source and seconds over all steps, resumes included."""
+        self._unlogged: list[tuple[StepRecord, float]] = []  # record and whole seconds of each step since the last log
+        self.seconds = 0.0  # selection included
+        self.selection_seconds = 0.0
+        self.pooled = dict.fromkeys(self._source_names, 0)
+        self.kept = dict.fromkeys(self._source_names, 0)
+
+    def _pad_token(self) -> int | None:
+        pad = getattr(self.processing_class, "pad_token_id", None)
+        return pad if isinstance(pad, int) else None
+
+    # ---- The seams of the Trainer ----
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int | None]:
+        """Fetch one optimiser step's micro-batches and return those of its coreset."""
+        self._step_start = time.perf_counter()
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        plain, sources, index = set_codes_aside(batches, self._source_names)
+        self.selector.model = self.model  # another one after model_init, or once FSDP has wrapped it
+        self.selector.optimizer = self.optimizer
+        coreset = self.selector.select(plain, sources, dataset_index=index)
+        kept = self.selector.take(plain, coreset)
+        return kept, self._get_num_items_in_batch(kept, device)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
+        """Count the rows with a labelled token, which the example mean divides by."""
+        if self.selection.loss == "token" or not batch_samples or "labels" not in batch_samples[0]:
+            count: Tensor | int | None = super()._get_num_items_in_batch(batch_samples, device)
+            return count
+        rows = sum((count_labelled(batch["labels"]) > 0).sum() for batch in batch_samples)
+        assert isinstance(rows, Tensor)
+        total: Tensor = self.accelerator.gather(rows.to(device).reshape(1)).sum()
+        return total
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Let the two integer columns pass the removal of columns that the model does not take."""
+        super()._set_signature_columns_if_needed()
+        self._signature_columns += [k for k in (SOURCE_KEY, INDEX_KEY) if k not in self._signature_columns]
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        """Strip the two integer columns from any batch that still has them, and set the rows' weights aside."""
+        prepared = dict(super()._prepare_inputs(without_codes(inputs)))
+        self._row_weights: Tensor | None = prepared.pop(WEIGHT_KEY, None)
+        return prepared
+
+    def _wrap_model(self, model: nn.Module, training: bool = True, **kwargs: Any) -> Any:
+        """Let a model that was evaluated before training be wrapped for it.
+
+        accelerate marks a model that it prepares for evaluation, and later passes a marked model by: with several
+        ranks it would train without DistributedDataParallel, each rank on its own gradients, in silence.
+        """
+        if training and model is self.model and self.args.world_size > 1:
+            model.__dict__.pop("_is_accelerate_prepared", None)
+        return super()._wrap_model(model, training=training, **kwargs)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the selection's figures since the last log to the training log."""
+        if "loss" in logs and self._unlogged:
+            records = [record for record, _ in self._unlogged]
+            selection = sum(record.seconds for record in records)
+            whole = sum(seconds for _, seconds in self._unlogged)
+            logs |= {
+                "coreset_pool": sum(record.pool_count for record in records) / len(records),
+                "coreset_kept": sum(record.kept_count for record in records) / len(records),
+                "coreset_small_kept": sum(record.small_kept for record in records) / len(records),
+                "coreset_nonfinite": float(sum(record.nonfinite for record in records)),
+                "selection_seconds": round(selection / len(records), 4),
+                "selection_share": round(selection / whole, 4) if whole > 0 else 0.0,
+            }
+            self._unlogged.clear()
+        super().log(logs, *args, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Save the Trainer's files, then the selector's, then the marker that all are there."""
+        super()._save_checkpoint(model, trial)
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            torch.save({"selector": self.selector.state_dict(), "totals": self._totals()}, folder / STATE_NAME)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            mark_complete(folder)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load the selector's state too."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        folder = Path(checkpoint)
+        if not is_complete(folder) or not (folder / STATE_NAME).exists():
+            raise ConfigError(
+                f"{folder} is no complete checkpoint of a coreset run ({STATE_NAME} or its marker is missing); "
+                "resume from an earlier one."
+            )
+        state = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True)
+        self.selector.load_state_dict(state["selector"])
+        totals = state["totals"]
+        self.pooled, self.kept = totals["pooled"], totals["kept"]
+        self.seconds, self.selection_seconds = totals["seconds"], totals["selection_seconds"]
+        if self.args.should_save:
+            self._selection_log.truncate(state["selector"]["step"])
+
+    def _totals(self) -> dict[str, Any]:
+        return {
+            "pooled": self.pooled,
+            "kept": self.kept,
+            "seconds": self.seconds,
+            "selection_seconds": self.selection_seconds,
+        }
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train as the Trainer does; ``True`` resumes from the last checkpoint that was written to its end."""
+        if resume_from_checkpoint is True:
+            found = last_complete_checkpoint(Path(self.args.output_dir))
+            if found is None:
+                raise ConfigError(f"There is no complete checkpoint to resume from in {self.args.output_dir}.")
+            resume_from_checkpoint = str(found)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def start_afresh(self) -> None:
+        """Forget the steps of an earlier training. Called when a training begins that resumes nothing."""
+        self.selector.reset()
+        self._clear_totals()
+        if self.args.should_save:
+            self._selection_log.truncate(0)
+
+    def commit_step(self) -> None:
+        """Make the step count: history, record line, totals. Called once the optimiser has stepped."""
+        record = self.selector.commit(stepped=not self.accelerator.optimizer_step_was_skipped)
+        seconds = time.perf_counter() - self._step_start
+        record = record._replace(step_seconds=round(seconds, 6))
+        self._unlogged.append((record, seconds))
+        self.seconds += seconds
+        self.selection_seconds += record.seconds
+        for name, rows in record.pool.items():
+            self.pooled[name] += len(rows)
+        for name, rows in record.kept.items():
+            self.kept[name] += len(rows)
+        if self.args.should_save:
+            self._selection_log.write(to_dict(record))
+
+
+class _CommitCallback(TrainerCallback):
+    """Commits at the end of a step, which is before the Trainer logs, evaluates or saves."""
+
+    def __init__(self, trainer: CoresetMixin) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin with an empty log and history, unless a checkpoint was loaded."""
+        if state.global_step == 0:
+            self._trainer.start_afresh()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Commit the selection that this step trained on."""
+        self._trainer.commit_step()
