@@ -29,6 +29,14 @@ from colm.errors import ConfigError
         ({"spsa_eps": 0.0}, "spsa_eps=0.0 must be a number above 0"),
         ({"spsa_directions": "new"}, "spsa_directions='new' is not one of 'fresh', 'fixed'"),
         ({"pass_tokens": 0}, "pass_tokens=0"),
+        ({"warmup_steps": -1}, "warmup_steps=-1 must be a whole number of at least 0"),
+        ({"every": 0}, "every=0 must be a whole number of at least 1"),
+        ({"log_sources": 1}, "log_sources=1 must be true or false"),
+        ({"keep_schedule": 0.5}, r"keep_schedule=0.5 must be a list of \[step, keep\]"),
+        ({"keep_schedule": [[0, 0.0]]}, r"keep_schedule=.* must be a list"),
+        ({"keep_schedule": [[5, 0.5], [5, 0.25]]}, "with rising whole steps"),
+        ({"keep_schedule": [[0.5, 0.5]]}, "with rising whole steps"),
+        ({"keep_schedule": [[0, 0.5]], "keep": 0.5}, "keep_schedule and keep=0.5 .* are both set"),
         ({"seed": -1}, "seed=-1 must be a whole number of at least 0"),
         ({"pick": "best"}, "pick='best' is not one of 'medoids', 'largest'"),
         ({"weights": "even"}, "weights='even' is not one of 'uniform', 'represented'"),
@@ -63,7 +71,7 @@ def test_bad_values_say_what_is_allowed(values: dict[str, object], message: str)
 
 
 def test_there_and_back() -> None:
-    config = SelectionConfig(keep_count=3, small_sources=("a", "b"))
+    config = SelectionConfig(keep_count=3, small_sources=("a", "b"), warmup_steps=2, every=3)
     assert SelectionConfig.from_dict(config.to_dict()) == config
     assert SelectionConfig().keep == 0.5
 
@@ -74,6 +82,15 @@ def test_kept_rows_stay_within_slots_and_pool(rows: int, slots: int, keep: float
     assert min(slots, rows) <= kept <= rows
     if slots <= round(keep * rows):
         assert kept == round(keep * rows)
+
+
+def test_a_schedule_goes_in_straight_lines_between_its_points() -> None:
+    config = SelectionConfig.from_dict({"keep_schedule": [[2, 1.0], [6, 0.5], [10, 0.25]]})
+    assert [config.kept_rows(100, 4, step=step) for step in (0, 2, 3, 6, 8, 10, 99)] == [100, 100, 88, 50, 38, 25, 25]
+    assert SelectionConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(ConfigError, match="A pool of 8 rows keeps 2, fewer than its 4 micro-batches"):
+        config.check_pool(8, 4)
+    config.check_pool(8, 2)
 
 
 def test_a_pool_that_can_not_fill_its_micro_batches_is_refused() -> None:

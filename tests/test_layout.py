@@ -8,9 +8,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "src" / "colm"
 
 LAYERS = [
-    {"types", "errors", "config"},
+    {"types", "errors", "config", "schedule"},
     {"batch", "losses", "sources", "gather", "record", "methods", "answers", "sandbox"},
-    {"features", "select", "facts", "exchange", "data", "models"},
+    {"features", "select", "facts", "exchange", "data", "models", "state"},
     {"picking"},
     {"selector"},
     {"integrations", "report", "evaluate"},

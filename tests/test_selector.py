@@ -271,6 +271,39 @@ def test_take_gives_as_many_micro_batches_as_came(model: Any) -> None:
     assert taken == kept
 
 
+def test_selection_begins_after_the_warm_up_and_runs_every_so_manieth_step(model: Any) -> None:
+    def run(config: SelectionConfig) -> tuple[list[list[int]], list[bool], list[int]]:
+        selector = CoresetSelector(model, config, SIZES)
+        kept, matched, updates = [], [], []
+        for _ in range(6):
+            kept.append(selector.select(pool_of_16(), SOURCES).indices.tolist())
+            matched.append(selector.commit().match is not None)
+            updates.append(selector.state_dict()["updates"])
+        return kept, matched, updates
+
+    kept, matched, updates = run(SelectionConfig(warmup_steps=2, every=2))
+    assert matched == [False, False, True, False, True, False]
+    assert updates == [0, 0, 1, 1, 2, 2]
+    at_random = run(SelectionConfig(features="none"))[0]
+    assert [kept[step] == at_random[step] for step in range(6)] == [not found for found in matched]
+    assert all({6, 11, 12} <= set(rows) for rows in kept)
+    assert kept[2] == run(SelectionConfig())[0][0]  # its first update, so the same as without a warm-up
+    sizes = [len(rows) for rows in run(SelectionConfig(keep_schedule=((1, 1.0), (3, 0.5))))[0]]
+    assert sizes == [16, 16, 12, 8, 8, 8]
+
+
+@pytest.mark.parametrize("weights", ["relative", "fitted"])
+def test_rows_at_random_count_as_much_in_all_as_they_are(model: Any, weights: Any) -> None:
+    """Also in the steps before a warm-up ends, and where the small sources alone fill the budget."""
+    sketch: dict[str, Any] = {"shorten": "sketch", "pick": "direction", "warmup_steps": 1, "weights": weights}
+    coreset = CoresetSelector(model, SelectionConfig(**sketch), SIZES).select(pool_of_16(), SOURCES)
+    small = [w for i, w in zip(coreset.indices.tolist(), coreset.weights.tolist(), strict=True) if i in (6, 11, 12)]
+    assert small == [0.125] * 3
+    assert float(coreset.weights.sum()) == pytest.approx(1.0)
+    every_small = SelectionConfig(small_sources=tuple(SIZES), **sketch)
+    assert set(CoresetSelector(model, every_small, SIZES).select(pool_of_16(), SOURCES).weights.tolist()) == {0.125}
+
+
 def test_sgd_turns_normalisation_off_and_says_so(model: Any, caplog: pytest.LogCaptureFixture) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     selector = CoresetSelector(model, SelectionConfig(), SIZES, optimizer=optimizer)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from colm.errors import ConfigError, suggest
+from colm.schedule import check_schedule, keep_at, selects_at
 
 FeatureName = Literal["exact", "spsa", "mean_hidden", "last_hidden", "loss", "gradient_norm", "none"]
 Metric = Literal["l1", "l2", "cosine"]
@@ -54,6 +55,17 @@ class SelectionConfig:
 
     keep_count: int | None = None
     """Rows of the global pool to keep, at least 1. The alternative to `keep`."""
+
+    keep_schedule: tuple[tuple[int, float], ...] = ()
+    """Points [optimiser step, keep] with straight lines between them, in the place of `keep`:
+    ``[[0, 1.0], [100, 0.5]]`` begins with whole pools and keeps half from step 100 on."""
+
+    warmup_steps: int = 0
+    """Optimiser steps, at least 0, that keep big sources' rows at random, as ``features="none"`` does, before the
+    first selection pass. Memory is as with it; to train whole pools at first, see `keep_schedule`."""
+
+    every: int = 1
+    """A selection pass at each so manieth step, at least 1; the steps between keep big sources' rows at random."""
 
     features: FeatureName = "exact"
     """What the medoids are found among. ``exact``: per-example gradients of the last value
@@ -135,11 +147,21 @@ class SelectionConfig:
     """Labelled tokens that go through the output head at a time in the selection pass, at least 1.
     Default: as many as make 256 MiB of float32 logits."""
 
+    log_sources: bool = True
+    """Write each source's figures into the Trainer's log: rows, tokens, loss and shares. With hundreds of
+    sources these are many; ``selection.jsonl`` has them in any case."""
+
     seed: int = field(default=0)
     """Seed of the selection's own random draws; at least 0."""
 
     def __post_init__(self) -> None:
-        if self.keep is None and self.keep_count is None:
+        object.__setattr__(self, "keep_schedule", check_schedule(self.keep_schedule))
+        if self.keep_schedule and (self.keep is not None or self.keep_count is not None):
+            raise ConfigError(
+                f"keep_schedule and keep={self.keep} or keep_count={self.keep_count} are both set; the schedule says "
+                "at each step what to keep, so leave the other out."
+            )
+        if self.keep is None and self.keep_count is None and not self.keep_schedule:
             object.__setattr__(self, "keep", 0.5)
         if self.keep is not None and self.keep_count is not None:
             raise ConfigError(
@@ -154,6 +176,8 @@ class SelectionConfig:
         _require_count("pass_tokens", self.pass_tokens, minimum=1)
         _require_count("head_chunk_tokens", self.head_chunk_tokens, minimum=1)
         _require_count("seed", self.seed, minimum=0)
+        _require_count("warmup_steps", self.warmup_steps, minimum=0)
+        _require_count("every", self.every, minimum=1)
         if not (_is_number(self.spsa_eps) and self.spsa_eps > 0):
             raise ConfigError(f"spsa_eps={self.spsa_eps!r} must be a number above 0, such as 1e-3.")
         for name, choices in (
@@ -166,7 +190,7 @@ class SelectionConfig:
             ("shorten", ShortenName),
         ):
             _require_choice(name, getattr(self, name), get_args(choices))
-        for name in ("adam", "by_source"):
+        for name in ("adam", "by_source", "log_sources"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be true or false.")
         if self.features == "none" and self.pick != "medoids":
@@ -236,6 +260,7 @@ class SelectionConfig:
         values = asdict(self)
         if isinstance(self.small_sources, tuple):
             values["small_sources"] = list(self.small_sources)
+        values["keep_schedule"] = [list(point) for point in self.keep_schedule]
         return values
 
     @property
@@ -243,19 +268,26 @@ class SelectionConfig:
         """Whether kept rows may count differently."""
         return self.weights != "uniform" or self.balance > 0
 
-    def kept_rows(self, pool_rows: int, slots: int) -> int:
+    def kept_rows(self, pool_rows: int, slots: int, *, step: int = 0) -> int:
         """Return K for a pool: the budget, at least one row a slot, at most the pool.
 
         Args:
             pool_rows: N, labelled rows in the pool over all ranks.
             slots: ranks x micro-batches, each of which needs a row.
+            step: optimiser steps before this one.
         """
+        return min(pool_rows, max(slots, self._budget(pool_rows, step)))
+
+    def selects_at(self, step: int) -> bool:
+        """Return whether the step after `step` others has a selection pass."""
+        return self.features != "none" and selects_at(step, warmup_steps=self.warmup_steps, every=self.every)
+
+    def _budget(self, pool_rows: int, step: int) -> int:
         if self.keep_count is not None:
-            budget = self.keep_count
-        else:
-            assert self.keep is not None
-            budget = round(self.keep * pool_rows)
-        return min(pool_rows, max(slots, budget))
+            return self.keep_count
+        keep = keep_at(self.keep_schedule, step) if self.keep_schedule else self.keep
+        assert keep is not None
+        return round(keep * pool_rows)
 
     def check_pool(self, pool_rows: int, slots: int) -> None:
         """Check before training that a whole pool can give every micro-batch a kept row.
@@ -268,7 +300,8 @@ class SelectionConfig:
                 f"keep_count={self.keep_count} is above the pool of {pool_rows} rows (batch size x accumulation "
                 "steps x ranks); lower keep_count or enlarge the pool."
             )
-        budget = self.keep_count if self.keep_count is not None else round((self.keep or 0.0) * pool_rows)
+        # The least that a schedule of straight lines keeps is at one of its points.
+        budget = min(self._budget(pool_rows, step) for step, _ in self.keep_schedule or ((0, None),))
         if budget < slots:
             raise ConfigError(
                 f"A pool of {pool_rows} rows keeps {budget}, fewer than its {slots} micro-batches "

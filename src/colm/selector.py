@@ -17,10 +17,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from colm.batch import Pool, split_evenly
 from colm.config import SelectionConfig
@@ -36,7 +36,8 @@ from colm.picking import NO_PICKS, Picks, pick_at_random, pick_from_features
 from colm.select.rules import PickRule
 from colm.select.weighting import weigh_picks
 from colm.sources import balance_sources, find_small_sources
-from colm.types import AdamHistory, Batch, Coreset, StepRecord
+from colm.state import SelectionState
+from colm.types import Batch, Coreset, StepRecord
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +48,6 @@ OVERFLOW = (
     "Overflow: the small sources alone have %d rows in the pool, above the budget of %d, so a random sample of them in "
     "proportion is kept and no row of a big source. Raise keep, or list fewer small_sources. Said once."
 )
-
-
-class _Pending(NamedTuple):
-    history: AdamHistory | None
-    carried: Tensor | None
-    record: StepRecord
 
 
 class CoresetSelector:
@@ -95,6 +90,7 @@ class CoresetSelector:
         pad_token_id: int | None = None,
     ) -> None:
         self.config = config or SelectionConfig()
+        self.state = SelectionState()
         self.model = model
         self.optimizer = optimizer
         self.source_sizes = dict(source_sizes) if source_sizes is not None else None
@@ -116,7 +112,6 @@ class CoresetSelector:
                 )
             self._balance = balance_sources(self.source_sizes, self.config.balance)
         self.pad_token_id = _pad_token_id(model) if pad_token_id is None else pad_token_id
-        self._step = 0
         self._said: set[str] = set()
 
     @property
@@ -129,9 +124,7 @@ class CoresetSelector:
         if getattr(self, "_model", None) is model:
             return
         self._model = model
-        self._history: AdamHistory | None = None  # of another model's weight
-        self._carried: Tensor | None = None
-        self._pending: _Pending | None = None
+        self.state.forget_features()  # of another model's weight
         self.site: ValueSite | None = None
         if self.config.features != "none":
             self.site = locate_value_site(model, self.config.value_module)
@@ -178,7 +171,7 @@ class CoresetSelector:
             # No micro-batch may be empty.
             counts = dict.fromkeys(candidates + unlabelled[: facts.slots - len(candidates)], 1.0)
         else:
-            budget = self.config.kept_rows(len(candidates), facts.slots)
+            budget = self.config.kept_rows(len(candidates), facts.slots, step=self.state.step)
             small = [p for p in candidates if facts.source[p] in self.small]
             big = [p for p in candidates if facts.source[p] not in self.small]
             if len(small) > budget:
@@ -186,7 +179,7 @@ class CoresetSelector:
                 counts = pick_at_random(small, budget, facts, self._rule, self._draws())
             else:
                 counts = dict.fromkeys(small, 1.0)
-                if self.config.features == "none":
+                if not self.config.selects_at(self.state.step):
                     counts |= pick_at_random(big, budget - len(small), facts, self._rule, self._draws())
                 else:
                     picks = self._pick(pool, big, facts, budget - len(small))
@@ -194,11 +187,14 @@ class CoresetSelector:
                     needed = max(0, facts.slots - len(counts))  # no micro-batch may be empty
                     counts |= dict.fromkeys(picks.nonfinite[:needed], 1.0)
         record = self._record(facts, frozenset(counts), picks, time.perf_counter() - start)
-        self._pending = _Pending(picks.history, picks.carried, record)
+        self.state.prepare(picks.history, picks.carried, record)
         kept = sorted(counts)
         stands_for = torch.tensor([counts[p] for p in kept])
         of_big = torch.tensor([facts.source[p] not in self.small for p in kept])
-        weights = weigh_picks(stands_for, of_big, len(candidates), self.config.weights)
+        kind = self.config.weights
+        if kind == "fitted" and not picks.positions:  # rows at random have nothing to be fitted by
+            kind = "relative"
+        weights = weigh_picks(stands_for, of_big, len(candidates), kind)
         return Coreset(torch.tensor(kept), weights * torch.tensor([self._importance(facts, p) for p in kept]))
 
     def take(self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]], coreset: Coreset) -> list[Batch]:
@@ -217,10 +213,7 @@ class CoresetSelector:
 
     def reset(self) -> None:
         """Forget all steps, for a training that starts anew."""
-        self._step = 0
-        self._history = None
-        self._carried = None
-        self._pending = None
+        self.state.reset()
 
     def commit(self, *, stepped: bool = True) -> StepRecord:
         """Make the last `select` count, after the optimiser's step, and return its record.
@@ -232,27 +225,11 @@ class CoresetSelector:
         Raises:
             ConfigError: there was no `select` since the last commit.
         """
-        if self._pending is None:
-            raise ConfigError("commit() without a select() before it; call select, train, then commit.")
-        history, carried, record = self._pending
-        if history is not None and stepped:
-            self._history = history
-        if carried is not None and stepped:
-            self._carried = carried
-        self._pending = None
-        self._step += 1
-        return record
+        return self.state.commit(stepped=stepped)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the committed state: step counter, Adam history (D,) and what is carried over (h,), on the CPU."""
-        history, carried = self._history, self._carried
-        return {
-            "step": self._step,
-            "m": None if history is None else history.m.cpu(),
-            "v": None if history is None else history.v.cpu(),
-            "updates": 0 if history is None else history.updates,
-            "carried": None if carried is None else carried.cpu(),
-        }
+        return self.state.to_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned.
@@ -260,19 +237,9 @@ class CoresetSelector:
         Raises:
             ConfigError: the history belongs to a weight of another size.
         """
-        self._step = int(state["step"])
-        self._pending = None
-        self._history = None
-        carried = state.get("carried")
-        self._carried = None if carried is None or self.site is None else carried.to(self.site.weight.device)
-        if state["m"] is not None:
-            if self.site is None or len(state["m"]) != self.site.dim:
-                raise ConfigError(
-                    f"The saved Adam history has {len(state['m'])} entries but the feature has "
-                    f"{self.site.dim if self.site else 0}; resume with the model and selection of the saved run."
-                )
-            device = self.site.weight.device
-            self._history = AdamHistory(state["m"].to(device), state["v"].to(device), int(state["updates"]))
+        site = self.site
+        device = torch.device("cpu") if site is None else site.weight.device
+        self.state.load(state, dim=0 if site is None else site.dim, device=device)
 
     def _pick(self, pool: Pool, big: list[int], facts: PoolFacts, budget: int) -> Picks:
         """Run the selection pass over the big sources' rows and pick among them."""
@@ -281,10 +248,10 @@ class CoresetSelector:
         assert self.site is not None
         constants = self._adam_constants()
         local = [p - facts.first for p in big if facts.is_local(p)]
-        drawn_at = 0 if self.config.spsa_directions == "fixed" else self._step
+        drawn_at = 0 if self.config.spsa_directions == "fixed" else self.state.step
         generator = self._generator(drawn_at, stream=1)
         features = run_selection_pass(self.model, self.site, pool, local, self.config, generator=generator)
-        history = self._history or empty_history(features.dim, features.device)
+        history = self.state.history or empty_history(features.dim, features.device)
         rule = self._rule
         if self.config.features not in GRADIENTS:
             rule = rule._replace(coordinates=features.dim)
@@ -298,7 +265,7 @@ class CoresetSelector:
             constants,
             rule,
             self._draws(),
-            carried=self._carried,
+            carried=self.state.carried,
             importance=importance,
         )
 
@@ -312,7 +279,7 @@ class CoresetSelector:
 
     def _draws(self) -> torch.Generator:
         """Return this step's generator of rows."""
-        return self._generator(self._step, stream=0)
+        return self._generator(self.state.step, stream=0)
 
     def _generator(self, step: int, *, stream: int) -> torch.Generator:
         """Return a generator of the selection's own, the same on every rank and after a resume."""
@@ -338,7 +305,7 @@ class CoresetSelector:
 
     def _record(self, facts: PoolFacts, kept: frozenset[int], picks: Picks, seconds: float) -> StepRecord:
         return StepRecord(
-            step=self._step,
+            step=self.state.step,
             pool=index_by_source(facts.order, facts),
             kept=index_by_source([p for p in facts.order if p in kept], facts),
             small_kept=sum(facts.source[p] in self.small for p in kept),

@@ -10,7 +10,7 @@ def weigh_picks(stands_for: Tensor, big: Tensor, pool_rows: int, kind: str) -> T
     """Return the weights of the kept rows in the loss, (K,) float32.
 
     Args:
-        stands_for: (K,) float, how many rows of the pool each one stands for; or fitted weights, 1 for small sources.
+        stands_for: (K,) float, how many rows of the pool each one stands for; or fitted weights.
         big: (K,) bool, which rows are of big sources.
         pool_rows: N, rows that could have been kept.
         kind: ``uniform``, ``represented``, ``relative`` or ``fitted``, see `SelectionConfig.weights`.
@@ -24,5 +24,6 @@ def weigh_picks(stands_for: Tensor, big: Tensor, pool_rows: int, kind: str) -> T
     if kind == "represented":
         return stands_for / pool_rows
     if kind == "relative" and big.any():
-        stands_for = torch.where(big, stands_for / stands_for[big].mean(), stands_for)
-    return stands_for / kept
+        stands_for = stands_for / stands_for[big].mean()
+    # Rows of small sources count 1, also where there were too many of them to keep all.
+    return torch.where(big, stands_for, 1.0) / kept

@@ -1,0 +1,62 @@
+"""When a step selects, and how much of its pool it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from colm.errors import ConfigError
+
+
+def selects_at(step: int, *, warmup_steps: int, every: int) -> bool:
+    """Return whether a step has a selection pass.
+
+    Args:
+        step: optimiser steps before it.
+        warmup_steps: the first step that may have one.
+        every: the distance from one that has to the next.
+
+    >>> [step for step in range(9) if selects_at(step, warmup_steps=3, every=2)]
+    [3, 5, 7]
+    """
+    return step >= warmup_steps and (step - warmup_steps) % every == 0
+
+
+def keep_at(schedule: Sequence[tuple[int, float]], step: int) -> float:
+    """Return the fraction to keep at a step: straight lines between the points, level before and after them.
+
+    >>> [keep_at([(0, 1.0), (100, 0.5)], step) for step in (0, 50, 100, 1000)]
+    [1.0, 0.75, 0.5, 0.5]
+    """
+    first, keep = schedule[0]
+    if step <= first:
+        return keep
+    for following, then in schedule[1:]:
+        if step < following:
+            return keep + (then - keep) * (step - first) / (following - first)
+        first, keep = following, then
+    return keep
+
+
+def check_schedule(schedule: object) -> tuple[tuple[int, float], ...]:
+    """Return the schedule as tuples.
+
+    Raises:
+        ConfigError: it is no list of [step, keep] with rising steps from 0 and fractions in (0, 1].
+    """
+    wrong = ConfigError(
+        f"keep_schedule={schedule!r} must be a list of [step, keep] with rising whole steps of at least 0 and each "
+        "keep in (0, 1], such as [[0, 1.0], [100, 0.5]]."
+    )
+    if not isinstance(schedule, list | tuple):
+        raise wrong
+    points: list[tuple[int, float]] = []
+    for point in schedule:
+        if not isinstance(point, list | tuple) or len(point) != 2:
+            raise wrong
+        step, keep = point
+        if not isinstance(step, int) or isinstance(step, bool) or step <= (points[-1][0] if points else -1):
+            raise wrong
+        if not isinstance(keep, int | float) or isinstance(keep, bool) or not 0 < keep <= 1:
+            raise wrong
+        points.append((step, float(keep)))
+    return tuple(points)
