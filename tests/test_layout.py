@@ -13,6 +13,7 @@ LAYERS = [
     {"features", "select", "facts", "exchange", "data", "models", "state"},
     {"picking"},
     {"selector"},
+    {"replay"},
     {"integrations", "report", "evaluate"},
     {"cli"},
 ]

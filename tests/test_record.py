@@ -7,7 +7,7 @@ from colm.types import StepRecord
 
 
 def record(step: int) -> StepRecord:
-    return StepRecord(step, {"a": [1, 2], "b": [3]}, {"a": [2], "b": [3]}, 1, 0, 0, 0.25)
+    return StepRecord(step, {"a": [1, 2], "b": [3]}, {"a": [2], "b": [3]}, {"a": 7, "b": 9}, 1, 0, 0, 0.25)
 
 
 def test_lines_survive_and_later_steps_are_forgotten(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ class Outcome(NamedTuple):
 def facts_of(pool: Record) -> PoolFacts:
     rows = len(pool["sources"])
     order = sorted(range(rows), key=lambda row: (pool["index"][row], row))
-    return PoolFacts(pool["sources"], pool["index"], [1] * rows, order, 0, rows, 1)
+    return PoolFacts(pool["sources"], pool["index"], [1] * rows, [1] * rows, order, 0, rows, 1)
 
 
 def by_quota(pool: Record, pick: Callable[[Tensor, int], Tensor]) -> list[int]:

@@ -18,6 +18,7 @@ class PoolFacts(NamedTuple):
     source: list[str]
     dataset_index: list[int]
     labelled: list[int]  # labelled tokens after the shift
+    tokens: list[int]  # tokens without padding
     order: list[int]  # positions sorted by dataset index, which draws and ties follow
     first: int  # position of this rank's first row
     held: int  # rows on this rank
@@ -55,14 +56,16 @@ def share_facts(
                 f"{suggest(str(name), names)} It lists: {', '.join(names)}."
             )
     index = list(dataset_index) if dataset_index is not None else [0] * len(pool)
-    local = [[codes[name], i, count] for name, i, count in zip(sources, index, pool.labelled, strict=True)]
+    columns = zip(sources, index, pool.labelled, pool.lengths, strict=True)
+    local = [[codes[name], i, labelled, tokens] for name, i, labelled, tokens in columns]
     parts = gather_rows(torch.tensor(local, dtype=torch.int64).to(pool.device))
     rows = torch.cat(parts).tolist()
-    indices = [i for _, i, _ in rows] if dataset_index is not None else list(range(len(rows)))
+    indices = [i for _, i, _, _ in rows] if dataset_index is not None else list(range(len(rows)))
     return PoolFacts(
-        source=[names[code] for code, _, _ in rows],
+        source=[names[code] for code, _, _, _ in rows],
         dataset_index=indices,
-        labelled=[count for _, _, count in rows],
+        labelled=[labelled for _, _, labelled, _ in rows],
+        tokens=[tokens for _, _, _, tokens in rows],
         order=sorted(range(len(rows)), key=lambda p: (indices[p], p)),
         first=sum(len(part) for part in parts[:rank]),
         held=len(pool),

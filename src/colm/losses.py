@@ -62,7 +62,13 @@ def example_mean(
     >>> example_mean(torch.zeros(1, 3, 2), torch.tensor([[0, 1, -100]])).item()  # log 2
     0.6931...
     """
-    losses = example_losses(logits, labels)
+    return mean_over_examples(example_losses(logits, labels), labels, weights, num_examples=num_examples)
+
+
+def mean_over_examples(
+    losses: Tensor, labels: Tensor, weights: Tensor | None = None, *, num_examples: Tensor | int | None = None
+) -> Tensor:
+    """Return what `example_mean` does, given the rows' losses (n,)."""
     if weights is not None:
         return (weights.to(losses) * losses).sum()
     if num_examples is None:

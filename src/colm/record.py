@@ -80,4 +80,5 @@ def to_dict(record: StepRecord) -> dict[str, Any]:
         "match_random": record.match_random,
         "pool": record.pool,
         "kept": record.kept,
-    }
+        "tokens": record.tokens,
+    } | ({} if record.weights is None else {"weights": record.weights})

@@ -26,7 +26,7 @@ from colm.batch import Pool, split_evenly
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
 from colm.exchange import share_rows, weigh_rows
-from colm.facts import PoolFacts, index_by_source, share_facts
+from colm.facts import PoolFacts, group_by_source, index_by_source, share_facts
 from colm.features.adam import AdamConstants, adam_constants, empty_history
 from colm.features.locate import locate_value_site
 from colm.features.selection_pass import GRADIENTS, run_selection_pass
@@ -163,39 +163,11 @@ class CoresetSelector:
         start = time.perf_counter()
         pool = Pool(batches, self.pad_token_id)
         facts = share_facts(pool, sources, dataset_index, self.source_sizes)
-        candidates = [p for p in facts.order if facts.labelled[p] > 0]
-        picks = NO_PICKS
-        counts: dict[int, float] = {}  # kept row -> how many rows of the pool it stands for
-        if len(candidates) <= facts.slots:  # a last pool too small to choose from is trained whole
-            unlabelled = [p for p in facts.order if facts.labelled[p] == 0]
-            # No micro-batch may be empty.
-            counts = dict.fromkeys(candidates + unlabelled[: facts.slots - len(candidates)], 1.0)
-        else:
-            budget = self.config.kept_rows(len(candidates), facts.slots, step=self.state.step)
-            small = [p for p in candidates if facts.source[p] in self.small]
-            big = [p for p in candidates if facts.source[p] not in self.small]
-            if len(small) > budget:
-                self._say_once(OVERFLOW, len(small), budget)
-                counts = pick_at_random(small, budget, facts, self._rule, self._draws())
-            else:
-                counts = dict.fromkeys(small, 1.0)
-                if not self.config.selects_at(self.state.step):
-                    counts |= pick_at_random(big, budget - len(small), facts, self._rule, self._draws())
-                else:
-                    picks = self._pick(pool, big, facts, budget - len(small))
-                    counts |= zip(picks.positions, picks.stands_for, strict=True)
-                    needed = max(0, facts.slots - len(counts))  # no micro-batch may be empty
-                    counts |= dict.fromkeys(picks.nonfinite[:needed], 1.0)
-        record = self._record(facts, frozenset(counts), picks, time.perf_counter() - start)
+        counts, picks = self._choose(pool, facts)
+        coreset = self._weigh(facts, counts, picks)
+        record = self._record(facts, coreset, picks, time.perf_counter() - start)
         self.state.prepare(picks.history, picks.carried, record)
-        kept = sorted(counts)
-        stands_for = torch.tensor([counts[p] for p in kept])
-        of_big = torch.tensor([facts.source[p] not in self.small for p in kept])
-        kind = self.config.weights
-        if kind == "fitted" and not picks.positions:  # rows at random have nothing to be fitted by
-            kind = "relative"
-        weights = weigh_picks(stands_for, of_big, len(candidates), kind)
-        return Coreset(torch.tensor(kept), weights * torch.tensor([self._importance(facts, p) for p in kept]))
+        return coreset
 
     def take(self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]], coreset: Coreset) -> list[Batch]:
         """Return this rank's share of the kept rows, in as many micro-batches as `batches` has.
@@ -240,6 +212,39 @@ class CoresetSelector:
         site = self.site
         device = torch.device("cpu") if site is None else site.weight.device
         self.state.load(state, dim=0 if site is None else site.dim, device=device)
+
+    def _choose(self, pool: Pool, facts: PoolFacts) -> tuple[dict[int, float], Picks]:
+        """Return how many rows of the pool each kept row stands for, and what came of the selection pass."""
+        candidates = [p for p in facts.order if facts.labelled[p] > 0]
+        if len(candidates) <= facts.slots:  # a last pool too small to choose from is trained whole
+            unlabelled = [p for p in facts.order if facts.labelled[p] == 0]
+            # No micro-batch may be empty.
+            return dict.fromkeys(candidates + unlabelled[: facts.slots - len(candidates)], 1.0), NO_PICKS
+        budget = self.config.kept_rows(len(candidates), facts.slots, step=self.state.step)
+        small = [p for p in candidates if facts.source[p] in self.small]
+        big = [p for p in candidates if facts.source[p] not in self.small]
+        if len(small) > budget:
+            self._say_once(OVERFLOW, len(small), budget)
+            return pick_at_random(small, budget, facts, self._rule, self._draws()), NO_PICKS
+        counts = dict.fromkeys(small, 1.0)
+        if not self.config.selects_at(self.state.step):
+            return counts | pick_at_random(big, budget - len(small), facts, self._rule, self._draws()), NO_PICKS
+        picks = self._pick(pool, big, facts, budget - len(small))
+        counts |= zip(picks.positions, picks.stands_for, strict=True)
+        needed = max(0, facts.slots - len(counts))  # no micro-batch may be empty
+        return counts | dict.fromkeys(picks.nonfinite[:needed], 1.0), picks
+
+    def _weigh(self, facts: PoolFacts, counts: dict[int, float], picks: Picks) -> Coreset:
+        """Turn what rows stand for into their weights in the loss."""
+        kept = sorted(counts)
+        stands_for = torch.tensor([counts[p] for p in kept])
+        of_big = torch.tensor([facts.source[p] not in self.small for p in kept])
+        kind = self.config.weights
+        if kind == "fitted" and not picks.positions:  # rows at random have nothing to be fitted by
+            kind = "relative"
+        candidates = sum(count > 0 for count in facts.labelled)
+        weights = weigh_picks(stands_for, of_big, candidates, kind)
+        return Coreset(torch.tensor(kept), weights * torch.tensor([self._importance(facts, p) for p in kept]))
 
     def _pick(self, pool: Pool, big: list[int], facts: PoolFacts, budget: int) -> Picks:
         """Run the selection pass over the big sources' rows and pick among them."""
@@ -303,17 +308,24 @@ class CoresetSelector:
             self._said.add(message)
             logger.warning(message, *values)
 
-    def _record(self, facts: PoolFacts, kept: frozenset[int], picks: Picks, seconds: float) -> StepRecord:
+    def _record(self, facts: PoolFacts, coreset: Coreset, picks: Picks, seconds: float) -> StepRecord:
+        weight = dict(zip(coreset.indices.tolist(), coreset.weights.tolist(), strict=True))
+        kept = [p for p in facts.order if p in weight]
+        by_source = group_by_source(kept, facts)
         return StepRecord(
             step=self.state.step,
             pool=index_by_source(facts.order, facts),
-            kept=index_by_source([p for p in facts.order if p in kept], facts),
+            kept=index_by_source(kept, facts),
+            tokens={name: sum(facts.tokens[p] for p in rows) for name, rows in by_source.items()},
             small_kept=sum(facts.source[p] in self.small for p in kept),
             unlabelled=sum(count == 0 for count in facts.labelled),
             nonfinite=len(picks.nonfinite),
             seconds=seconds,
             match=picks.match,
             match_random=picks.match_random,
+            weights={name: [weight[p] for p in rows] for name, rows in by_source.items()}
+            if self.config.weighs
+            else None,
         )
 
 

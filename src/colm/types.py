@@ -70,12 +70,14 @@ class StepRecord(NamedTuple):
     step: int  # optimiser steps committed before this one
     pool: dict[str, list[int]]  # source -> dataset indices of its pool rows
     kept: dict[str, list[int]]  # source -> dataset indices of its kept rows
+    tokens: dict[str, int]  # source -> tokens of its kept rows, without padding
     small_kept: int  # kept rows that belong to small sources
     unlabelled: int  # pool rows dropped because no token of theirs has a label
     nonfinite: int  # pool rows whose features were not finite
     seconds: float  # wall-clock seconds from the pool to its coreset
     match: float | None = None  # cosine of the kept big rows' mean normalised feature with the pool's; None without
     match_random: float | None = None  # what as many random rows of each source would be expected to have
+    weights: dict[str, list[float]] | None = None  # of the kept rows in the loss; None: all the same
     step_seconds: float | None = None  # of the whole step, from fetching the pool to the optimiser's step
 
     @property

@@ -110,7 +110,7 @@ def test_a_run_learns_records_and_repeats(tmp_path: Path, features: Any) -> None
         assert set(small) <= set(kept)
     data = mixture()
     assert all(data[i]["source"] == source for source, rows in runs[0][1][0]["pool"].items() for i in rows)
-    assert trainer.pooled == {
+    assert trainer.figures.pooled == {
         source: sum(len(line["pool"].get(source, [])) for line in runs[0][1]) for source in "abcd"
     }
 
@@ -183,7 +183,7 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(tmp_path: Path, features: 
     resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-4"))
     assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
-    assert resumed.pooled == whole.pooled
+    assert resumed.figures.pooled == whole.figures.pooled
     (tmp_path / "cut" / "checkpoint-6" / "coreset_complete").unlink()
     with pytest.raises(ConfigError, match="checkpoint-6 is no complete checkpoint"):
         coreset_trainer(tmp_path / "cut", selection=selection, args=args).train(
@@ -201,7 +201,24 @@ def test_logs_hold_the_selections_figures(tmp_path: Path) -> None:
         assert log["coreset_kept"] == 6
         assert 0 < log["selection_share"] < 1
         assert log["selection_seconds"] > 0
+        assert -1 <= log["coreset_match_random"] <= log["coreset_match"] + 0.2 <= 1.2
         assert "coreset_small_kept" in log
+        # Every step kept 6 rows, so the mean over sources' losses is the logged loss.
+        by_source = [(log[f"kept/{source}"], log[f"loss/{source}"]) for source in "abcd" if log[f"kept/{source}"]]
+        assert sum(rows * loss for rows, loss in by_source) / 6 == pytest.approx(log["loss"], rel=1e-4)
+    steps, data = lines(tmp_path), mixture()
+    for source in "abcd":
+        kept = [line["kept"].get(source, []) for line in steps]
+        assert logs[1][f"kept/{source}"] == sum(map(len, kept[2:])) / 2
+        assert logs[1][f"pool/{source}"] == sum(len(line["pool"].get(source, [])) for line in steps[2:]) / 2
+        assert logs[1][f"share/{source}"] == pytest.approx(sum(map(len, kept)) / 24, abs=1e-6)
+        tokens = [sum(len(data[i]["input_ids"]) for i in rows) for rows in kept]
+        assert [line["tokens"].get(source, 0) for line in steps] == tokens
+        assert logs[1][f"tokens/{source}"] == sum(tokens[2:]) / 2
+    assert sum(logs[1][f"token_share/{source}"] for source in "abcd") == pytest.approx(1, abs=1e-5)
+    few = coreset_trainer(tmp_path / "few", selection=SelectionConfig(log_sources=False), args={"max_steps": 1})
+    few.train()
+    assert not any("/" in key for key in few.state.log_history[0])
 
 
 def test_a_torch_data_set_and_evaluation_on_coded_rows(tmp_path: Path) -> None:
@@ -247,7 +264,7 @@ def test_a_second_training_starts_afresh(tmp_path: Path) -> None:
     trainer.train()
     assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2]
     assert trainer.selector.state_dict()["step"] == 3
-    assert sum(trainer.pooled.values()) == 36
+    assert sum(trainer.figures.pooled.values()) == 36
 
 
 def test_a_skipped_optimiser_step_leaves_the_history(tmp_path: Path) -> None:

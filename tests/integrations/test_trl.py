@@ -123,6 +123,8 @@ def test_every_format_is_trained_on_the_mean_over_examples(tmp_path: Path, token
     assert log["loss"] == pytest.approx(mean_over_examples(before.eval(), steps[0]), rel=1e-4)
     assert 0 <= log["mean_token_accuracy"] <= 1
     assert log["coreset_kept"] == 6
+    by_source = [log[f"kept/{s}"] * log[f"loss/{s}"] for s in ("adding", "naming", "rare") if f"loss/{s}" in log]
+    assert sum(by_source) / 6 == pytest.approx(log["loss"], rel=1e-4)
     (line,) = lines(tmp_path)
     kept = [i for found in line["kept"].values() for i in found]
     data = rows()

@@ -182,16 +182,16 @@ def summarise(trainer: SourceTrainer, evaluations: Sequence[Mapping[str, Any]]) 
     before, after = ({}, {}) if not evaluations else (evaluations[0]["losses"], evaluations[-1]["losses"])
     return {
         "steps": trainer.state.global_step,
-        "seconds": round(trainer.seconds, 3),
-        "selection_seconds": round(trainer.selection_seconds, 3),
+        "seconds": round(trainer.figures.seconds, 3),
+        "selection_seconds": round(trainer.figures.selection_seconds, 3),
         "eval_loss_before": _mean_over_rows(before, trainer.validation),
         "eval_loss_after": _mean_over_rows(after, trainer.validation),
         "small_sources": sorted(find_small_sources(trainer.source_sizes, listed)),
         "sources": {
             name: {
                 "rows": trainer.source_sizes.get(name, 0),
-                "pooled": trainer.pooled.get(name, 0),
-                "kept": trainer.kept.get(name, 0),
+                "pooled": trainer.figures.pooled.get(name, 0),
+                "kept": trainer.figures.kept.get(name, 0),
                 "eval_loss_before": before.get(name),
                 "eval_loss_after": after.get(name),
             }

@@ -85,8 +85,8 @@ class EvaluationRecorder(TrainerCallback):
         self._log.write(
             {
                 "step": state.global_step,
-                "rows": sum(self._trainer.kept.values()),
-                "seconds": round(self._trainer.seconds, 3),
+                "rows": sum(self._trainer.figures.kept.values()),
+                "seconds": round(self._trainer.figures.seconds, 3),
                 "losses": {name: metrics[f"eval_{name}_loss"] for name in self._trainer.validation},
             }
         )

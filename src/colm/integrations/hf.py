@@ -10,7 +10,7 @@ from transformers import Trainer
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
 from colm.integrations.mixin import CoresetMixin
-from colm.losses import example_mean
+from colm.losses import example_losses, mean_over_examples
 
 
 class CoresetTrainer(CoresetMixin, Trainer):
@@ -60,4 +60,6 @@ class CoresetTrainer(CoresetMixin, Trainer):
     def _example_mean(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """Return the training loss: each row of the step counts the same, or its weight."""
         logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-        return example_mean(logits, labels, self._row_weights, num_examples=num_items_in_batch)
+        losses = example_losses(logits, labels)
+        self._note_losses(losses)
+        return mean_over_examples(losses, labels, self._row_weights, num_examples=num_items_in_batch)

@@ -32,11 +32,10 @@ from colm.integrations.columns import (
     CollatorWithCodes,
     encode_sources,
     set_codes_aside,
-    without_codes,
 )
+from colm.integrations.figures import SelectionFigures
 from colm.record import FILE_NAME, StepLog, to_dict
 from colm.selector import CoresetSelector
-from colm.types import StepRecord
 
 STATE_NAME = "coreset_state.pt"
 
@@ -74,16 +73,10 @@ class CoresetMixin(_TrainerSeams):
         self.selector = CoresetSelector(self.model, self.selection, self.source_sizes, pad_token_id=self._pad_token())
         self._selection_log = StepLog(Path(self.args.output_dir) / FILE_NAME)
         self._step_start = 0.0
-        self._clear_totals()
+        self._row_weights: Tensor | None = None
+        self._row_sources: Tensor | None = None
+        self.figures = SelectionFigures(self._source_names, by_source=selection.log_sources)
         self.add_callback(_CommitCallback(self))
-
-    def _clear_totals(self) -> None:
-        """Begin to count: rows by source and seconds over all steps, resumes included."""
-        self._unlogged: list[tuple[StepRecord, float]] = []  # record and whole seconds of each step since the last log
-        self.seconds = 0.0  # selection included
-        self.selection_seconds = 0.0
-        self.pooled = dict.fromkeys(self._source_names, 0)
-        self.kept = dict.fromkeys(self._source_names, 0)
 
     def _pad_token(self) -> int | None:
         pad = getattr(self.processing_class, "pad_token_id", None)
@@ -103,7 +96,7 @@ class CoresetMixin(_TrainerSeams):
         self.selector.model = self.model  # another one after model_init, or once FSDP has wrapped it
         self.selector.optimizer = self.optimizer
         coreset = self.selector.select(plain, sources, dataset_index=index)
-        kept = self.selector.take(plain, coreset)
+        kept = self.selector.take(batches, coreset)  # with the codes, by which losses are known by source
         return kept, self._get_num_items_in_batch(kept, device)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
@@ -122,10 +115,17 @@ class CoresetMixin(_TrainerSeams):
         self._signature_columns += [k for k in (SOURCE_KEY, INDEX_KEY) if k not in self._signature_columns]
 
     def _prepare_inputs(self, inputs: Any) -> Any:
-        """Strip the two integer columns from any batch that still has them, and set the rows' weights aside."""
-        prepared = dict(super()._prepare_inputs(without_codes(inputs)))
-        self._row_weights: Tensor | None = prepared.pop(WEIGHT_KEY, None)
+        """Set the rows' weights and sources aside, which the model does not take."""
+        prepared = dict(super()._prepare_inputs(inputs))
+        prepared.pop(INDEX_KEY, None)
+        self._row_sources = prepared.pop(SOURCE_KEY, None)
+        self._row_weights = prepared.pop(WEIGHT_KEY, None)
         return prepared
+
+    def _note_losses(self, losses: Tensor) -> None:
+        """Take the mean losses (n,) of a training micro-batch's rows for the log."""
+        if self.model.training and self._row_sources is not None:
+            self.figures.add_losses(losses, self._row_sources)
 
     def _wrap_model(self, model: nn.Module, training: bool = True, **kwargs: Any) -> Any:
         """Let a model that was evaluated before training be wrapped for it.
@@ -139,19 +139,8 @@ class CoresetMixin(_TrainerSeams):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the selection's figures since the last log to the training log."""
-        if "loss" in logs and self._unlogged:
-            records = [record for record, _ in self._unlogged]
-            selection = sum(record.seconds for record in records)
-            whole = sum(seconds for _, seconds in self._unlogged)
-            logs |= {
-                "coreset_pool": sum(record.pool_count for record in records) / len(records),
-                "coreset_kept": sum(record.kept_count for record in records) / len(records),
-                "coreset_small_kept": sum(record.small_kept for record in records) / len(records),
-                "coreset_nonfinite": float(sum(record.nonfinite for record in records)),
-                "selection_seconds": round(selection / len(records), 4),
-                "selection_share": round(selection / whole, 4) if whole > 0 else 0.0,
-            }
-            self._unlogged.clear()
+        if "loss" in logs:
+            logs |= self.figures.take_log()
         super().log(logs, *args, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -159,7 +148,9 @@ class CoresetMixin(_TrainerSeams):
         super()._save_checkpoint(model, trial)
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
-            torch.save({"selector": self.selector.state_dict(), "totals": self._totals()}, folder / STATE_NAME)
+            torch.save(
+                {"selector": self.selector.state_dict(), "figures": self.figures.state_dict()}, folder / STATE_NAME
+            )
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_complete(folder)
@@ -177,19 +168,9 @@ class CoresetMixin(_TrainerSeams):
             )
         state = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True)
         self.selector.load_state_dict(state["selector"])
-        totals = state["totals"]
-        self.pooled, self.kept = totals["pooled"], totals["kept"]
-        self.seconds, self.selection_seconds = totals["seconds"], totals["selection_seconds"]
+        self.figures.load_state_dict(state["figures"])
         if self.args.should_save:
             self._selection_log.truncate(state["selector"]["step"])
-
-    def _totals(self) -> dict[str, Any]:
-        return {
-            "pooled": self.pooled,
-            "kept": self.kept,
-            "seconds": self.seconds,
-            "selection_seconds": self.selection_seconds,
-        }
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train as the Trainer does; ``True`` resumes from the last checkpoint that was written to its end."""
@@ -203,22 +184,15 @@ class CoresetMixin(_TrainerSeams):
     def start_afresh(self) -> None:
         """Forget the steps of an earlier training. Called when a training begins that resumes nothing."""
         self.selector.reset()
-        self._clear_totals()
+        self.figures.reset()
         if self.args.should_save:
             self._selection_log.truncate(0)
 
     def commit_step(self) -> None:
         """Make the step count: history, record line, totals. Called once the optimiser has stepped."""
         record = self.selector.commit(stepped=not self.accelerator.optimizer_step_was_skipped)
-        seconds = time.perf_counter() - self._step_start
-        record = record._replace(step_seconds=round(seconds, 6))
-        self._unlogged.append((record, seconds))
-        self.seconds += seconds
-        self.selection_seconds += record.seconds
-        for name, rows in record.pool.items():
-            self.pooled[name] += len(rows)
-        for name, rows in record.kept.items():
-            self.kept[name] += len(rows)
+        record = record._replace(step_seconds=round(time.perf_counter() - self._step_start, 6))
+        self.figures.add_step(record)
         if self.args.should_save:
             self._selection_log.write(to_dict(record))
 

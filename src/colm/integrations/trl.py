@@ -77,6 +77,8 @@ class CoresetSFTTrainer(CoresetMixin, SFTTrainer):
         def scale_rows(outputs: Any) -> Any:
             if getattr(outputs, "log_probs", None) is not None:  # else a forward for the logits alone
                 scale = _row_scale(outputs.label_mask, weights, num_items_in_batch)
+                tokens = outputs.label_mask.sum(1).clamp(min=1)
+                self._note_losses(-outputs.log_probs.detach().float().sum(1) / tokens)
                 outputs.log_probs = outputs.log_probs * scale.to(outputs.log_probs)[:, None]
             return outputs
 
