@@ -167,3 +167,21 @@ def test_resume_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_python_dash_m() -> None:
     done = subprocess.run([sys.executable, "-m", "colm", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("colm 0")
+
+
+def test_replay_trains_on_the_recorded_rows_to_the_same_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, again = tmp_path / "run", tmp_path / "run-replay"
+    assert main(["train", write_run(tmp_path)]) == 0
+    assert main(["replay", str(run / "selection.jsonl")]) == 0
+    assert "6 steps replayed" in capsys.readouterr().out
+    assert (run / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
+    assert main(["replay", str(run), "output_dir=" + str(run)]) == 2
+    assert "is the run that is replayed" in capsys.readouterr().err
+    assert main(["replay", str(tmp_path / "none.jsonl")]) == 2
+    assert "give the selection.jsonl of a run" in capsys.readouterr().err
+    assert main(["replay", str(run)]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert main(["replay", str(run), "--overwrite", "seed=1"]) == 2
+    assert "is not the recorded one" in capsys.readouterr().err

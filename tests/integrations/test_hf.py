@@ -409,3 +409,37 @@ def test_the_loss_weighs_rows_as_the_coreset_does(tmp_path: Path) -> None:
     logged = next(log["loss"] for log in trainer.state.log_history if "loss" in log)
     assert len(set(coreset.weights.tolist())) > 1
     assert logged == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("selection", [{}, {"weights": "represented"}])
+def test_a_replay_ends_at_the_same_weights(tmp_path: Path, selection: dict[str, Any]) -> None:
+    config = SelectionConfig(**selection)
+    first = coreset_trainer(tmp_path / "run", selection=config)
+    torch.manual_seed(0)
+    first.train()
+    again = coreset_trainer(tmp_path / "again", selection=config, replay=tmp_path / "run" / "selection.jsonl")
+    torch.manual_seed(0)
+    again.train()
+    assert lines(tmp_path / "again") == lines(tmp_path / "run")
+    assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(again), strict=True))
+    assert again.selector.state_dict()["m"] is None  # nothing was selected
+
+    longer = coreset_trainer(
+        tmp_path / "longer", replay=tmp_path / "run" / "selection.jsonl", selection=config, args={"max_steps": 9}
+    )
+    torch.manual_seed(0)
+    longer.train()
+    assert longer.state.global_step == 6  # where the record ends
+
+
+def test_a_replay_of_another_run_is_refused(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    coreset_trainer(tmp_path / "run").train()
+    record = tmp_path / "run" / "selection.jsonl"
+    other = coreset_trainer(tmp_path / "other", replay=record, args={"seed": 1})
+    torch.manual_seed(1)
+    with pytest.raises(DataError, match=r"The pool of step 0 is not the recorded one: row \d+ of '\w' is only here"):
+        other.train()
+    record.write_text("")
+    with pytest.raises(ConfigError, match="holds no step to replay"):
+        coreset_trainer(tmp_path / "none", replay=record)

@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--eval-data", nargs="+", default=[], metavar="FILE", help="questions that every run answers: colm eval --data"
     )
     compare.add_argument("--eval-options", default="", help="of colm eval: --eval-options='--limit 200'")
+    replay = _add(commands, "replay", "train on a run's recorded choices again", what="RUN/selection.jsonl")
+    for flag, what in (("--resume", "go on from the last checkpoint"), ("--overwrite", "replace an earlier replay")):
+        replay.add_argument(flag, action="store_true", help=what)
     report = commands.add_parser("report", help="write a page about runs", description="Write a page about runs.")
     report.add_argument("runs", nargs="+", metavar="RUN", help="output folder of a run, or of a comparison")
     report.add_argument("--out", metavar="FILE.html", help="default: report.html in the run's folder")
@@ -72,6 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 eval_data=options.eval_data,
                 eval_options=options.eval_options,
             )
+        elif options.command == "replay":
+            from colm.cli.replay import replay_command
+
+            replay_command(options.config, options.overrides, resume=options.resume, overwrite=options.overwrite)
         elif options.command == "report":
             from colm.cli.report import report_command
 
@@ -96,10 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, help: str, *, what: str = "CONFIG.yaml"
 ) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=what, description=what.capitalize() + ".")
-    command.add_argument("config", metavar="CONFIG.yaml", help="the run's configuration")
+    command = commands.add_parser(name, help=help, description=help.capitalize() + ".")
+    command.add_argument("config", metavar=what, help="of the run")
     command.add_argument(
         "overrides", nargs="*", metavar="key=value", help="settings that replace those of the file: selection.keep=0.25"
     )

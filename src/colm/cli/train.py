@@ -86,19 +86,22 @@ def _run_files(folder: Path) -> list[Path]:
     return [folder / name for name in names if (folder / name).exists()] + list(folder.glob("checkpoint-*"))
 
 
-def train(settings: RunSettings, checkpoint: Path | None = None, *, overwrite: bool = False) -> dict[str, Any]:
+def train(
+    settings: RunSettings, checkpoint: Path | None = None, *, overwrite: bool = False, replay: Path | None = None
+) -> dict[str, Any]:
     """Run one training and return what `summary.json` holds.
 
     Args:
         settings: the run.
         checkpoint: to go on from.
         overwrite: delete the run that the folder holds, once data, model and settings have been checked.
+        replay: a record whose choices are trained on, instead of selecting.
     """
     set_seed(settings.seed)
     data = prepare_data(settings)
     set_seed(settings.seed)  # tokenising must not move the model's initialisation
     model = build_model(settings, data.tokenizer)
-    trainer = build_trainer(settings, model, data)
+    trainer = build_trainer(settings, model, data, replay=replay)
     folder = settings.output_dir
     if _is_first_rank():
         stale = [folder / name for name in (ANSWERS_NAME, ANSWER_LINES_NAME, HARNESS_NAME) if (folder / name).exists()]
@@ -152,7 +155,9 @@ def build_model(settings: RunSettings, tokenizer: Any) -> Any:
     return model
 
 
-def build_trainer(settings: RunSettings, model: Any, data: PreparedData) -> SourceTrainer:
+def build_trainer(
+    settings: RunSettings, model: Any, data: PreparedData, *, replay: Path | None = None
+) -> SourceTrainer:
     """Make the trainer; every check of its set-up happens here."""
     try:
         trainer = SourceTrainer(
@@ -164,6 +169,7 @@ def build_trainer(settings: RunSettings, model: Any, data: PreparedData) -> Sour
             processing_class=data.tokenizer,
             selection=settings.selection,
             source_column=settings.data["source_column"],
+            replay=replay,
         )
     except ColmError:
         raise

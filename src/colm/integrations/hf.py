@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -24,6 +25,8 @@ class CoresetTrainer(CoresetMixin, Trainer):
         args: as the Trainer's.
         selection: how to choose; default `SelectionConfig()`.
         source_column: the column of ``train_dataset`` that names each row's source.
+        replay: the ``selection.jsonl`` of an earlier run, whose choices are trained on again; the run's data, seeds
+            and batch sizes are needed for that.
         **kwargs: as the Trainer's.
 
     Raises:
@@ -43,6 +46,7 @@ class CoresetTrainer(CoresetMixin, Trainer):
         *,
         selection: SelectionConfig | None = None,
         source_column: str = "source",
+        replay: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         selection = selection or SelectionConfig()
@@ -55,7 +59,7 @@ class CoresetTrainer(CoresetMixin, Trainer):
                 )
             kwargs["compute_loss_func"] = self._example_mean
         super().__init__(model, args, **kwargs)
-        self._prepare_selection(selection)
+        self._prepare_selection(selection, replay)
 
     def _example_mean(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """Return the training loss: each row of the step counts the same, or its weight."""

@@ -35,6 +35,7 @@ from colm.integrations.columns import (
 )
 from colm.integrations.figures import SelectionFigures
 from colm.record import FILE_NAME, StepLog, to_dict
+from colm.replay import ReplaySelector
 from colm.selector import CoresetSelector
 
 STATE_NAME = "coreset_state.pt"
@@ -65,12 +66,16 @@ class CoresetMixin(_TrainerSeams):
         self._source_names = encoded.names
         self._source_column = source_column
 
-    def _prepare_selection(self, selection: SelectionConfig) -> None:
+    def _prepare_selection(self, selection: SelectionConfig, replay: str | Path | None) -> None:
         """Check the whole set-up, then make the selector and hook it to the Trainer's events."""
         self.selection = selection
         check_trainer(self, selection)
         self.data_collator: Any = CollatorWithCodes(self.data_collator, self._source_column)
-        self.selector = CoresetSelector(self.model, self.selection, self.source_sizes, pad_token_id=self._pad_token())
+        model, sizes, pad = self.model, self.source_sizes, self._pad_token()
+        if replay is None:
+            self.selector = CoresetSelector(model, selection, sizes, pad_token_id=pad)
+        else:
+            self.selector = ReplaySelector(model, Path(replay), selection, sizes, pad_token_id=pad)
         self._selection_log = StepLog(Path(self.args.output_dir) / FILE_NAME)
         self._step_start = 0.0
         self._row_weights: Tensor | None = None
@@ -211,3 +216,6 @@ class _CommitCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Commit the selection that this step trained on."""
         self._trainer.commit_step()
+        selector = self._trainer.selector
+        if isinstance(selector, ReplaySelector) and selector.state.step == selector.steps:
+            control.should_training_stop = True  # the record ends here

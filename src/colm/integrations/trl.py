@@ -7,6 +7,7 @@ its number of labelled tokens, as they leave the model, and `compute_loss`, with
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +36,8 @@ class CoresetSFTTrainer(CoresetMixin, SFTTrainer):
         args: as SFTTrainer's, an `SFTConfig` as a rule.
         selection: how to choose; default `SelectionConfig()`.
         source_column: the column of ``train_dataset`` that names each row's source.
+        replay: the ``selection.jsonl`` of an earlier run, whose choices are trained on again; the run's data, seeds
+            and batch sizes are needed for that.
         **kwargs: as SFTTrainer's.
 
     Raises:
@@ -54,6 +57,7 @@ class CoresetSFTTrainer(CoresetMixin, SFTTrainer):
         *,
         selection: SelectionConfig | None = None,
         source_column: str = "source",
+        replay: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         selection = selection or SelectionConfig()
@@ -64,7 +68,7 @@ class CoresetSFTTrainer(CoresetMixin, SFTTrainer):
             # The loss below is over the step's rows, whatever the model's own forward does with a count.
             self.loss_is_scaled_for_ga = True
             self.model_accepts_loss_kwargs = True
-        self._prepare_selection(selection)
+        self._prepare_selection(selection, replay)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Tensor | int | None = None
