@@ -22,6 +22,10 @@ class DataError(ColmError, ValueError):
     """The data lacks a column, a label, a row or a labelled token that training needs."""
 
 
+class StoppedEarly(ColmError):
+    """The run was told to stop (SIGTERM), has saved a checkpoint and can go on from it."""
+
+
 def suggest(name: str, options: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the option nearest to `name`, or an empty string.
 

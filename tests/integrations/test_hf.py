@@ -184,7 +184,7 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(tmp_path: Path, features: 
     assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
     assert resumed.figures.pooled == whole.figures.pooled
-    (tmp_path / "cut" / "checkpoint-6" / "coreset_complete").unlink()
+    (tmp_path / "cut" / "checkpoint-6" / "coreset_complete.json").unlink()
     with pytest.raises(ConfigError, match="checkpoint-6 is no complete checkpoint"):
         coreset_trainer(tmp_path / "cut", selection=selection, args=args).train(
             resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-6")
@@ -296,7 +296,7 @@ def test_your_own_loss_gets_the_token_count(tmp_path: Path) -> None:
 def test_resuming_takes_the_last_checkpoint_that_is_whole(tmp_path: Path) -> None:
     args = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
     coreset_trainer(tmp_path, args=args).train()
-    (tmp_path / "checkpoint-6" / "coreset_complete").unlink()
+    (tmp_path / "checkpoint-6" / "coreset_complete.json").unlink()
     resumed = coreset_trainer(tmp_path, args=args)
     resumed.train(resume_from_checkpoint=True)
     assert [line["step"] for line in lines(tmp_path)] == list(range(6))

@@ -9,13 +9,16 @@ import sys
 from collections.abc import Sequence
 
 from colm import __version__
-from colm.errors import ColmError
+from colm.errors import ColmError, StoppedEarly
 
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, or 2 after an error of the user's making."""
+    """Run the command line and return its exit status.
+
+    0; 2 after an error of the user's making; 130 and 143 after SIGINT and SIGTERM, as shells count them.
+    """
     parser = argparse.ArgumentParser(
         prog="colm", description="Fine-tune causal language models on data mixtures by mini-batch coresets."
     )
@@ -94,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sources_command(options.config, options.overrides)
     except ColmError as error:
         print(f"colm: {error}", file=sys.stderr)
-        return 2
+        return 143 if isinstance(error, StoppedEarly) else 2
     except KeyboardInterrupt:
         how = "the same command" if options.command == "eval" else "--resume"
         print(f"colm: interrupted; go on with {how}", file=sys.stderr)

@@ -18,7 +18,7 @@ from colm.cli.report import write_comparison_page
 from colm.cli.settings import load_settings, resolve_settings
 from colm.data.questions import read_question_files, read_questions
 from colm.errors import ConfigError
-from colm.integrations.checks import last_complete_checkpoint
+from colm.integrations.checkpoints import last_complete_checkpoint
 from colm.methods import METHODS, method_settings
 from colm.record import ANSWERS_NAME, COMPARE_NAME, CONFIG_NAME, SUMMARY_NAME
 

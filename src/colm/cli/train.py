@@ -21,9 +21,10 @@ from transformers import DataCollatorForSeq2Seq, PrinterCallback, ProgressCallba
 from colm.cli.kept import describe_kept
 from colm.cli.prepare import PreparedData, prepare_data
 from colm.cli.settings import RunSettings, load_settings
-from colm.errors import ColmError, ConfigError
-from colm.integrations.checks import last_complete_checkpoint
+from colm.errors import ColmError, ConfigError, StoppedEarly
+from colm.integrations.checkpoints import last_complete_checkpoint
 from colm.integrations.evaluation import EvaluationRecorder, SourceTrainer, peak_memory
+from colm.integrations.preemption import StopOnSignal
 from colm.models import build_tiny_model, load_model
 from colm.record import (
     ANSWER_LINES_NAME,
@@ -35,6 +36,7 @@ from colm.record import (
     HARNESS_NAME,
     SUMMARY_NAME,
     StepLog,
+    replace_file,
 )
 from colm.sources import find_small_sources
 
@@ -45,7 +47,7 @@ def train_command(config: str, overrides: Sequence[str], *, resume: bool, overwr
     """Train as the configuration says, save, and print the summary table."""
     settings = load_settings(config, overrides)
     checkpoint = check_output(settings.output_dir, resume=resume, overwrite=overwrite)
-    summary = train(settings, checkpoint, overwrite=overwrite)
+    summary = train(settings, checkpoint)
     if not _is_first_rank():
         return
     console = Console()
@@ -69,7 +71,8 @@ def check_output(folder: Path, *, resume: bool, overwrite: bool) -> Path | None:
     if resume:
         if not held:
             raise ConfigError(f"There is no run to resume in {folder}; leave --resume out.")
-        checkpoint = last_complete_checkpoint(folder)
+        # The configuration goes first when a run is replaced, and comes last: without it the checkpoints are another's.
+        checkpoint = last_complete_checkpoint(folder) if (folder / CONFIG_NAME).exists() else None
         if checkpoint is None:
             logger.warning("%s holds no complete checkpoint; the run starts from the beginning.", folder)
         return checkpoint
@@ -86,16 +89,17 @@ def _run_files(folder: Path) -> list[Path]:
     return [folder / name for name in names if (folder / name).exists()] + list(folder.glob("checkpoint-*"))
 
 
-def train(
-    settings: RunSettings, checkpoint: Path | None = None, *, overwrite: bool = False, replay: Path | None = None
-) -> dict[str, Any]:
+def train(settings: RunSettings, checkpoint: Path | None = None, *, replay: Path | None = None) -> dict[str, Any]:
     """Run one training and return what `summary.json` holds.
 
     Args:
         settings: the run.
-        checkpoint: to go on from.
-        overwrite: delete the run that the folder holds, once data, model and settings have been checked.
+        checkpoint: to go on from. Without one, a run that the folder holds is deleted, once data, model and settings
+            have been checked.
         replay: a record whose choices are trained on, instead of selecting.
+
+    Raises:
+        StoppedEarly: SIGTERM came; the checkpoint of the step is written.
     """
     set_seed(settings.seed)
     data = prepare_data(settings)
@@ -105,10 +109,10 @@ def train(
     folder = settings.output_dir
     if _is_first_rank():
         stale = [folder / name for name in (ANSWERS_NAME, ANSWER_LINES_NAME, HARNESS_NAME) if (folder / name).exists()]
-        for path in [*_run_files(folder), *stale] if overwrite else stale:
+        for path in [*_run_files(folder), *stale] if checkpoint is None else stale:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_NAME).write_text(yaml.safe_dump(settings.values, sort_keys=False), encoding="utf-8")
+        replace_file(folder / CONFIG_NAME, yaml.safe_dump(settings.values, sort_keys=False))
     trainer.accelerator.wait_for_everyone()  # the first rank may still have been clearing the folder
     evaluations = StepLog(folder / EVALUATIONS_NAME)
     resumed_at = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
@@ -119,7 +123,14 @@ def train(
     set_seed(settings.seed)  # a resumed run does not evaluate first, and must shuffle the same
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+    stop = StopOnSignal()
+    trainer.add_callback(stop)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if stop.stopped and trainer.state.global_step < trainer.state.max_steps:
+        raise StoppedEarly(
+            f"told to stop (SIGTERM) in step {trainer.state.global_step}, whose checkpoint is written to {folder}; go "
+            "on with --resume"
+        )
     memory = peak_memory()
     if data.validation and recorder.last_step != trainer.state.global_step:
         trainer.evaluate()
@@ -128,9 +139,9 @@ def train(
         return {}
     data.tokenizer.save_pretrained(str(folder))
     examples = describe_kept(StepLog(folder / FILE_NAME).read(), trainer.selector.small, data.train, data.tokenizer)
-    (folder / EXAMPLES_NAME).write_text(json.dumps(examples, indent=2) + "\n", encoding="utf-8")
+    replace_file(folder / EXAMPLES_NAME, json.dumps(examples, indent=2) + "\n")
     summary = summarise(trainer, list(evaluations.read())) | memory
-    (folder / SUMMARY_NAME).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    replace_file(folder / SUMMARY_NAME, json.dumps(summary, indent=2) + "\n")  # last: it says that the run is done
     return summary
 
 

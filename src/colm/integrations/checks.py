@@ -1,14 +1,11 @@
-"""What a trainer can not combine with selection, refused before training, and checkpoint markers."""
+"""What a trainer can not combine with selection, refused before training."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
-
-MARKER = "coreset_complete"
 
 
 def check_trainer(trainer: Any, selection: SelectionConfig) -> None:
@@ -62,6 +59,12 @@ def check_trainer(trainer: Any, selection: SelectionConfig) -> None:
             "output_router_logits=True adds a router loss that the example mean would leave out; set "
             "model.config.output_router_logits=False, or loss='token'."
         )
+    if getattr(args, "enable_jit_checkpoint", False) and args.world_size > 1:
+        raise ConfigError(
+            "enable_jit_checkpoint lets each rank save on its own clock after SIGTERM, and ranks that are told a step "
+            "apart wait for each other for ever; set it to False and add the callback "
+            "colm.integrations.preemption.StopOnSignal (colm train has it)."
+        )
     if not getattr(args, "average_tokens_across_devices", True) and args.world_size > 1:
         raise ConfigError("average_tokens_across_devices=False weighs ranks, not examples; set it to True.")
     pool = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -80,23 +83,3 @@ def _check_parallelism(trainer: Any) -> None:
                 f"{name} parallelism of {size} ranks splits examples or weights in ways that selection can not "
                 "follow; use data parallelism."
             )
-
-
-def mark_complete(folder: Path) -> None:
-    """Write the marker that a checkpoint has all its files; call it last."""
-    (folder / MARKER).touch()
-
-
-def is_complete(folder: Path) -> bool:
-    """Return whether the checkpoint was written to its end."""
-    return (folder / MARKER).exists()
-
-
-def last_complete_checkpoint(output_dir: Path) -> Path | None:
-    """Return the checkpoint of the latest step that was written to its end, or None."""
-    found = [
-        (int(folder.name.rpartition("-")[2]), folder)
-        for folder in output_dir.glob("checkpoint-*")
-        if folder.name.rpartition("-")[2].isdigit() and is_complete(folder)
-    ]
-    return max(found)[1] if found else None

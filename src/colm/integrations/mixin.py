@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import rotate_checkpoints
 
 from colm.batch import count_labelled
 from colm.config import SelectionConfig
 from colm.errors import ConfigError, DataError
 from colm.exchange import WEIGHT_KEY
-from colm.integrations.checks import check_trainer, is_complete, last_complete_checkpoint, mark_complete
+from colm.integrations.checkpoints import begin_checkpoint, is_complete, last_complete_checkpoint, mark_complete
+from colm.integrations.checks import check_trainer
 from colm.integrations.columns import (
     INDEX_KEY,
     SOURCE_KEY,
@@ -81,7 +84,8 @@ class CoresetMixin(_TrainerSeams):
         self._row_weights: Tensor | None = None
         self._row_sources: Tensor | None = None
         self.figures = SelectionFigures(self._source_names, by_source=selection.log_sources)
-        self.add_callback(_CommitCallback(self))
+        # Before the callbacks that save at the end of a step: the Trainer's just-in-time checkpoint does.
+        self.callback_handler.callbacks.insert(0, _CommitCallback(self))
 
     def _pad_token(self) -> int | None:
         pad = getattr(self.processing_class, "pad_token_id", None)
@@ -93,6 +97,10 @@ class CoresetMixin(_TrainerSeams):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
         """Fetch one optimiser step's micro-batches and return those of its coreset."""
+        if self.state.global_step >= self.state.max_steps:
+            # Resumed from the last step's checkpoint: the Trainer would look at max_steps only after one step more.
+            self.control.should_training_stop = True
+            return [], None
         self._step_start = time.perf_counter()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
@@ -149,16 +157,27 @@ class CoresetMixin(_TrainerSeams):
         super().log(logs, *args, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Save the Trainer's files, then the selector's, then the marker that all are there."""
-        super()._save_checkpoint(model, trial)
-        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        """Save the Trainer's files, then the selector's, then the marker that all are there; then drop old ones."""
+        run_folder = Path(self._get_output_dir(trial=trial))
+        folder = run_folder / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
+            begin_checkpoint(folder)
+        # The Trainer would delete the last complete checkpoint before this one is.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            torch.save(self.args, folder / TRAINING_ARGS_NAME)  # with the limit
             torch.save(
                 {"selector": self.selector.state_dict(), "figures": self.figures.state_dict()}, folder / STATE_NAME
             )
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_complete(folder)
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(str(run_folder), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load the selector's state too."""
@@ -168,7 +187,7 @@ class CoresetMixin(_TrainerSeams):
         folder = Path(checkpoint)
         if not is_complete(folder) or not (folder / STATE_NAME).exists():
             raise ConfigError(
-                f"{folder} is no complete checkpoint of a coreset run ({STATE_NAME} or its marker is missing); "
+                f"{folder} is no complete checkpoint of a coreset run (its marker or one of its files is missing); "
                 "resume from an earlier one."
             )
         state = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True)
