@@ -12,8 +12,6 @@ import pytest
 import yaml
 
 from colm.cli import main
-from colm.cli.sources import expect_sources
-from colm.config import SelectionConfig
 
 
 def write_run(folder: Path, **changes: Any) -> str:
@@ -123,19 +121,16 @@ def test_a_mixture_of_files(tmp_path: Path) -> None:
     assert summary["eval_loss_before"] is None
 
 
-def test_sources_shows_the_mixture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sources_shows_the_mixture_and_writes_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sources", write_run(tmp_path)]) == 0
     shown = capsys.readouterr().out
-    for word in ("adding", "naming", "rare", "big", "small", "pool 8, keep 4"):
+    for word in ("adding", "naming", "rare", "big", "small", "pool 8, keep 4", "duplicates", "Small sources fill"):
         assert word in shown
-
-
-def test_expected_rows_follow_the_rule() -> None:
-    sizes = {"a": 70, "b": 20, "c": 10}
-    outlook = expect_sources(sizes, sizes, SelectionConfig(keep=0.5), pool_rows=20, slots=2)
-    assert [round(outlook[name].in_coreset, 6) for name in "abc"] == [4, 4, 2]  # b and c are small: 6 rows of 20
-    full = expect_sources(sizes, sizes, SelectionConfig(keep_count=3), pool_rows=20, slots=2)
-    assert [round(full[name].in_coreset, 6) for name in "abc"] == [0, 2, 1]
+    page = (tmp_path / "run" / "sources.html").read_text()
+    assert "Name number" in page
+    assert main(["train", str(tmp_path / "run.yaml"), "training.max_steps=1"]) == 0  # a page is no run
+    assert main(["sources", str(tmp_path / "run.yaml"), "--out", str(tmp_path / "no" / "page.html")]) == 2
+    assert "can not be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
