@@ -98,7 +98,8 @@ def _keep(row: np.ndarray, of_small: np.ndarray, keep: int, *, by_source: bool) 
     big = row * ~of_small
     left = min(keep - small_rows, int(big.sum()))
     if by_source or not big.sum():
-        return row * of_small + _share(big, left)
+        shares: np.ndarray = row * of_small + _share(big, left)
+        return shares
     pooled: np.ndarray = row * of_small + left * big / big.sum()
     return pooled  # picked from all as one: in proportion, if gradients are alike
 
