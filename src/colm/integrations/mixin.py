@@ -13,7 +13,7 @@ pool is exchanged for its coreset, in as many micro-batches, and nothing of the 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from colm.integrations.columns import (
     set_codes_aside,
 )
 from colm.integrations.figures import SelectionFigures
+from colm.integrations.streams import RunningSizes, encode_stream, is_stream
 from colm.record import FILE_NAME, StepLog, to_dict
 from colm.replay import ReplaySelector
 from colm.selector import CoresetSelector
@@ -56,11 +57,21 @@ class CoresetMixin(_TrainerSeams):
     selector: CoresetSelector
     selection: SelectionConfig
 
-    def _prepare_data(self, kwargs: dict[str, Any], source_column: str) -> None:
+    def _prepare_data(
+        self, kwargs: dict[str, Any], source_column: str, args: Any, sizes: Mapping[str, int] | None, window: int
+    ) -> None:
         """Encode the sources of ``kwargs["train_dataset"]`` before the Trainer sees it."""
         if kwargs.get("train_dataset") is None:
             raise DataError("CoresetTrainer needs a train_dataset, whose sources it counts; None was given.")
-        encoded = encode_sources(kwargs["train_dataset"], source_column)
+        self._running: RunningSizes | None = None  # of a stream whose sizes nobody gave
+        if is_stream(kwargs["train_dataset"]):
+            steps = getattr(args, "max_steps", -1)
+            encoded = encode_stream(kwargs["train_dataset"], source_column, sizes, window=window, max_steps=steps)
+            self._running = RunningSizes(encoded.sizes) if sizes is None else None
+        elif sizes is not None:
+            raise ConfigError("source_sizes are for a stream; train_dataset has a length, so its sources are counted.")
+        else:
+            encoded = encode_sources(kwargs["train_dataset"], source_column)
         kwargs["train_dataset"] = encoded.dataset
         self.source_sizes = encoded.sizes
         self._source_names = encoded.names
@@ -153,9 +164,10 @@ class CoresetMixin(_TrainerSeams):
         super()._save_checkpoint(model, trial)
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
-            torch.save(
-                {"selector": self.selector.state_dict(), "figures": self.figures.state_dict()}, folder / STATE_NAME
-            )
+            state = {"selector": self.selector.state_dict(), "figures": self.figures.state_dict()}
+            if self._running is not None:
+                state["stream"] = self._running.state_dict()
+            torch.save(state, folder / STATE_NAME)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_complete(folder)
@@ -174,6 +186,9 @@ class CoresetMixin(_TrainerSeams):
         state = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True)
         self.selector.load_state_dict(state["selector"])
         self.figures.load_state_dict(state["figures"])
+        if self._running is not None:
+            self._running.load_state_dict(state.get("stream", {}))
+            self._follow_sizes()
         if self.args.should_save:
             self._selection_log.truncate(state["selector"]["step"])
 
@@ -190,6 +205,9 @@ class CoresetMixin(_TrainerSeams):
         """Forget the steps of an earlier training. Called when a training begins that resumes nothing."""
         self.selector.reset()
         self.figures.reset()
+        if self._running is not None:
+            self._running.reset()
+            self._follow_sizes()
         if self.args.should_save:
             self._selection_log.truncate(0)
 
@@ -198,8 +216,17 @@ class CoresetMixin(_TrainerSeams):
         record = self.selector.commit(stepped=not self.accelerator.optimizer_step_was_skipped)
         record = record._replace(step_seconds=round(time.perf_counter() - self._step_start, 6))
         self.figures.add_step(record)
+        if self._running is not None:
+            self._running.add(record.pool)
+            self._follow_sizes()
         if self.args.should_save:
             self._selection_log.write(to_dict(record))
+
+    def _follow_sizes(self) -> None:
+        """Let what is small follow what the stream has had so far; the same on all ranks, as pools are."""
+        assert self._running is not None
+        self.source_sizes = self._running.sizes
+        self.selector.follow_sizes(self.source_sizes)
 
 
 class _CommitCallback(TrainerCallback):
