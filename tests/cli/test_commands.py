@@ -133,6 +133,26 @@ def test_sources_shows_the_mixture_and_writes_its_page(tmp_path: Path, capsys: p
     assert "can not be written" in capsys.readouterr().err
 
 
+def test_a_stream_is_shown_and_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path)
+    data = {"train": str(tmp_path / "rows.jsonl"), "streaming": True, "max_length": 32, "window": 40}
+    config = write_run(tmp_path, data=data)
+    assert main(["sources", config]) == 0
+    assert "the stream's first 40 rows, sizes too" in capsys.readouterr().out
+    assert main(["train", config, "data.validation_rows=1", "data.window=30"]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["steps"] == 6
+    assert summary["eval_loss_after"] is not None
+    assert json.loads((tmp_path / "run" / "examples.json").read_text()) == {"most_kept": [], "least_kept": []}
+    sizes = "data.source_sizes={adding: 36, naming: 18, rare: 6}"
+    assert main(["train", config, sizes, "training.max_steps=1", "--overwrite"]) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["small_sources"] == ["naming", "rare"]
+    assert main(["sources", config, "data.source_sizes={adding: 36, naming: 18}"]) == 2
+    assert "'rare' is in the data, but sizes are given for others" in capsys.readouterr().err
+    assert main(["train", config, "training.max_steps=-1", "--overwrite"]) == 2
+    assert "A stream has no end" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

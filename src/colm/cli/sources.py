@@ -30,15 +30,20 @@ def sources_command(config: str, overrides: Sequence[str], out: str | None = Non
     slots = int(settings.training.get("gradient_accumulation_steps", 1))  # of one process
     pool_rows = int(settings.training.get("per_device_train_batch_size", 8)) * slots
     settings.selection.check_pool(pool_rows, slots)
+    given = settings.data["source_sizes"]
     survey = survey_mixture(
-        data.train,
+        data.train if data.window is None else data.window,
         data.tokenizer,
         settings.selection,
         source_column=settings.data["source_column"],
         pool_rows=pool_rows,
         slots=slots,
+        sizes=given or None,
         seed=settings.seed,
     )
+    note = ""
+    if data.window is not None:
+        note = f"Read from the stream's first {len(data.window):,} rows" + ("." if given else ", sizes too.")
     page = Path(out) if out else settings.output_dir / PAGE_NAME
     if not out:
         page.parent.mkdir(parents=True, exist_ok=True)
@@ -47,14 +52,16 @@ def sources_command(config: str, overrides: Sequence[str], out: str | None = Non
         console.print(table)
     for warning in survey.warnings:
         console.print(f"{warning.title}: {warning.reason} {warning.advice}", style="bold", markup=False)
-    print(f"Written to {write_sources_page(survey, page, name=Path(config).stem)}, with examples.")
+    if note:
+        console.print(note)
+    print(f"Written to {write_sources_page(survey, page, name=Path(config).stem, note=note)}, with examples.")
 
 
 def _sizes_table(survey: Survey) -> Table:
-    total = sum(source.outlook.rows for source in survey.sources)
+    total = sum(source.rows for source in survey.outlook.sources.values())
     columns = ("rows", "share", "tokens", "mean", "95 %", "duplicates")
     table = _new_table(
-        f"{total:,} rows; uniform share {total / len(survey.sources):,.0f}; lengths in tokens", "size", columns
+        f"{total:,} rows; uniform share {total / len(survey.outlook.sources):,.0f}; lengths in tokens", "size", columns
     )
     for source in survey.sources:
         table.add_row(

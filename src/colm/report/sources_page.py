@@ -28,8 +28,9 @@ def write_sources_page(survey: Survey, out: Path, *, name: str, note: str = "") 
     Raises:
         ConfigError: the file can not be written.
     """
-    total = sum(source.outlook.rows for source in survey.sources)
-    small = sum(source.outlook.small for source in survey.sources)
+    expected = survey.outlook.sources.values()
+    total = sum(source.rows for source in expected)
+    small = sum(source.small for source in expected)
     return write_page(
         out,
         "sources.html",
@@ -42,9 +43,9 @@ def write_sources_page(survey: Survey, out: Path, *, name: str, note: str = "") 
         total=total,
         method=METHOD,
         facts=[
-            ("Sources", f"{len(survey.sources)}, of which {small} small"),
+            ("Sources", f"{len(expected)}, of which {small} small"),
             ("Rows", show_number(total, 0)),
-            ("Uniform share", f"{show_number(total / len(survey.sources), 0)} rows"),
+            ("Uniform share", f"{show_number(total / len(expected), 0)} rows"),
             ("Kept of a pool", f"{survey.outlook.keep} of {survey.outlook.pool} rows"),
             ("Chance of overflow", f"{survey.outlook.overflow:.1%}"),
         ],

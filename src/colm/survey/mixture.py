@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from colm.config import SelectionConfig
+from colm.errors import DataError, suggest
 from colm.sources import count_sources
 from colm.survey.duplicates import find_near_duplicates
 from colm.survey.outlook import Outlook, SourceOutlook, even_share, expect_pool
@@ -77,12 +78,18 @@ def survey_mixture(
         seed: of the rows that are sampled.
 
     Raises:
-        DataError: a row without a source.
+        DataError: a row without a source, or a source without a size.
         ConfigError: see `expect_pool`.
     """
     labels = [str(label) for label in rows[source_column]]
     counted = count_sources(labels, source_column)
     sizes = dict(sizes) if sizes is not None else counted
+    for name in counted:
+        if name not in sizes:
+            raise DataError(
+                f"The source {name!r} is in the data, but sizes are given for others only.{suggest(name, sizes)} "
+                f"They are given for: {', '.join(sizes)}."
+            )
     outlook = expect_pool(sizes, selection, pool_rows, slots, seed=seed)
     lengths = np.array([len(ids) for ids in rows["input_ids"]])
     by_source: dict[str, list[int]] = {name: [] for name in counted}
