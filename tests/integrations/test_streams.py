@@ -10,11 +10,13 @@ import pytest
 import torch
 from datasets import Dataset
 from tests.integrations.test_hf import coreset_trainer, lines, mixture
+from tests.integrations.test_trl import settings
 from torch.utils.data import IterableDataset
 
-from colm import ConfigError, CoresetTrainer, DataError
+from colm import ConfigError, CoresetSFTTrainer, CoresetTrainer, DataError
 from colm.integrations.columns import INDEX_KEY, SOURCE_KEY
 from colm.integrations.streams import RunningSizes, encode_stream
+from colm.models import build_tiny_model, train_tiny_tokenizer
 
 
 class Stream(IterableDataset[dict[str, Any]]):
@@ -72,6 +74,24 @@ def test_what_is_small_follows_the_running_counts_and_a_resume(tmp_path: Path) -
     assert again.source_sizes == trainer.source_sizes
     resumed = lines(tmp_path / "whole")
     assert [line["kept"] for line in resumed] == [line["kept"] for line in found]
+
+
+def test_trl_trains_on_a_stream_too(tmp_path: Path) -> None:
+    made = [{"source": "ab"[i % 5 == 0], "prompt": f"What of {i}?", "completion": f" {i * i}."} for i in range(80)]
+    tokenizer = train_tiny_tokenizer(f"{row['prompt']}{row['completion']}" for row in made)
+    trainer = CoresetSFTTrainer(
+        build_tiny_model(tokenizer),
+        settings(tmp_path),
+        train_dataset=Dataset.from_list(made).to_iterable_dataset(),
+        processing_class=tokenizer,
+        window=20,
+    )
+    assert trainer.source_sizes == {"a": 16, "b": 4}
+    trainer.train()
+    pools = [line["pool"] for line in lines(tmp_path)]
+    assert [sorted(row for rows in pool.values() for row in rows) for pool in pools] == [
+        list(range(12 * step, 12 * step + 12)) for step in range(3)
+    ]
 
 
 def test_given_sizes_stay(tmp_path: Path) -> None:
