@@ -88,6 +88,14 @@ def test_kept_rows_add_up_and_no_source_keeps_more_than_it_has(
         assert 0 <= source.absent <= 1
 
 
+def test_small_sources_that_never_overflow_are_kept_whole_exactly() -> None:
+    outlook = expect_pool({"a": 900, "b": 60, "c": 40}, SelectionConfig(), 64, 8)
+    for name in "bc":
+        assert outlook.sources[name].in_coreset == outlook.sources[name].in_pool
+    whole = expect_pool({"a": 5, "b": 4}, SelectionConfig(keep_count=4), 9, 1)  # the pool is all there is
+    assert [source.in_coreset for source in whole.sources.values()] == [0, 4]
+
+
 def test_a_schedule_is_taken_at_its_end() -> None:
     outlook = expect_pool({"a": 50, "b": 50}, SelectionConfig(keep_schedule=((0, 1.0), (9, 0.25))), 20, 2)
     assert outlook.keep == 5

@@ -17,6 +17,9 @@ from colm.sources import find_small_sources
 DRAWS = 2000
 """Pools drawn for the expected coreset: a source's standard error is below 0.03 of its standard deviation."""
 
+NEVER = 1e-6
+"""Chance below which an overflow is left out of account."""
+
 
 class SourceOutlook(NamedTuple):
     """What to expect of one source."""
@@ -72,6 +75,10 @@ def expect_pool(
     drawn = np.random.default_rng(seed).multivariate_hypergeometric(counts, pool, size=DRAWS, method="marginals")
     kept = np.mean([_keep(row, of_small, keep, by_source=selection.by_source) for row in drawn], axis=0)
     small_total = int(counts[of_small].sum())
+    overflow = float(hypergeom.sf(keep, total, small_total, pool))
+    if overflow < NEVER and kept[~of_small].any():  # small sources are whole, so their expectations need no draws
+        kept[of_small] = pool * counts[of_small] / total
+        kept[~of_small] *= (keep - kept[of_small].sum()) / kept[~of_small].sum()
     return Outlook(
         {
             name: SourceOutlook(
@@ -86,7 +93,7 @@ def expect_pool(
         pool,
         keep,
         pool * small_total / total,
-        float(hypergeom.sf(keep, total, small_total, pool)),
+        overflow,
     )
 
 
