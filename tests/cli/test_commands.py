@@ -14,6 +14,10 @@ import yaml
 from colm.cli import main
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def write_run(folder: Path, **changes: Any) -> str:
     rows = []
     for i in range(60):
@@ -144,6 +148,13 @@ def test_a_stream_is_shown_and_trained_on(tmp_path: Path, capsys: pytest.Capture
     assert summary["steps"] == 6
     assert summary["eval_loss_after"] is not None
     assert json.loads((tmp_path / "run" / "examples.json").read_text()) == {"most_kept": [], "least_kept": []}
+    assert main(["eval", str(tmp_path / "run")]) == 2
+    assert "that can be read again, since its data are a stream; give some with --data" in capsys.readouterr().err
+    assert main(["train", config, "--overwrite", "training.max_steps=2"]) == 0
+    assert main(["train", config, "--resume", "training.max_steps=3"]) == 0
+    resumed = [line["pool"] for line in read_lines(tmp_path / "run" / "selection.jsonl")]
+    assert len(resumed) == 3
+    assert sorted(row for rows in resumed[2].values() for row in rows) == list(range(16, 24))
     sizes = "data.source_sizes={adding: 36, naming: 18, rare: 6}"
     assert main(["train", config, sizes, "training.max_steps=1", "--overwrite"]) == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["small_sources"] == ["naming", "rare"]

@@ -67,9 +67,22 @@ def test_held_out_rows_come_from_the_window_and_are_not_trained_on(entries: list
     mixture = prepare_stream(read_stream(settings, entries[:1]), TOKENIZER, settings, seed=0)
     assert mixture.validation is not None
     assert Counter(mixture.validation["source"]) == {"a": 5}
-    trained = {tuple(row["input_ids"]) for row in mixture.train}
-    assert len(trained) == 350
-    assert not {tuple(ids) for ids in mixture.validation["input_ids"]} & trained
+    for epoch in range(2):
+        mixture.train.set_epoch(epoch)
+        trained = {tuple(row["input_ids"]) for row in mixture.train}
+        assert len(trained) == 395
+        assert not {tuple(ids) for ids in mixture.validation["input_ids"]} & trained
+
+
+def test_held_out_rows_of_several_entries_stay_out_in_every_epoch(entries: list[dict[str, Any]]) -> None:
+    settings = data(validation_rows=20, window=100, weights={"a": 1, "b": 1})
+    mixture = prepare_stream(read_stream(settings, entries), TOKENIZER, settings, seed=0)
+    assert mixture.validation is not None
+    held = {tuple(ids) for ids in mixture.validation["input_ids"]}
+    assert len(held) == 40
+    for epoch in range(3):
+        mixture.train.set_epoch(epoch)
+        assert not held & {tuple(row["input_ids"]) for row in mixture.train}  # also when an entry begins anew
 
 
 def test_what_a_stream_can_not_do(tmp_path: Path, entries: list[dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from colm.answers.gym import COLUMN
 from colm.cli.settings import RunSettings
-from colm.data.load import read_entry, read_mixture, tokenize_rows
+from colm.data.load import read_mixture, read_validation, tokenize_rows
 from colm.data.stream import prepare_stream, read_stream
 from colm.models import load_tokenizer, train_tiny_tokenizer
 
@@ -61,9 +61,8 @@ def _prepare_stream(settings: RunSettings) -> PreparedData:
     mixture = prepare_stream(stream, tokenizer, data, settings.seed if data["seed"] is None else data["seed"])
     validation = mixture.validation
     if data["validation"]:
-        entry = {"path": data["validation"], "split": data["validation_split"], "config": data["config"]}
         options = {"format_name": data["format"], "max_length": data["max_length"], "source_column": column}
-        validation = tokenize_rows([read_entry(entry, data, label=False)], tokenizer, **options)
+        validation = tokenize_rows(read_validation(data), tokenizer, **options)
     return PreparedData(tokenizer, mixture.train, _by_source(validation, column), mixture.window)
 
 

@@ -100,9 +100,7 @@ def read_mixture(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], 
     for part in train:
         _require_sources(part, column, "training")
     if data["validation"]:
-        entry = {"path": data["validation"], "split": data["validation_split"], "config": data["config"]}
-        validation = [read_entry(entry, data, label=False)]
-        _require_sources(validation[0], column, "validation")
+        validation = read_validation(data)
     elif not validation and data["validation_rows"]:
         halves = [hold_out(part, column, data["validation_rows"], seed) for part in train]
         if isinstance(data["validation_rows"], Mapping):
@@ -113,6 +111,16 @@ def read_mixture(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], 
     if data["weights"]:
         train = weigh_rows(train, column, data["weights"], seed)
     return Mixture(train, validation)
+
+
+def read_validation(data: Mapping[str, Any]) -> list[Dataset]:
+    """Read what ``data.validation`` names, if anything. Raises as `read_mixture`."""
+    if not data["validation"]:
+        return []
+    entry = {"path": data["validation"], "split": data["validation_split"], "config": data["config"]}
+    rows = read_entry(entry, data, label=False)
+    _require_sources(rows, data["source_column"], "validation")
+    return [rows]
 
 
 def _source_names(parts: Sequence[Dataset], column: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -15,8 +14,6 @@ from colm.data.formats import detect_format, tokenizer_of_format
 from colm.data.load import column_names, hold_out, read_entry
 from colm.data.mix import check_names, share_of_weights
 from colm.errors import DataError, suggest
-
-logger = logging.getLogger(__name__)
 
 BUFFER = 1000
 """Rows that a stream is shuffled among."""
@@ -83,8 +80,8 @@ def read_stream(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -
 def prepare_stream(stream: StreamParts, tokenizer: Any, data: Mapping[str, Any], seed: int) -> StreamedMixture:
     """Tokenise, mix and shuffle the parts, and read the first rows.
 
-    Rows without a labelled token are passed over. Held-out rows come from the first window, which is then not trained
-    on.
+    Rows without a labelled token are passed over. Held-out rows come from the first window; rows with the same tokens
+    are not trained on.
 
     Args:
         stream: the parts.
@@ -100,7 +97,6 @@ def prepare_stream(stream: StreamParts, tokenizer: Any, data: Mapping[str, Any],
     mixed = parts[0]
     if len(parts) > 1:
         mixed = interleave_datasets(parts, probabilities=stream.chances, seed=seed, stopping_strategy="all_exhausted")
-    mixed = mixed.shuffle(seed=seed, buffer_size=BUFFER)
     rows = list(islice(iter(mixed), data["window"]))
     if not rows:
         raise DataError(
@@ -110,12 +106,14 @@ def prepare_stream(stream: StreamParts, tokenizer: Any, data: Mapping[str, Any],
     window = Dataset.from_list(rows)
     wanted = data["validation_rows"]
     if data["validation"] or not wanted:
-        return StreamedMixture(mixed, window, None)
+        return StreamedMixture(mixed.shuffle(seed=seed, buffer_size=BUFFER), window, None)
     if isinstance(wanted, Mapping):
         check_names("data.validation_rows", wanted, sorted(set(window[column])))
     _, held = hold_out(window, column, wanted, seed)
-    logger.info("Held-out rows are of the stream's first %d, which are not trained on.", len(rows))
-    return StreamedMixture(mixed.skip(len(rows)), window, held if len(held) else None)
+    # By their tokens: an entry that is read again, or in another order, brings its first rows back.
+    out = {tuple(ids) for ids in held["input_ids"]}
+    rest = mixed.filter(lambda row: tuple(row["input_ids"]) not in out)
+    return StreamedMixture(rest.shuffle(seed=seed, buffer_size=BUFFER), window, held if len(held) else None)
 
 
 def _tokenize(part: IterableDataset, tokenizer: Any, data: Mapping[str, Any]) -> IterableDataset:
