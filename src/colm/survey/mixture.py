@@ -233,13 +233,13 @@ def find_warnings(
         )
     uneven = _find_uneven(outlook)
     if uneven is not None:
-        most, least = uneven
+        often, seldom = uneven
         found.append(
             Caution(
                 "Big sources share the budget unevenly",
                 "There is about a row or less for each big source in a pool, and sources that tie for a row get it in "
-                f"the order of their names: {most} keeps {_kept_share(outlook, most):.0%} of its rows, {least} "
-                f"{_kept_share(outlook, least):.0%}.",
+                f"the order of their names: {often} keeps {_kept_share(outlook, often):.0%} of its rows, {seldom} "
+                f"{_kept_share(outlook, seldom):.0%}.",
                 "Enlarge the pool, raise keep, or set by_source: false, which picks from all big sources as one.",
             )
         )
