@@ -94,6 +94,29 @@ def test_trl_trains_on_a_stream_too(tmp_path: Path) -> None:
     ]
 
 
+def test_a_source_that_turns_up_later_is_small_at_first(tmp_path: Path) -> None:
+    rows = [dict(row) for row in turning(120)]
+    for number, row in enumerate(rows):
+        row["source"] = "a" if number % 8 else ("b" if number < 60 else "c")
+    options: dict[str, Any] = {"train_dataset": Dataset.from_list(rows).to_iterable_dataset(), "window": 24}
+    saving = {"max_steps": 8, "save_strategy": "steps", "save_steps": 6}
+    trainer = coreset_trainer(tmp_path, **options, args=saving)
+    assert set(trainer.source_sizes) == {"a", "b"}
+    trainer.train()
+    assert trainer.source_sizes["c"] == sum(len(line["pool"].get("c", ())) for line in lines(tmp_path)) > 3
+    late = [line for line in lines(tmp_path) if "c" in line["pool"]]
+    assert all(line["kept"]["c"] == line["pool"]["c"] for line in late)
+    assert trainer.figures.pooled["c"] == trainer.source_sizes["c"]
+    whole = lines(tmp_path)
+    again = coreset_trainer(tmp_path, **options, args={"max_steps": 8})
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    assert again.source_sizes == trainer.source_sizes
+    assert [line["kept"] for line in lines(tmp_path)] == [line["kept"] for line in whole]
+    workers = coreset_trainer(tmp_path, **options, args={"dataloader_num_workers": 1})
+    with pytest.raises(DataError, match="with several processes, all must be in the first window, so enlarge it"):
+        list(workers.train_dataset)
+
+
 def test_given_sizes_stay(tmp_path: Path) -> None:
     sizes = {"a": 5, "b": 900}
     trainer = coreset_trainer(tmp_path, train_dataset=Stream(turning()), source_sizes=sizes)
@@ -111,6 +134,9 @@ def test_sizes_start_from_the_window_and_come_back() -> None:
     assert running.sizes == {"a": 3, "b": 1}
     running.load_state_dict(state)
     assert running.sizes == {"a": 4, "b": 4}
+    assert running.meet(["a", "c"])
+    assert not running.meet(["c"])
+    assert running.sizes == {"a": 4, "b": 4, "c": 1}
 
 
 def test_rows_get_codes_and_numbers() -> None:
@@ -131,6 +157,9 @@ def test_what_a_stream_needs(tmp_path: Path) -> None:
         coreset_trainer(tmp_path, train_dataset=stream, source_column="sorce")
     with pytest.raises(DataError, match="The stream has no row"):
         coreset_trainer(tmp_path, train_dataset=Stream(turning().select([])))
+    holes = Dataset.from_list([{**turning(1)[0], "source": " "}])
+    with pytest.raises(DataError, match="Row 0 of the stream has no source: its 'source' is ' '"):
+        list(encode_stream(Stream(holes), "source", {"a": 1}, window=1, max_steps=1).dataset)
     trainer = coreset_trainer(tmp_path, train_dataset=stream, source_sizes={"a": 5, "c": 1})
     with pytest.raises(DataError, match="Row 0 of the stream has the source 'b', which is not known"):
         trainer.train()

@@ -65,8 +65,14 @@ class CoresetMixin(_TrainerSeams):
             raise DataError("CoresetTrainer needs a train_dataset, whose sources it counts; None was given.")
         self._running: RunningSizes | None = None  # of a stream whose sizes nobody gave
         if is_stream(kwargs["train_dataset"]):
-            steps = getattr(args, "max_steps", -1)
-            encoded = encode_stream(kwargs["train_dataset"], source_column, sizes, window=window, max_steps=steps)
+            encoded = encode_stream(
+                kwargs["train_dataset"],
+                source_column,
+                sizes,
+                window=window,
+                max_steps=getattr(args, "max_steps", -1),
+                one_process=getattr(args, "dataloader_num_workers", 0) == 0 and getattr(args, "world_size", 1) == 1,
+            )
             self._running = RunningSizes(encoded.sizes) if sizes is None else None
         elif sizes is not None:
             raise ConfigError("source_sizes are for a stream; train_dataset has a length, so its sources are counted.")
@@ -109,6 +115,8 @@ class CoresetMixin(_TrainerSeams):
         if not batches:
             return batches, None
         plain, sources, index = set_codes_aside(batches, self._source_names)
+        if self._running is not None and self._running.meet(sources):
+            self._follow_sizes()
         self.selector.model = self.model  # another one after model_init, or once FSDP has wrapped it
         self.selector.optimizer = self.optimizer
         coreset = self.selector.select(plain, sources, dataset_index=index)
@@ -188,6 +196,7 @@ class CoresetMixin(_TrainerSeams):
         self.figures.load_state_dict(state["figures"])
         if self._running is not None:
             self._running.load_state_dict(state.get("stream", {}))
+            self._source_names += [name for name in self._running.sizes if name not in self._source_names]
             self._follow_sizes()
         if self.args.should_save:
             self._selection_log.truncate(state["selector"]["step"])
@@ -226,6 +235,7 @@ class CoresetMixin(_TrainerSeams):
         """Let what is small follow what the stream has had so far; the same on all ranks, as pools are."""
         assert self._running is not None
         self.source_sizes = self._running.sizes
+        self.figures.add_sources(self._source_names)
         self.selector.follow_sizes(self.source_sizes)
 
 

@@ -26,8 +26,14 @@ class RunningSizes:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Rows of each source, in the proportions that the stream has had so far."""
-        return {name: rows + self._seen[name] for name, rows in self._window.items()}
+        """Rows of each source, in the proportions that the stream has had so far; at least 1."""
+        return {name: max(1, self._window.get(name, 0) + seen) for name, seen in self._seen.items()}
+
+    def meet(self, sources: Sequence[str]) -> bool:
+        """Take up the sources that are new, and return whether there are any."""
+        new = [name for name in sources if name not in self._seen]
+        self._seen |= dict.fromkeys(new, 0)
+        return bool(new)
 
     def add(self, pool: Mapping[str, Sequence[int]]) -> None:
         """Count a pool's rows, source -> row numbers."""
@@ -44,16 +50,24 @@ class RunningSizes:
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Restore what `state_dict` returned."""
-        self._seen = {name: int(state.get(name, 0)) for name in self._window}
+        self._seen = dict.fromkeys(self._window, 0) | {name: int(rows) for name, rows in state.items()}
 
 
 class CodedStream(IterableDataset[dict[str, Any]]):
-    """A stream whose rows also carry a source code and their number in it."""
+    """A stream whose rows also carry a source code and their number in it.
 
-    def __init__(self, rows: Any, column: str, names: Sequence[str]) -> None:
+    Args:
+        rows: the stream.
+        column: with the source's name.
+        names: code -> source.
+        grows: append sources that are new to `names`, where this process is the only one that reads.
+    """
+
+    def __init__(self, rows: Any, column: str, names: list[str], *, grows: bool) -> None:
         self._rows = rows
         self._column = column
-        self._code_of = {name: code for code, name in enumerate(names)}
+        self._names = names
+        self._grows = grows
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for number, row in enumerate(self._rows):
@@ -63,14 +77,19 @@ class CodedStream(IterableDataset[dict[str, Any]]):
         """Return a row's code and number. Raises DataError where its source is not known."""
         if self._column not in row:
             raise DataError(_no_column(self._column, row))
-        name = str(row[self._column])
-        if name not in self._code_of:
-            raise DataError(
-                f"Row {number} of the stream has the source {row[self._column]!r}, which is not known."
-                f"{suggest(name, self._code_of)} Known: {', '.join(self._code_of)}. Give source_sizes for all sources "
-                "of the stream, or a larger window to estimate them from."
-            )
-        return {SOURCE_KEY: self._code_of[name], INDEX_KEY: number}
+        label = row[self._column]
+        if label is None or not str(label).strip():
+            raise DataError(f"Row {number} of the stream has no source: its {self._column!r} is {label!r}.")
+        name = str(label)
+        if name not in self._names:
+            if not self._grows:
+                raise DataError(
+                    f"Row {number} of the stream has the source {name!r}, which is not known."
+                    f"{suggest(name, self._names)} Known: {', '.join(self._names)}. Give source_sizes for all of "
+                    "them; without, and with several processes, all must be in the first window, so enlarge it."
+                )
+            self._names.append(name)
+        return {SOURCE_KEY: self._names.index(name), INDEX_KEY: number}
 
 
 def is_stream(dataset: Any) -> bool:
@@ -79,7 +98,13 @@ def is_stream(dataset: Any) -> bool:
 
 
 def encode_stream(
-    dataset: Any, column: str, source_sizes: Mapping[str, int] | None, *, window: int, max_steps: int
+    dataset: Any,
+    column: str,
+    source_sizes: Mapping[str, int] | None,
+    *,
+    window: int,
+    max_steps: int,
+    one_process: bool = True,
 ) -> EncodedData:
     """Add the source code and the row number to every row of a stream.
 
@@ -89,6 +114,7 @@ def encode_stream(
         source_sizes: rows of each source, at least in proportion; None to count the first rows.
         window: how many rows are counted then.
         max_steps: of the training.
+        one_process: no other process reads rows or selects, so that sources may still turn up after the window.
 
     Raises:
         ConfigError: there is no end to the training, or a size is below 1.
@@ -111,7 +137,7 @@ def encode_stream(
             raise DataError(_no_column(column, rows[0]))
         sizes = count_sources((row[column] for row in rows), column)
     names = list(sizes)
-    coded = CodedStream(dataset, column, names)
+    coded = CodedStream(dataset, column, names, grows=source_sizes is None and one_process)
     if isinstance(dataset, HubStream):  # map keeps what a hub's stream can do: shards, epochs, its place on resuming
         return EncodedData(dataset.map(coded.encode, with_indices=True), sizes, names)
     return EncodedData(coded, sizes, names)

@@ -42,7 +42,8 @@ class CoresetSFTTrainer(CoresetMixin, SFTTrainer):
             and batch sizes are needed for that.
         source_sizes: of a stream (an iterable data set, with ``max_steps``): rows of each source, at least in
             proportion. By default they are those of its first rows, and then follow the pools' running counts.
-        window: how many first rows of a stream are counted; every source must be among them.
+        window: how many first rows of a stream are counted. With several processes every source must be among them;
+            one that turns up later is known from then on otherwise.
         **kwargs: as SFTTrainer's.
 
     Raises:
