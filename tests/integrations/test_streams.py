@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from tests.cli.test_commands import write_run
 from tests.integrations.test_hf import coreset_trainer, lines, mixture
 from tests.integrations.test_trl import settings
 from torch.utils.data import IterableDataset
@@ -115,6 +120,26 @@ def test_a_source_that_turns_up_later_is_small_at_first(tmp_path: Path) -> None:
     workers = coreset_trainer(tmp_path, **options, args={"dataloader_num_workers": 1})
     with pytest.raises(DataError, match="with several processes, all must be in the first window, so enlarge it"):
         list(workers.train_dataset)
+
+
+@pytest.mark.slow
+def test_two_processes_keep_what_one_does(tmp_path: Path) -> None:
+    found = []
+    for world in (1, 2):
+        folder = tmp_path / str(world)
+        data = {"train": str(folder / "rows.jsonl"), "streaming": True, "window": 40, "max_length": 32}
+        training = {"per_device_train_batch_size": 8 // world, "gradient_accumulation_steps": 2, "use_cpu": True}
+        config = write_run(folder, data=data, training={**training, "max_steps": 3, "save_strategy": "no"})
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
+        environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+        command += ["-m", "colm", "train", config]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append([(line["pool"], line["kept"]) for line in lines(folder / "run")])
+        rows = json.loads((folder / "run" / "summary.json").read_text())["sources"]
+        assert sum(source["rows"] for source in rows.values()) == 40 + 3 * 16
+    assert len(found[0]) == 3
+    assert found[0] == found[1]
 
 
 def test_given_sizes_stay(tmp_path: Path) -> None:

@@ -74,6 +74,9 @@ class CoresetMixin(_TrainerSeams):
                 one_process=getattr(args, "dataloader_num_workers", 0) == 0 and getattr(args, "world_size", 1) == 1,
             )
             self._running = RunningSizes(encoded.sizes) if sizes is None else None
+            if args.world_size > 1 and args.accelerator_config.dispatch_batches is None:
+                # Else the first rank joins the batches of all, which fails where they are padded to different widths.
+                args.accelerator_config.dispatch_batches = False
         elif sizes is not None:
             raise ConfigError("source_sizes are for a stream; train_dataset has a length, so its sources are counted.")
         else:
