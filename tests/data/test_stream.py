@@ -56,7 +56,7 @@ def test_a_streams_rows_are_those_of_the_data_set(entries: list[dict[str, Any]])
     ],
 )
 def test_entries_are_drawn_by_weight_or_size(entries: list[dict[str, Any]], changes: Any, share: float) -> None:
-    settings = data(**changes)
+    settings = data(window=10, **changes)
     mixture = prepare_stream(read_stream(settings, entries), TOKENIZER, settings, seed=0)
     names = [row["source"] for row in islice(iter(mixture.train), 200)]
     assert names.count("a") / 200 == pytest.approx(share, abs=0.1)
