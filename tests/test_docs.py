@@ -31,7 +31,7 @@ def test_configurations_in_the_readme_and_examples_are_valid() -> None:
         resolve_settings(values)
 
 
-@pytest.mark.parametrize("word", ["CoresetTrainer(", "selector.select("])
+@pytest.mark.parametrize("word", ["train_dataset=dataset,  # input_ids", "train_dataset=stream", "selector.select("])
 def test_python_in_the_readme_runs(word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
@@ -44,6 +44,7 @@ def test_python_in_the_readme_runs(word: str, tmp_path: Path, monkeypatch: pytes
     names: dict[str, Any] = {
         "model": tiny_model(),
         "dataset": Dataset.from_list(rows),
+        "stream": Dataset.from_list(rows).to_iterable_dataset(),
         "collator": collate,
         "pools": [([ragged_batch([5, 6, 7]), ragged_batch([4, 8, 5])], ["gsm8k"] * 4 + ["mbpp"] * 2)] * 2,
     }

@@ -11,7 +11,7 @@ LAYERS = [
     {"types", "errors", "config", "schedule"},
     {"batch", "losses", "sources", "gather", "record", "methods", "answers", "sandbox"},
     {"features", "select", "facts", "exchange", "data", "models", "state"},
-    {"picking"},
+    {"picking", "survey"},
     {"selector"},
     {"replay"},
     {"integrations", "report", "evaluate"},
@@ -29,7 +29,10 @@ SIBLINGS = {
 }
 """Stages of one layer that must not know each other."""
 
-ONLY = {"report": {"record", "types", "errors"}}
+ONLY = {
+    "report": {"record", "types", "errors", "survey"},
+    "survey": {"config", "errors", "select", "sources"},
+}
 """Packages that know of no more than these."""
 
 

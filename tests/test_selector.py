@@ -329,6 +329,7 @@ def test_bad_input(model: Any) -> None:
 
 def test_without_sizes_sources_are_those_of_the_pool(model: Any) -> None:
     selector = CoresetSelector(model, SelectionConfig(small_sources="none", features="none"))
+    assert selector.small == frozenset()
     assert len(selector.select(pool_of_16(), SOURCES).indices) == 8
 
 

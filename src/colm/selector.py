@@ -93,24 +93,22 @@ class CoresetSelector:
         self.state = SelectionState()
         self.model = model
         self.optimizer = optimizer
-        self.source_sizes = dict(source_sizes) if source_sizes is not None else None
-        if self.source_sizes is None and self.config.small_sources == "auto":
+        self.source_sizes: dict[str, int] | None = None
+        listed = self.config.small_sources
+        self.small = frozenset() if isinstance(listed, str) else frozenset(listed)
+        self._balance: dict[str, float] = {}
+        if source_sizes is not None:
+            self.follow_sizes(source_sizes)
+        elif self.config.small_sources == "auto":
             raise ConfigError(
                 "small_sources='auto' needs source_sizes, the number of examples of each source in the whole data; "
                 "pass it, or set small_sources to 'none' or to a list of names."
             )
-        if self.source_sizes is not None:
-            self.small = find_small_sources(self.source_sizes, self.config.small_sources)
-        else:
-            self.small = frozenset(self.config.small_sources) - {"none"}
-        self._balance: dict[str, float] = {}
-        if self.config.balance:
-            if self.source_sizes is None:
-                raise ConfigError(
-                    f"balance={self.config.balance} needs source_sizes, the number of examples of each source in the "
-                    "whole data; pass it, or set balance to 0."
-                )
-            self._balance = balance_sources(self.source_sizes, self.config.balance)
+        elif self.config.balance:
+            raise ConfigError(
+                f"balance={self.config.balance} needs source_sizes, the number of examples of each source in the "
+                "whole data; pass it, or set balance to 0."
+            )
         self.pad_token_id = _pad_token_id(model) if pad_token_id is None else pad_token_id
         self._said: set[str] = set()
 
@@ -182,6 +180,16 @@ class CoresetSelector:
         share = share_rows(pool, coreset.indices.tolist())
         by_length = share.pool.by_length(share.positions)
         return [share.pool.collate(run) for run in split_evenly(by_length, len(pool.batches))]
+
+    def follow_sizes(self, source_sizes: Mapping[str, int]) -> None:
+        """Take the sources' sizes, by which they are small or big; those of a stream change as it is read.
+
+        Raises as the constructor.
+        """
+        if self.source_sizes is None or len(source_sizes) > 1:  # of one source is said once what that means
+            self.small = find_small_sources(source_sizes, self.config.small_sources)
+        self.source_sizes = dict(source_sizes)
+        self._balance = balance_sources(source_sizes, self.config.balance) if self.config.balance else {}
 
     def reset(self) -> None:
         """Forget all steps, for a training that starts anew."""

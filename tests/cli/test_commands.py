@@ -12,8 +12,10 @@ import pytest
 import yaml
 
 from colm.cli import main
-from colm.cli.sources import expect_sources
-from colm.config import SelectionConfig
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def write_run(folder: Path, **changes: Any) -> str:
@@ -123,19 +125,43 @@ def test_a_mixture_of_files(tmp_path: Path) -> None:
     assert summary["eval_loss_before"] is None
 
 
-def test_sources_shows_the_mixture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sources_shows_the_mixture_and_writes_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sources", write_run(tmp_path)]) == 0
     shown = capsys.readouterr().out
-    for word in ("adding", "naming", "rare", "big", "small", "pool 8, keep 4"):
+    for word in ("adding", "naming", "rare", "big", "small", "pool 8, keep 4", "duplicates", "Small sources fill"):
         assert word in shown
+    page = (tmp_path / "run" / "sources.html").read_text()
+    assert "Name number" in page
+    assert main(["train", str(tmp_path / "run.yaml"), "training.max_steps=1"]) == 0  # a page is no run
+    assert main(["sources", str(tmp_path / "run.yaml"), "--out", str(tmp_path / "no" / "page.html")]) == 2
+    assert "can not be written" in capsys.readouterr().err
 
 
-def test_expected_rows_follow_the_rule() -> None:
-    sizes = {"a": 70, "b": 20, "c": 10}
-    outlook = expect_sources(sizes, sizes, SelectionConfig(keep=0.5), pool_rows=20, slots=2)
-    assert [round(outlook[name].in_coreset, 6) for name in "abc"] == [4, 4, 2]  # b and c are small: 6 rows of 20
-    full = expect_sources(sizes, sizes, SelectionConfig(keep_count=3), pool_rows=20, slots=2)
-    assert [round(full[name].in_coreset, 6) for name in "abc"] == [0, 2, 1]
+def test_a_stream_is_shown_and_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path)
+    data = {"train": str(tmp_path / "rows.jsonl"), "streaming": True, "max_length": 32, "window": 40}
+    config = write_run(tmp_path, data=data)
+    assert main(["sources", config]) == 0
+    assert "the stream's first 40 rows, sizes too" in capsys.readouterr().out
+    assert main(["train", config, "data.validation_rows=1", "data.window=30"]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["steps"] == 6
+    assert summary["eval_loss_after"] is not None
+    assert json.loads((tmp_path / "run" / "examples.json").read_text()) == {"most_kept": [], "least_kept": []}
+    assert main(["eval", str(tmp_path / "run")]) == 2
+    assert "that can be read again, since its data are a stream; give some with --data" in capsys.readouterr().err
+    assert main(["train", config, "--overwrite", "training.max_steps=2"]) == 0
+    assert main(["train", config, "--resume", "training.max_steps=3"]) == 0
+    resumed = [line["pool"] for line in read_lines(tmp_path / "run" / "selection.jsonl")]
+    assert len(resumed) == 3
+    assert sorted(row for rows in resumed[2].values() for row in rows) == list(range(16, 24))
+    sizes = "data.source_sizes={adding: 36, naming: 18, rare: 6}"
+    assert main(["train", config, sizes, "training.max_steps=1", "--overwrite"]) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["small_sources"] == ["naming", "rare"]
+    assert main(["sources", config, "data.source_sizes={adding: 36, naming: 18}"]) == 2
+    assert "'rare' is in the data, but sizes are given for others" in capsys.readouterr().err
+    assert main(["train", config, "training.max_steps=-1", "--overwrite"]) == 2
+    assert "A stream has no end" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

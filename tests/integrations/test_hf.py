@@ -377,8 +377,8 @@ def test_bad_data(tmp_path: Path) -> None:
         coreset_trainer(tmp_path, train_dataset=DatasetDict({"train": mixture()}))
     with pytest.raises(DataError, match="needs a train_dataset"):
         CoresetTrainer(tiny_model(), arguments(tmp_path), data_collator=collate)
-    with pytest.raises(DataError, match="a stream whose sources can not be counted"):
-        coreset_trainer(tmp_path, train_dataset=mixture().to_iterable_dataset())
+    with pytest.raises(DataError, match="which has no length and is no iterable data set"):
+        coreset_trainer(tmp_path, train_dataset=iter(mixture()))
     trainer = coreset_trainer(tmp_path)
     trainer.data_collator = collate
     with pytest.raises(DataError, match="lost 'colm_source'"):

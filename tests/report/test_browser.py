@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 from tests.report.synthetic import MANY, write_comparison_folder, write_run
+from tests.report.test_sources_page import SIZES, survey_of
 
 from colm.report import read_run, write_comparison, write_report
+from colm.report.sources_page import write_sources_page
 
 pytestmark = pytest.mark.slow
 
 WIDTHS = (1280, 400)  # CSS pixels
 SMALLEST = 11  # CSS pixels of a font
-PAGES = ("one", "going", "several", "compared", "one-seed")
+PAGES = ("one", "going", "several", "compared", "one-seed", "sources")
 METHODS = ["random", "control", "random-n", "highest-loss", "hidden-states", "colm-spsa", "colm", "colm-no-adam"]
 METHODS += ["colm+keep=0.25,coordinates=512", "colm-no-small"]
 
@@ -55,6 +57,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "several": write_report(runs, folder / "several.html"),
         "compared": write_comparison(compared),
         "one-seed": write_comparison(one_seed),
+        "sources": write_sources_page(survey_of(SIZES), folder / "sources.html", name="run", note="A part was read."),
     }
 
 

@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     again = train.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint")
     again.add_argument("--overwrite", action="store_true", help="delete the run that the output folder holds")
-    _add(commands, "sources", "show the mixture before training")
+    sources = _add(commands, "sources", "show the mixture before training")
+    sources.add_argument("--out", metavar="FILE.html", help="default: sources.html in the output folder")
     compare = _add(commands, "compare", "train with several methods and seeds, and compare them")
     compare.add_argument(
         "--methods", nargs="+", default=None, metavar="METHOD", help="such as random control colm colm+keep=0.25"
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             from colm.cli.sources import sources_command
 
-            sources_command(options.config, options.overrides)
+            sources_command(options.config, options.overrides, options.out)
     except ColmError as error:
         print(f"colm: {error}", file=sys.stderr)
         return 143 if isinstance(error, StoppedEarly) else 2

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from colm.cli.answer_tables import compare_table, harness_table, run_table
 from colm.cli.target import Target, describe_weights, find_target, load_target
 from colm.data.demo import demo_rows
-from colm.data.load import read_mixture
+from colm.data.load import read_mixture, read_validation
 from colm.data.questions import Questions, read_question_files, read_questions
 from colm.errors import ConfigError
 from colm.evaluate.judge import Generation, Line, answer_questions, digest_questions, make_prompts, summarise_answers
@@ -101,9 +101,13 @@ def find_questions(target: Target, options: EvalOptions) -> Questions:
         raise ConfigError(f"{target.name} is a model by name and has no data of its own; give some with --data.")
     else:
         seed = target.settings.seed if data["seed"] is None else data["seed"]
-        parts = read_mixture(data, target.settings.mixture, seed).validation
+        if data["streaming"]:  # what a stream held out is not to be had again without tokenising it
+            parts = read_validation(data)
+        else:
+            parts = read_mixture(data, target.settings.mixture, seed).validation
         if not parts:
-            raise ConfigError(f"The run {target.name} held no validation data out; give some with --data.")
+            of_stream = " that can be read again, since its data are a stream" if data["streaming"] else ""
+            raise ConfigError(f"The run {target.name} held no validation data out{of_stream}; give some with --data.")
     return read_questions(
         parts,
         source_column=column,

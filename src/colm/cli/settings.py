@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from colm.cli.mixing import MIXING_DEFAULTS, check_mixing
 from colm.config import SelectionConfig
 from colm.errors import ConfigError, suggest
 
@@ -20,13 +21,14 @@ DATA_DEFAULTS: dict[str, Any] = {
     "split": "train",
     "validation": None,  # file or hub name
     "validation_split": "validation",
-    "validation_rows": 0,  # rows of each source to hold out where there is no validation data
+    "validation_rows": 0,  # rows of each source to hold out where there is no validation data, or source -> rows
     "source_column": "source",
     "format": "auto",
     "columns": {},  # colm's column name -> the data's
     "max_length": 512,  # tokens
     "demo_rows": 1500,
     "seed": None,  # of the held-out rows and of the demo's tasks; default the run's
+    **MIXING_DEFAULTS,
 }
 
 TOP_DEFAULTS: dict[str, Any] = {
@@ -164,13 +166,14 @@ def _check_keys(values: Mapping[str, Any], known: Mapping[str, Any] | Sequence[s
 def _data(values: dict[str, Any]) -> dict[str, Any]:
     _check_keys(values, DATA_DEFAULTS, "data")
     merged = {**DATA_DEFAULTS, **values}
-    for key, least in (("max_length", 2), ("validation_rows", 0), ("demo_rows", 100)):
+    for key, least in (("max_length", 2), ("demo_rows", 100)):
         if not isinstance(merged[key], int) or isinstance(merged[key], bool) or merged[key] < least:
             raise ConfigError(f"data.{key}={merged[key]!r} must be a whole number of at least {least}.")
     if merged["seed"] is not None and (not isinstance(merged["seed"], int) or merged["seed"] < 0):
         raise ConfigError(f"data.seed={merged['seed']!r} must be a whole number of at least 0.")
     if not isinstance(merged["columns"], dict):
         raise ConfigError(f"data.columns is {merged['columns']!r}; it must map colm's column names to the data's.")
+    check_mixing(merged)
     return merged
 
 

@@ -3,101 +3,108 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from colm.cli.prepare import prepare_data
 from colm.cli.settings import load_settings
-from colm.config import SelectionConfig
-from colm.sources import count_sources, find_small_sources
+from colm.report.sources_page import write_sources_page
+from colm.survey.mixture import Survey, survey_mixture
+
+PAGE_NAME = "sources.html"
 
 
-class SourceOutlook(NamedTuple):
-    """What to expect of one source."""
-
-    rows: int
-    tokens: int
-    small: bool
-    in_pool: float  # expected rows in a pool
-    in_coreset: float  # expected rows in its coreset
-
-
-def expect_sources(
-    sizes: dict[str, int], tokens: dict[str, int], selection: SelectionConfig, pool_rows: int, slots: int
-) -> dict[str, SourceOutlook]:
-    """Return, for each source, its expected part of a pool and of the coreset.
-
-    By the expected counts of a pool drawn at random: small sources whole, or cut in proportion where
-    they exceed the budget; the rest of the budget goes to big sources in proportion.
+def sources_command(config: str, overrides: Sequence[str], out: str | None = None) -> None:
+    """Print the mixture's sources and write them to a page.
 
     Args:
-        sizes: rows of each source.
-        tokens: tokens of each source.
-        selection: the settings.
-        pool_rows: N.
-        slots: micro-batches over all ranks.
+        config: the run's configuration.
+        overrides: of its settings.
+        out: the HTML file; by default `sources.html` in the output folder.
     """
-    total = sum(sizes.values())
-    small = find_small_sources(sizes, selection.small_sources)
-    pool = {name: pool_rows * size / total for name, size in sizes.items()}
-    budget = selection.kept_rows(pool_rows, slots)
-    small_rows = sum(pool[name] for name in small)
-    big_rows = pool_rows - small_rows
-    small_share = min(1.0, budget / small_rows) if small_rows else 0.0
-    big_share = max(0.0, budget - small_rows) / big_rows if big_rows else 0.0
-    return {
-        name: SourceOutlook(
-            rows=size,
-            tokens=tokens[name],
-            small=name in small,
-            in_pool=pool[name],
-            in_coreset=pool[name] * (small_share if name in small else big_share),
-        )
-        for name, size in sizes.items()
-    }
-
-
-def sources_command(config: str, overrides: Sequence[str]) -> None:
-    """Print one line for each source of the mixture."""
     settings = load_settings(config, overrides)
-    train = prepare_data(settings).train
-    names = [str(name) for name in train[settings.data["source_column"]]]
-    sizes = count_sources(names, settings.data["source_column"])
-    tokens = dict.fromkeys(sizes, 0)
-    for name, ids in zip(names, train["input_ids"], strict=True):
-        tokens[name] += len(ids)
+    data = prepare_data(settings)
     slots = int(settings.training.get("gradient_accumulation_steps", 1))  # of one process
     pool_rows = int(settings.training.get("per_device_train_batch_size", 8)) * slots
     settings.selection.check_pool(pool_rows, slots)
-    outlook = expect_sources(sizes, tokens, settings.selection, pool_rows, slots)
-    Console().print(_table(outlook, pool_rows))
+    given = settings.data["source_sizes"]
+    survey = survey_mixture(
+        data.train if data.window is None else data.window,
+        data.tokenizer,
+        settings.selection,
+        source_column=settings.data["source_column"],
+        pool_rows=pool_rows,
+        slots=slots,
+        sizes=given or None,
+        seed=settings.seed,
+    )
+    note = ""
+    if data.window is not None:
+        note = f"Read from the stream's first {len(data.window):,} rows" + ("." if given else ", sizes too.")
+    page = Path(out) if out else settings.output_dir / PAGE_NAME
+    if not out:
+        page.parent.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    for table in (_sizes_table(survey), _pool_table(survey), _words_table(survey)):
+        console.print(table)
+    for warning in survey.warnings:
+        console.print(f"{warning.title}: {warning.reason} {warning.advice}", style="bold", markup=False)
+    if note:
+        console.print(note)
+    print(f"Written to {write_sources_page(survey, page, name=Path(config).stem, note=note)}, with examples.")
 
 
-def _table(outlook: dict[str, SourceOutlook], pool_rows: int) -> Table:
-    total = sum(source.rows for source in outlook.values())
-    kept = sum(source.in_coreset for source in outlook.values())
-    table = Table(title=f"{total:,} rows, pool {pool_rows}, keep {kept:.0f}; uniform share {total / len(outlook):,.0f}")
-    table.add_column("source", overflow="fold")
-    columns: list[tuple[str, Any]] = [
-        ("rows", "right"),
-        ("tokens", "right"),
-        ("share", "right"),
-        ("size", "left"),
-        ("in a pool", "right"),
-        ("in its coreset", "right"),
-    ]
-    for name, justify in columns:
-        table.add_column(name, justify=justify)
-    for name, source in sorted(outlook.items(), key=lambda item: -item[1].rows):
+def _sizes_table(survey: Survey) -> Table:
+    total = sum(source.rows for source in survey.outlook.sources.values())
+    columns = ("rows", "share", "tokens", "mean", "95 %", "duplicates")
+    table = _new_table(
+        f"{total:,} rows; uniform share {total / len(survey.outlook.sources):,.0f}; lengths in tokens", "size", columns
+    )
+    for source in survey.sources:
         table.add_row(
-            name,
-            f"{source.rows:,}",
+            source.name,
+            "small" if source.outlook.small else "big",
+            f"{source.outlook.rows:,}",
+            f"{source.outlook.rows / total:.1%}",
             f"{source.tokens:,}",
-            f"{source.rows / total:.1%}",
-            "small" if source.small else "big",
-            f"{source.in_pool:.1f}",
-            f"{source.in_coreset:.1f}",
+            f"{source.mean_length:.0f}",
+            f"{source.long_length:.0f}",
+            f"{source.duplicates:.1%}",
         )
+    return table
+
+
+def _pool_table(survey: Survey) -> Table:
+    outlook = survey.outlook
+    title = f"pool {outlook.pool}, keep {outlook.keep}; small sources exceed it in {outlook.overflow:.1%} of pools"
+    table = _new_table(title, "size", ("in a pool", "chance of none", "in its coreset"))
+    for source in survey.sources:
+        own = source.outlook
+        table.add_row(
+            source.name,
+            "small" if own.small else "big",
+            f"{own.in_pool:.1f}",
+            f"{own.absent:.1%}",
+            f"{own.in_coreset:.1f}",
+        )
+    return table
+
+
+def _words_table(survey: Survey) -> Table:
+    table = _new_table("Words that tell a source from the others", "words", ())
+    for source in survey.sources:
+        table.add_row(source.name, ", ".join(source.words) or "none")
+    return table
+
+
+def _new_table(title: str, left: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title)
+    table.add_column("source", overflow="fold")
+    options: dict[str, Any] = {"overflow": "fold"} if left == "words" else {}
+    table.add_column(left, **options)
+    for name in columns:
+        table.add_column(name, justify="right")
     return table

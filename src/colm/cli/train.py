@@ -138,7 +138,10 @@ def train(settings: RunSettings, checkpoint: Path | None = None, *, replay: Path
     if not _is_first_rank():
         return {}
     data.tokenizer.save_pretrained(str(folder))
-    examples = describe_kept(StepLog(folder / FILE_NAME).read(), trainer.selector.small, data.train, data.tokenizer)
+    examples: dict[str, Any] = {"most_kept": [], "least_kept": []}  # the rows of a stream are gone
+    if data.window is None:
+        lines = StepLog(folder / FILE_NAME).read()
+        examples = describe_kept(lines, trainer.selector.small, data.train, data.tokenizer)
     replace_file(folder / EXAMPLES_NAME, json.dumps(examples, indent=2) + "\n")
     summary = summarise(trainer, list(evaluations.read())) | memory
     replace_file(folder / SUMMARY_NAME, json.dumps(summary, indent=2) + "\n")  # last: it says that the run is done
@@ -181,6 +184,8 @@ def build_trainer(
             selection=settings.selection,
             source_column=settings.data["source_column"],
             replay=replay,
+            source_sizes=settings.data["source_sizes"] or None,
+            window=settings.data["window"],
         )
     except ColmError:
         raise

@@ -12,6 +12,8 @@ from datasets import Dataset, Value, concatenate_datasets, load_dataset
 from colm.batch import IGNORE
 from colm.data.demo import demo_rows
 from colm.data.formats import detect_format, tokenizer_of_format
+from colm.data.mix import cap_rows, check_names, weigh_rows
+from colm.data.template import fill_template
 from colm.errors import DataError, suggest
 from colm.sources import count_sources
 
@@ -28,13 +30,17 @@ class Mixture(NamedTuple):
     validation: list[Dataset]  # empty where there is none
 
 
-def read_rows(name: str, *, split: str = "train", config: str | None = None) -> Dataset:
+def read_rows(
+    name: str, *, split: str = "train", config: str | None = None, revision: str | None = None, streaming: bool = False
+) -> Any:
     """Read one file, or a data set of the hub.
 
     Args:
         name: a path ending in .jsonl, .json, .csv or .parquet, a folder that `datasets` wrote, or a hub name.
         split: of a hub data set.
         config: of a hub data set.
+        revision: of a hub data set: a branch, a tag or a commit.
+        streaming: return an `IterableDataset`, whose rows are read when they are needed.
 
     Raises:
         DataError: the file is missing, empty or not readable, or the hub has no such data set.
@@ -48,17 +54,18 @@ def read_rows(name: str, *, split: str = "train", config: str | None = None) -> 
         raise DataError(f"The file {name!r} is empty; it needs at least one row.")
     try:
         if builder is not None:
-            rows = load_dataset(builder, data_files=str(path), split="train")
+            rows = load_dataset(builder, data_files=str(path), split="train", streaming=streaming)
         elif path.is_dir() and (path / "dataset_info.json").exists():
             rows = Dataset.load_from_disk(str(path))
+            rows = rows.to_iterable_dataset() if streaming else rows
         else:
-            rows = load_dataset(name, config, split=split)
+            rows = load_dataset(name, config, split=split, revision=revision, streaming=streaming)
     except Exception as error:  # every builder and the hub client raise their own
         what = "file could not be read" if builder is not None else "data set could not be loaded"
         raise DataError(
             f"The {what}: {name!r} ({type(error).__name__}: {error}). Give a {', '.join(BUILDERS)} file or a hub name."
         ) from error
-    if len(rows) == 0:
+    if not streaming and len(rows) == 0:
         raise DataError(f"{name!r} has no row; it needs at least one.")
     return rows
 
@@ -78,35 +85,60 @@ def read_mixture(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], 
     validation: list[Dataset] = []
     if entries:
         _require_distinct(entries)
-        train = [_mixture_entry(entry, data["columns"], column) for entry in entries]
+        train = [read_entry(entry, data) for entry in entries]
     elif data["train"] == "demo":
+        if isinstance(data["validation_rows"], Mapping):
+            raise DataError("The demo holds out as many rows of each source; make data.validation_rows a number.")
         train = [demo_rows(data["demo_rows"], seed)]
         validation = [demo_rows(data["demo_rows"], seed, held_out=data["validation_rows"] or 1)]
     elif data["train"]:
-        train = [_rename(read_rows(data["train"], split=data["split"], config=data["config"]), data["columns"])]
+        train = [
+            read_entry({"path": data["train"], "split": data["split"], "config": data["config"]}, data, label=False)
+        ]
     else:
         raise DataError("There is nothing to train on: set data.train, or list sources under mixture.")
     for part in train:
         _require_sources(part, column, "training")
     if data["validation"]:
-        rows = read_rows(data["validation"], split=data["validation_split"], config=data["config"])
-        validation = [_rename(rows, data["columns"])]
-        _require_sources(validation[0], column, "validation")
+        validation = read_validation(data)
     elif not validation and data["validation_rows"]:
         halves = [hold_out(part, column, data["validation_rows"], seed) for part in train]
+        if isinstance(data["validation_rows"], Mapping):
+            check_names("data.validation_rows", data["validation_rows"], _source_names(train, column))
         train, validation = [rest for rest, _ in halves], [held for _, held in halves if len(held)]
+    if data["cap"] is not None:
+        train = cap_rows(train, column, data["cap"], seed)
+    if data["weights"]:
+        train = weigh_rows(train, column, data["weights"], seed)
     return Mixture(train, validation)
 
 
-def hold_out(rows: Dataset, column: str, per_source: int, seed: int) -> tuple[Dataset, Dataset]:
+def read_validation(data: Mapping[str, Any]) -> list[Dataset]:
+    """Read what ``data.validation`` names, if anything. Raises as `read_mixture`."""
+    if not data["validation"]:
+        return []
+    entry = {"path": data["validation"], "split": data["validation_split"], "config": data["config"]}
+    rows = read_entry(entry, data, label=False)
+    _require_sources(rows, data["source_column"], "validation")
+    return [rows]
+
+
+def _source_names(parts: Sequence[Dataset], column: str) -> list[str]:
+    return sorted({str(name) for part in parts for name in part[column]})
+
+
+def hold_out(rows: Dataset, column: str, per_source: int | Mapping[str, int], seed: int) -> tuple[Dataset, Dataset]:
     """Split off `per_source` rows of every source, at most half of it, at random.
+
+    Of sources that a mapping does not name none are held out.
 
     Returns:
         The rest and the held-out rows, each in its old order.
     """
     shuffled = rows.select_columns([column]).add_column("colm_row", list(range(len(rows)))).shuffle(seed=seed)
     sizes = count_sources(rows[column], column)
-    left = {name: min(per_source, size // 2) for name, size in sizes.items()}
+    wanted = per_source if isinstance(per_source, Mapping) else dict.fromkeys(sizes, per_source)
+    left = {name: min(wanted.get(name, 0), size // 2) for name, size in sizes.items()}
     held = set()
     for name, row in zip(shuffled[column], shuffled["colm_row"], strict=True):
         if left[str(name)] > 0:
@@ -171,8 +203,21 @@ def _require_distinct(entries: Sequence[Mapping[str, Any]]) -> None:
             stems[stem] = entry["path"]
 
 
-def _mixture_entry(entry: Mapping[str, Any], columns: Mapping[str, str], source_column: str) -> Dataset:
-    known = ("path", "source", "split", "config")
+def read_entry(
+    entry: Mapping[str, Any], data: Mapping[str, Any], *, label: bool = True, streaming: bool = False
+) -> Any:
+    """Read one entry of a mixture: rows with colm's column names and their source.
+
+    Args:
+        entry: what to read; what it does not say is said by `data`.
+        data: the ``data`` section of a run's configuration.
+        label: name the source after the entry, where its rows have no label of their own.
+        streaming: return a stream.
+
+    Raises:
+        DataError: an unknown key, no path, or a column that is missing.
+    """
+    known = ("path", "source", "split", "config", "revision", "columns", "template", "labels")
     for key in entry:
         if key not in known:
             raise DataError(
@@ -180,24 +225,46 @@ def _mixture_entry(entry: Mapping[str, Any], columns: Mapping[str, str], source_
             )
     if not entry.get("path"):
         raise DataError(f"The mixture entry {dict(entry)} has no path; give a file or a hub name.")
-    rows = _rename(read_rows(entry["path"], split=entry.get("split", "train"), config=entry.get("config")), columns)
-    if source_column in rows.column_names:
-        if not entry.get("source"):
-            return rows  # the file's own labels
-        rows = rows.remove_columns(source_column)
+    options = {key: entry.get(key) or data.get(key) for key in ("revision", "columns", "template", "labels")}
+    rows = read_rows(
+        entry["path"],
+        split=entry.get("split") or "train",
+        config=entry.get("config"),
+        revision=options["revision"],
+        streaming=streaming,
+    )
+    column = data["source_column"]
+    rows = _rename(rows, options["columns"] or {})
+    if options["template"]:
+        rows = fill_template(rows, column_names(rows), options["template"], options["labels"] or {}, keep=column)
+    present = column_names(rows)
+    if not label or (column in present and not entry.get("source")):
+        return rows  # its own labels
     source = str(entry.get("source") or Path(entry["path"]).stem)
-    return rows.add_column(source_column, [source] * len(rows))
+    if streaming:
+        return rows.map(lambda row: {column: source})
+    if column in present:
+        rows = rows.remove_columns(column)
+    return rows.add_column(column, [source] * len(rows))
 
 
-def _rename(rows: Dataset, columns: Mapping[str, str]) -> Dataset:
+def column_names(rows: Any) -> list[str]:
+    """Return the columns of a data set, or of a stream's first row."""
+    if rows.column_names is None:
+        return list(next(iter(rows), {}))
+    return list(rows.column_names)
+
+
+def _rename(rows: Any, columns: Mapping[str, str]) -> Any:
     """Apply data.columns, which maps colm's names to those in the data."""
     for wanted, present in columns.items():
-        if present not in rows.column_names:
+        names = column_names(rows)
+        if present not in names:
             raise DataError(
                 f"data.columns maps {wanted!r} to {present!r}, which the data does not have."
-                f"{suggest(present, rows.column_names)} It has: {', '.join(rows.column_names)}."
+                f"{suggest(present, names)} It has: {', '.join(names)}."
             )
-        if wanted != present and wanted in rows.column_names:
+        if wanted != present and wanted in names:
             raise DataError(
                 f"data.columns maps {wanted!r} to {present!r}, but the data has a column {wanted!r} already; rename "
                 "one of them in the data."

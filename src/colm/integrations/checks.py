@@ -68,7 +68,7 @@ def check_trainer(trainer: Any, selection: SelectionConfig) -> None:
     if not getattr(args, "average_tokens_across_devices", True) and args.world_size > 1:
         raise ConfigError("average_tokens_across_devices=False weighs ranks, not examples; set it to True.")
     pool = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    rows = len(trainer.train_dataset)
+    rows = len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else pool  # a stream fills its pools
     selection.check_pool(pool, args.gradient_accumulation_steps * args.world_size)
     if rows < pool and selection.keep_count is not None and selection.keep_count > rows:
         raise ConfigError(f"keep_count={selection.keep_count} is above the {rows} rows of the data; lower it.")

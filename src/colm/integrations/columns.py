@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import torch
 from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
-from torch.utils.data import IterableDataset
 
 from colm.errors import DataError, suggest
 from colm.sources import count_sources
@@ -54,12 +53,12 @@ def encode_sources(dataset: Any, column: str) -> EncodedData:
 
     Raises:
         DataError: the column is missing (with the nearest name), a row has no source, the data set is
-            empty, or it is a stream, whose sizes are not known.
+            empty, or it has no length (see `streams` for those).
     """
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+    if not hasattr(dataset, "__len__"):
         raise DataError(
-            f"train_dataset is a {type(dataset).__name__}, a stream whose sources can not be counted beforehand. "
-            "Use a data set with a length."
+            f"train_dataset is a {type(dataset).__name__}, which has no length and is no iterable data set. Use a data "
+            "set with a length, or a stream: a datasets.IterableDataset, or PyTorch's."
         )
     if isinstance(dataset, Mapping):
         splits = ", ".join(map(repr, dataset))

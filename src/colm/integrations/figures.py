@@ -43,6 +43,13 @@ class SelectionFigures:
         self._steps: list[StepRecord] = []  # since the last log
         self._losses: list[tuple[Tensor, Tensor]] = []  # of micro-batches since then: losses (n,), codes (n,)
 
+    def add_sources(self, sources: Sequence[str]) -> None:
+        """Take all names again, with new ones at the end."""
+        for name in sources[len(self._sources) :]:
+            self._sources.append(name)
+            for totals in (self.pooled, self.kept, self.tokens):
+                totals.setdefault(name, 0)
+
     def add_step(self, record: StepRecord) -> None:
         """Count a committed step."""
         self._steps.append(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import Trainer
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
 from colm.integrations.mixin import CoresetMixin
+from colm.integrations.streams import WINDOW
 from colm.losses import example_losses, mean_over_examples
 
 
@@ -27,6 +29,10 @@ class CoresetTrainer(CoresetMixin, Trainer):
         source_column: the column of ``train_dataset`` that names each row's source.
         replay: the ``selection.jsonl`` of an earlier run, whose choices are trained on again; the run's data, seeds
             and batch sizes are needed for that.
+        source_sizes: of a stream (an iterable data set, with ``max_steps``): rows of each source, at least in
+            proportion. By default they are those of its first rows, and then follow the pools' running counts.
+        window: how many first rows of a stream are counted. With several processes every source must be among them;
+            one that turns up later is known from then on otherwise.
         **kwargs: as the Trainer's.
 
     Raises:
@@ -47,10 +53,12 @@ class CoresetTrainer(CoresetMixin, Trainer):
         selection: SelectionConfig | None = None,
         source_column: str = "source",
         replay: str | Path | None = None,
+        source_sizes: Mapping[str, int] | None = None,
+        window: int = WINDOW,
         **kwargs: Any,
     ) -> None:
         selection = selection or SelectionConfig()
-        self._prepare_data(kwargs, source_column)
+        self._prepare_data(kwargs, source_column, args, source_sizes, window)
         if selection.loss == "example":
             if kwargs.get("compute_loss_func") is not None:
                 raise ConfigError(

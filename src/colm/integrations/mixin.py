@@ -13,7 +13,7 @@ pool is exchanged for its coreset, in as many micro-batches, and nothing of the 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ from colm.integrations.columns import (
     set_codes_aside,
 )
 from colm.integrations.figures import SelectionFigures
+from colm.integrations.streams import RunningSizes, encode_stream, is_stream
 from colm.record import FILE_NAME, StepLog, to_dict
 from colm.replay import ReplaySelector
 from colm.selector import CoresetSelector
@@ -59,11 +60,30 @@ class CoresetMixin(_TrainerSeams):
     selector: CoresetSelector
     selection: SelectionConfig
 
-    def _prepare_data(self, kwargs: dict[str, Any], source_column: str) -> None:
+    def _prepare_data(
+        self, kwargs: dict[str, Any], source_column: str, args: Any, sizes: Mapping[str, int] | None, window: int
+    ) -> None:
         """Encode the sources of ``kwargs["train_dataset"]`` before the Trainer sees it."""
         if kwargs.get("train_dataset") is None:
             raise DataError("CoresetTrainer needs a train_dataset, whose sources it counts; None was given.")
-        encoded = encode_sources(kwargs["train_dataset"], source_column)
+        self._running: RunningSizes | None = None  # of a stream whose sizes nobody gave
+        if is_stream(kwargs["train_dataset"]):
+            encoded = encode_stream(
+                kwargs["train_dataset"],
+                source_column,
+                sizes,
+                window=window,
+                max_steps=getattr(args, "max_steps", -1),
+                one_process=getattr(args, "dataloader_num_workers", 0) == 0 and getattr(args, "world_size", 1) == 1,
+            )
+            self._running = RunningSizes(encoded.sizes) if sizes is None else None
+            if args.world_size > 1 and args.accelerator_config.dispatch_batches is None:
+                # Else the first rank joins the batches of all, which fails where they are padded to different widths.
+                args.accelerator_config.dispatch_batches = False
+        elif sizes is not None:
+            raise ConfigError("source_sizes are for a stream; train_dataset has a length, so its sources are counted.")
+        else:
+            encoded = encode_sources(kwargs["train_dataset"], source_column)
         kwargs["train_dataset"] = encoded.dataset
         self.source_sizes = encoded.sizes
         self._source_names = encoded.names
@@ -106,6 +126,8 @@ class CoresetMixin(_TrainerSeams):
         if not batches:
             return batches, None
         plain, sources, index = set_codes_aside(batches, self._source_names)
+        if self._running is not None and self._running.meet(sources):
+            self._follow_sizes()
         self.selector.model = self.model  # another one after model_init, or once FSDP has wrapped it
         self.selector.optimizer = self.optimizer
         coreset = self.selector.select(plain, sources, dataset_index=index)
@@ -170,9 +192,10 @@ class CoresetMixin(_TrainerSeams):
             self.args.save_total_limit = limit
         if self.args.should_save:
             torch.save(self.args, folder / TRAINING_ARGS_NAME)  # with the limit
-            torch.save(
-                {"selector": self.selector.state_dict(), "figures": self.figures.state_dict()}, folder / STATE_NAME
-            )
+            state = {"selector": self.selector.state_dict(), "figures": self.figures.state_dict()}
+            if self._running is not None:
+                state["stream"] = self._running.state_dict()
+            torch.save(state, folder / STATE_NAME)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_complete(folder)
@@ -193,6 +216,10 @@ class CoresetMixin(_TrainerSeams):
         state = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True)
         self.selector.load_state_dict(state["selector"])
         self.figures.load_state_dict(state["figures"])
+        if self._running is not None:
+            self._running.load_state_dict(state.get("stream", {}))
+            self._source_names += [name for name in self._running.sizes if name not in self._source_names]
+            self._follow_sizes()
         if self.args.should_save:
             self._selection_log.truncate(state["selector"]["step"])
 
@@ -209,6 +236,9 @@ class CoresetMixin(_TrainerSeams):
         """Forget the steps of an earlier training. Called when a training begins that resumes nothing."""
         self.selector.reset()
         self.figures.reset()
+        if self._running is not None:
+            self._running.reset()
+            self._follow_sizes()
         if self.args.should_save:
             self._selection_log.truncate(0)
 
@@ -217,8 +247,18 @@ class CoresetMixin(_TrainerSeams):
         record = self.selector.commit(stepped=not self.accelerator.optimizer_step_was_skipped)
         record = record._replace(step_seconds=round(time.perf_counter() - self._step_start, 6))
         self.figures.add_step(record)
+        if self._running is not None:
+            self._running.add(record.pool)
+            self._follow_sizes()
         if self.args.should_save:
             self._selection_log.write(to_dict(record))
+
+    def _follow_sizes(self) -> None:
+        """Let what is small follow what the stream has had so far; the same on all ranks, as pools are."""
+        assert self._running is not None
+        self.source_sizes = self._running.sizes
+        self.figures.add_sources(self._source_names)
+        self.selector.follow_sizes(self.source_sizes)
 
 
 class _CommitCallback(TrainerCallback):

@@ -7,6 +7,7 @@ its number of labelled tokens, as they leave the model, and `compute_loss`, with
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from colm.config import SelectionConfig
 from colm.errors import ConfigError, DataError
 from colm.features.capture import changed_output
 from colm.integrations.mixin import CoresetMixin
+from colm.integrations.streams import WINDOW
 
 try:
     from trl import SFTTrainer
@@ -38,6 +40,10 @@ class CoresetSFTTrainer(CoresetMixin, SFTTrainer):
         source_column: the column of ``train_dataset`` that names each row's source.
         replay: the ``selection.jsonl`` of an earlier run, whose choices are trained on again; the run's data, seeds
             and batch sizes are needed for that.
+        source_sizes: of a stream (an iterable data set, with ``max_steps``): rows of each source, at least in
+            proportion. By default they are those of its first rows, and then follow the pools' running counts.
+        window: how many first rows of a stream are counted. With several processes every source must be among them;
+            one that turns up later is known from then on otherwise.
         **kwargs: as SFTTrainer's.
 
     Raises:
@@ -58,11 +64,13 @@ class CoresetSFTTrainer(CoresetMixin, SFTTrainer):
         selection: SelectionConfig | None = None,
         source_column: str = "source",
         replay: str | Path | None = None,
+        source_sizes: Mapping[str, int] | None = None,
+        window: int = WINDOW,
         **kwargs: Any,
     ) -> None:
         selection = selection or SelectionConfig()
         _check_sft(args, kwargs)
-        self._prepare_data(kwargs, source_column)
+        self._prepare_data(kwargs, source_column, args, source_sizes, window)
         super().__init__(model, args, **kwargs)
         if selection.loss == "example":
             # The loss below is over the step's rows, whatever the model's own forward does with a count.

@@ -1,0 +1,66 @@
+"""Prompts and completions that are written from a row's columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from string import Formatter
+from typing import Any
+
+from colm.errors import ConfigError, DataError, suggest
+
+Rows = Any
+"""A `datasets.Dataset`, or an `IterableDataset`."""
+
+
+def fill_template(
+    rows: Rows, columns: Sequence[str], template: Mapping[str, str], labels: Mapping[str, Any], *, keep: str
+) -> Rows:
+    """Replace the columns of every row by those of the template.
+
+    Args:
+        rows: of text and numbers.
+        columns: that they have.
+        template: new column -> text with other columns' names in braces: ``{prompt: "{sentence} It was"}``.
+        labels: column -> the texts that its values stand for, a list or a mapping.
+        keep: the source's column, which stays where there is one.
+
+    Raises:
+        ConfigError: a template is no valid format.
+        DataError: it names a column that the data does not have, or a value has no label.
+    """
+    named = {field for text in template.values() for field in _fields(text)} | set(labels)
+    for field in sorted(named):
+        if field not in columns:
+            raise DataError(
+                f"data.template or data.labels names the column {field!r}, which the data does not have."
+                f"{suggest(field, columns)} It has: {', '.join(columns)}."
+            )
+
+    def fill(row: Mapping[str, Any]) -> dict[str, str]:
+        values = {name: ("" if row[name] is None else row[name]) for name in named}
+        values |= {name: _label(name, values[name], texts) for name, texts in labels.items()}
+        return {name: text.format_map(values) for name, text in template.items()}
+
+    return rows.map(fill, remove_columns=[name for name in columns if name not in (keep, *template)])
+
+
+def _fields(text: str) -> list[str]:
+    try:
+        fields = [field for _, field, _, _ in Formatter().parse(text) if field is not None]
+    except ValueError as error:
+        raise ConfigError(
+            f"The template {text!r} is no valid format ({error}); a brace of its own is doubled."
+        ) from error
+    for field in fields:
+        if not field.isidentifier():
+            raise ConfigError(f"The template {text!r} has {{{field}}}; only names of columns may stand in braces.")
+    return fields
+
+
+def _label(name: str, value: Any, texts: Any) -> str:
+    known = {str(key): str(text) for key, text in (enumerate(texts) if isinstance(texts, list) else texts.items())}
+    if str(value) not in known:
+        raise DataError(
+            f"The column {name!r} has the value {value!r}, for which data.labels has no text. It has: {known}."
+        )
+    return known[str(value)]

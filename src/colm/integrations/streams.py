@@ -1,0 +1,150 @@
+"""Training data that are a stream: sources' codes on the way, and sizes that follow what has been seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from datasets import IterableDataset as HubStream
+from torch.utils.data import IterableDataset
+
+from colm.errors import ConfigError, DataError, suggest
+from colm.integrations.columns import INDEX_KEY, SOURCE_KEY, EncodedData
+from colm.sources import count_sources
+
+WINDOW = 1000
+"""Rows from which sizes are estimated."""
+
+
+class RunningSizes:
+    """Estimates how large a stream's sources are beside each other: rows of the first window and of all pools since."""
+
+    def __init__(self, window: Mapping[str, int]) -> None:
+        self._window = dict(window)
+        self._seen = dict.fromkeys(window, 0)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Rows of each source, in the proportions that the stream has had so far; at least 1."""
+        return {name: max(1, self._window.get(name, 0) + seen) for name, seen in self._seen.items()}
+
+    def meet(self, sources: Sequence[str]) -> bool:
+        """Take up the sources that are new, and return whether there are any."""
+        new = [name for name in sources if name not in self._seen]
+        self._seen |= dict.fromkeys(new, 0)
+        return bool(new)
+
+    def add(self, pool: Mapping[str, Sequence[int]]) -> None:
+        """Count a pool's rows, source -> row numbers."""
+        for name, rows in pool.items():
+            self._seen[name] += len(rows)
+
+    def reset(self) -> None:
+        """Forget all pools."""
+        self._seen = dict.fromkeys(self._window, 0)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return what the pools had."""
+        return dict(self._seen)
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Restore what `state_dict` returned."""
+        self._seen = dict.fromkeys(self._window, 0) | {name: int(rows) for name, rows in state.items()}
+
+
+class CodedStream(IterableDataset[dict[str, Any]]):
+    """A stream whose rows also carry a source code and their number in it.
+
+    Args:
+        rows: the stream.
+        column: with the source's name.
+        names: code -> source.
+        grows: append sources that are new to `names`, where this process is the only one that reads.
+    """
+
+    def __init__(self, rows: Any, column: str, names: list[str], *, grows: bool) -> None:
+        self._rows = rows
+        self._column = column
+        self._names = names
+        self._grows = grows
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for number, row in enumerate(self._rows):
+            yield {**row, **self.encode(row, number)}
+
+    def encode(self, row: Mapping[str, Any], number: int) -> dict[str, int]:
+        """Return a row's code and number. Raises DataError where its source is not known."""
+        if self._column not in row:
+            raise DataError(_no_column(self._column, row))
+        label = row[self._column]
+        if label is None or not str(label).strip():
+            raise DataError(f"Row {number} of the stream has no source: its {self._column!r} is {label!r}.")
+        name = str(label)
+        if name not in self._names:
+            if not self._grows:
+                raise DataError(
+                    f"Row {number} of the stream has the source {name!r}, which is not known."
+                    f"{suggest(name, self._names)} Known: {', '.join(self._names)}. Give source_sizes for all of "
+                    "them; without, and with several processes, all must be in the first window, so enlarge it."
+                )
+            self._names.append(name)
+        return {SOURCE_KEY: self._names.index(name), INDEX_KEY: number}
+
+
+def is_stream(dataset: Any) -> bool:
+    """Return whether a data set is read from its beginning, and has no length."""
+    return isinstance(dataset, IterableDataset | HubStream)
+
+
+def encode_stream(
+    dataset: Any,
+    column: str,
+    source_sizes: Mapping[str, int] | None,
+    *,
+    window: int,
+    max_steps: int,
+    one_process: bool = True,
+) -> EncodedData:
+    """Add the source code and the row number to every row of a stream.
+
+    Args:
+        dataset: a `datasets.IterableDataset`, or PyTorch's; it can be read more than once.
+        column: the column with the source's name.
+        source_sizes: rows of each source, at least in proportion; None to count the first rows.
+        window: how many rows are counted then.
+        max_steps: of the training.
+        one_process: no other process reads rows or selects, so that sources may still turn up after the window.
+
+    Raises:
+        ConfigError: there is no end to the training, or a size is below 1.
+        DataError: the stream is empty or lacks the column. While it is read: a source is not known.
+    """
+    if max_steps <= 0:
+        raise ConfigError(f"A stream has no end, and max_steps is {max_steps}; set it to the steps to train for.")
+    if source_sizes is not None:
+        bad = [name for name, size in source_sizes.items() if size < 1]
+        if bad or not source_sizes:
+            raise ConfigError(
+                f"source_sizes is {dict(source_sizes)!r}; it must give at least 1 row for every source of the stream."
+            )
+        sizes = dict(sorted(source_sizes.items()))
+    else:
+        rows = list(islice(iter(dataset), window))
+        if not rows:
+            raise DataError("The stream has no row; give it at least one.")
+        if column not in rows[0]:
+            raise DataError(_no_column(column, rows[0]))
+        sizes = count_sources((row[column] for row in rows), column)
+    names = list(sizes)
+    coded = CodedStream(dataset, column, names, grows=source_sizes is None and one_process)
+    if isinstance(dataset, HubStream):  # map keeps what a hub's stream can do: shards, epochs, its place on resuming
+        return EncodedData(dataset.map(coded.encode, with_indices=True), sizes, names)
+    return EncodedData(coded, sizes, names)
+
+
+def _no_column(column: str, row: Mapping[str, Any]) -> str:
+    return (
+        f"The training data has no column {column!r} for the source.{suggest(column, row)} It has: {', '.join(row)}. "
+        "Name the right one with source_column."
+    )
