@@ -26,7 +26,7 @@ from colm.batch import Pool, split_evenly
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
 from colm.exchange import share_rows, weigh_rows
-from colm.facts import PoolFacts, group_by_source, index_by_source, share_facts
+from colm.facts import PoolFacts, fillers, group_by_source, index_by_source, recorded, share_facts
 from colm.features.adam import AdamConstants, adam_constants, empty_history
 from colm.features.locate import locate_value_site
 from colm.features.selection_pass import GRADIENTS, run_selection_pass
@@ -149,8 +149,9 @@ class CoresetSelector:
             batches: this rank's part of the pool, a dict of tensors (n, T) or a list of them.
             sources: the source of each row, in the order of the rows of all batches.
             dataset_index: each row's number in the data set. Ties and draws follow it, so that the
-                picks do not depend on how rows are dealt to ranks and micro-batches. Default: the
-                position in the pool.
+                picks do not depend on how rows are dealt to ranks and micro-batches. -1 stands for a row
+                that repeats another to fill a batch; it should have no label. Default: the position in
+                the pool.
 
         Returns:
             The coreset, the same on every rank.
@@ -225,9 +226,7 @@ class CoresetSelector:
         """Return how many rows of the pool each kept row stands for, and what came of the selection pass."""
         candidates = [p for p in facts.order if facts.labelled[p] > 0]
         if len(candidates) <= facts.slots:  # a last pool too small to choose from is trained whole
-            unlabelled = [p for p in facts.order if facts.labelled[p] == 0]
-            # No micro-batch may be empty.
-            return dict.fromkeys(candidates + unlabelled[: facts.slots - len(candidates)], 1.0), NO_PICKS
+            return dict.fromkeys(candidates + fillers(candidates, facts), 1.0), NO_PICKS
         budget = self.config.kept_rows(len(candidates), facts.slots, step=self.state.step)
         small = [p for p in candidates if facts.source[p] in self.small]
         big = [p for p in candidates if facts.source[p] not in self.small]
@@ -318,15 +317,16 @@ class CoresetSelector:
 
     def _record(self, facts: PoolFacts, coreset: Coreset, picks: Picks, seconds: float) -> StepRecord:
         weight = dict(zip(coreset.indices.tolist(), coreset.weights.tolist(), strict=True))
-        kept = [p for p in facts.order if p in weight]
+        pool = recorded(facts.order, facts)
+        kept = [p for p in pool if p in weight]
         by_source = group_by_source(kept, facts)
         return StepRecord(
             step=self.state.step,
-            pool=index_by_source(facts.order, facts),
+            pool=index_by_source(pool, facts),
             kept=index_by_source(kept, facts),
             tokens={name: sum(facts.tokens[p] for p in rows) for name, rows in by_source.items()},
             small_kept=sum(facts.source[p] in self.small for p in kept),
-            unlabelled=sum(count == 0 for count in facts.labelled),
+            unlabelled=sum(facts.labelled[p] == 0 for p in pool),
             nonfinite=len(picks.nonfinite),
             seconds=seconds,
             match=picks.match,
