@@ -30,6 +30,7 @@ from colm.facts import PoolFacts, fillers, group_by_source, index_by_source, rec
 from colm.features.adam import AdamConstants, adam_constants, empty_history
 from colm.features.locate import locate_value_site
 from colm.features.selection_pass import GRADIENTS, run_selection_pass
+from colm.features.sharding import check_sharding
 from colm.features.site import ValueSite
 from colm.features.spsa import site_for_copies
 from colm.picking import NO_PICKS, Picks, pick_at_random, pick_from_features
@@ -121,6 +122,7 @@ class CoresetSelector:
     def model(self, model: nn.Module) -> None:
         if getattr(self, "_model", None) is model:
             return
+        check_sharding(model)
         self._model = model
         self.state.forget_features()  # of another model's weight
         self.site: ValueSite | None = None
