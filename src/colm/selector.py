@@ -30,12 +30,12 @@ from colm.facts import PoolFacts, fillers, group_by_source, index_by_source, rec
 from colm.features.adam import AdamConstants, adam_constants, empty_history
 from colm.features.locate import locate_value_site
 from colm.features.selection_pass import GRADIENTS, run_selection_pass
-from colm.features.sharding import check_sharding
 from colm.features.site import ValueSite
 from colm.features.spsa import site_for_copies
 from colm.picking import NO_PICKS, Picks, pick_at_random, pick_from_features
 from colm.select.rules import PickRule
 from colm.select.weighting import weigh_picks
+from colm.sharding import check_sharding
 from colm.sources import balance_sources, find_small_sources
 from colm.state import SelectionState
 from colm.types import Batch, Coreset, StepRecord

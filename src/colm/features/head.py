@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
 from colm.errors import UnsupportedModelError
+from colm.sharding import is_sharded
 
 CHUNK_BYTES = 2**28
 """Float32 logits that are made at a time where the user sets no number of tokens."""
@@ -78,7 +78,7 @@ def match_head(model: Any, hidden: Tensor, logits: Tensor) -> OutputHead | None:
     gathered for each chunk, all ranks would need as many chunks.
     """
     module = output_module(model)
-    if module is None or isinstance(module, FSDPModule) or hasattr(getattr(module, "weight", None), "device_mesh"):
+    if module is None or is_sharded(module) or hasattr(getattr(module, "weight", None), "device_mesh"):
         return None
     config = model.config.get_text_config() if hasattr(model, "config") else None
     finishes = tuple(

@@ -11,9 +11,9 @@ from colm.features.exact import exact_features
 from colm.features.gradient_norm import gradient_norm_features
 from colm.features.hidden import last_hidden_features, mean_hidden_features
 from colm.features.loss import loss_features
-from colm.features.sharding import is_sharded, most_over_ranks
 from colm.features.site import ValueSite
 from colm.features.spsa import draw_directions, spsa_features
+from colm.sharding import is_sharded, most_over_ranks
 from colm.types import Features
 
 FEATURES = {
