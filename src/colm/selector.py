@@ -270,18 +270,19 @@ class CoresetSelector:
         if self.config.features not in GRADIENTS:
             rule = rule._replace(coordinates=features.dim)
         importance = {p: self._importance(facts, p) for p in big} if self.config.balance else None
-        return pick_from_features(
-            features,
-            big,
-            budget,
-            facts,
-            history,
-            constants,
-            rule,
-            self._draws(),
-            carried=self.state.carried,
-            importance=importance,
-        )
+        with torch.autocast(features.device.type, enabled=False):  # the caller's is for the model alone
+            return pick_from_features(
+                features,
+                big,
+                budget,
+                facts,
+                history,
+                constants,
+                rule,
+                self._draws(),
+                carried=self.state.carried,
+                importance=importance,
+            )
 
     def _importance(self, facts: PoolFacts, position: int) -> float:
         """Return how much a row counts beside others of its kind, by its source."""

@@ -286,6 +286,7 @@ class _CommitCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin with an empty log and history, unless a checkpoint was loaded."""
+        check_trainer(self._trainer, self._trainer.selection)  # a search for hyperparameters sets others for each trial
         if state.global_step == 0:
             self._trainer.start_afresh()
 
