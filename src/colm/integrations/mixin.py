@@ -141,12 +141,18 @@ class CoresetMixin(_TrainerSeams):
 
         So the ranks' last pool is that of one process.
         """
-        loader = self.accelerator.gradient_state
-        filled = loader.end_of_dataloader and loader.remainder > 0 and not self.args.dataloader_drop_last
-        if self.args.world_size == 1 or not filled or INDEX_KEY not in batch:
+        last = self.accelerator.gradient_state.end_of_dataloader and not self.args.dataloader_drop_last
+        if (
+            self.args.world_size == 1
+            or not last
+            or INDEX_KEY not in batch
+            or not hasattr(self.train_dataset, "__len__")
+        ):
             return batch
         rows = len(batch[INDEX_KEY])
-        return silence_repeats(batch, min(rows, max(0, loader.remainder - rows * self.args.process_index)))
+        # Not accelerate's own count, which is wrong after a resume within an epoch.
+        left = len(self.train_dataset) % (rows * self.args.world_size)
+        return silence_repeats(batch, min(rows, max(0, left - rows * self.args.process_index))) if left else batch
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
         """Count the rows with a labelled token, which the example mean divides by."""
