@@ -128,6 +128,25 @@ def split_answer(turns: Sequence[Mapping[str, Any]]) -> tuple[Sequence[Mapping[s
     return turns, None
 
 
+def text_of_row(name: str, row: Mapping[str, Any]) -> str:
+    """Return all text of a row, prompt and completion or every turn, a line each.
+
+    Args:
+        name: a key of `COLUMNS`.
+        row: its columns.
+
+    >>> text_of_row("prompt_completion", {"prompt": "2 + 3 = ", "completion": "5"})
+    '2 + 3 = \\n5'
+    """
+    columns = ("instruction", "input", "output") if name == "instruction" else COLUMNS[name]
+    texts = []
+    for column in columns:
+        value = row.get(column)
+        turns = value if isinstance(value, list) else [{"content": value}]
+        texts += [str(turn.get("content")) for turn in turns if turn.get("content") not in (None, "")]
+    return "\n".join(texts)
+
+
 def _prompt(tokenizer: Any, prompt: Any) -> list[int]:
     return _turns_prompt(tokenizer, prompt) if isinstance(prompt, list) else _head(tokenizer, _plain(prompt))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,13 +70,20 @@ def read_rows(
     return rows
 
 
-def read_mixture(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], seed: int) -> Mixture:
+Relabel = Callable[[list[Dataset], list[Dataset]], tuple[list[Dataset], list[Dataset]]]
+"""Gives training and validation parts other sources."""
+
+
+def read_mixture(
+    data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], seed: int, relabel: Relabel | None = None
+) -> Mixture:
     """Read training and validation rows, each with its ``source``.
 
     Args:
         data: the ``data`` section of a run's configuration.
         entries: the ``mixture`` list; each entry's rows are one source.
         seed: of the held-out split and of the demo's generators.
+        relabel: gives rows their sources before any are held out, capped or weighted; None where they have theirs.
 
     Raises:
         DataError: nothing to read, a missing column, a row without a source.
@@ -97,11 +104,13 @@ def read_mixture(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], 
         ]
     else:
         raise DataError("There is nothing to train on: set data.train, or list sources under mixture.")
+    if data["validation"]:
+        validation = read_validation(data, labelled=relabel is None)
+    if relabel is not None:
+        train, validation = relabel(train, validation)
     for part in train:
         _require_sources(part, column, "training")
-    if data["validation"]:
-        validation = read_validation(data)
-    elif not validation and data["validation_rows"]:
+    if not validation and data["validation_rows"]:
         halves = [hold_out(part, column, data["validation_rows"], seed) for part in train]
         if isinstance(data["validation_rows"], Mapping):
             check_names("data.validation_rows", data["validation_rows"], _source_names(train, column))
@@ -113,13 +122,17 @@ def read_mixture(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], 
     return Mixture(train, validation)
 
 
-def read_validation(data: Mapping[str, Any]) -> list[Dataset]:
-    """Read what ``data.validation`` names, if anything. Raises as `read_mixture`."""
+def read_validation(data: Mapping[str, Any], *, labelled: bool = True) -> list[Dataset]:
+    """Read what ``data.validation`` names, if anything; `labelled` says that rows must have a source.
+
+    Raises as `read_mixture`.
+    """
     if not data["validation"]:
         return []
     entry = {"path": data["validation"], "split": data["validation_split"], "config": data["config"]}
     rows = read_entry(entry, data, label=False)
-    _require_sources(rows, data["source_column"], "validation")
+    if labelled:
+        _require_sources(rows, data["source_column"], "validation")
     return [rows]
 
 
