@@ -11,7 +11,7 @@ LAYERS = [
     {"types", "errors", "config", "schedule"},
     {"batch", "losses", "sources", "gather", "record", "methods", "answers", "sandbox"},
     {"features", "select", "facts", "exchange", "data", "models", "state"},
-    {"picking", "survey"},
+    {"picking", "survey", "cluster"},
     {"selector"},
     {"replay"},
     {"integrations", "report", "evaluate"},
@@ -32,6 +32,7 @@ SIBLINGS = {
 ONLY = {
     "report": {"record", "types", "errors", "survey"},
     "survey": {"config", "errors", "select", "sources"},
+    "cluster": {"batch", "data", "errors", "record"},
 }
 """Packages that know of no more than these."""
 

@@ -70,7 +70,8 @@ def fit_centroids(sample: np.ndarray, config: ClusterConfig, *, centre: bool) ->
     if distinct < least:
         raise DataError(
             f"The rows have {distinct} distinct embeddings ({config.embedding}), fewer than clusters={least}: many are "
-            f"the same text, or too much alike. Set sources.cluster.clusters to at most {distinct}, or remove duplicates."
+            f"the same text, or too much alike. Set sources.cluster.clusters to at most {distinct}, or remove "
+            "duplicates."
         )
     tried: list[Tried] = []
     chosen = least

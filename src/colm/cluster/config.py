@@ -54,9 +54,7 @@ class ClusterConfig:
         for name, options in (("embedding", EMBEDDINGS), ("algorithm", ALGORITHMS), ("positions", POSITIONS)):
             value = getattr(self, name)
             if value not in options:
-                raise ConfigError(
-                    f"{name}={value!r} is not one of {', '.join(options)}.{suggest(str(value), options)}"
-                )
+                raise ConfigError(f"{name}={value!r} is not one of {', '.join(options)}.{suggest(str(value), options)}")
         for name, least in (("dimensions", 1), ("terms", 1), ("sample", 100), ("restarts", 1), ("seed", 0)):
             _require_whole(name, getattr(self, name), least)
         if not isinstance(self.layer, int) or isinstance(self.layer, bool):
@@ -95,7 +93,9 @@ class ClusterConfig:
         known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
-                raise ConfigError(f"Unknown setting {key!r} of clustering.{suggest(str(key), known)} Known: {', '.join(known)}.")
+                raise ConfigError(
+                    f"Unknown setting {key!r} of clustering.{suggest(str(key), known)} Known: {', '.join(known)}."
+                )
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

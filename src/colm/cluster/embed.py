@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from colm.cluster.config import ClusterConfig
+from colm.cluster.hidden import HiddenEmbedder
 from colm.cluster.rows import Row
+from colm.cluster.sentence import SentenceEmbedder
 from colm.cluster.tfidf import TfidfEmbedder
+from colm.errors import ConfigError
 
 State = Mapping[str, np.ndarray]
 """Arrays by name, from which an embedder that was fitted is made again."""
@@ -34,14 +37,28 @@ class Embedder(Protocol):
         """Take up what another embedder of the same settings has learned."""
 
 
-def make_embedder(config: ClusterConfig, load_tuned: Callable[[], tuple[Any, Any]] | None) -> Embedder:
+class Tuned(NamedTuple):
+    """The model that is tuned, for embeddings by it."""
+
+    name: str
+    max_length: int  # tokens of a row
+    load: Callable[[], tuple[Any, Any]]  # returns the model and its tokenizer
+
+
+def make_embedder(config: ClusterConfig, tuned: Tuned | None) -> Embedder:
     """Return the embedder that the settings name.
 
     Args:
         config: the settings.
-        load_tuned: returns the model that is tuned and its tokenizer; None where there is none.
+        tuned: the model that is tuned, if there is one.
 
     Raises:
         ConfigError: a package or a model is missing.
     """
-    return TfidfEmbedder(config)
+    if config.embedding == "tfidf":
+        return TfidfEmbedder(config)
+    if config.embedding == "sentence":
+        return SentenceEmbedder(config)
+    if tuned is None:
+        raise ConfigError("embedding=model needs a model: set model, or use embedding=tfidf, which needs none.")
+    return HiddenEmbedder(*tuned.load(), config, tuned.max_length)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from tqdm.auto import tqdm
 
 from colm.cluster.centroids import Centroids, Tried, fit_centroids
 from colm.cluster.config import ClusterConfig
-from colm.cluster.embed import Embedder, make_embedder
+from colm.cluster.embed import Embedder, Tuned, make_embedder
 from colm.cluster.rows import Rows
 from colm.cluster.store import SavedLabels, load_arrays, load_centroids, load_labels, save_arrays, save_labels
 from colm.errors import ConfigError, DataError
@@ -26,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 FAMILIAR = 0.5
 """Share of the data's rows that a saved labelling must know; else it is another data set's."""
-
-LoadTuned = Callable[[], tuple[Any, Any]]
 
 
 class Labelling(NamedTuple):
@@ -40,7 +37,7 @@ class Labelling(NamedTuple):
 
 
 def label_rows(
-    rows: Rows, config: ClusterConfig, path: Path, *, tuned: tuple[str, LoadTuned] | None = None, renew: bool = False
+    rows: Rows, config: ClusterConfig, path: Path, *, tuned: Tuned | None = None, renew: bool = False
 ) -> Labelling:
     """Return the cluster of each row: from the file at `path` where there is one, else made and saved there.
 
@@ -51,7 +48,7 @@ def label_rows(
         rows: to label.
         config: the settings.
         path: of the labels, a Parquet file; its folder is made.
-        tuned: name of the model that is tuned, and what returns it and its tokenizer, for embeddings by it.
+        tuned: the model that is tuned, for embeddings by it.
         renew: make it again where the file has other settings or other data, instead of raising.
 
     Raises:
@@ -72,20 +69,32 @@ def label_rows(
                 saved = None
         if saved is None:
             saved = _make(rows, hashes, config, settings, path, tuned)
+    names, new = _assign(rows, hashes, saved, config, path, tuned)
+    return Labelling(names, saved.tried, path, new)
+
+
+def assign_rows(rows: Rows, config: ClusterConfig, path: Path, *, tuned: Tuned | None = None) -> list[str]:
+    """Return the cluster of rows that may all be new to the labelling at `path`. Raises as `label_rows`."""
+    return _assign(rows, rows.hashes(), load_labels(path), config, path, tuned)[0]
+
+
+def _assign(
+    rows: Rows, hashes: np.ndarray, saved: SavedLabels, config: ClusterConfig, path: Path, tuned: Tuned | None
+) -> tuple[list[str], int]:
     known = _look_up(saved, hashes)
     fresh = np.flatnonzero(known < 0)
     if len(fresh):
-        logger.info("%s new rows of %s are assigned to the nearest cluster of %s.", len(fresh), len(rows), path)
+        logger.info("%d of %d rows are new to %s and assigned to its nearest cluster.", len(fresh), len(rows), path)
         centroids, state = load_centroids(path)
-        embedder = make_embedder(config, tuned and tuned[1])
+        embedder = make_embedder(config, tuned)
         embedder.load(state)
         for start in range(0, len(fresh), embedder.chunk):
             part = fresh[start : start + embedder.chunk]
             known[part] = centroids.assign(embedder.embed(rows.take(part.tolist())))
-    return Labelling([saved.names[cluster] for cluster in known], saved.tried, path, len(fresh))
+    return [saved.names[cluster] for cluster in known], len(fresh)
 
 
-def describe(config: ClusterConfig, tuned: tuple[str, LoadTuned] | None) -> dict[str, Any]:
+def describe(config: ClusterConfig, tuned: Tuned | None) -> dict[str, Any]:
     """Return the settings that a labelling hangs on, and no others."""
     values = config.to_dict()
     unused = {
@@ -94,11 +103,15 @@ def describe(config: ClusterConfig, tuned: tuple[str, LoadTuned] | None) -> dict
         "model": ("encoder", "dimensions", "terms"),
     }[config.embedding]
     held = {key: value for key, value in values.items() if key not in unused}
-    return held | ({"model": tuned[0] if tuned else None} if config.embedding == "model" else {})
+    if config.embedding == "model" and tuned is not None:
+        held |= {"model": tuned.name, "max_length": tuned.max_length}
+    return held
 
 
 def _complain(saved: SavedLabels, settings: dict[str, Any], hashes: np.ndarray, path: Path) -> Exception | None:
-    differing = [key for key in sorted(set(settings) | set(saved.settings)) if settings.get(key) != saved.settings.get(key)]
+    differing = [
+        key for key in sorted(set(settings) | set(saved.settings)) if settings.get(key) != saved.settings.get(key)
+    ]
     if differing:
         pairs = ", ".join(f"{key}={saved.settings.get(key)!r}, not {settings.get(key)!r}" for key in differing)
         return ConfigError(
@@ -109,7 +122,8 @@ def _complain(saved: SavedLabels, settings: dict[str, Any], hashes: np.ndarray, 
     if share < FAMILIAR:
         return DataError(
             f"{path} does not fit the data: it was made from {len(saved.hashes):,} rows and knows {share:.0%} of the "
-            f"{len(hashes):,} here, below {FAMILIAR:.0%}. Delete it to cluster anew, or give another file with sources.labels."
+            f"{len(hashes):,} here, below {FAMILIAR:.0%}. Delete it to cluster anew, or give another file with "
+            "sources.labels."
         )
     return None
 
@@ -127,7 +141,7 @@ def _make(
     config: ClusterConfig,
     settings: dict[str, Any],
     path: Path,
-    tuned: tuple[str, LoadTuned] | None,
+    tuned: Tuned | None,
 ) -> SavedLabels:
     distinct = len(np.unique(hashes))
     least = config.range[0]
@@ -137,7 +151,7 @@ def _make(
             f"There are {what}, fewer than clusters={least}. Set sources.cluster.clusters to at most {distinct}, or "
             "give more data."
         )
-    embedder = make_embedder(config, tuned and tuned[1])
+    embedder = make_embedder(config, tuned)
     folder = path.with_name(path.name + ".partial")
     plan = json.dumps({"settings": settings, "data": blake2b(hashes.tobytes(), digest_size=16).hexdigest()})
     _begin(folder, plan)

@@ -95,8 +95,8 @@ class Rows:
                 place += 1
         if empty:
             raise DataError(
-                f"Row {empty[0]} has no text to cluster by ({len(empty):,} of {len(self):,} rows are empty). Remove such "
-                "rows, or map the columns that hold the text with data.columns."
+                f"Row {empty[0]} has no text to cluster by ({len(empty):,} of {len(self):,} rows are empty). Remove "
+                "such rows, or map the columns that hold the text with data.columns."
             )
         return found
 

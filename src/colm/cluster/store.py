@@ -36,7 +36,9 @@ def centroids_path(path: Path) -> Path:
 
 def save_labels(path: Path, saved: SavedLabels, centroids: Centroids, state: Mapping[str, np.ndarray]) -> None:
     """Write a labelling, each of its two files whole or not at all, the labels last."""
-    arrays = {"mean": centroids.mean, "points": centroids.points} | {f"state_{key}": value for key, value in state.items()}
+    arrays = {"mean": centroids.mean, "points": centroids.points} | {
+        f"state_{key}": value for key, value in state.items()
+    }
     save_arrays(centroids_path(path), arrays)
     meta = {
         "version": VERSION,
@@ -102,7 +104,7 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays by name to a file, whole or not at all."""
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     with partial.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **dict(arrays))  # type: ignore[arg-type]  # numpy's stub takes names for its option
     partial.replace(path)
 
 

@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.sparse import csr_matrix
-from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.utils.extmath import randomized_svd
 
 from colm.cluster.config import ClusterConfig
 from colm.cluster.rows import Row
-from colm.errors import DataError
 
 _DIGIT = re.compile(r"\d")
 TERM = r"\w{1,40}|[^\w\s]"
@@ -36,19 +35,12 @@ class TfidfEmbedder:
         self.components = np.empty((0, 0), dtype=np.float32)  # (d, terms)
 
     def fit(self, rows: Sequence[Row]) -> None:
-        """Learn the words, their frequencies and the projection.
-
-        Raises:
-            DataError: the rows have no word.
-        """
-        try:
-            weights = self.vectorizer.fit_transform([row.text for row in rows])
-        except ValueError as error:  # scikit-learn's empty vocabulary
-            raise DataError(f"The rows have no word to cluster by ({error}).") from error
+        """Learn the words, their frequencies and the projection."""
+        weights = self.vectorizer.fit_transform([row.text for row in rows])
         # More dimensions than rows or words have no direction of their own.
         dimensions = max(1, min(self.config.dimensions, *weights.shape))
-        decomposition = TruncatedSVD(dimensions, random_state=self.config.seed).fit(weights)
-        self.components = decomposition.components_.astype(np.float32)
+        components = randomized_svd(weights, dimensions, random_state=self.config.seed)[2]
+        self.components = components.astype(np.float32)
 
     def embed(self, rows: Sequence[Row]) -> np.ndarray:
         """Return (len(rows), d) float16; zero where a row has no word that is known."""
