@@ -30,7 +30,7 @@ SIBLINGS = {
 """Stages of one layer that must not know each other."""
 
 ONLY = {
-    "report": {"record", "types", "errors", "survey"},
+    "report": {"record", "types", "errors", "survey", "cluster"},
     "survey": {"config", "errors", "select", "sources"},
     "cluster": {"batch", "data", "errors", "record"},
 }

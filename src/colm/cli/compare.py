@@ -87,7 +87,7 @@ def plan_runs(
     _check_base(base.values)
     values = dict(base.values)
     values["data"] = {**values["data"], "seed": base.data["seed"] if base.data["seed"] is not None else base.seed}
-    if base.sources.any and base.sources.labels is None:  # clustered once, for all runs
+    if (base.sources.cluster or base.sources.split) and base.sources.labels is None:  # clustered once, for all runs
         values["sources"] = {**values["sources"], "labels": str(base.output_dir / LABELS_NAME)}
     values["training"] = {**_evaluating(base.training), **base.training}
     runs: dict[Path, dict[str, Any]] = {}
