@@ -11,13 +11,16 @@ from datasets import Dataset, Value, concatenate_datasets, load_dataset
 
 from colm.batch import IGNORE
 from colm.data.demo import demo_rows
-from colm.data.formats import detect_format, tokenizer_of_format
+from colm.data.formats import detect_format, tokenizer_of_batch
 from colm.data.mix import cap_rows, check_names, weigh_rows
 from colm.data.template import fill_template
 from colm.errors import DataError, suggest
 from colm.sources import count_sources
 
 logger = logging.getLogger(__name__)
+
+SHARD = 100_000
+"""Rows that are tokenised at a time."""
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 """File endings and the `datasets` builder that reads them."""
@@ -181,25 +184,42 @@ def tokenize_rows(
 
 def _tokenize(rows: Dataset, tokenizer: Any, format_name: str, max_length: int, source_column: str) -> Dataset:
     chosen = detect_format(rows.column_names) if format_name == "auto" else format_name
-    tokenize = tokenizer_of_format(chosen, tokenizer, max_length)
-    drop = [column for column in rows.column_names if column != source_column]
-    tokens = rows.map(tokenize, remove_columns=drop, desc="Tokenising")
-    tokens = tokens.cast_column(source_column, Value("string"))
-    labelled = [row for row, labels in enumerate(tokens["labels"]) if any(label != IGNORE for label in labels[1:])]
-    dropped = len(tokens) - len(labelled)
-    if not labelled:
+    tokenize = tokenizer_of_batch(chosen, tokenizer, max_length)
+
+    def tokenize_labelled(columns: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+        tokens: dict[str, Sequence[Any]] = {**tokenize(columns), source_column: columns[source_column]}
+        kept = [row for row, labels in enumerate(tokens["labels"]) if any(label != IGNORE for label in labels[1:])]
+        return {name: [values[row] for row in kept] for name, values in tokens.items()}
+
+    shards = [
+        # One at a time, so that an interrupted tokenising of files goes on from what `datasets` has kept of it.
+        rows.select(range(start, min(start + SHARD, len(rows)))).map(
+            tokenize_labelled,
+            batched=True,
+            remove_columns=rows.column_names,
+            desc=f"Tokenising from row {start:,}" if start else "Tokenising",
+        )
+        for start in range(0, len(rows), SHARD)
+    ]
+    held = [shard for shard in shards if len(shard)]
+    kept = sum(map(len, held))
+    dropped = len(rows) - kept
+    if not kept:
         raise DataError(
-            f"None of the {len(tokens)} rows has a labelled token within max_length={max_length} (format {chosen}): "
+            f"None of the {len(rows)} rows has a labelled token within max_length={max_length} (format {chosen}): "
             "completions are empty or cut off. Raise data.max_length, or check the columns."
         )
     if dropped:
         logger.warning(
             "%d of %d rows have no labelled token within max_length=%d and are dropped.",
             dropped,
-            len(tokens),
+            len(rows),
             max_length,
         )
-    return tokens.select(labelled) if dropped else tokens
+    tokens = concatenate_datasets(held)
+    if tokens.features[source_column] != Value("string"):
+        tokens = tokens.cast_column(source_column, Value("string"))
+    return tokens
 
 
 def _require_distinct(entries: Sequence[Mapping[str, Any]]) -> None:
