@@ -20,6 +20,12 @@ NO_RULE = ("matched+small_sources=none", "matched+small_sources=none,pools=2,kee
 """Matching without the small-source rule, from the pool of the headline and from one of twice its size."""
 
 HEADLINE = ("random", "control", "control+keep=0.75", "random-n", "random-2n", "colm", "matched")
+BALANCED = (
+    "control+small_sources=none,balance=0.7",
+    "matched+small_sources=none,balance=0.7,pools=2,keep=0.25",
+)
+"""Sources weighed by their size to the power -0.7 instead of the small-source rule: at random, and matched."""
+
 MIXTURES = {
     "reasoning": "Nine tasks of reasoning-gym, six of them small; a Llama of 2.2 million parameters that was "
     "pretrained on other tasks, trained in full.",
@@ -40,7 +46,12 @@ EXPERIMENTS = {
         asks=True,
     ),
     "headline_real": Experiment(
-        "real", "Is the coreset worth it? Fourteen real sources", MIXTURES["real"], HEADLINE, (0, 1, 2, 3, 4), asks=True
+        "real",
+        "Is the coreset worth it? Fourteen real sources",
+        MIXTURES["real"],
+        (*HEADLINE, *BALANCED),
+        (0, 1, 2, 3, 4),
+        asks=True,
     ),
     "faster": Experiment(
         "faster",
@@ -58,7 +69,7 @@ EXPERIMENTS = {
             "random-n",
             "colm",
             "matched",
-            "matched+by_source=true",
+            "matched+by_source=true,carry=0",
             "matched+weights=uniform",
             "colm+metric=l2,adam=false,shorten=sketch",
             "colm+features=gradient_norm,pick=largest",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,12 +11,15 @@ from colm.batch import Pool
 from colm.errors import ConfigError, DataError, suggest
 from colm.gather import gather_rows, rank_and_world, sum_over_ranks
 
+REPEATED = -1
+"""The data set index of a row that repeats another to fill a rank's batch: it has no label, and is in no record."""
+
 
 class PoolFacts(NamedTuple):
     """The global pool, one entry a row, in rank-major order: the positions of a coreset."""
 
     source: list[str]
-    dataset_index: list[int]
+    dataset_index: list[int]  # REPEATED for a row that only fills a batch
     labelled: list[int]  # labelled tokens after the shift
     tokens: list[int]  # tokens without padding
     order: list[int]  # positions sorted by dataset index, which draws and ties follow
@@ -84,3 +87,17 @@ def group_by_source(positions: Sequence[int], facts: PoolFacts) -> dict[str, lis
 def index_by_source(positions: Sequence[int], facts: PoolFacts) -> dict[str, list[int]]:
     """Return the dataset indices of rows by source, see `group_by_source`."""
     return {name: [facts.dataset_index[p] for p in held] for name, held in group_by_source(positions, facts).items()}
+
+
+def recorded(positions: Sequence[int], facts: PoolFacts) -> list[int]:
+    """Return the positions without the rows that only fill a batch."""
+    return [p for p in positions if facts.dataset_index[p] != REPEATED]
+
+
+def fillers(kept: Collection[int], facts: PoolFacts) -> list[int]:
+    """Return rows without a label to train beside `kept`, where there are fewer of these than micro-batches.
+
+    No micro-batch may be empty: a rank with nothing to do would leave the others waiting.
+    """
+    spare = [p for p in facts.order if facts.labelled[p] == 0 and p not in kept]
+    return spare[: max(0, facts.slots - len(kept))]

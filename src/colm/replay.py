@@ -13,7 +13,7 @@ from torch import nn
 from colm.batch import Pool
 from colm.config import SelectionConfig
 from colm.errors import ConfigError, DataError
-from colm.facts import PoolFacts, index_by_source, share_facts
+from colm.facts import PoolFacts, fillers, index_by_source, recorded, share_facts
 from colm.picking import NO_PICKS
 from colm.record import StepLog
 from colm.selector import CoresetSelector
@@ -70,7 +70,7 @@ class ReplaySelector(CoresetSelector):
         start = time.perf_counter()
         facts = share_facts(Pool(batches, self.pad_token_id), sources, dataset_index, self.source_sizes)
         line = self._read(self.state.step)
-        pool = index_by_source(facts.order, facts)
+        pool = index_by_source(recorded(facts.order, facts), facts)
         if pool != line["pool"]:
             raise DataError(
                 f"The pool of step {self.state.step} is not the recorded one: {_difference(pool, line['pool'])}. "
@@ -105,7 +105,8 @@ def _recorded_coreset(facts: PoolFacts, line: Mapping[str, Any]) -> Coreset:
     weights = [1.0 / len(rows)] * len(rows)
     if "weights" in line:
         weights = [weight for source in line["kept"] for weight in line["weights"][source]]
-    kept = sorted(zip((position[row] for row in rows), weights, strict=True))
+    weight_at = dict(zip((position[row] for row in rows), weights, strict=True))
+    kept = sorted((weight_at | dict.fromkeys(fillers(weight_at, facts), 0.0)).items())
     return Coreset(torch.tensor([p for p, _ in kept]), torch.tensor([weight for _, weight in kept]))
 
 

@@ -26,7 +26,7 @@ from colm.batch import Pool, split_evenly
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
 from colm.exchange import share_rows, weigh_rows
-from colm.facts import PoolFacts, group_by_source, index_by_source, share_facts
+from colm.facts import PoolFacts, fillers, group_by_source, index_by_source, recorded, share_facts
 from colm.features.adam import AdamConstants, adam_constants, empty_history
 from colm.features.locate import locate_value_site
 from colm.features.selection_pass import GRADIENTS, run_selection_pass
@@ -35,6 +35,7 @@ from colm.features.spsa import site_for_copies
 from colm.picking import NO_PICKS, Picks, pick_at_random, pick_from_features
 from colm.select.rules import PickRule
 from colm.select.weighting import weigh_picks
+from colm.sharding import check_sharding
 from colm.sources import balance_sources, find_small_sources
 from colm.state import SelectionState
 from colm.types import Batch, Coreset, StepRecord
@@ -121,6 +122,7 @@ class CoresetSelector:
     def model(self, model: nn.Module) -> None:
         if getattr(self, "_model", None) is model:
             return
+        check_sharding(model)
         self._model = model
         self.state.forget_features()  # of another model's weight
         self.site: ValueSite | None = None
@@ -149,8 +151,9 @@ class CoresetSelector:
             batches: this rank's part of the pool, a dict of tensors (n, T) or a list of them.
             sources: the source of each row, in the order of the rows of all batches.
             dataset_index: each row's number in the data set. Ties and draws follow it, so that the
-                picks do not depend on how rows are dealt to ranks and micro-batches. Default: the
-                position in the pool.
+                picks do not depend on how rows are dealt to ranks and micro-batches. -1 stands for a row
+                that repeats another to fill a batch; it should have no label. Default: the position in
+                the pool.
 
         Returns:
             The coreset, the same on every rank.
@@ -225,9 +228,7 @@ class CoresetSelector:
         """Return how many rows of the pool each kept row stands for, and what came of the selection pass."""
         candidates = [p for p in facts.order if facts.labelled[p] > 0]
         if len(candidates) <= facts.slots:  # a last pool too small to choose from is trained whole
-            unlabelled = [p for p in facts.order if facts.labelled[p] == 0]
-            # No micro-batch may be empty.
-            return dict.fromkeys(candidates + unlabelled[: facts.slots - len(candidates)], 1.0), NO_PICKS
+            return dict.fromkeys(candidates + fillers(candidates, facts), 1.0), NO_PICKS
         budget = self.config.kept_rows(len(candidates), facts.slots, step=self.state.step)
         small = [p for p in candidates if facts.source[p] in self.small]
         big = [p for p in candidates if facts.source[p] not in self.small]
@@ -269,18 +270,19 @@ class CoresetSelector:
         if self.config.features not in GRADIENTS:
             rule = rule._replace(coordinates=features.dim)
         importance = {p: self._importance(facts, p) for p in big} if self.config.balance else None
-        return pick_from_features(
-            features,
-            big,
-            budget,
-            facts,
-            history,
-            constants,
-            rule,
-            self._draws(),
-            carried=self.state.carried,
-            importance=importance,
-        )
+        with torch.autocast(features.device.type, enabled=False):  # the caller's is for the model alone
+            return pick_from_features(
+                features,
+                big,
+                budget,
+                facts,
+                history,
+                constants,
+                rule,
+                self._draws(),
+                carried=self.state.carried,
+                importance=importance,
+            )
 
     def _importance(self, facts: PoolFacts, position: int) -> float:
         """Return how much a row counts beside others of its kind, by its source."""
@@ -288,7 +290,8 @@ class CoresetSelector:
 
     @property
     def _rule(self) -> PickRule:
-        return PickRule(**{name: getattr(self.config, name) for name in PickRule._fields})
+        named = {name: getattr(self.config, name) for name in PickRule._fields if name != "turn"}
+        return PickRule(**named, turn=self.state.step)
 
     def _draws(self) -> torch.Generator:
         """Return this step's generator of rows."""
@@ -318,15 +321,16 @@ class CoresetSelector:
 
     def _record(self, facts: PoolFacts, coreset: Coreset, picks: Picks, seconds: float) -> StepRecord:
         weight = dict(zip(coreset.indices.tolist(), coreset.weights.tolist(), strict=True))
-        kept = [p for p in facts.order if p in weight]
+        pool = recorded(facts.order, facts)
+        kept = [p for p in pool if p in weight]
         by_source = group_by_source(kept, facts)
         return StepRecord(
             step=self.state.step,
-            pool=index_by_source(facts.order, facts),
+            pool=index_by_source(pool, facts),
             kept=index_by_source(kept, facts),
             tokens={name: sum(facts.tokens[p] for p in rows) for name, rows in by_source.items()},
             small_kept=sum(facts.source[p] in self.small for p in kept),
-            unlabelled=sum(count == 0 for count in facts.labelled),
+            unlabelled=sum(facts.labelled[p] == 0 for p in pool),
             nonfinite=len(picks.nonfinite),
             seconds=seconds,
             match=picks.match,

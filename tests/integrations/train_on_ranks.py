@@ -1,4 +1,4 @@
-"""Started by torchrun in test_ranks.py: trains in the Trainer and saves weights, losses and kept rows."""
+"""Started by torchrun in test_ranks.py: trains each case in the Trainer and saves what must not depend on the ranks."""
 
 from __future__ import annotations
 
@@ -7,48 +7,76 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.integrations.test_hf import coreset_trainer, lines, weights
+from tests.integrations.test_hf import coreset_trainer, lines, mixture, weights
 
 from colm import SelectionConfig
 from colm.config import PRESETS
 from colm.gather import rank_and_world
 
+CASES: dict[str, dict[str, Any]] = {
+    "exact": {},
+    "represented": {"features": "none", "weights": "represented"},
+    "fitted": {**PRESETS["matched"], "weights": "fitted", "coordinates": 200},
+    # One source after the other: ranks that hold only small sources, or no row of some source.
+    "in order": {},
+}
+ROWS = 78  # of pools of 16, in micro-batches of 4: the last pool has 14 rows, its last micro-batch 2
 
-def main(folder: Path, features: str, weighing: str) -> None:
-    rule: dict[str, Any] = {}
-    if weighing == "fitted":
-        rule = {**PRESETS["matched"], "coordinates": 200}
+
+class Gradients(TrainerCallback):
+    """Keeps the gradient of every step, summed over micro-batches and ranks."""
+
+    def __init__(self) -> None:
+        self.found: list[torch.Tensor] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
+        """Copy it."""
+        self.found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+
+
+def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    world = rank_and_world()[1]
+    rank, world = rank_and_world()
+    found = {name: train(folder / name, name, world) for name in CASES}
+    if rank == 0:
+        torch.save(found, folder / "found.pt")
+
+
+def train(folder: Path, name: str, world: int) -> dict[str, Any]:
+    data = mixture(ROWS)
     torch.manual_seed(0)
     trainer = coreset_trainer(
         folder,
-        selection=SelectionConfig(**{"features": features, "weights": weighing, "keep_count": 9, **rule}),
-        args={"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4 // _world(), "max_steps": 5},
+        selection=SelectionConfig(**{"keep_count": 9, **CASES[name]}),
+        args={
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 4 // world,
+            "max_steps": 7,
+            "max_grad_norm": 0.0,
+            "train_sampling_strategy": "sequential" if name == "in order" else "random",
+        },
+        train_dataset=data.sort("source", reverse=True) if name == "in order" else data,
     )
-    evaluation = trainer.evaluate(trainer.train_dataset)["eval_loss"]
+    gradients = Gradients()
+    trainer.add_callback(gradients)
+    evaluation = trainer.evaluate(mixture(64, seed=1))["eval_loss"]  # which fills the batches of 1, 2 and 4 ranks
     torch.manual_seed(0)
     trainer.train()
-    rank, world = rank_and_world()
-    if rank == 0:
-        losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
-        found = {
-            "weights": weights(trainer),
-            "losses": losses,
-            "evaluation": evaluation,
-            "lines": [{key: line[key] for key in ("pool", "kept")} for line in lines(folder)],
-        }
-        torch.save(found, folder / f"{features}-of-{world}.pt")
-
-
-def _world() -> int:
-    import os
-
-    return int(os.environ["WORLD_SIZE"])
+    return {
+        "weights": weights(trainer),
+        "gradients": gradients.found,
+        "logs": [log for log in trainer.state.log_history if "loss" in log],
+        "evaluation": evaluation,
+        "lines": lines(folder) if trainer.is_world_process_zero() else [],
+    }
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+    from accelerate import PartialState
+
+    PartialState(cpu=True)
+    main(Path(sys.argv[1]))

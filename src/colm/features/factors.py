@@ -62,13 +62,20 @@ class GradientPiece(NamedTuple):
         assert self.delta is not None
         assert self.inputs is not None
         delta, inputs = self.delta.float(), self.inputs.float()
-        products = (delta @ delta.mT) * (inputs @ inputs.mT)  # (n, T, T)
+        with _in_float32(delta):
+            products = (delta @ delta.mT) * (inputs @ inputs.mT)  # (n, T, T)
         return products.sum((1, 2)).clamp_min(0).sqrt()
 
 
 def multiply_factors(delta: Tensor, inputs: Tensor) -> Tensor:
     """Return sum_t delta_t x_t^T of each row: (n, T, d_out), (n, T, d_in) -> (n, d_out * d_in) float32."""
-    return torch.einsum("nto,nti->noi", delta.float(), inputs.float()).flatten(1)
+    with _in_float32(delta):
+        return torch.einsum("nto,nti->noi", delta.float(), inputs.float()).flatten(1)
+
+
+def _in_float32(tensor: Tensor) -> torch.autocast:
+    """Keep products of float32 as they are, also where the caller's own loop has autocast on."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def gradient_piece(delta: Tensor, inputs: Tensor) -> GradientPiece:

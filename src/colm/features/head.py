@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from colm.errors import UnsupportedModelError
+from colm.sharding import is_sharded
 
 CHUNK_BYTES = 2**28
 """Float32 logits that are made at a time where the user sets no number of tokens."""
@@ -73,11 +74,11 @@ def hidden_size(model: Any) -> int:
 def match_head(model: Any, hidden: Tensor, logits: Tensor) -> OutputHead | None:
     """Return the head if it gives the model's `logits` (1, V) from what it read, `hidden` (1, d); else None.
 
-    A sharded head is not taken: outside of the model's own forward its weight may not be there.
+    A sharded head is not taken: outside of the model's own forward its weight may not be there, and if it has to be
+    gathered for each chunk, all ranks would need as many chunks.
     """
     module = output_module(model)
-    weight = getattr(module, "weight", None)
-    if module is None or hasattr(weight, "device_mesh") or getattr(weight, "ds_id", None) is not None:
+    if module is None or is_sharded(module) or hasattr(getattr(module, "weight", None), "device_mesh"):
         return None
     config = model.config.get_text_config() if hasattr(model, "config") else None
     finishes = tuple(

@@ -54,7 +54,7 @@ def _hidden_features(model: nn.Module, pool: Pool, groups: list[list[int]], *, l
 def _mean(hidden: Tensor, used: Tensor) -> Tensor:
     """Average (n, T, d) over the used tokens (n, T), in float32."""
     weight = used.float() / used.sum(1, keepdim=True).clamp_min(1)
-    return torch.einsum("nt,ntd->nd", weight, hidden.float())
+    return (weight[..., None] * hidden.float()).sum(1)
 
 
 def _last(hidden: Tensor, used: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from colm.features.hidden import last_hidden_features, mean_hidden_features
 from colm.features.loss import loss_features
 from colm.features.site import ValueSite
 from colm.features.spsa import draw_directions, spsa_features
+from colm.sharding import is_sharded, most_over_ranks
 from colm.types import Features
 
 FEATURES = {
@@ -48,12 +49,21 @@ def run_selection_pass(
         generator: of SPSA's directions, the same on every rank.
     """
     max_tokens = config.pass_tokens or pool.largest_batch_tokens()
-    chunk = config.head_chunk_tokens
-    if config.features in FEATURES:
-        groups = list(pool.group(rows, max_tokens))
+    if config.features == "spsa":
+        directions = draw_directions(site, config.spsa_probes, generator)
+        # The last layer sees 2 probes copies of each row, so fewer rows go at a time.
+        max_tokens = max(1, max_tokens // config.spsa_probes)
+
+    def run(groups: list[list[int]]) -> Features:
+        chunk = config.head_chunk_tokens
+        if config.features == "spsa":
+            return spsa_features(model, site, pool, groups, directions, config.spsa_eps, head_chunk_tokens=chunk)
         return FEATURES[config.features](model, site, pool, groups, head_chunk_tokens=chunk)
-    assert config.features == "spsa"
-    directions = draw_directions(site, config.spsa_probes, generator)
-    # The last layer sees 2 probes copies of each row, so fewer rows go at a time.
-    groups = list(pool.group(rows, max(1, max_tokens // config.spsa_probes)))
-    return spsa_features(model, site, pool, groups, directions, config.spsa_eps, head_chunk_tokens=chunk)
+
+    groups = list(pool.group(rows, max_tokens))
+    most = most_over_ranks(len(groups), pool.device) if is_sharded(model) else len(groups)
+    features = run(groups)
+    shortest = pool.by_length(range(len(pool)))[-1]
+    for _ in range(most - len(groups)):
+        run([[shortest]])  # the other ranks wait for its part of the weights
+    return features

@@ -8,6 +8,8 @@ from pathlib import Path
 from colm.record import replace_file
 
 MARKER = "coreset_complete.json"
+PASSING = "checkpoint-is-incomplete.txt"
+"""The Trainer's just-in-time checkpoint has this file in the folder until it returns."""
 
 
 def begin_checkpoint(folder: Path) -> None:
@@ -17,7 +19,8 @@ def begin_checkpoint(folder: Path) -> None:
 
 def mark_complete(folder: Path) -> None:
     """Write the marker, a list of the checkpoint's files with their sizes in bytes; call it last."""
-    files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    found = [path for path in folder.rglob("*") if path.is_file() and path.name != PASSING]
+    files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}
     replace_file(folder / MARKER, json.dumps(files, indent=2, sort_keys=True))
 
 

@@ -14,7 +14,9 @@ import torch
 from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 
+from colm.batch import IGNORE
 from colm.errors import DataError, suggest
+from colm.facts import REPEATED
 from colm.sources import count_sources
 from colm.types import Batch
 
@@ -136,6 +138,18 @@ def set_codes_aside(batches: Sequence[Batch], names: Sequence[str]) -> tuple[lis
         index += batch[INDEX_KEY].tolist()
         plain.append(without_codes(batch))
     return plain, sources, index
+
+
+def silence_repeats(batch: Batch, real: int) -> Batch:
+    """Take the labels from the rows that accelerate repeats to make the last batches of an epoch equally large.
+
+    Args:
+        batch: this rank's part of the last batch, with codes.
+        real: how many of its rows, the first ones, are no repetitions.
+    """
+    labels, index = batch["labels"].clone(), batch[INDEX_KEY].clone()
+    labels[real:], index[real:] = IGNORE, REPEATED
+    return {**batch, "labels": labels, INDEX_KEY: index}
 
 
 def without_codes(batch: Mapping[str, Any]) -> Batch:

@@ -62,7 +62,7 @@ class SelectionFigures:
             self.tokens[name] += count
 
     def add_losses(self, losses: Tensor, codes: Tensor) -> None:
-        """Note the training losses (n,) of a micro-batch's rows, with the codes (n,) int64 of their sources."""
+        """Note the training losses (n,) of a micro-batch's rows, with their sources' codes (n,) int64, or -1."""
         if self._by_source:
             self._losses.append((losses.detach(), codes))
 
@@ -109,6 +109,7 @@ class SelectionFigures:
             return {}
         values = torch.cat([part for part, _ in losses])
         codes = torch.cat([part for _, part in losses])
+        values, codes = values[codes >= 0], codes[codes >= 0]
         sums = values.new_zeros(2, len(self._sources), dtype=torch.float64 if values.device.type == "cpu" else None)
         sums[0].index_add_(0, codes, values.to(sums))
         sums[1].index_add_(0, codes, torch.ones_like(values, dtype=sums.dtype))

@@ -35,6 +35,7 @@ from colm.integrations.columns import (
     CollatorWithCodes,
     encode_sources,
     set_codes_aside,
+    silence_repeats,
 )
 from colm.integrations.figures import SelectionFigures
 from colm.integrations.streams import RunningSizes, encode_stream, is_stream
@@ -125,6 +126,7 @@ class CoresetMixin(_TrainerSeams):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
+        batches[-1] = self._without_repeats(batches[-1])
         plain, sources, index = set_codes_aside(batches, self._source_names)
         if self._running is not None and self._running.meet(sources):
             self._follow_sizes()
@@ -133,6 +135,24 @@ class CoresetMixin(_TrainerSeams):
         coreset = self.selector.select(plain, sources, dataset_index=index)
         kept = self.selector.take(batches, coreset)  # with the codes, by which losses are known by source
         return kept, self._get_num_items_in_batch(kept, device)
+
+    def _without_repeats(self, batch: Any) -> Any:
+        """Take the rows out of training that accelerate repeats where an epoch's rows do not fill the last batches.
+
+        So the ranks' last pool is that of one process.
+        """
+        last = self.accelerator.gradient_state.end_of_dataloader and not self.args.dataloader_drop_last
+        if (
+            self.args.world_size == 1
+            or not last
+            or INDEX_KEY not in batch
+            or not hasattr(self.train_dataset, "__len__")
+        ):
+            return batch
+        rows = len(batch[INDEX_KEY])
+        # Not accelerate's own count, which is wrong after a resume within an epoch.
+        left = len(self.train_dataset) % (rows * self.args.world_size)
+        return silence_repeats(batch, min(rows, max(0, left - rows * self.args.process_index))) if left else batch
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
         """Count the rows with a labelled token, which the example mean divides by."""
@@ -153,7 +173,10 @@ class CoresetMixin(_TrainerSeams):
         """Set the rows' weights and sources aside, which the model does not take."""
         prepared = dict(super()._prepare_inputs(inputs))
         prepared.pop(INDEX_KEY, None)
-        self._row_sources = prepared.pop(SOURCE_KEY, None)
+        codes = prepared.pop(SOURCE_KEY, None)
+        if codes is not None and "labels" in prepared:  # a row without labels has no loss
+            codes = codes.masked_fill(count_labelled(prepared["labels"]) == 0, -1)
+        self._row_sources = codes
         self._row_weights = prepared.pop(WEIGHT_KEY, None)
         return prepared
 
@@ -269,6 +292,7 @@ class _CommitCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin with an empty log and history, unless a checkpoint was loaded."""
+        check_trainer(self._trainer, self._trainer.selection)  # a search for hyperparameters sets others for each trial
         if state.global_step == 0:
             self._trainer.start_afresh()
 
