@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "experiments")]
+sys.path.insert(0, str(Path(__file__).parent / "experiments"))
+sys.path.insert(0, str(Path(__file__).parent))
 from clustering_page import write_page
 from clustering_runs import LABELS, write_training_data
 from setting import describe_setting
@@ -124,7 +125,7 @@ def measure_gradients() -> None:
                 pool = gathering.pool(places)
                 batches = [pool.collate(list(range(start, start + 16))) for start in range(0, POOL, 16)]
                 coreset = selector.select(batches, [names[place] for place in places])
-                kept = [batch for batch in selector.take(batches, coreset)]
+                kept = selector.take(batches, coreset)
                 cosines[method].append(
                     float(torch.cosine_similarity(gradient(gathering, kept), gradient(gathering, batches), 0))
                 )
