@@ -43,7 +43,7 @@ from colm.sources import count_sources, find_small_sources
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 MIXTURES = ("reasoning", "real")
-ROWS, SEEDS = 8_000, (0, 1, 2)
+ROWS, SEEDS = 4_000, (0, 1, 2)
 NUMBERS: tuple[int | str, ...] = (8, 16, 32, "auto")
 EMBEDDINGS: dict[str, dict[str, Any]] = {
     "tfidf": {"embedding": "tfidf"},
@@ -97,6 +97,7 @@ def measure_labels() -> None:
                     found = judge(true, centroids.assign(embedded))
                     found |= {"mixture": mixture, "embedding": name, "clusters": number, "seed": seed}
                     found |= {
+                        "rows": ROWS,
                         "chosen": len(centroids.points),
                         "seconds": seconds,
                         "tried": [list(one) for one in tried],

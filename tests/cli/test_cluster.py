@@ -32,10 +32,10 @@ def test_a_run_clusters_once_and_goes_on_with_the_same(
     config, run = write_config(tmp_path), tmp_path / "run"
     assert main(["sources", config, "sources.cluster.clusters={least: 2, most: 6}"]) == 0
     shown = capsys.readouterr().out
-    assert "number of the largest mean silhouette" in shown
+    assert "the elbow of the mean squared distance" in shown
     page = (run / "sources.html").read_text()
     assert "cluster-0" in page
-    assert "mean silhouette" in page
+    assert "elbow of the mean squared distance" in page
     assert main(["train", config]) == 0  # with other settings: clustered anew
     summary = json.loads((run / "summary.json").read_text())
     assert set(summary["sources"]) == {"cluster-0", "cluster-1", "cluster-2"}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from colm.cluster.centroids import Centroids, fit_centroids, numbers_between
+from colm.cluster.centroids import Centroids, Tried, find_elbow, fit_centroids, numbers_between
 from colm.cluster.config import ClusterConfig
 from colm.errors import DataError
 
@@ -26,8 +26,27 @@ def test_auto_finds_the_number_of_groups(number: int, algorithm: str) -> None:
     centroids, tried = fit_centroids(groups(number), config, centre=True)
     assert len(centroids.points) == number
     assert [one.clusters for one in tried] == [2, 3, 4, 6, 8]
-    assert max(tried, key=lambda one: one.silhouette).clusters == number
+    assert max(tried, key=lambda one: one.silhouette).clusters == number  # here both criteria agree
     assert len(np.unique(centroids.assign(groups(number)).reshape(number, -1), axis=1)) == number
+
+
+@given(st.lists(st.floats(0, 10), min_size=2, max_size=8), st.integers(2, 9))
+def test_the_elbow_is_farthest_below_the_line(drops: list[float], least: int) -> None:
+    inertia = np.cumsum(drops[::-1])[::-1]
+    tried = [Tried(least + 3 * place, 0.0, float(value)) for place, value in enumerate(inertia)]
+    found = find_elbow(tried)
+    line = np.linspace(inertia[0], inertia[-1], len(inertia))  # the numbers are evenly spaced
+    below = line - inertia
+    place = [one.clusters for one in tried].index(found)
+    if below.max() <= 1e-4 * inertia[0]:  # a straight line, or one above it
+        assert below[place] >= below.max() - 1e-4 * inertia[0] or place == len(inertia) - 1
+    else:
+        assert below[place] >= below.max() - 1e-4 * inertia[0]
+
+
+def test_a_straight_line_has_no_elbow() -> None:
+    assert find_elbow([Tried(2, 0.0, 3.0), Tried(3, 0.0, 2.0), Tried(4, 0.0, 1.0)]) == 4
+    assert find_elbow([Tried(2, 0.0, 3.0), Tried(3, 0.0, 1.2), Tried(4, 0.0, 1.0)]) == 3
 
 
 def test_auto_stops_at_the_distinct_embeddings() -> None:

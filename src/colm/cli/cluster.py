@@ -66,14 +66,15 @@ def cluster_command(data: str, config: str | None, overrides: Sequence[str], out
 
 def curve_table(tried: Sequence[Tried], chosen: int) -> Table:
     """Return the numbers of clusters that were tried, with the criterion as a bar."""
-    table = Table(title=f"{chosen} clusters: the number of the largest mean silhouette")
-    for name in ("clusters", "silhouette", "mean squared distance"):
+    table = Table(title=f"{chosen} clusters: the elbow of the mean squared distance")
+    for name in ("clusters", "mean squared distance", "silhouette"):
         table.add_column(name, justify="right")
     table.add_column("")
-    top = max(one.silhouette for one in tried)
+    top = max(one.inertia for one in tried)
     for one in tried:
-        bar = "#" * max(0, round(BAR * one.silhouette / top)) if top > 0 else ""
-        table.add_row(f"{one.clusters}", f"{one.silhouette:.3f}", f"{one.inertia:.3f}", bar)
+        bar = "#" * round(BAR * one.inertia / top) if top > 0 else ""
+        bar += " chosen" if one.clusters == chosen else ""
+        table.add_row(f"{one.clusters}", f"{one.inertia:.3f}", f"{one.silhouette:.3f}", bar)
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +51,7 @@ class Tried(NamedTuple):
 def fit_centroids(sample: np.ndarray, config: ClusterConfig, *, centre: bool) -> tuple[Centroids, list[Tried]]:
     """Cluster a sample of embeddings.
 
-    With a range of numbers the one of the largest mean silhouette is taken, of equals the lowest.
+    With a range of numbers the one at the elbow is taken, see `find_elbow`.
 
     Args:
         sample: (m, d) of any float dtype.
@@ -77,10 +78,29 @@ def fit_centroids(sample: np.ndarray, config: ClusterConfig, *, centre: bool) ->
     chosen = least
     if most > least:
         tried = [_judge(points, number, config) for number in numbers_between(least, min(most, distinct))]
-        chosen = max(tried, key=lambda one: (round(one.silhouette, 6), -one.clusters)).clusters
+        chosen = find_elbow(tried)
     fitted = _fit(points, chosen, config)
     order = np.argsort(-np.bincount(fitted.labels_, minlength=chosen), kind="stable")
     return Centroids(mean, fitted.cluster_centers_[order].astype(np.float32)), tried
+
+
+def find_elbow(tried: Sequence[Tried]) -> int:
+    """Return the number of clusters at the elbow of the mean squared distance.
+
+    That is where the curve lies farthest below the straight line from its first to its last point; of equals the
+    lowest. A curve that nowhere lies below has no elbow, and the largest number is returned. The elbow hangs on the
+    range: one that ends at more clusters has it at more.
+
+    Args:
+        tried: at least two numbers, ascending.
+
+    Source: Satopää et al. 2011, "Finding a 'Kneedle' in a Haystack".
+    """
+    numbers = np.array([one.clusters for one in tried], dtype=np.float64)
+    inertia = np.array([one.inertia for one in tried], dtype=np.float64)
+    fallen = (inertia[0] - inertia) / max(inertia[0] - inertia[-1], 1e-12)
+    below = np.round(fallen - (numbers - numbers[0]) / (numbers[-1] - numbers[0]), 6)
+    return tried[int(below.argmax())].clusters if below.max() > 0 else tried[-1].clusters
 
 
 def numbers_between(least: int, most: int) -> list[int]:

@@ -20,8 +20,8 @@ class ClusterConfig:
     """How rows become clusters.
 
     Attributes:
-        clusters: their number, at least 2; ``auto``, or ``{least: 2, most: 64}``, for the number in that range with
-            the largest mean silhouette.
+        clusters: their number, at least 2; ``auto``, or ``{least: 2, most: 64}``, for the number in that range at the
+            elbow of the mean squared distance.
         embedding: ``tfidf``, words' TF-IDF after a truncated SVD; ``sentence``, a sentence encoder; ``model``, the mean
             hidden state of the model that is tuned.
         encoder: the sentence encoder, a hub name or a folder.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from colm.cluster.centroids import Tried
+from colm.cluster.centroids import Tried, find_elbow
 from colm.report.page import show_number, write_page
 from colm.survey.duplicates import ALIKE, SHINGLE
 from colm.survey.mixture import SAMPLE, Survey
@@ -46,7 +46,7 @@ def write_sources_page(survey: Survey, out: Path, *, name: str, note: str = "", 
         total=total,
         method=METHOD,
         tried=tried,
-        best=max((one.silhouette for one in tried), default=0.0),
+        chosen=find_elbow(tried) if tried else None,
         facts=[
             ("Sources", f"{len(expected)}, of which {small} small"),
             ("Rows", show_number(total, 0)),
