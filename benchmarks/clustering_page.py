@@ -42,11 +42,11 @@ def labels_section() -> str:
     held = read(RESULTS / "sources_labels.json")
     parts = [
         "## Agreement with the true sources",
-        f"`python benchmarks/clustering.py labels`; {held[0]['rows']:,} rows of each mixture; {held[0]['setting']}; mean over seeds "
-        "of k-means and its range. ARI: adjusted Rand index. NMI: normalised mutual information. Small kept: share of "
-        "the truly small sources' rows that lie in clusters below the uniform share, so that the rule keeps them "
-        "whole. Big kept: the same share of the truly big sources' rows, which it should not. auto: the number at the "
-        "elbow; silhouette: the number of the largest one, for seed 0, 1 and 2.",
+        f"`python benchmarks/clustering.py labels`; {held[0]['rows']:,} rows of each mixture; {held[0]['setting']}; "
+        "mean over seeds of k-means and its range. ARI: adjusted Rand index. NMI: normalised mutual information. Small "
+        "kept: share of the truly small sources' rows that lie in clusters below the uniform share, so that the rule "
+        "keeps them whole. Big kept: the same share of the truly big sources' rows, which it should not. auto: the "
+        "number at the elbow; silhouette: the number of the largest one, for seed 0, 1 and 2.",
     ]
     for mixture, of_mixture in grouped(held, lambda one: one["mixture"]).items():
         rows = []
