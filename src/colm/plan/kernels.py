@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.nn import functional
 
 _aten: Any = torch.ops.aten
 
 
-class GpuKernels(TorchFunctionMode):
-    """Within its block, fake tensors of the CPU go through the operations that a GPU would run.
+@contextmanager
+def gpu_kernels() -> Iterator[None]:
+    """Within the block, fake tensors of the CPU go through the operations that a GPU would run.
 
-    Dropout keeps a mask of truth values, not of numbers. Attention is memory-efficient: it keeps its output and a
-    float32 number for each query, and the mask that it is given, as numbers of its dtype.
+    Dropout keeps a mask of truth values, not of numbers. Attention is memory-efficient: it keeps its output, a
+    float32 number for each query, and the mask that it is given as numbers of the queries' dtype.
+
+    Real tensors must not come through: the functions of torch.nn.functional are others meanwhile. (PyTorch's mode for
+    functions is not active where a checkpointed layer runs again.)
     """
-
-    def __torch_function__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func is Tensor.backward:
-            with self:  # which this call has left, and checkpointed layers run again in there
-                return torch.autograd.backward(args[0])
-        replacement = _REPLACED.get(func)
-        return (replacement or func)(*args, **(kwargs or {}))
+    original = {name: getattr(functional, name) for name in _REPLACED}
+    for name, replacement in _REPLACED.items():
+        setattr(functional, name, replacement)
+    try:
+        yield
+    finally:
+        for name, function in original.items():
+            setattr(functional, name, function)
 
 
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -64,7 +68,4 @@ def _attention(
     return out
 
 
-_REPLACED: dict[Any, Callable[..., Tensor]] = {
-    torch.nn.functional.dropout: _dropout,
-    torch.nn.functional.scaled_dot_product_attention: _attention,
-}
+_REPLACED = {"dropout": _dropout, "scaled_dot_product_attention": _attention}

@@ -17,7 +17,7 @@ from colm.features.adam import empty_history
 from colm.features.selection_pass import GRADIENTS
 from colm.losses import example_losses, mean_over_examples
 from colm.plan.counting import DryRun
-from colm.plan.kernels import GpuKernels
+from colm.plan.kernels import gpu_kernels
 from colm.plan.shapes import Shapes
 from colm.plan.site import cut_layers, make_selector
 from colm.selector import CoresetSelector
@@ -133,5 +133,5 @@ class Rehearsal:
     def _dry_run(self) -> Iterator[DryRun]:
         with ExitStack() as stack:
             if self.device == "cuda":
-                stack.enter_context(GpuKernels())
+                stack.enter_context(gpu_kernels())
             yield stack.enter_context(DryRun(self.shapes.fake))
