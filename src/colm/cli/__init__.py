@@ -30,6 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     again.add_argument("--overwrite", action="store_true", help="delete the run that the output folder holds")
     sources = _add(commands, "sources", "show the mixture before training")
     sources.add_argument("--out", metavar="FILE.html", help="default: sources.html in the output folder")
+    plan = _add(commands, "plan", "predict memory and time before a GPU is touched, and propose sizes that fit")
+    plan.add_argument("--gpu-memory", required=True, metavar="SIZE", help="of one GPU: 24GiB, 80GB, or bytes: 80e9")
+    plan.add_argument("--sequence-length", type=int, metavar="N", help="tokens of the longest rows; default the data's")
+    plan.add_argument(
+        "--labelled", type=float, default=1.0, metavar="SHARE", help="of a row's tokens that have a label; default 1"
+    )
+    plan.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
     compare = _add(commands, "compare", "train with several methods and seeds, and compare them")
     compare.add_argument(
         "--methods", nargs="+", default=None, metavar="METHOD", help="such as random control colm colm+keep=0.25"
@@ -67,6 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from colm.cli.train import train_command
 
             train_command(options.config, options.overrides, resume=options.resume, overwrite=options.overwrite)
+        elif options.command == "plan":
+            from colm.cli.plan import plan_command
+
+            plan_command(
+                options.config,
+                options.overrides,
+                gpu_memory=options.gpu_memory,
+                sequence_length=options.sequence_length,
+                labelled=options.labelled,
+                as_json=options.json,
+            )
         elif options.command == "compare":
             from colm.cli.compare import DEFAULT_METHODS, compare_command
 

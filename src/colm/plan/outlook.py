@@ -13,11 +13,11 @@ from colm.plan.steps import Cost, Rehearsal, Rows
 RESERVE = 0.1
 """Share of the memory that is left free, for CUDA's own context, for fragmentation, and for what the plan is wrong by."""
 
-TRACED_PLACES = 2**28
-"""Places of an attention mask up to which a micro-batch is run through; larger ones are on the line of smaller ones."""
+LARGEST_RUN = 2**28
+"""Places of a micro-batch's attention mask, which is real, that are run through at most."""
 
-TRACED_POOL = 512
-"""Rows of a pool up to which its selection is run through."""
+LARGEST_POOL = 512
+"""Rows of a pool whose selection is run through at most."""
 
 
 class Request(NamedTuple):
@@ -149,34 +149,66 @@ class Outlook:
         )
 
     def _train(self, rows: int, accumulated: bool) -> Cost:
+        """Return the cost of a micro-batch: run through at the request's sizes, on the line through these at others."""
         key = (rows, accumulated)
         if key not in self._trained:
-            if rows > 2 and rows * self.request.rows.tokens**2 > TRACED_PLACES:
-                held = [count for count, also in self._trained if also == accumulated and count < rows]
-                most = max(2, TRACED_PLACES // self.request.rows.tokens**2, *held)
-                self._trained[key] = _on_line(rows, *((n, self._train(n, accumulated)) for n in (most // 2, most)))
-            else:
+            if rows in self._own and self._runs(rows):
                 self._trained[key] = self._rehearsal.train(rows, accumulated=accumulated)
+            else:
+                few, many = self._own if self._own[1] > max(self._own[0], 3) and self._runs(self._own[1]) else (2, 4)
+                costs = []
+                for count in (few, many):
+                    if (count, accumulated) not in self._trained:
+                        self._trained[count, accumulated] = self._rehearsal.train(count, accumulated=accumulated)
+                    costs.append(self._trained[count, accumulated])
+                self._trained[key] = _on_line(rows, (few, costs[0]), (many, costs[1]))
         return self._trained[key]
 
     def _select(self, rows: int, micro_batches: int) -> Cost:
+        """Return the cost of a selection: run through at the request's sizes, at others in the plane through three."""
+        request = self.request
+        own = (request.micro_batch, request.micro_batches)
+        if not self._runs(own[0]) or own[0] * own[1] > LARGEST_POOL:
+            own = (min(own[0], 4), min(own[1], 4))
+        if (rows, micro_batches) == own:
+            return self._select_run(*own)
+        base = self._select_run(*own)
+        b, m = own
+        fewer_rows = b // 2 if b > 1 else 2
+        fewer_batches = m // 2 if m > 1 else 2
+        # Some memory goes with the rows of a micro-batch, some with those of the pool.
+        by_batch = self._select_run(fewer_rows, m)
+        by_pool = self._select_run(b, fewer_batches)
+        each_pool_row = [(x - y) / (b * (m - fewer_batches)) for x, y in zip(base, by_pool, strict=True)]
+        each_row = [
+            ((x - y) - of_pool * m * (b - fewer_rows)) / (b - fewer_rows)
+            for x, y, of_pool in zip(base, by_batch, each_pool_row, strict=True)
+        ]
+        change = (rows - b, rows * micro_batches - b * m)
+        values = [
+            int(x + max(0.0, of_row) * change[0] + max(0.0, of_pool) * change[1])
+            for x, of_row, of_pool in zip(base, each_row, each_pool_row, strict=True)
+        ]
+        return Cost(*(max(0, value) for value in values))
+
+    def _select_run(self, rows: int, micro_batches: int) -> Cost:
         key = (rows, micro_batches)
         if key not in self._selected:
-            most = max(2, TRACED_PLACES // self.request.rows.tokens**2)
-            if rows > most:
-                points = ((n, self._select(n, micro_batches)) for n in (most // 2, most))
-                self._selected[key] = _on_line(rows, *points)
-            elif micro_batches > 3 and rows * micro_batches > TRACED_POOL:
-                most = max(3, TRACED_POOL // rows)
-                points = ((n, self._select(rows, n)) for n in (most - 1, most))
-                self._selected[key] = _on_line(micro_batches, *points)
-            else:
-                self._selected[key] = self._rehearsal.select(rows, micro_batches, short=True)
+            self._selected[key] = self._rehearsal.select(rows, micro_batches, short=True)
         return self._selected[key]
+
+    @property
+    def _own(self) -> tuple[int, int]:
+        """Rows of the request's micro-batches, of the coreset and of the pool."""
+        request = self.request
+        kept = self.kept(request.micro_batch, request.micro_batches)
+        return -(-kept // request.micro_batches), request.micro_batch
+
+    def _runs(self, rows: int) -> bool:
+        return rows * self.request.rows.tokens**2 <= LARGEST_RUN
 
 
 def _on_line(at: int, first: tuple[int, Cost], second: tuple[int, Cost]) -> Cost:
     """Return the cost at a size on the line through those at two others."""
     (x, low), (y, high) = first, second
-    values = [int(b + (b - a) * (at - y) / (y - x)) for a, b in zip(low, high, strict=True)]
-    return Cost(*values)
+    return Cost(*(max(0, int(b + (b - a) * (at - y) / (y - x))) for a, b in zip(low, high, strict=True)))
