@@ -52,15 +52,15 @@ class RealRun:
             model.activation_checkpointing_enable()
             if lora is not None:
                 model.enable_input_require_grads()
-        if bf16:
-            model.forward = convert_outputs_to_fp32(torch.autocast("cpu", dtype=torch.bfloat16)(model.forward))
         self.model = model.train()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-3, fused=True)
-        self.pool = [self._batch(rows, tokens, config.vocab_size) for _ in range(micro_batches)]
         self.selector = CoresetSelector(
             model, SelectionConfig(keep=keep, small_sources="none"), optimizer=self.optimizer
         )
+        if bf16:  # after the selector, as in the trainers
+            model.forward = convert_outputs_to_fp32(torch.autocast("cpu", dtype=torch.bfloat16)(model.forward))
+        self.pool = [self._batch(rows, tokens, config.vocab_size) for _ in range(micro_batches)]
         self.coreset_step()  # optimiser state and history are there from the second step on
 
     @property
@@ -83,6 +83,11 @@ class RealRun:
 
     def select(self) -> Any:
         return self.selector.select(self.pool, ["pool"] * sum(len(batch["labels"]) for batch in self.pool))
+
+    @staticmethod
+    def cut(batch: dict[str, Any], rows: int) -> dict[str, Any]:
+        """Return the last rows of a micro-batch, where the padding is."""
+        return {key: value[-rows:] for key, value in batch.items()}
 
     def _loss(self, batch: dict[str, Any]) -> torch.Tensor:
         inputs = {key: value for key, value in batch.items() if key != "labels"}

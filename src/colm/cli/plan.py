@@ -18,7 +18,7 @@ from colm.plan.propose import Proposals, propose, usable
 from colm.plan.shapes import ModelSpec
 from colm.plan.steps import Rows
 
-NAMES = {"pool": "the whole pool", "coreset_rows": "as many rows as kept", "coreset_step": "coreset step"}
+NAMES = {"pool": "pool", "coreset_rows": "kept rows", "coreset_step": "coreset step"}
 UNPLANNED = ("fsdp", "deepspeed", "torch_compile", "auto_find_batch_size", "use_liger_kernel")
 """Settings of the Trainer that change memory in ways that are not followed."""
 
@@ -133,12 +133,12 @@ def _notes(settings: RunSettings, request: Request) -> list[str]:
 def _ways_table(request: Request, ways: Mapping[str, Way], memory: int) -> Table:
     pool = request.micro_batch * request.micro_batches
     table = Table(
-        title=f"GiB on a GPU of {show_memory(memory)}; pool of {request.micro_batches} x {request.micro_batch}"
-        f" = {pool} rows"
+        title=f"GiB of a GPU's {show_memory(memory)}; a pool of {request.micro_batches} x {request.micro_batch} = "
+        f"{pool} rows"
     )
-    table.add_column("training", overflow="fold")
-    for name in ("rows", "weights", "optimiser", "gradients", "activations", "selection", "peak", "fits", "time"):
-        table.add_column(name, justify="right")
+    table.add_column("trains", no_wrap=True)
+    for name in ("rows", "weights", "optim", "grads", "activ", "select", "peak", "fits", "time"):
+        table.add_column(name, justify="right", no_wrap=True)
     for name, way in ways.items():
         parts = (way.parameters, way.optimizer, way.gradients, way.activations, way.selection, way.peak)
         table.add_row(
@@ -152,12 +152,12 @@ def _ways_table(request: Request, ways: Mapping[str, Way], memory: int) -> Table
 
 
 def _proposals_table(request: Request, proposals: Mapping[str, Proposals]) -> Table:
-    table = Table(title="What fits")
-    table.add_column("training", overflow="fold")
-    for name in ("aim", "per_device_train_batch_size", "gradient_accumulation_steps", "pool", "peak"):
-        table.add_column(name, justify="left" if name == "aim" else "right", overflow="fold")
+    table = Table(title="What fits: training.per_device_train_batch_size, gradient_accumulation_steps")
+    table.add_column("trains", no_wrap=True)
+    for name in ("aim", "batch size", "accumulation", "pool", "peak"):
+        table.add_column(name, justify="left" if name == "aim" else "right")
     pool = request.micro_batch * request.micro_batches
-    aims = {"same_pool": f"pool of {pool}, fewest steps", "largest_pool": f"most rows in {request.micro_batches} steps"}
+    aims = {"same_pool": f"this pool of {pool}", "largest_pool": "largest pool"}
     for name, of_way in proposals.items():
         for aim, text in aims.items():
             found = getattr(of_way, aim)

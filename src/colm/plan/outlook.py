@@ -11,7 +11,7 @@ from colm.plan.shapes import ModelSpec, build_shapes
 from colm.plan.steps import Cost, Rehearsal, Rows
 
 RESERVE = 0.1
-"""Share of the memory that is left free, for CUDA's own context, for fragmentation, and for what the plan is wrong by."""
+"""Share of the memory that is left free: for CUDA's own context, fragmentation, and what the plan is wrong by."""
 
 LARGEST_RUN = 2**28
 """Places of a micro-batch's attention mask, which is real, that are run through at most."""
@@ -92,13 +92,13 @@ class Outlook:
             ConfigError: it does not.
         """
         if memory * (1 - RESERVE) <= self.held:
+            least = show_memory(self.held / (1 - RESERVE))
             raise ConfigError(
-                f"--gpu-memory of {show_memory(memory)} GiB, of which {RESERVE:.0%} stay free, does not hold the model: "
+                f"--gpu-memory of {show_memory(memory)} GiB, {RESERVE:.0%} of it kept free, does not hold the model: "
                 f"parameters {show_memory(self.shapes.parameters)} GiB, gradients "
-                f"{show_memory(self.shapes.gradients)} GiB, optimiser {show_memory(self._optimizer)} GiB, "
-                f"{show_memory(self.held)} GiB in all, so it must be above {show_memory(self.held / (1 - RESERVE))} GiB. "
-                "Train with LoRA, in bfloat16, with an optimiser that keeps less (training.optim=adamw_bnb_8bit), or a "
-                "smaller model."
+                f"{show_memory(self.shapes.gradients)} GiB and optimiser {show_memory(self._optimizer)} GiB need more "
+                f"than {least} GiB. Train with LoRA, in bfloat16, with an optimiser that keeps less "
+                "(training.optim=adamw_bnb_8bit), or a smaller model."
             )
 
     def pool(self, micro_batch: int, micro_batches: int) -> Way:
@@ -119,11 +119,13 @@ class Outlook:
             time: count operations, for which the whole model has to be run through.
         """
         way = self.coreset_rows(micro_batch, micro_batches)
-        selection = self._select(micro_batch, micro_batches)
         flops = 0
         if time:
             some = min(2, micro_batches)
-            flops = self._rehearsal.select(micro_batch, some).flops * micro_batches // some
+            whole = self._rehearsal.select(micro_batch, some)
+            flops = whole.flops * micro_batches // some
+            self._selected.setdefault((micro_batch, some), whole)  # memory is the same with fewer layers
+        selection = self._select(micro_batch, micro_batches)
         return way._replace(
             activations=way.activations + selection.left, selection=selection.peak, flops=way.flops + flops
         )

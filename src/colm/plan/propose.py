@@ -63,7 +63,7 @@ def propose(outlook: Outlook, memory: int, *, coreset: bool) -> Proposals:
 
     same = None
     if turn is not None:
-        rows_each, micro_batches = split(turn)
+        rows_each = split(turn)[0]
         same = proposal(rows_each, -(-pool // rows_each))  # without micro-batches that would be empty
     return Proposals(same, None if rows is None else proposal(rows, slots))
 

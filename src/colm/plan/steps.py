@@ -87,7 +87,7 @@ class Rehearsal:
             if accumulated:
                 for parameter in self.shapes.trained:
                     parameter.grad = torch.zeros_like(parameter)
-            self._loss(batch).backward()
+            torch.autograd.backward(self._loss(batch))
             for parameter in self.shapes.trained:
                 parameter.grad = None
             return Cost(dry.peak - start, dry.live - start, dry.flops)
