@@ -35,7 +35,7 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--gpu-memory", "60MiB", "--json", "--sequence-length", "16", "--labelled", "0.5"]
-    assert main(["plan", write(tmp_path), *arguments, "lora.r=4", "training.bf16=true"]) == 0
+    assert main(["plan", write(tmp_path), *arguments, "training.bf16=true"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["sequence_length"] == 16
     assert plan["usable_bytes"] == int(0.9 * 60 * 2**20)

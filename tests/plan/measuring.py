@@ -16,6 +16,11 @@ def peak_bytes(action: Callable[[], Any]) -> int:
     """Return the most that is allocated at one time while `action` runs, above what was there before."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         action()
+    return recorded_peak(profiler)
+
+
+def recorded_peak(profiler: Any) -> int:
+    """Return the same of a profile that was made with ``profile_memory=True``."""
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
@@ -38,12 +43,13 @@ class RealRun:
         micro_batches: int,
         tokens: int,
         keep: float,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         from accelerate.utils import convert_outputs_to_fp32
         from transformers import AutoModelForCausalLM
 
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         if lora is not None:
             from peft import LoraConfig, get_peft_model
 

@@ -13,6 +13,7 @@ import torch
 from colm import SelectionConfig
 from colm.errors import ConfigError
 from colm.plan.outlook import Outlook, Request
+from colm.plan.propose import propose
 from colm.plan.shapes import ModelSpec, build_shapes
 from colm.plan.steps import Rehearsal, Rows
 
@@ -156,3 +157,44 @@ def test_models_that_can_not_be_planned() -> None:
         build_shapes(ModelSpec("x", lora={"target_modules": ["nothing"]}), shape("llama"))
     with pytest.raises(ConfigError, match="The configuration of the model 'no/such' could not be read"):
         build_shapes(ModelSpec("no/such"))
+
+
+def test_proposals_hold_what_they_promise() -> None:
+    request = Request(ModelSpec("x"), SelectionConfig(keep=KEEP), Rows(24), 4, 2)
+    outlook = Outlook(request, shape("llama"))
+    memory = 3 * outlook.held
+    for coreset in (False, True):
+        found = propose(outlook, memory, coreset=coreset)
+        assert found.same_pool is not None
+        assert found.largest_pool is not None
+        for proposal in found:
+            sizes = proposal[:2]
+            exact = Outlook(request._replace(micro_batch=sizes[0], micro_batches=sizes[1]), shape("llama"))
+            way = exact.coreset_step(*sizes, time=False) if coreset else exact.pool(*sizes)
+            assert way.peak == pytest.approx(proposal.peak, rel=0.05)  # other sizes are on lines through those run
+            assert way.peak <= memory
+    assert propose(outlook, outlook.held, coreset=True) == (None, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["llama", "phi3", "gpt2", "gemma2"])
+@pytest.mark.filterwarnings("ignore")
+def test_other_layouts(name: str, dtype: str) -> None:
+    from transformers import Gemma2Config, GPT2Config, Phi3Config
+
+    small = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_key_value_heads": 2, **SMALL}
+    config = {
+        "llama": lambda: shape("llama"),
+        "phi3": lambda: Phi3Config(**small),
+        "gpt2": lambda: GPT2Config(vocab_size=256, n_embd=64, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=1),
+        "gemma2": lambda: Gemma2Config(head_dim=16, **small),
+    }[name]()
+    spec, selection = ModelSpec("x", dtype=dtype), SelectionConfig(keep=KEEP)
+    outlook = Outlook(Request(spec, selection, Rows(TOKENS), ROWS, MICRO_BATCHES, device="cpu"), config)
+    sizes = {"rows": ROWS, "micro_batches": MICRO_BATCHES, "tokens": TOKENS, "keep": KEEP}
+    real = RealRun(config, lora=None, checkpointing=False, bf16=False, dtype=getattr(torch, dtype), **sizes)
+    step = outlook.coreset_step(ROWS, MICRO_BATCHES, time=False)
+    assert step.selection == pytest.approx(peak_bytes(real.select), rel=TOLERANCE)
+    pool = peak_bytes(lambda: real.train(real.pool))
+    assert outlook.pool(ROWS, MICRO_BATCHES).peak == pytest.approx(real.held + pool, rel=TOLERANCE)

@@ -134,7 +134,8 @@ def _ways_table(request: Request, ways: Mapping[str, Way], memory: int) -> Table
     pool = request.micro_batch * request.micro_batches
     table = Table(
         title=f"GiB of a GPU's {show_memory(memory)}; a pool of {request.micro_batches} x {request.micro_batch} = "
-        f"{pool} rows"
+        f"{pool} rows",
+        padding=0,
     )
     table.add_column("trains", no_wrap=True)
     for name in ("rows", "weights", "optim", "grads", "activ", "select", "peak", "fits", "time"):
