@@ -16,6 +16,9 @@ RESERVE = 0.1
 LARGEST_RUN = 2**28
 """Places of a micro-batch's attention mask, which is real, that are run through at most."""
 
+MOST_RUN = 256
+"""Rows of a micro-batch that are run through at most, to see what larger ones take."""
+
 LARGEST_POOL = 512
 """Rows of a pool whose selection is run through at most."""
 
@@ -151,19 +154,25 @@ class Outlook:
         )
 
     def _train(self, rows: int, accumulated: bool) -> Cost:
-        """Return the cost of a micro-batch: run through at the request's sizes, on the line through these at others."""
+        """Return the cost of a micro-batch: run through at the request's sizes, on lines through others elsewhere.
+
+        The peak is the largest of what is alive at several moments, each of which grows with the rows in a straight
+        line. So two lines are drawn, through small and through large numbers of rows, and the higher one counts.
+        """
+        few, many = self._own
+        if rows in (few, many) and self._runs(rows):
+            return self._train_run(rows, accumulated)
+        most = min(MOST_RUN, max(4, LARGEST_RUN // self.request.rows.tokens**2))
+        pairs = [(most // 2, most)]
+        if few < many < most:
+            pairs.append((few, many))
+        lines = [_on_line(rows, *((n, self._train_run(n, accumulated)) for n in pair)) for pair in pairs]
+        return Cost(*map(max, zip(*lines, strict=True)))
+
+    def _train_run(self, rows: int, accumulated: bool) -> Cost:
         key = (rows, accumulated)
         if key not in self._trained:
-            if rows in self._own and self._runs(rows):
-                self._trained[key] = self._rehearsal.train(rows, accumulated=accumulated)
-            else:
-                few, many = self._own if self._own[1] > max(self._own[0], 3) and self._runs(self._own[1]) else (2, 4)
-                costs = []
-                for count in (few, many):
-                    if (count, accumulated) not in self._trained:
-                        self._trained[count, accumulated] = self._rehearsal.train(count, accumulated=accumulated)
-                    costs.append(self._trained[count, accumulated])
-                self._trained[key] = _on_line(rows, (few, costs[0]), (many, costs[1]))
+            self._trained[key] = self._rehearsal.train(rows, accumulated=accumulated)
         return self._trained[key]
 
     def _select(self, rows: int, micro_batches: int) -> Cost:
