@@ -13,7 +13,7 @@ LAYERS = [
     {"features", "select", "facts", "exchange", "data", "models", "state"},
     {"picking", "survey", "cluster"},
     {"selector"},
-    {"replay"},
+    {"replay", "plan"},
     {"integrations", "report", "evaluate"},
     {"cli"},
 ]

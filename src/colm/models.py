@@ -51,6 +51,26 @@ def load_model(name: str, *, dtype: str = "auto") -> Any:
     return model
 
 
+def load_config(name: str) -> Any:
+    """Load the configuration of the model `name` (see `load_model`; also ``tiny``) without its weights.
+
+    Raises:
+        ConfigError: it can not be found or read.
+    """
+    if name == "tiny":
+        return tiny_config(TINY_VOCABULARY, pad_token_id=0, eos_token_id=1)
+    path = _gguf_path(name)
+    try:
+        if path is None:
+            return AutoConfig.from_pretrained(name)
+        return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(
+            f"The configuration of the model {name!r} could not be read ({type(error).__name__}: {error}). Give a hub "
+            "name, a folder, a .gguf file, 'demo' or 'tiny'."
+        ) from error
+
+
 def load_adapted(base: Any, folder: Path) -> Any:
     """Return `base` with the adapter that `folder` holds.
 
@@ -120,19 +140,25 @@ def train_tiny_tokenizer(texts: Iterable[str]) -> Any:
 
 def build_tiny_model(tokenizer: Any) -> Any:
     """Return a randomly initialised Llama of about a million parameters for `tokenizer`."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    return LlamaForCausalLM(
+        tiny_config(len(tokenizer), pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
+    )
+
+
+def tiny_config(vocabulary: int, *, pad_token_id: int, eos_token_id: int) -> Any:
+    """Return the configuration of `build_tiny_model`."""
+    return LlamaConfig(
+        vocab_size=vocabulary,
         hidden_size=128,
         intermediate_size=352,
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=512,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=pad_token_id,
+        eos_token_id=eos_token_id,
         bos_token_id=None,
     )
-    return LlamaForCausalLM(config)
 
 
 def _gguf_path(name: str) -> Path | None:

@@ -33,6 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sources.add_argument(
         "--cluster", metavar="DATA", help="cluster this file or hub data set instead, and write --out LABELS.parquet"
     )
+    plan = _add(commands, "plan", "predict memory and time before a GPU is touched, and propose sizes that fit")
+    plan.add_argument("--gpu-memory", required=True, metavar="SIZE", help="of one GPU: 24GiB, 80GB, or bytes: 80e9")
+    plan.add_argument("--sequence-length", type=int, metavar="N", help="tokens of the longest rows; default the data's")
+    plan.add_argument(
+        "--labelled", type=float, default=1.0, metavar="SHARE", help="of a row's tokens that have a label; default 1"
+    )
+    plan.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
     compare = _add(commands, "compare", "train with several methods and seeds, and compare them")
     compare.add_argument(
         "--methods", nargs="+", default=None, metavar="METHOD", help="such as random control colm colm+keep=0.25"
@@ -72,6 +79,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from colm.cli.train import train_command
 
             train_command(options.config, options.overrides, resume=options.resume, overwrite=options.overwrite)
+        elif options.command == "plan":
+            from colm.cli.plan import plan_command
+
+            plan_command(
+                options.config,
+                options.overrides,
+                gpu_memory=options.gpu_memory,
+                sequence_length=options.sequence_length,
+                labelled=options.labelled,
+                as_json=options.json,
+            )
         elif options.command == "compare":
             from colm.cli.compare import DEFAULT_METHODS, compare_command
 
