@@ -65,6 +65,7 @@ class ForwardReuse:
         self._recording: Recording | None = None
         self._keys: list[str] = []
         self._precision: Precision | None = None
+        self._parts: dict[str, int] = {}
         self._weights = 0  # how often they were written to
         self._waiting: list[tuple[Batch, list[Tensor]]] = []
         self._current: KnownForward | None = None
@@ -121,7 +122,7 @@ class ForwardReuse:
                 batch = pool.collate(group, side="right")
                 with undisturbed(self._model):
                     read_hidden(self._model, {key: batch[key] for key in (*self._keys, "labels")})
-        self._precision = recording.precision
+        self._precision, self._parts = recording.precision, recording.parts
         widths = [batch["input_ids"].shape[1] for batch in batches]
         gathered = recording.gather(runs, widths)
         self._waiting = [
@@ -172,7 +173,8 @@ class ForwardReuse:
                 if self._count_writes() != self._weights:
                     return  # the optimiser has stepped since
                 del self._waiting[index]
-                self._current = KnownForward(states, batch.get("attention_mask"), self._precision, self._unchecked)
+                used = batch.get("attention_mask")
+                self._current = KnownForward(states, used, self._precision, self._parts, self._unchecked)
                 self._recognised = True
                 return
 

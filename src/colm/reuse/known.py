@@ -20,20 +20,25 @@ class KnownForward:
         states: inputs of all layers and the output of the last, (n, T, d) each, on the device or in host memory.
         used: (n, T), tokens that are no padding; None for all.
         precision: autocast in the layers when the states were made.
+        parts: by layer whose output is a tuple, of how many parts; all but the first are None.
         unchecked: names of layers whose second run has not been compared with the first yet; each is, once.
     """
 
     def __init__(
-        self, states: list[Tensor], used: Tensor | None, precision: Precision | None, unchecked: set[str]
+        self,
+        states: list[Tensor],
+        used: Tensor | None,
+        precision: Precision | None,
+        parts: dict[str, int],
+        unchecked: set[str],
     ) -> None:
         self._states: list[Tensor | None] = list(states)
         self._used = used
         self._precision = precision
+        self._parts = parts
         self._unchecked = unchecked
 
-    def run(
-        self, number: int, name: str, layer: nn.Module, function: Callable[..., Any], args: tuple[Any, ...]
-    ) -> Tensor:
+    def run(self, number: int, name: str, layer: nn.Module, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Return layer `number`'s known output for its place in the forward, see `run_known`.
 
         Raises:
@@ -45,8 +50,8 @@ class KnownForward:
         if self._precision is not None and precision != self._precision:
             raise ConfigError(
                 f"The selection pass ran in {_describe(self._precision)} and training runs in {_describe(precision)}, "
-                "but reuse_forward=True trains from the pass's hidden states; call select() and take() under the autocast "
-                "of the training forward, or set reuse_forward=False."
+                "but reuse_forward=True trains from the pass's hidden states; call select() and take() under the "
+                "autocast of the training forward, or set reuse_forward=False."
             )
         given = tree_leaves((rest, getattr(function, "args", ()), getattr(function, "keywords", {})))
         if any(isinstance(value, Tensor) and value.requires_grad for value in given):
@@ -62,7 +67,8 @@ class KnownForward:
         self._unchecked.discard(name)
         last = number == len(self._states) - 2
         call = LayerCall(name, function, rest, precision, _hand_out(output, hidden, last=last), expected, self._used)
-        return run_known(call, hidden, stored, [p for p in layer.parameters() if p.requires_grad])
+        known = run_known(call, hidden, stored, [p for p in layer.parameters() if p.requires_grad])
+        return (known, *[None] * (self._parts[name] - 1)) if name in self._parts else known
 
 
 def _hand_out(output: Tensor, hidden: Tensor, *, last: bool) -> Tensor:

@@ -25,6 +25,7 @@ class Recording:
         states: of each micro-batch the inputs of all layers and the output of the last, (n, T, d) each.
         where: row position in the pool -> (micro-batch, row in it).
         precision: autocast in the layers; None before the first forward.
+        parts: by layer whose output is a tuple, of how many parts: hidden states, and nothing else.
     """
 
     def __init__(self, layers: Sequence[tuple[str, nn.Module]], *, offload: bool) -> None:
@@ -33,6 +34,7 @@ class Recording:
         self.states: list[list[Tensor]] = []
         self.where: dict[int, tuple[int, int]] = {}
         self.precision: Precision | None = None
+        self.parts: dict[str, int] = {}
 
     @contextmanager
     def watch(self, groups: Sequence[Sequence[int]]) -> Iterator[None]:
@@ -64,6 +66,8 @@ class Recording:
             hidden = first_tensor(output)
             if hidden is None:
                 raise _refuse(name, "returns more than hidden states")
+            if output is not hidden:
+                self.parts[name] = len(output)
             keep(name, hidden)
             state["next"] = (state["next"] + 1) % len(self._layers)
             if state["next"] == 0:
