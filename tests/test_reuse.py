@@ -12,12 +12,15 @@ import torch
 from torch import nn
 
 from colm import ConfigError, CoresetSelector, SelectionConfig, UnsupportedModelError, example_mean
+from colm.batch import Pool
 from colm.reuse.checks import checkpoint_layers
 from tests.architectures import build_architecture
 from tests.conftest import ragged_batch, tiny_model
 
 SIZES = {"a": 1000, "b": 10, "c": 1000}
 SOURCES = ["a", "a", "c", "b", "a", "c", "a", "a"]
+
+REUSE = SelectionConfig(reuse_forward=True)
 
 Gradients = dict[str, torch.Tensor]
 
@@ -182,6 +185,31 @@ def test_unkept_rows_are_dropped_and_each_layer_holds_its_input_only() -> None:
     assert reuse._waiting == []
 
 
+def test_the_pass_keeps_no_more_than_the_checkpointed_pool_in_one_micro_batch() -> None:
+    model = trainable()
+    selector = CoresetSelector(model, REUSE, SIZES)
+    pool = pool_of_two()
+    selector.select(pool, SOURCES)
+    assert selector._reuse is not None
+    recording = selector._reuse._recording
+    assert recording is not None
+    ours = sum(state.numel() * state.element_size() for states in recording.states for state in states)
+    saved: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    whole = Pool(pool).collate(range(len(SOURCES)))
+    weights = [parameter.untyped_storage().data_ptr() for parameter in model.parameters()]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = model(input_ids=whole["input_ids"], attention_mask=whole["attention_mask"], use_cache=False)
+    for weight in weights:
+        saved.pop(weight, None)
+    assert output.logits is not None
+    assert 0 < ours <= sum(saved.values())
+
+
 def test_memory_of_training_is_that_of_the_ordinary_checkpoint() -> None:
     model = trainable()
 
@@ -285,9 +313,6 @@ def test_several_steps_with_an_optimiser() -> None:
 def test_settings_that_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SelectionConfig(**values)
-
-
-REUSE = SelectionConfig(reuse_forward=True)
 
 
 def test_dropout_is_refused() -> None:

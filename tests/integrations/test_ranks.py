@@ -77,7 +77,8 @@ def test_ranks_train_as_one(worlds: dict[int, Any], world: int, case: str) -> No
     for a, b in zip(one["gradients"], several["gradients"], strict=True):
         assert float((a - b).norm() / a.norm()) < (1e-2 if loose else 1e-4)
     if case == "reuse":  # the forward is another one, what is trained is the same
-        assert several["lines"] == worlds[world]["exact"]["lines"]
+        plain = worlds[world]["exact"]["lines"]
+        assert [line["kept"] for line in several["lines"]] == [line["kept"] for line in plain]
         for a, b in zip(worlds[world]["exact"]["gradients"], several["gradients"], strict=True):
             assert float((a - b).norm() / a.norm()) < 1e-4
     for a, b in zip(one["weights"], several["weights"], strict=True):

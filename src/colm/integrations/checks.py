@@ -84,8 +84,8 @@ def _check_reuse(trainer: Any) -> None:
         getattr(module, "gradient_checkpointing", False) for module in trainer.model.modules()
     ):
         raise ConfigError(
-            "reuse_forward=True saves a forward of gradient checkpointing, which is off; set gradient_checkpointing=True "
-            "in the training arguments, or reuse_forward=False."
+            "reuse_forward=True saves a forward of gradient checkpointing, which is off; set "
+            "gradient_checkpointing=True in the training arguments, or reuse_forward=False."
         )
     if getattr(args, "torch_compile", False):
         raise ConfigError(

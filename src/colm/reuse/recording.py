@@ -89,7 +89,7 @@ class Recording:
         for name, hidden, version in versions:
             if hidden._version != version:
                 raise _refuse(name, "has hidden states that are changed in place")
-        if self._offload and torch.cuda.is_available():
+        if self._offload and torch.cuda.is_initialized():
             torch.cuda.synchronize()  # the copies have arrived
 
     def gather(self, runs: Sequence[Sequence[int]], widths: Sequence[int]) -> list[list[Tensor]]:
@@ -102,13 +102,16 @@ class Recording:
             widths: tokens to pad each run to on the right.
         """
         gathered: list[list[Tensor]] = [[] for _ in runs]
-        plans = [_by_group([self.where[position] for position in run]) for run in runs]
+        device = self.states[0][0].device
+        plans = [_by_group([self.where[position] for position in run], device) for run in runs]
         for level in range(len(self._layers) + 1):
             for out, run, width, plan in zip(gathered, runs, widths, plans, strict=True):
                 sample = self.states[0][level]
-                pinned = self._offload and torch.cuda.is_available()
                 block = torch.empty(
-                    (len(run), width, sample.shape[-1]), dtype=sample.dtype, device=sample.device, pin_memory=pinned
+                    (len(run), width, sample.shape[-1]),
+                    dtype=sample.dtype,
+                    device=sample.device,
+                    pin_memory=self._offload and sample.is_pinned(),
                 )
                 for group, (targets, rows) in plan.items():
                     held = self.states[group][level]
@@ -127,18 +130,21 @@ def to_host(tensor: Tensor) -> Tensor:
     """Copy to pinned memory, without waiting for it; a tensor that is there already stays."""
     if tensor.device.type == "cpu":
         return tensor
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
     return host.copy_(tensor, non_blocking=True)
 
 
-def _by_group(places: Sequence[tuple[int, int]]) -> dict[int, tuple[list[int], list[int]]]:
-    """Return by micro-batch of the pass which rows of a run come from which of its rows."""
+def _by_group(places: Sequence[tuple[int, int]], device: torch.device) -> dict[int, tuple[Tensor, Tensor]]:
+    """Return by micro-batch of the pass which rows of a run, (k,) int64, come from which of its rows, (k,) int64."""
     plan: dict[int, tuple[list[int], list[int]]] = {}
     for target, (group, row) in enumerate(places):
         targets, rows = plan.setdefault(group, ([], []))
         targets.append(target)
         rows.append(row)
-    return plan
+    return {
+        group: (torch.tensor(targets, device=device), torch.tensor(rows, device=device))
+        for group, (targets, rows) in plan.items()
+    }
 
 
 def _refuse(name: str, what: str) -> UnsupportedModelError:
