@@ -93,6 +93,7 @@ class CoresetSelector:
     ) -> None:
         self.config = config or SelectionConfig()
         self.state = SelectionState()
+        self._reuse: ForwardReuse | None = None
         self.model = model
         self.optimizer = optimizer
         self.source_sizes: dict[str, int] | None = None
@@ -124,7 +125,9 @@ class CoresetSelector:
         if getattr(self, "_model", None) is model:
             return
         check_sharding(model)
-        self._reuse: ForwardReuse | None = None
+        if self._reuse is not None:
+            self._reuse.end(warn=False)  # the other model's layers get their checkpoint function back
+        self._reuse = None
         if self.config.reuse_forward:
             self._reuse = ForwardReuse(model, offload=self.config.reuse_offload)
         self._model = model

@@ -89,7 +89,7 @@ class Recording:
         for name, hidden, version in versions:
             if hidden._version != version:
                 raise _refuse(name, "has hidden states that are changed in place")
-        if self._offload and torch.cuda.is_initialized():
+        if self._offload and torch.cuda.is_available():
             torch.cuda.synchronize()  # the copies have arrived
 
     def gather(self, runs: Sequence[Sequence[int]], widths: Sequence[int]) -> list[list[Tensor]]:
