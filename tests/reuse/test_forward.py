@@ -1,96 +1,30 @@
-"""Training from the selection pass's forward: the same picks and gradients, fewer forwards, and what is refused."""
+"""Training from the selection pass's forward: the same picks and gradients, fewer forwards, no more memory."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from tests.architectures import build_architecture
+from tests.conftest import ragged_batch
+from tests.reuse.steps import (
+    REUSE,
+    SIZES,
+    SOURCES,
+    Counted,
+    adapted,
+    assert_same,
+    pool_of_two,
+    ready,
+    run_step,
+    trainable,
+)
 
-from colm import ConfigError, CoresetSelector, SelectionConfig, UnsupportedModelError, example_mean
+from colm import ConfigError, CoresetSelector, SelectionConfig, example_mean
 from colm.batch import Pool
 from colm.reuse.checks import checkpoint_layers
-from tests.architectures import build_architecture
-from tests.conftest import ragged_batch, tiny_model
-
-SIZES = {"a": 1000, "b": 10, "c": 1000}
-SOURCES = ["a", "a", "c", "b", "a", "c", "a", "a"]
-
-REUSE = SelectionConfig(reuse_forward=True)
-
-Gradients = dict[str, torch.Tensor]
-
-
-def adapted(model: Any, **changes: Any) -> Any:
-    """Put LoRA on the model, with a B that is not zero."""
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(1)
-    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", **changes))
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            nn.init.normal_(parameter, std=0.05)
-    return model
-
-
-def trainable(family: str = "llama", *, lora: bool = False, **changes: Any) -> Any:
-    return ready(adapted(tiny_model(family, **changes)) if lora else tiny_model(family, **changes))
-
-
-def ready(model: Any) -> Any:
-    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
-    return model.train()
-
-
-def pool_of_two() -> list[dict[str, Any]]:
-    """Eight rows in two micro-batches, whose widths are neither the pass's nor those of training."""
-    return [ragged_batch([9, 4, 7, 12], seed=1, width=15), ragged_batch([5, 14, 6, 3], seed=2)]
-
-
-def run_step(
-    model: Any, config: SelectionConfig, *, pool: Any = None, around: Callable[[], Any] = nullcontext
-) -> tuple[list[int], Gradients]:
-    """Return the picks of one step and the gradients that training on them gives."""
-    pool = pool or pool_of_two()
-    selector = CoresetSelector(model, config, SIZES)
-    with around():
-        coreset = selector.select(pool, SOURCES)
-        kept = selector.take(pool, coreset)
-    for batch in kept:
-        with around():
-            logits = model(**{key: value for key, value in batch.items() if key != "labels"}, use_cache=False).logits
-        example_mean(logits, batch["labels"], num_examples=len(coreset.indices)).backward()
-    selector.commit()
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
-    return coreset.indices.tolist(), gradients
-
-
-def assert_same(ours: tuple[list[int], Gradients], plain: tuple[list[int], Gradients], tolerance: float = 1e-4) -> None:
-    assert ours[0] == plain[0]
-    assert ours[1].keys() == plain[1].keys()
-    size = max(float(gradient.abs().max()) for gradient in plain[1].values())
-    assert size > 0
-    for name, gradient in plain[1].items():
-        torch.testing.assert_close(ours[1][name], gradient, rtol=tolerance, atol=tolerance * size, msg=name)
-
-
-class Counted:
-    """How many rows each layer's feed-forward ran on, tries with one token aside."""
-
-    def __init__(self, model: Any) -> None:
-        self.rows: dict[str, int] = {}
-        for name, layer in checkpoint_layers(model):
-            # Before its forward: the second run of an ordinary checkpoint stops early within it.
-            layer.mlp.register_forward_pre_hook(lambda module, args, name=name: self.count(name, args[0]))
-
-    def count(self, name: str, hidden: torch.Tensor) -> None:
-        if hidden.shape[1] > 1:
-            self.rows[name] = self.rows.get(name, 0) + len(hidden)
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -299,80 +233,3 @@ def test_several_steps_with_an_optimiser() -> None:
             optimizer.zero_grad()
             selector.commit()
     assert losses[True] == pytest.approx(losses[False], rel=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"reuse_forward": 1}, "reuse_forward=1 must be true or false"),
-        ({"reuse_offload": True}, "reuse_offload=True moves what reuse_forward keeps"),
-        ({"reuse_forward": True, "features": "none"}, "features='none' runs no selection pass"),
-        ({"reuse_forward": True, "features": "spsa"}, "features='spsa' runs the last layer with changed weights"),
-    ],
-)
-def test_settings_that_are_refused(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        SelectionConfig(**values)
-
-
-def test_dropout_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"layers.0.self_attn has attention_dropout=0.1; set the model's dropout"):
-        CoresetSelector(tiny_model(attention_dropout=0.1), REUSE, SIZES)
-    with pytest.raises(ConfigError, match=r"transformer.drop has p=0.1"):
-        CoresetSelector(tiny_model("gpt2"), REUSE, SIZES)
-    with pytest.raises(ConfigError, match=r"lora_dropout.default has p=0.05; .*lora_dropout"):
-        CoresetSelector(adapted(tiny_model(), lora_dropout=0.05), REUSE, SIZES)
-
-
-def test_dropout_that_no_name_tells_is_found_at_the_first_backward() -> None:
-    model = trainable()
-    layer = model.model.layers[1]
-    forward = layer.mlp.forward
-    layer.mlp.forward = lambda hidden: nn.functional.dropout(forward(hidden), 0.5, layer.training)
-    with pytest.raises(UnsupportedModelError, match=r"model.layers.1 gives another output in training"):
-        run_step(model, REUSE)
-
-
-def test_checkpointing_that_is_off_is_refused() -> None:
-    model = tiny_model().train()
-    selector = CoresetSelector(model, REUSE, SIZES)
-    with pytest.raises(ConfigError, match=r"0 of 3 layers are checkpointed; set gradient_checkpointing=True"):
-        selector.select(pool_of_two(), SOURCES)
-    ready(model).model.layers[1].gradient_checkpointing = False  # as with every_n_layers
-    with pytest.raises(ConfigError, match=r"2 of 3 layers are checkpointed"):
-        selector.select(pool_of_two(), SOURCES)
-
-
-def test_another_model_gives_the_first_its_checkpoint_back() -> None:
-    model = trainable()
-    functions = [layer._gradient_checkpointing_func for _, layer in checkpoint_layers(model)]
-    selector = CoresetSelector(model, REUSE, SIZES)
-    pool = pool_of_two()
-    selector.take(pool, selector.select(pool, SOURCES))
-    assert [layer._gradient_checkpointing_func for _, layer in checkpoint_layers(model)] != functions
-    selector.model = trainable()
-    assert [layer._gradient_checkpointing_func for _, layer in checkpoint_layers(model)] == functions
-
-
-def test_left_padding_is_refused() -> None:
-    selector = CoresetSelector(trainable(), REUSE, SIZES)
-    pool = [ragged_batch([9, 4, 7, 12], side="left"), ragged_batch([5, 14, 6, 3], side="left")]
-    with pytest.raises(ConfigError, match=r"padded on the left.*tokenizer.padding_side"):
-        selector.select(pool, SOURCES)
-
-
-def test_models_that_are_refused() -> None:
-    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
-    with pytest.raises(ConfigError, match=r"rope_type='dynamic' depends on the longest row"):
-        CoresetSelector(tiny_model(rope_parameters=rope), REUSE, SIZES)
-    with pytest.raises(ConfigError, match=r"output_router_logits=True"):
-        CoresetSelector(build_architecture("mixtral", output_router_logits=True), REUSE, SIZES)
-    with pytest.raises(UnsupportedModelError, match=r"GradientCheckpointingLayer; .* has none"):
-        CoresetSelector(build_architecture("openai-gpt"), REUSE, SIZES)
-    with pytest.raises(UnsupportedModelError, match=r"not \(rows, tokens, size\)"):
-        run_step(ready(build_architecture("gemma3n_text")), REUSE)
-
-
-def test_compiled_models_are_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"do not compile the model"):
-        CoresetSelector(torch.compile(tiny_model(), backend="eager"), REUSE, SIZES)  # type: ignore[arg-type]
