@@ -71,7 +71,7 @@ class ForwardReuse:
         self._current: KnownForward | None = None
         self._installed = ExitStack()
         self._recognised = self._warned = False
-        self._unchecked = {name for name, _ in self.layers}
+        self._checked: dict[str, tuple[Tensor, ...]] = {}
 
     def begin(self, pool: Pool) -> None:
         """Drop the last step, and check what may have changed since.
@@ -174,7 +174,7 @@ class ForwardReuse:
                     return  # the optimiser has stepped since
                 del self._waiting[index]
                 used = batch.get("attention_mask")
-                self._current = KnownForward(states, used, self._precision, self._parts, self._unchecked)
+                self._current = KnownForward(states, used, self._precision, self._parts, self._checked)
                 self._recognised = True
                 return
 

@@ -21,7 +21,7 @@ class KnownForward:
         used: (n, T), tokens that are no padding; None for all.
         precision: autocast in the layers when the states were made.
         parts: by layer whose output is a tuple, of how many parts; all but the first are None.
-        unchecked: names of layers whose second run has not been compared with the first yet; each is, once.
+        checked: by layer whose second run was compared with the first, weights whose products nobody reads in it.
     """
 
     def __init__(
@@ -30,13 +30,13 @@ class KnownForward:
         used: Tensor | None,
         precision: Precision | None,
         parts: dict[str, int],
-        unchecked: set[str],
+        checked: dict[str, tuple[Tensor, ...]],
     ) -> None:
         self._states: list[Tensor | None] = list(states)
         self._used = used
         self._precision = precision
         self._parts = parts
-        self._unchecked = unchecked
+        self._checked = checked
 
     def run(self, number: int, name: str, layer: nn.Module, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Return layer `number`'s known output for its place in the forward, see `run_known`.
@@ -63,10 +63,10 @@ class KnownForward:
         assert stored is not None
         assert output is not None
         self._states[number] = None  # from here on held by the graph alone
-        expected = output if name in self._unchecked else None
-        self._unchecked.discard(name)
+        expected = None if name in self._checked else output
         last = number == len(self._states) - 2
-        call = LayerCall(name, function, rest, precision, _hand_out(output, hidden, last=last), expected, self._used)
+        seen = _hand_out(output, hidden, last=last)
+        call = LayerCall(name, function, rest, precision, seen, expected, self._checked, self._used)
         known = run_known(call, hidden, stored, [p for p in layer.parameters() if p.requires_grad])
         return (known, *[None] * (self._parts[name] - 1)) if name in self._parts else known
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from colm.errors import UnsupportedModelError
+from colm.reuse.valueless import LinearCalls, unread_weights
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
 """How far a layer's second output may be from its first one, relative in l2 norm; `LOOSE` in lower precision."""
@@ -50,6 +51,7 @@ class LayerCall(NamedTuple):
     precision: Precision
     output: Tensor  # (n, T, d), what the function below returns
     expected: Tensor | None  # (n, T, d), to compare the second run with; None where that was done before
+    checked: dict[str, tuple[Tensor, ...]]  # by layer that was compared, weights whose products nobody reads
     used: Tensor | None  # (n, T), tokens that are no padding; None for all
 
 
@@ -86,25 +88,26 @@ class _KnownLayer(torch.autograd.Function):
         call: LayerCall = ctx.call
         (stored,) = ctx.saved_tensors
         hidden = stored.to(ctx.device, non_blocking=True).detach().requires_grad_(ctx.needs_input_grad[1])
-        with torch.enable_grad(), call.precision.context():
+        left_out = () if call.expected is not None else call.checked[call.name]
+        with torch.enable_grad(), call.precision.context(), LinearCalls(left_out) as calls:
             output = first_tensor(call.function(hidden, *call.rest))
         assert output is not None
-        _check_second_run(call, output.detach())
+        if call.expected is not None:
+            _check_second_run(call, call.expected, output.detach())
+            call.checked[call.name] = unread_weights(output, calls.products)
         wanted = [tensor for tensor in (hidden, *ctx.parameters) if tensor.requires_grad]
         found = iter(torch.autograd.grad(output, wanted, gradient, allow_unused=True))
         gradients = [next(found) if tensor.requires_grad else None for tensor in (hidden, *ctx.parameters)]
         return (None, gradients[0], None, *gradients[1:])
 
 
-def _check_second_run(call: LayerCall, output: Tensor) -> None:
+def _check_second_run(call: LayerCall, expected: Tensor, output: Tensor) -> None:
     """Compare the layer's second run with its first.
 
     Raises:
         UnsupportedModelError: they differ, so that gradients would be wrong.
     """
-    if call.expected is None:
-        return
-    expected = call.expected.to(output.device)
+    expected = expected.to(output.device)
     difference, size = output.float() - expected.float(), expected.float()
     if call.used is not None:
         used = call.used.to(output.device)[..., None] != 0
