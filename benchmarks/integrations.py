@@ -8,6 +8,8 @@ difference over the norm, the largest of all steps; of a loss it is relative, th
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -102,7 +104,8 @@ def in_one_process(scratch: Path) -> list[Row]:
             callbacks=[kept],
         )
         torch.manual_seed(0)
-        trainer.train()
+        with contextlib.redirect_stdout(io.StringIO()):  # the Trainer prints its logs
+            trainer.train()
         logs = [log for log in trainer.state.log_history if "loss" in log]
         return {"gradients": kept.found, "logs": logs, "lines": lines(folder)}
 

@@ -11,7 +11,7 @@ LAYERS = [
     {"types", "errors", "config", "schedule"},
     {"batch", "losses", "sources", "gather", "sharding", "record", "methods", "answers", "sandbox"},
     {"features", "select", "facts", "exchange", "data", "models", "state"},
-    {"picking", "survey", "reuse"},
+    {"picking", "survey", "cluster", "reuse"},
     {"selector"},
     {"replay"},
     {"integrations", "report", "evaluate"},
@@ -30,8 +30,9 @@ SIBLINGS = {
 """Stages of one layer that must not know each other."""
 
 ONLY = {
-    "report": {"record", "types", "errors", "survey"},
+    "report": {"record", "types", "errors", "survey", "cluster"},
     "survey": {"config", "errors", "select", "sources"},
+    "cluster": {"batch", "data", "errors", "record"},
 }
 """Packages that know of no more than these."""
 

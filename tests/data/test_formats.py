@@ -3,8 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from colm.data.formats import detect_format, tokenizer_of_format
+from colm.data.formats import detect_format, text_of_row, tokenizer_of_batch, tokenizer_of_format
 from colm.errors import ConfigError, DataError
 from colm.models import train_tiny_tokenizer, with_padding
 
@@ -39,6 +41,22 @@ def test_instruction_with_and_without_input(tokenizer: Any) -> None:
     extra = tokenize({"instruction": "Spell", "input": "it", "output": "abc"})
     assert tokenizer.decode(extra["input_ids"]) == "Spell\nit\nabc<eos>"
     assert labelled_text(tokenizer, extra) == "abc<eos>"
+
+
+@given(
+    pairs=st.lists(st.tuples(st.text(max_size=12), st.text(max_size=8) | st.none()), min_size=1, max_size=6),
+    length=st.integers(2, 14),
+    name=st.sampled_from(["prompt_completion", "instruction", "text"]),
+)
+def test_a_batch_is_tokenised_as_its_rows(
+    pairs: list[tuple[str, str | None]], length: int, name: str, tokenizer: Any
+) -> None:
+    columns = {"prompt_completion": ("prompt", "completion"), "instruction": ("instruction", "output")}
+    first, second = columns.get(name, ("text", "other"))
+    rows = [{first: prompt, second: completion, "input": "in"} for prompt, completion in pairs]
+    expected = [tokenizer_of_format(name, tokenizer, length)(row) for row in rows]
+    found = tokenizer_of_batch(name, tokenizer, length)({key: [row[key] for row in rows] for key in rows[0]})
+    assert found == {key: [row[key] for row in expected] for key in ("input_ids", "attention_mask", "labels")}
 
 
 def test_plain_text_is_learned_whole(tokenizer: Any) -> None:
@@ -134,3 +152,11 @@ def test_a_tokenizer_needs_a_pad_or_an_eos_token(tokenizer: Any) -> None:
         pad_token: str | None = None
 
     assert with_padding(WithEos()).pad_token == "<eos>"
+
+
+def test_all_text_of_a_row() -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": None}, {"role": "user", "content": "b"}]
+    assert text_of_row("messages", {"messages": turns}) == "a\nb"
+    assert text_of_row("instruction", {"instruction": "a", "input": "b", "output": 3}) == "a\nb\n3"
+    assert text_of_row("prompt_completion", {"prompt": turns[:1], "completion": [{"content": "c"}]}) == "a\nc"
+    assert text_of_row("text", {"text": None}) == ""

@@ -71,8 +71,7 @@ def rows_of(path: str, config: str | None) -> list[dict[str, Any]]:
         "cb": lambda q, i: {"premise": q, "hypothesis": q, "idx": i, "label": i % 3},
         "multirc": lambda q, i: {"paragraph": q, "question": q, "answer": str(i), "idx": {"answer": i}, "label": i % 2},
     }[config or ""]
-    cluster = ["a", "a", "b"]  # what clustering will write; another test's concern
-    return [columns(q, i) | {"source": cluster[i % 3]} for i, (q, _) in enumerate(questions(300))]
+    return [columns(q, i) for i, (q, _) in enumerate(questions(300))]
 
 
 def tiny_family(name: str, vocabulary: int) -> Any:
@@ -98,9 +97,8 @@ def on_this_machine(folder: Path) -> list[str]:
 
 
 def read(recipe: Path, folder: Path) -> tuple[str, RunSettings]:
-    """Return the recipe without its part on clusters, which has tests of its own, and its settings."""
+    """Return the recipe for this machine's precision, and its settings."""
     values = yaml.safe_load(recipe.read_text())
-    values.pop("sources", None)
     values["training"]["bf16"] = False  # checked by TrainingArguments against the hardware
     config = folder / recipe.name
     config.write_text(yaml.safe_dump(values))
@@ -164,6 +162,9 @@ def test_a_recipe_trains(recipe: Path, tmp_path: Path, monkeypatch: pytest.Monke
         assert set(summary["small_sources"]) == SMALL
     if "dolly" in recipe.stem:
         assert len(summary["small_sources"]) == 5
+    if "superglue" in recipe.stem:
+        assert set(summary["sources"]) == {f"cluster-{number:02}" for number in range(16)}
+        assert 0 < len(summary["small_sources"]) < 16
     if recipe.stem == STREAM:
         assert summary["small_sources"] == ["hard_coded"]
     assert (tmp_path / "run" / "adapter_model.safetensors").exists()

@@ -28,8 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     again = train.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint")
     again.add_argument("--overwrite", action="store_true", help="delete the run that the output folder holds")
-    sources = _add(commands, "sources", "show the mixture before training")
-    sources.add_argument("--out", metavar="FILE.html", help="default: sources.html in the output folder")
+    sources = _add(commands, "sources", "show the mixture before training", nargs="?")
+    sources.add_argument("--out", metavar="FILE", help="default: sources.html in the output folder; see --cluster")
+    sources.add_argument(
+        "--cluster", metavar="DATA", help="cluster this file or hub data set instead, and write --out LABELS.parquet"
+    )
     compare = _add(commands, "compare", "train with several methods and seeds, and compare them")
     compare.add_argument(
         "--methods", nargs="+", default=None, metavar="METHOD", help="such as random control colm colm+keep=0.25"
@@ -54,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overrides = [argument for argument in given if _OVERRIDE.match(argument)]
     options = parser.parse_args([argument for argument in given if not _OVERRIDE.match(argument)])
     options.overrides = overrides
+    if options.command == "sources" and not options.config and not options.cluster:
+        parser.error("colm sources needs CONFIG.yaml, or --cluster DATA")
     if options.command == "eval":
         options.data = [name for names in options.data for name in names if name]
     if options.command == "report" and overrides:
@@ -93,9 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given_options = {name: getattr(options, name) for name in EvalOptions._fields}
             eval_command(options.runs, options.overrides, EvalOptions(**given_options))
         else:
+            from colm.cli.cluster import cluster_command
             from colm.cli.sources import sources_command
 
-            sources_command(options.config, options.overrides, options.out)
+            if options.cluster:
+                cluster_command(options.cluster, options.config, options.overrides, options.out)
+            else:
+                sources_command(options.config, options.overrides, options.out)
     except ColmError as error:
         print(f"colm: {error}", file=sys.stderr)
         return 143 if isinstance(error, StoppedEarly) else 2
@@ -107,10 +116,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, help: str, *, what: str = "CONFIG.yaml"
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    help: str,
+    *,
+    what: str = "CONFIG.yaml",
+    nargs: str | None = None,
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=help, description=help.capitalize() + ".")
-    command.add_argument("config", metavar=what, help="of the run")
+    command.add_argument("config", metavar=what, nargs=nargs, help="of the run")
     command.add_argument(
         "overrides", nargs="*", metavar="key=value", help="settings that replace those of the file: selection.keep=0.25"
     )

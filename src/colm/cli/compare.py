@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from colm.cli.clustering import LABELS_NAME
 from colm.cli.report import write_comparison_page
 from colm.cli.settings import load_settings, resolve_settings
 from colm.data.questions import read_question_files, read_questions
@@ -86,6 +87,8 @@ def plan_runs(
     _check_base(base.values)
     values = dict(base.values)
     values["data"] = {**values["data"], "seed": base.data["seed"] if base.data["seed"] is not None else base.seed}
+    if (base.sources.cluster or base.sources.split) and base.sources.labels is None:  # clustered once, for all runs
+        values["sources"] = {**values["sources"], "labels": str(base.output_dir / LABELS_NAME)}
     values["training"] = {**_evaluating(base.training), **base.training}
     runs: dict[Path, dict[str, Any]] = {}
     for seed in dict.fromkeys(seeds):

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from colm.cli.answer_tables import compare_table, harness_table, run_table
+from colm.cli.prepare import read_rows_of
 from colm.cli.target import Target, describe_weights, find_target, load_target
 from colm.data.demo import demo_rows
-from colm.data.load import read_mixture, read_validation
+from colm.data.load import read_validation
 from colm.data.questions import Questions, read_question_files, read_questions
 from colm.errors import ConfigError
 from colm.evaluate.judge import Generation, Line, answer_questions, digest_questions, make_prompts, summarise_answers
@@ -100,11 +101,10 @@ def find_questions(target: Target, options: EvalOptions) -> Questions:
     elif target.folder is None:
         raise ConfigError(f"{target.name} is a model by name and has no data of its own; give some with --data.")
     else:
-        seed = target.settings.seed if data["seed"] is None else data["seed"]
         if data["streaming"]:  # what a stream held out is not to be had again without tokenising it
             parts = read_validation(data)
         else:
-            parts = read_mixture(data, target.settings.mixture, seed).validation
+            parts = read_rows_of(target.settings)[0].validation
         if not parts:
             of_stream = " that can be read again, since its data are a stream" if data["streaming"] else ""
             raise ConfigError(f"The run {target.name} held no validation data out{of_stream}; give some with --data.")

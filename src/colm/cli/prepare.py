@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+import torch
 from datasets import Dataset
+from transformers import set_seed
 
 from colm.answers.gym import COLUMN
+from colm.cli.clustering import LABELS_NAME, saved_clustering
 from colm.cli.settings import RunSettings
-from colm.data.load import read_mixture, read_validation, tokenize_rows
+from colm.cluster.embed import Tuned
+from colm.cluster.labelling import Labelling
+from colm.cluster.relabel import Relabelled, relabel_parts
+from colm.data.load import Mixture, read_mixture, read_validation, tokenize_rows
 from colm.data.stream import prepare_stream, read_stream
-from colm.models import load_tokenizer, train_tiny_tokenizer
+from colm.models import build_tiny_model, load_model, load_tokenizer, train_tiny_tokenizer
 
 
 class PreparedData(NamedTuple):
@@ -20,19 +28,26 @@ class PreparedData(NamedTuple):
     train: Any  # a Dataset, or an IterableDataset where data.streaming is set
     validation: dict[str, Dataset]  # by source; empty where there is no validation data
     window: Dataset | None = None  # first rows of a stream
+    labelling: Labelling | None = None  # where rows were clustered
 
 
-def prepare_data(settings: RunSettings) -> PreparedData:
-    """Read the mixture and tokenise it. Raises DataError or ConfigError."""
+def prepare_data(settings: RunSettings, *, resume: bool = False) -> PreparedData:
+    """Read the mixture and tokenise it.
+
+    Args:
+        settings: the run.
+        resume: a run goes on, so clusters that it has made must still fit; else they are made anew where they do not.
+
+    Raises:
+        DataError: the data can not be read, or lacks something.
+        ConfigError: the tokenizer can not be loaded, or the clusters were made with other settings.
+    """
     data = settings.data
     if data["streaming"]:
         return _prepare_stream(settings)
-    mixture = read_mixture(data, settings.mixture, settings.seed if data["seed"] is None else data["seed"])
+    mixture, labelling = read_rows_of(settings, resume=resume)
     if settings.model == "tiny":
-        other = (data["source_column"], COLUMN)  # what only scorers read
-        columns = [name for part in mixture.train for name in part.column_names if name not in other]
-        texts = (str(row[name]) for part in mixture.train for row in part for name in columns if name in row)
-        tokenizer = train_tiny_tokenizer(texts)
+        tokenizer = train_tiny_tokenizer(_texts(mixture.train, settings))
     else:
         tokenizer = load_tokenizer(settings.model)
 
@@ -47,7 +62,56 @@ def prepare_data(settings: RunSettings) -> PreparedData:
 
     train = tokenize(mixture.train)
     validation = tokenize(mixture.validation) if mixture.validation else None
-    return PreparedData(tokenizer, train, _by_source(validation, data["source_column"]))
+    return PreparedData(tokenizer, train, _by_source(validation, data["source_column"]), labelling=labelling)
+
+
+def read_rows_of(settings: RunSettings, *, resume: bool = True) -> tuple[Mixture, Labelling | None]:
+    """Read the rows of a run that is no stream, each with the source that the run gives it.
+
+    Raises as `prepare_data`.
+    """
+    data, rules = settings.data, settings.sources
+    seed = settings.seed if data["seed"] is None else data["seed"]
+    if not rules.any:
+        return read_mixture(data, settings.mixture, seed), None
+    path = rules.labels or settings.output_dir / LABELS_NAME
+    if rules.labels is not None and rules.cluster is None and (path.exists() or not rules.split):
+        rules = replace(rules, cluster=saved_clustering(path))
+    done: list[Relabelled] = []
+
+    def relabel(train: list[Dataset], validation: list[Dataset]) -> tuple[list[Dataset], list[Dataset]]:
+        done.append(
+            relabel_parts(
+                train,
+                validation,
+                rules,
+                path,
+                column=data["source_column"],
+                format_name=data["format"],
+                tuned=Tuned(settings.model, data["max_length"], lambda: _load_tuned(settings, train)),
+                renew=rules.labels is None and not resume,
+            )
+        )
+        return done[0].train, done[0].validation
+
+    return read_mixture(data, settings.mixture, seed, relabel), done[0].labelling if done else None
+
+
+def _load_tuned(settings: RunSettings, parts: Iterable[Dataset]) -> tuple[Any, Any]:
+    """Return the model as it is before the training, and its tokenizer."""
+    if settings.model == "tiny":
+        tokenizer = train_tiny_tokenizer(_texts(parts, settings))
+        set_seed(settings.seed)
+        return build_tiny_model(tokenizer), tokenizer
+    model = load_model(settings.model, dtype=settings.dtype)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), load_tokenizer(settings.model)
+
+
+def _texts(parts: Iterable[Dataset], settings: RunSettings) -> Iterator[str]:
+    other = (settings.data["source_column"], COLUMN)  # what only scorers read
+    for part in parts:
+        for row in part:
+            yield from (str(text) for name, text in row.items() if name not in other)
 
 
 def _prepare_stream(settings: RunSettings) -> PreparedData:

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from colm.cli.clustering import read_rules
 from colm.cli.mixing import MIXING_DEFAULTS, check_mixing
+from colm.cluster.relabel import SourceRules, rules_to_dict
 from colm.config import SelectionConfig
 from colm.errors import ConfigError, suggest
 
@@ -37,6 +39,7 @@ TOP_DEFAULTS: dict[str, Any] = {
     "lora": None,  # fields of peft.LoraConfig, or null for full fine-tuning
     "data": DATA_DEFAULTS,
     "mixture": [],
+    "sources": {},  # clusters in the place of labels, sources split, merged and renamed
     "selection": {},
     "training": {},  # fields of transformers.TrainingArguments
     "output_dir": None,
@@ -57,6 +60,7 @@ class RunSettings(NamedTuple):
     lora: dict[str, Any] | None
     data: dict[str, Any]
     mixture: list[dict[str, Any]]
+    sources: SourceRules
     selection: SelectionConfig
     training: dict[str, Any]
     output_dir: Path
@@ -107,12 +111,16 @@ def resolve_settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -
             raise ConfigError(f"{name} is {merged[name]!r}; it must be set to a text.")
     if not isinstance(merged["seed"], int) or merged["seed"] < 0:
         raise ConfigError(f"seed={merged['seed']!r} must be a whole number of at least 0.")
+    seed = merged["seed"] if merged["data"]["seed"] is None else merged["data"]["seed"]
+    rules = read_rules(merged["sources"], merged["data"], seed)
+    merged["sources"] = rules_to_dict(rules)
     return RunSettings(
         model=merged["model"],
         dtype=merged["dtype"],
         lora=merged["lora"],
         data=merged["data"],
         mixture=merged["mixture"],
+        sources=rules,
         selection=selection,
         training=merged["training"],
         output_dir=Path(merged["output_dir"]),

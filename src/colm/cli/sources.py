@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from colm.cli.cluster import curve_table
 from colm.cli.prepare import prepare_data
 from colm.cli.settings import load_settings
 from colm.report.sources_page import write_sources_page
@@ -48,13 +49,18 @@ def sources_command(config: str, overrides: Sequence[str], out: str | None = Non
     if not out:
         page.parent.mkdir(parents=True, exist_ok=True)
     console = Console()
+    tried = data.labelling.tried if data.labelling is not None else []
+    if data.labelling is not None and tried:
+        console.print(curve_table(tried, len(set(data.labelling.names))))
     for table in (_sizes_table(survey), _pool_table(survey), _words_table(survey)):
         console.print(table)
     for warning in survey.warnings:
         console.print(f"{warning.title}: {warning.reason} {warning.advice}", style="bold", markup=False)
     if note:
         console.print(note)
-    print(f"Written to {write_sources_page(survey, page, name=Path(config).stem, note=note)}, with examples.")
+    print(
+        f"Written to {write_sources_page(survey, page, name=Path(config).stem, note=note, tried=tried)}, with examples."
+    )
 
 
 def _sizes_table(survey: Survey) -> Table:

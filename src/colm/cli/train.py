@@ -102,7 +102,7 @@ def train(settings: RunSettings, checkpoint: Path | None = None, *, replay: Path
         StoppedEarly: SIGTERM came; the checkpoint of the step is written.
     """
     set_seed(settings.seed)
-    data = prepare_data(settings)
+    data = prepare_data(settings, resume=checkpoint is not None)
     set_seed(settings.seed)  # tokenising must not move the model's initialisation
     model = build_model(settings, data.tokenizer)
     trainer = build_trainer(settings, model, data, replay=replay)

@@ -79,6 +79,39 @@ def tokenizer_of_format(name: str, tokenizer: Any, max_length: int) -> Callable[
     return tokenize
 
 
+def tokenizer_of_batch(
+    name: str, tokenizer: Any, max_length: int
+) -> Callable[[Mapping[str, Sequence[Any]]], dict[str, list[list[int]]]]:
+    """Return the function that does to columns of rows what `tokenizer_of_format`'s does to a row.
+
+    Prompts and completions that are plain text go through the tokenizer together, which is several times as fast.
+    Raises as `tokenizer_of_format`.
+    """
+    tokenize = tokenizer_of_format(name, tokenizer, max_length)
+    plain = name in ("prompt_completion", "instruction") and tokenizer.is_fast
+
+    def tokenize_batch(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[list[int]]]:
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        if not plain or any(isinstance(row.get("prompt"), list) for row in rows):
+            found = [tokenize(row) for row in rows]
+            return {key: [row[key] for row in found] for key in ("input_ids", "attention_mask", "labels")}
+        asked = [_instruction_prompt(row) if name == "instruction" else _plain(row["prompt"]) for row in rows]
+        said = [_plain(row["output" if name == "instruction" else "completion"]) for row in rows]
+        heads = tokenizer(asked, add_special_tokens=True)["input_ids"]
+        tails = tokenizer(said, add_special_tokens=False)["input_ids"]
+        pairs = [
+            _join(tokenizer, head, tail if text else []) for head, tail, text in zip(heads, tails, said, strict=True)
+        ]
+        ids = [pair[0][:max_length] for pair in pairs]
+        return {
+            "input_ids": ids,
+            "attention_mask": [[1] * len(row) for row in ids],
+            "labels": [pair[1][:max_length] for pair in pairs],
+        }
+
+    return tokenize_batch
+
+
 def prompt_of_format(name: str, tokenizer: Any) -> Callable[[Mapping[str, Any]], list[int]]:
     """Return the function that turns a row into the token ids that come before its completion in training.
 
@@ -126,6 +159,25 @@ def split_answer(turns: Sequence[Mapping[str, Any]]) -> tuple[Sequence[Mapping[s
     if turns and turns[-1].get("role") == "assistant":
         return turns[:-1], str(turns[-1].get("content") or "")
     return turns, None
+
+
+def text_of_row(name: str, row: Mapping[str, Any]) -> str:
+    """Return all text of a row, prompt and completion or every turn, a line each.
+
+    Args:
+        name: a key of `COLUMNS`.
+        row: its columns.
+
+    >>> text_of_row("prompt_completion", {"prompt": "2 + 3 = ", "completion": "5"})
+    '2 + 3 = \\n5'
+    """
+    columns = ("instruction", "input", "output") if name == "instruction" else COLUMNS[name]
+    texts = []
+    for column in columns:
+        value = row.get(column)
+        turns = value if isinstance(value, list) else [{"content": value}]
+        texts += [str(turn.get("content")) for turn in turns if turn.get("content") not in (None, "")]
+    return "\n".join(texts)
 
 
 def _prompt(tokenizer: Any, prompt: Any) -> list[int]:
@@ -181,15 +233,23 @@ def _say_rewritten() -> None:
 
 
 def _head(tokenizer: Any, prompt: str) -> list[int]:
-    head = list(tokenizer(prompt, add_special_tokens=True)["input_ids"])
+    return _open(tokenizer, list(tokenizer(prompt, add_special_tokens=True)["input_ids"]))
+
+
+def _open(tokenizer: Any, head: list[int]) -> list[int]:
     eos = tokenizer.eos_token_id
     return head[:-1] if eos is not None and head and head[-1] == eos else head  # some tokenizers close every text
 
 
 def _completion(tokenizer: Any, prompt: str, completion: str) -> tuple[list[int], list[int]]:
     # Tokenised apart, so that the boundary is where generation will have it.
-    head, eos = _head(tokenizer, prompt), tokenizer.eos_token_id
+    head = list(tokenizer(prompt, add_special_tokens=True)["input_ids"])
     tail = tokenizer(completion, add_special_tokens=False)["input_ids"] if completion else []
+    return _join(tokenizer, head, tail)
+
+
+def _join(tokenizer: Any, head: list[int], tail: list[int]) -> tuple[list[int], list[int]]:
+    head, eos = _open(tokenizer, head), tokenizer.eos_token_id
     tail = tail + ([eos] if eos is not None and tail else [])
     return head + tail, [IGNORE] * len(head) + tail
 

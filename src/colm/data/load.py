@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,13 +11,16 @@ from datasets import Dataset, Value, concatenate_datasets, load_dataset
 
 from colm.batch import IGNORE
 from colm.data.demo import demo_rows
-from colm.data.formats import detect_format, tokenizer_of_format
+from colm.data.formats import detect_format, tokenizer_of_batch
 from colm.data.mix import cap_rows, check_names, weigh_rows
 from colm.data.template import fill_template
 from colm.errors import DataError, suggest
 from colm.sources import count_sources
 
 logger = logging.getLogger(__name__)
+
+SHARD = 100_000
+"""Rows that are tokenised at a time."""
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 """File endings and the `datasets` builder that reads them."""
@@ -70,13 +73,20 @@ def read_rows(
     return rows
 
 
-def read_mixture(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], seed: int) -> Mixture:
+Relabel = Callable[[list[Dataset], list[Dataset]], tuple[list[Dataset], list[Dataset]]]
+"""Gives training and validation parts other sources."""
+
+
+def read_mixture(
+    data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], seed: int, relabel: Relabel | None = None
+) -> Mixture:
     """Read training and validation rows, each with its ``source``.
 
     Args:
         data: the ``data`` section of a run's configuration.
         entries: the ``mixture`` list; each entry's rows are one source.
         seed: of the held-out split and of the demo's generators.
+        relabel: gives rows their sources before any are held out, capped or weighted; None where they have theirs.
 
     Raises:
         DataError: nothing to read, a missing column, a row without a source.
@@ -97,11 +107,13 @@ def read_mixture(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], 
         ]
     else:
         raise DataError("There is nothing to train on: set data.train, or list sources under mixture.")
+    if data["validation"]:
+        validation = read_validation(data, labelled=relabel is None)
+    if relabel is not None:
+        train, validation = relabel(train, validation)
     for part in train:
         _require_sources(part, column, "training")
-    if data["validation"]:
-        validation = read_validation(data)
-    elif not validation and data["validation_rows"]:
+    if not validation and data["validation_rows"]:
         halves = [hold_out(part, column, data["validation_rows"], seed) for part in train]
         if isinstance(data["validation_rows"], Mapping):
             check_names("data.validation_rows", data["validation_rows"], _source_names(train, column))
@@ -113,13 +125,17 @@ def read_mixture(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], 
     return Mixture(train, validation)
 
 
-def read_validation(data: Mapping[str, Any]) -> list[Dataset]:
-    """Read what ``data.validation`` names, if anything. Raises as `read_mixture`."""
+def read_validation(data: Mapping[str, Any], *, labelled: bool = True) -> list[Dataset]:
+    """Read what ``data.validation`` names, if anything; `labelled` says that rows must have a source.
+
+    Raises as `read_mixture`.
+    """
     if not data["validation"]:
         return []
     entry = {"path": data["validation"], "split": data["validation_split"], "config": data["config"]}
     rows = read_entry(entry, data, label=False)
-    _require_sources(rows, data["source_column"], "validation")
+    if labelled:
+        _require_sources(rows, data["source_column"], "validation")
     return [rows]
 
 
@@ -168,25 +184,42 @@ def tokenize_rows(
 
 def _tokenize(rows: Dataset, tokenizer: Any, format_name: str, max_length: int, source_column: str) -> Dataset:
     chosen = detect_format(rows.column_names) if format_name == "auto" else format_name
-    tokenize = tokenizer_of_format(chosen, tokenizer, max_length)
-    drop = [column for column in rows.column_names if column != source_column]
-    tokens = rows.map(tokenize, remove_columns=drop, desc="Tokenising")
-    tokens = tokens.cast_column(source_column, Value("string"))
-    labelled = [row for row, labels in enumerate(tokens["labels"]) if any(label != IGNORE for label in labels[1:])]
-    dropped = len(tokens) - len(labelled)
-    if not labelled:
+    tokenize = tokenizer_of_batch(chosen, tokenizer, max_length)
+
+    def tokenize_labelled(columns: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+        tokens: dict[str, Sequence[Any]] = {**tokenize(columns), source_column: columns[source_column]}
+        kept = [row for row, labels in enumerate(tokens["labels"]) if any(label != IGNORE for label in labels[1:])]
+        return {name: [values[row] for row in kept] for name, values in tokens.items()}
+
+    shards = [
+        # One at a time, so that an interrupted tokenising of files goes on from what `datasets` has kept of it.
+        rows.select(range(start, min(start + SHARD, len(rows)))).map(
+            tokenize_labelled,
+            batched=True,
+            remove_columns=rows.column_names,
+            desc=f"Tokenising from row {start:,}" if start else "Tokenising",
+        )
+        for start in range(0, len(rows), SHARD)
+    ]
+    held = [shard for shard in shards if len(shard)]
+    kept = sum(map(len, held))
+    dropped = len(rows) - kept
+    if not kept:
         raise DataError(
-            f"None of the {len(tokens)} rows has a labelled token within max_length={max_length} (format {chosen}): "
+            f"None of the {len(rows)} rows has a labelled token within max_length={max_length} (format {chosen}): "
             "completions are empty or cut off. Raise data.max_length, or check the columns."
         )
     if dropped:
         logger.warning(
             "%d of %d rows have no labelled token within max_length=%d and are dropped.",
             dropped,
-            len(tokens),
+            len(rows),
             max_length,
         )
-    return tokens.select(labelled) if dropped else tokens
+    tokens = concatenate_datasets(held)
+    if tokens.features[source_column] != Value("string"):
+        tokens = tokens.cast_column(source_column, Value("string"))
+    return tokens
 
 
 def _require_distinct(entries: Sequence[Mapping[str, Any]]) -> None:

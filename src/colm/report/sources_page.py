@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from colm.cluster.centroids import Tried, find_elbow
 from colm.report.page import show_number, write_page
 from colm.survey.duplicates import ALIKE, SHINGLE
 from colm.survey.mixture import SAMPLE, Survey
@@ -16,13 +18,14 @@ METHOD = (
 )
 
 
-def write_sources_page(survey: Survey, out: Path, *, name: str, note: str = "") -> Path:
+def write_sources_page(survey: Survey, out: Path, *, name: str, note: str = "", tried: Sequence[Tried] = ()) -> Path:
     """Write the page and return its path.
 
     Args:
         survey: of the mixture.
         out: the HTML file; its folder must exist.
         name: of the mixture, for the title.
+        tried: numbers of clusters among which the sources' was chosen; empty where it was given.
         note: what must be said of the whole, such as that only a part was read.
 
     Raises:
@@ -42,6 +45,8 @@ def write_sources_page(survey: Survey, out: Path, *, name: str, note: str = "") 
         warnings=survey.warnings,
         total=total,
         method=METHOD,
+        tried=tried,
+        chosen=find_elbow(tried) if tried else None,
         facts=[
             ("Sources", f"{len(expected)}, of which {small} small"),
             ("Rows", show_number(total, 0)),

@@ -181,7 +181,7 @@ def find_warnings(
                 "One source",
                 f"There is one source only, {next(iter(sizes))!r}, so none is small: much of what the method gains "
                 "comes from keeping small sources whole.",
-                "Label the rows' sources with data.source_column, or find sources by clustering.",
+                "Label the rows' sources with data.source_column, or find sources by clustering (sources.cluster).",
             )
         )
     elif not small:

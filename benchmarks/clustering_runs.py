@@ -1,0 +1,110 @@
+"""Train with true labels, with clusters for labels and with none, and compare the final losses by true source.
+
+    python benchmarks/clustering_runs.py            # what is finished is not run again
+    python benchmarks/clustering_runs.py --seeds 0
+
+Needs what `experiments/prepare.py reasoning` makes. Each run's figures are a file in docs/results/runs/clusters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent / "experiments"))
+sys.path.insert(0, str(Path(__file__).parent))
+from keep import hash_model
+from setting import describe_setting
+
+from colm.cli.compare import run_one
+from colm.cli.settings import load_settings, resolve_settings
+from colm.cluster.config import ClusterConfig
+from colm.cluster.labelling import label_rows
+from colm.cluster.rows import Rows
+from colm.data.load import read_rows
+from colm.methods import method_settings
+from colm.record import FILE_NAME, SUMMARY_NAME, StepLog
+from colm.sources import count_sources, find_small_sources
+
+HERE = Path(__file__).parent
+KEPT = HERE.parent / "docs" / "results" / "runs" / "clusters"
+LABELS: dict[str, int | str | None] = {"true": None, "clusters-16": 16, "clusters-auto": "auto", "none": None}
+METHODS = ("control", "colm")
+STEPS, SEEDS, CLUSTER_SEED = 60, (0, 1, 2), 0
+
+
+def write_training_data(base: Any, folder: Path, kind: str) -> tuple[Path, list[str], list[str]]:
+    """Write the mixture with labels of one kind, and return its path, the true sources and the labels."""
+    rows = read_rows(base.data["train"])
+    true = rows["source"][:]
+    if kind == "true":
+        names = true
+    elif kind == "none":
+        names = ["all"] * len(rows)
+    else:
+        config = ClusterConfig(clusters=LABELS[kind] or "auto", seed=CLUSTER_SEED)
+        names = label_rows(Rows([rows]), config, folder / f"{kind}.parquet").names
+    path = folder / f"{kind}.jsonl"
+    if not path.exists():
+        rows.remove_columns("source").add_column("source", names).to_json(path)
+    return path, true, names
+
+
+def share_kept_of_small(folder: Path, true: Sequence[str], small: frozenset[str]) -> float:
+    """Return the share of the truly small sources' pool rows that were kept."""
+    pooled = kept = 0
+    for line in StepLog(folder / FILE_NAME).read():
+        for counter, key in ((0, "pool"), (1, "kept")):
+            count = sum(true[row] in small for rows in line[key].values() for row in rows)
+            pooled, kept = (pooled + count, kept) if counter == 0 else (pooled, kept + count)
+    return kept / pooled
+
+
+def figures(folder: Path, true: Sequence[str]) -> dict[str, Any]:
+    """Return the losses by true source at the end, and what was kept."""
+    summary = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
+    small = find_small_sources(count_sources(true, "source"), "auto")
+    losses = {name: source["eval_loss_after"] for name, source in summary["sources"].items() if name in set(true)}
+    groups = {"macro": losses, "small": small, "big": set(losses) - small}
+    means = {key: sum(losses[name] for name in names) / len(names) for key, names in groups.items()}
+    return means | {"losses": losses, "small_kept": share_kept_of_small(folder, true, small)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    arguments = parser.parse_args()
+    base = load_settings(str(HERE / "experiments" / "reasoning.yaml"), [])
+    folder = Path(base.output_dir).parent / "clusters"
+    folder.mkdir(parents=True, exist_ok=True)
+    KEPT.mkdir(parents=True, exist_ok=True)
+    model = hash_model(Path(base.model))
+    for seed in arguments.seeds:  # so that pairs are complete early
+        for kind in LABELS:
+            path, true, _ = write_training_data(base, folder, kind)
+            for method in METHODS:
+                out = KEPT / f"{kind}.{method}.seed-{seed}.json"
+                if out.exists():
+                    continue
+                values = method_settings(method, {**base.values, "seed": seed})
+                values["selection"]["seed"] = seed
+                values["data"] = {**values["data"], "train": str(path), "seed": 0}
+                values["training"] = {**values["training"], "max_steps": STEPS, "eval_strategy": "no"}
+                run = folder / f"{kind}-{method}-{seed}"
+                run_one(run, resolve_settings({**values, "output_dir": str(run)}).values, "")
+                held = {"labels": kind, "method": method, "seed": seed, "steps": STEPS, "model": model}
+                held |= figures(run, true) | {"setting": describe_setting(str(seed))}
+                out.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
+                shutil.rmtree(run)
+                print(
+                    out.name, {key: round(held[key], 4) for key in ("macro", "small", "big", "small_kept")}, flush=True
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Label and tokenise 10^4, 10^5 and 10^6 rows of generated text: seconds, peak memory and how they grow.
+
+    python benchmarks/clustering_scale.py                   # writes docs/results/sources_scale.json, a size at a time
+    python benchmarks/clustering_scale.py --rows 10000      # one size only
+
+Each size runs in a process of its own, as `colm sources --cluster` and the tokenising of `colm train` do it. What is
+measured for this commit is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+from setting import describe_setting
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results" / "sources_scale.json"
+SIZES = (10_000, 100_000, 1_000_000)
+SOURCES, WORDS, SEED = 12, 4_000, 0
+
+
+def write_texts(path: Path, rows: int) -> None:
+    """Write rows of 20 to 100 words; each source has favourites among common words, whose frequencies follow Zipf."""
+    draw = np.random.default_rng(SEED)
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
+    words = ["".join(draw.choice(letters, size)) for size in draw.integers(2, 11, WORDS)]
+    common = 1 / np.arange(1, WORDS + 1)
+    favours = np.stack([common * np.where(draw.random(WORDS) < 0.05, 20, 1) for _ in range(SOURCES)])
+    favours /= favours.sum(1, keepdims=True)
+    shares = 0.5 ** np.arange(SOURCES)
+    with path.open("w", encoding="utf-8") as file:
+        for start in range(0, rows, 10_000):
+            for source in draw.choice(SOURCES, min(10_000, rows - start), p=shares / shares.sum()):
+                text = [words[word] for word in draw.choice(WORDS, draw.integers(20, 101), p=favours[source])]
+                cut = len(text) * 2 // 3
+                file.write(
+                    json.dumps({"prompt": " ".join(text[:cut]), "completion": " " + " ".join(text[cut:])}) + "\n"
+                )
+
+
+def measure(path: Path, folder: Path) -> dict[str, float]:
+    """Label the rows, tokenise them, and return seconds and bytes."""
+    from colm.cli.prepare import prepare_data
+    from colm.cli.settings import resolve_settings
+
+    settings = resolve_settings(
+        {
+            "model": "tiny",
+            "data": {"train": str(path), "max_length": 128},
+            "sources": {"cluster": {"clusters": SOURCES}},
+            "output_dir": str(folder / "run"),
+        }
+    )
+    import colm.cli.prepare as prepare
+    from colm.data.load import read_rows
+    from colm.models import train_tiny_tokenizer
+
+    # The tokenizer of a real model is there already; that of the tiny one is trained on a part only.
+    texts = [text for row in read_rows(str(path)).select(range(5_000)) for text in row.values()]
+    prepare.train_tiny_tokenizer = lambda _: train_tiny_tokenizer(texts)
+    read, seconds = prepare.read_rows_of, {}
+
+    def timed(*given: object, **options: object) -> object:
+        start = time.perf_counter()
+        found = read(*given, **options)
+        seconds["label"] = time.perf_counter() - start
+        return found
+
+    prepare.read_rows_of = timed
+    start = time.perf_counter()
+    data = prepare_data(settings)
+    whole = time.perf_counter() - start
+    tokens = int(np.mean([len(ids) for ids in data.train[:1000]["input_ids"]]))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    held = sum(row.stat().st_size for row in (folder / "run").iterdir())
+    return {
+        "label_seconds": seconds["label"],
+        "tokenise_seconds": whole - seconds["label"],
+        "peak_bytes": peak,
+        "anonymous_bytes": anonymous_bytes(),
+        "labels_bytes": held,
+        "tokens": tokens,
+    }
+
+
+def anonymous_bytes() -> int:
+    """Return the memory of the process's own, without pages of files, at the end."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(measure(Path(arguments.child), Path(arguments.child).parent)))
+        return
+    found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    for rows in arguments.rows:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "rows.jsonl"
+            write_texts(path, rows)
+            environment = {**os.environ, "HF_HOME": folder, "HF_DATASETS_CACHE": f"{folder}/cache"}
+            command = [sys.executable, __file__, "--child", str(path)]
+            done = subprocess.run(
+                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
+            )
+        setting = f"{os.cpu_count()} CPU cores; {describe_setting(str(SEED))}"
+        found[str(rows)] = json.loads(done.stdout.splitlines()[-1]) | {"setting": setting}
+        RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        print(rows, found[str(rows)], flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""`colm sources --cluster`: labels for data that has none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from colm.cli.prepare import read_rows_of
+from colm.cli.settings import load_settings, resolve_settings
+from colm.cluster.centroids import Tried
+from colm.cluster.rows import Rows
+from colm.errors import ConfigError
+from colm.survey.words import count_words, distinguishing_words
+
+READ = 20_000
+"""Rows whose words are counted, the first ones."""
+BAR = 20
+
+
+def cluster_command(data: str, config: str | None, overrides: Sequence[str], out: str | None) -> None:
+    """Cluster a data set, write each row's label to a file, and print the clusters.
+
+    Args:
+        data: a file, a hub name, or ``demo``.
+        config: a run's configuration, whose `sources.cluster`, model and columns are used; None for the defaults.
+        overrides: of its settings: ``sources.cluster.clusters=16``.
+        out: the labels, a Parquet file; ``labels.parquet`` where it is None.
+
+    Raises:
+        ConfigError: a setting is wrong, or the file was made with others.
+        DataError: see `cluster.labelling`.
+    """
+    labels = out or "labels.parquet"
+    fixed = [f"data.train={data}", f"sources.labels={labels}", "mixture=[]", "sources.map={}", "sources.split={}"]
+    fixed += ["sources.merge_below=0", "data.validation=null", "data.validation_rows=0", "data.cap=null"]
+    fixed += ["data.weights={}"]  # every row gets a label, in the order of the data
+    if config is None:
+        base = {"model": "none", "output_dir": "none", "sources": {"cluster": {}}}
+        settings = resolve_settings(base, [*overrides, *fixed])
+    else:
+        settings = load_settings(config, [*overrides, *fixed])
+        if settings.sources.cluster is None:
+            settings = load_settings(config, ["sources.cluster={}", *overrides, *fixed])
+    if (
+        settings.sources.cluster is not None
+        and settings.sources.cluster.embedding == "model"
+        and settings.model == "none"
+    ):
+        raise ConfigError("embedding=model needs a model: give model=NAME, or a configuration that names it.")
+    rows, labelling = read_rows_of(settings)
+    assert labelling is not None
+    console = Console()
+    if labelling.tried:
+        console.print(curve_table(labelling.tried, len(set(labelling.names))))
+    console.print(_table(Rows(rows.train, settings.data["format"]), labelling.names))
+    new = f", {labelling.new:,} of them by the nearest centroid" if labelling.new else ""
+    print(
+        f"{len(labelling.names):,} rows labelled{new}. Written to {labels}; use it with sources.labels={Path(labels)}."
+    )
+
+
+def curve_table(tried: Sequence[Tried], chosen: int) -> Table:
+    """Return the numbers of clusters that were tried, with the criterion as a bar."""
+    table = Table(title=f"{chosen} clusters: the elbow of the mean squared distance")
+    for name in ("clusters", "mean squared distance", "silhouette"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    top = max(one.inertia for one in tried)
+    for one in tried:
+        bar = "#" * round(BAR * one.inertia / top) if top > 0 else ""
+        bar += " chosen" if one.clusters == chosen else ""
+        table.add_row(f"{one.clusters}", f"{one.inertia:.3f}", f"{one.silhouette:.3f}", bar)
+    return table
+
+
+def _table(rows: Rows, names: Sequence[str]) -> Table:
+    counts = Counter(names)
+    texts: dict[str, list[str]] = {}
+    for name, row in zip(names, rows.read(0, READ), strict=False):
+        texts.setdefault(name, []).append(row.text)
+    words = distinguishing_words({name: count_words(held) for name, held in texts.items()})
+    share = len(names) / len(counts)
+    table = Table(title=f"{len(counts)} clusters of {len(names):,} rows; uniform share {share:,.0f}")
+    table.add_column("cluster", overflow="fold")
+    table.add_column("size")
+    for column in ("rows", "share"):
+        table.add_column(column, justify="right")
+    options: dict[str, Any] = {"overflow": "fold"}
+    table.add_column("words", **options)
+    for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        size = "small" if count < share else "big"
+        table.add_row(name, size, f"{count:,}", f"{count / len(names):.1%}", ", ".join(words.get(name, [])) or "none")
+    return table
