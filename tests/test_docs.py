@@ -11,6 +11,7 @@ import yaml
 from datasets import Dataset
 
 from colm.cli.settings import resolve_settings
+from colm.models import train_tiny_tokenizer
 from tests.conftest import ragged_batch, tiny_model
 from tests.integrations.test_hf import collate
 
@@ -31,20 +32,26 @@ def test_configurations_in_the_readme_and_examples_are_valid() -> None:
         resolve_settings(values)
 
 
-@pytest.mark.parametrize("word", ["train_dataset=dataset,  # input_ids", "train_dataset=stream", "selector.select("])
+@pytest.mark.parametrize(
+    "word", ["train_dataset=dataset,  # input_ids", "train_dataset=stream", "train_dataset=chats", "selector.select("]
+)
 def test_python_in_the_readme_runs(word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
     (block,) = [block for block in blocks("python") if word in block]
-    block = block.replace('report_to="none"', 'report_to="none", dataloader_pin_memory=False')
+    block = block.replace('report_to="none"', 'report_to="none", dataloader_pin_memory=False, use_cpu=True, bf16=False')
     ids = [[1, 2, 3, 4 + i % 9] for i in range(128)]
     rows = [
         {"source": "ab"[i % 3 == 0], "input_ids": x, "attention_mask": [1] * 4, "labels": x} for i, x in enumerate(ids)
     ]
     names: dict[str, Any] = {
-        "model": tiny_model(),
+        "model": tiny_model(vocab_size=600) if "chats" in block else tiny_model(),
         "dataset": Dataset.from_list(rows),
         "stream": Dataset.from_list(rows).to_iterable_dataset(),
+        "chats": Dataset.from_list(
+            [{"source": "ab"[i % 3 == 0], "prompt": f"What is {i}?", "completion": f" {i}"} for i in range(64)]
+        ),
+        "tokenizer": train_tiny_tokenizer([f"What is {i}?" for i in range(64)]),
         "collator": collate,
         "pools": [([ragged_batch([5, 6, 7]), ragged_batch([4, 8, 5])], ["gsm8k"] * 4 + ["mbpp"] * 2)] * 2,
     }

@@ -290,7 +290,8 @@ class CoresetSelector:
 
     @property
     def _rule(self) -> PickRule:
-        return PickRule(**{name: getattr(self.config, name) for name in PickRule._fields})
+        named = {name: getattr(self.config, name) for name in PickRule._fields if name != "turn"}
+        return PickRule(**named, turn=self.state.step)
 
     def _draws(self) -> torch.Generator:
         """Return this step's generator of rows."""

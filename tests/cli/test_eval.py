@@ -37,7 +37,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a run that has learned the answers of its three sources."""
     folder = tmp_path_factory.mktemp("trained")
-    training = {"per_device_train_batch_size": 8, "max_steps": 40, "learning_rate": 5e-3, "use_cpu": True}
+    training = {"per_device_train_batch_size": 8, "max_steps": 80, "learning_rate": 5e-3, "use_cpu": True}
     data = {"train": write(folder / "questions.jsonl", QUESTIONS), "validation_rows": 3, "max_length": 64}
     config = write_run(folder, data=data, training={**training, "save_strategy": "no"}, selection={"features": "none"})
     assert main(["train", config]) == 0

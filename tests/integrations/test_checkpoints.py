@@ -91,7 +91,7 @@ def test_the_last_complete_checkpoint_stays_until_the_next_is_complete(
 
 def test_killed_runs_end_as_one_never_killed() -> None:
     done = subprocess.run(
-        [sys.executable, str(KILLS), "--kills", "3"], capture_output=True, text=True, timeout=280, check=False
+        [sys.executable, str(KILLS), "--kills", "3"], capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     kills, runs = map(int, re.findall(r"(\d+) kills of (\d+) runs", done.stdout)[0])

@@ -33,10 +33,20 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     return found
 
 
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node=2"],
+    "accelerate": [
+        *("accelerate.commands.launch", "--config_file"),
+        *(str(Path(__file__).parents[2] / "examples" / "launch" / "four_gpus.yaml"), "--num_processes=2"),
+    ],
+}
+
+
 @pytest.mark.slow
-def test_the_command_line_in_two_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_command_line_in_two_processes(tmp_path: Path, launcher: str) -> None:
     config = write_run(tmp_path)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "colm"]
+    command = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "colm"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
     for again in ([], ["--resume", "training.max_steps=8"]):
         done = subprocess.run(

@@ -75,17 +75,6 @@ def test_it_warns_with_the_reason(sizes: dict[str, int], changes: dict[str, Any]
     assert all(warning.advice for warning in found)
 
 
-def test_it_warns_where_names_decide_what_is_kept() -> None:
-    sizes = {f"s{number:02d}": 100 for number in range(40)}
-    found = find_warnings(sizes, SelectionConfig(), expect_pool(sizes, SelectionConfig(), 40, 4))
-    uneven = next(warning for warning in found if warning.title == "Big sources share the budget unevenly")
-    assert "in the order of their names: s0" in uneven.reason
-    together = SelectionConfig(by_source=False)
-    assert uneven.title not in [
-        warning.title for warning in find_warnings(sizes, together, expect_pool(sizes, together, 40, 4))
-    ]
-
-
 def test_a_mixture_that_the_method_is_for_has_no_warning() -> None:
     sizes = {"a": 800, "b": 100, "c": 50}
     assert find_warnings(sizes, SelectionConfig(), expect_pool(sizes, SelectionConfig(), 128, 8)) == []

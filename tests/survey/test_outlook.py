@@ -31,9 +31,13 @@ def enumerate_pools(sizes: dict[str, int], pool: int, keep: int) -> tuple[dict[s
         of_big = {name: held[name] for name in sizes if name not in small and held[name]}
         rows = sum(of_small.values())
         overflow += chance * (rows > keep)
-        kept = source_quotas(of_small, keep) if rows > keep else of_small | source_quotas(of_big, keep - rows)
-        for name, count in kept.items():
-            expected[name] += chance * count
+        for turn in range(50):  # between equals the step decides
+            if rows > keep:
+                kept = source_quotas(of_small, keep, turn)
+            else:
+                kept = of_small | source_quotas(of_big, keep - rows, turn)
+            for name, count in kept.items():
+                expected[name] += chance * count / 50
     return expected, overflow
 
 

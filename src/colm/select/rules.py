@@ -33,6 +33,7 @@ class PickRule(NamedTuple):
     shorten: str = "largest"
     weights: str = "uniform"
     carry: float = 0.0
+    turn: int = 0  # the step, for ties between groups
 
     def group(self, positions: list[int], facts: PoolFacts) -> dict[str, list[int]]:
         """Group positions by source, or put them all in one group."""
@@ -43,7 +44,7 @@ class PickRule(NamedTuple):
     def quotas(self, groups: dict[str, list[int]], budget: int) -> dict[str, int]:
         """Share the budget out in proportion to the groups' rows."""
         counts = {name: len(rows) for name, rows in groups.items()}
-        return source_quotas(counts, min(budget, sum(counts.values())))
+        return source_quotas(counts, min(budget, sum(counts.values())), self.turn)
 
 
 def pick_rows(

@@ -145,20 +145,6 @@ def _why(name: str, sizes: Mapping[str, int], selection: SelectionConfig, outloo
     return f"{sizes[name]:,} rows are {'fewer than' if small else 'at least'} the uniform share of {share:,.0f}"
 
 
-def _kept_share(outlook: Outlook, name: str) -> float:
-    source = outlook.sources[name]
-    return source.in_coreset / source.in_pool
-
-
-def _find_uneven(outlook: Outlook) -> tuple[str, str] | None:
-    """Return the big sources of which most and least are kept, where these shares differ by half or more."""
-    big = [name for name, source in outlook.sources.items() if not source.small]
-    if not big or outlook.overflow >= NOTICED or outlook.keep - outlook.small_rows >= 3 * len(big):
-        return None
-    most, least = (pick(big, key=lambda name: _kept_share(outlook, name)) for pick in (max, min))
-    return (most, least) if _kept_share(outlook, most) >= 1.5 * _kept_share(outlook, least) else None
-
-
 def find_warnings(
     sizes: Mapping[str, int], selection: SelectionConfig, outlook: Outlook, facts: Sequence[SourceFacts] = ()
 ) -> list[Caution]:
@@ -229,18 +215,6 @@ def find_warnings(
                 f"A pool of {outlook.pool} rows has {outlook.small_rows:.2f} rows of small sources on average, so "
                 "there is next to nothing to keep whole.",
                 "Enlarge the pool (gradient_accumulation_steps), or give small sources more weight (data.weights).",
-            )
-        )
-    uneven = _find_uneven(outlook)
-    if uneven is not None:
-        often, seldom = uneven
-        found.append(
-            Caution(
-                "Big sources share the budget unevenly",
-                "There is about a row or less for each big source in a pool, and sources that tie for a row get it in "
-                f"the order of their names: {often} keeps {_kept_share(outlook, often):.0%} of its rows, {seldom} "
-                f"{_kept_share(outlook, seldom):.0%}.",
-                "Enlarge the pool, raise keep, or set by_source: false, which picks from all big sources as one.",
             )
         )
     repeated = [f"{source.name} ({source.duplicates:.0%})" for source in facts if source.duplicates > 0.1]

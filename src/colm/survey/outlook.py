@@ -64,7 +64,7 @@ def expect_pool(
     """
     if pool_rows < 1:
         raise ConfigError(f"A pool of {pool_rows} rows can not be described; it must have at least 1.")
-    sizes = dict(sorted(sizes.items()))  # the selector's order, which ties of quotas follow
+    sizes = dict(sorted(sizes.items()))
     names, counts = list(sizes), np.array(list(sizes.values()))
     total = int(counts.sum())
     pool = min(pool_rows, total)
@@ -73,7 +73,8 @@ def expect_pool(
     last = selection.keep_schedule[-1][0] if selection.keep_schedule else 0
     keep = selection.kept_rows(pool, slots, step=int(last))
     drawn = np.random.default_rng(seed).multivariate_hypergeometric(counts, pool, size=DRAWS, method="marginals")
-    kept = np.mean([_keep(row, of_small, keep, by_source=selection.by_source) for row in drawn], axis=0)
+    held = [_keep(row, of_small, keep, turn, by_source=selection.by_source) for turn, row in enumerate(drawn)]
+    kept = np.mean(held, axis=0)
     small_total = int(counts[of_small].sum())
     overflow = float(hypergeom.sf(keep, total, small_total, pool))
     if overflow < NEVER and kept[~of_small].any():  # small sources are whole, so their expectations need no draws
@@ -97,22 +98,22 @@ def expect_pool(
     )
 
 
-def _keep(row: np.ndarray, of_small: np.ndarray, keep: int, *, by_source: bool) -> np.ndarray:
+def _keep(row: np.ndarray, of_small: np.ndarray, keep: int, turn: int, *, by_source: bool) -> np.ndarray:
     """Return how many rows (S,) of each source are kept of a pool with the counts `row` (S,)."""
     small_rows = int(row[of_small].sum())
     if small_rows > keep:
-        return _share(row * of_small, keep)
+        return _share(row * of_small, keep, turn)
     big = row * ~of_small
     left = min(keep - small_rows, int(big.sum()))
     if by_source or not big.sum():
-        shares: np.ndarray = row * of_small + _share(big, left)
+        shares: np.ndarray = row * of_small + _share(big, left, turn)
         return shares
     pooled: np.ndarray = row * of_small + left * big / big.sum()
     return pooled  # picked from all as one: in proportion, if gradients are alike
 
 
-def _share(row: np.ndarray, budget: int) -> np.ndarray:
-    quotas = source_quotas({str(i): int(count) for i, count in enumerate(row)}, budget)
+def _share(row: np.ndarray, budget: int, turn: int) -> np.ndarray:
+    quotas = source_quotas({str(i): int(count) for i, count in enumerate(row)}, budget, turn)
     return np.array(list(quotas.values()), dtype=float)
 
 
