@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+COLUMN_BYTES = 2**26
+"""Largest (rows, T, h) float32 block of products that is made at a time, unless one row alone is larger."""
 
 
 class GradientPiece(NamedTuple):
@@ -44,10 +47,28 @@ class GradientPiece(NamedTuple):
         assert self.inputs is not None
         return multiply_factors(self.delta[index], self.inputs[index])
 
+    def columns(self, index: Tensor, columns: Tensor) -> Tensor:
+        """Return the gradients of rows `index` (k,) at the coordinates `columns` (h,), as (k, h) float32.
+
+        From factors that takes T h products a row, not the T D of the whole gradient.
+        """
+        if self.whole is not None:
+            return self.whole[index[:, None], columns]
+        assert self.delta is not None
+        assert self.inputs is not None
+        at_output, at_input = columns // self.inputs.shape[-1], columns % self.inputs.shape[-1]
+        run = max(1, COLUMN_BYTES // (4 * self.inputs.shape[1] * max(1, len(columns))))
+        parts = [
+            (self.delta[rows][..., at_output].float() * self.inputs[rows][..., at_input].float()).sum(1)
+            for rows in torch.split(index, run)
+        ]
+        return torch.cat(parts)
+
     def finite(self) -> Tensor:
         """Return which rows can be squared and stay finite, (n,) bool."""
         if self.whole is not None:
-            return torch.isfinite(self.whole.square()).all(1)
+            # The largest magnitude is found without a copy; a NaN is below nothing.
+            return torch.linalg.vector_norm(self.whole, torch.inf, dim=1) < torch.finfo(self.whole.dtype).max ** 0.5
         assert self.delta is not None
         assert self.inputs is not None
         return torch.isfinite(self.delta).flatten(1).all(1) & torch.isfinite(self.inputs).flatten(1).all(1)
@@ -144,14 +165,24 @@ class PieceFeatures:
 
     def rows(self, indices: Tensor) -> Tensor:
         """Return the rows `indices` (k,) int64 as (k, D) float32."""
-        out = torch.empty(len(indices), self._dim, device=self._device)
+        return self._gather(indices, self._dim, lambda piece, index: piece.rows(index))
+
+    def columns(self, indices: Tensor, columns: Tensor) -> Tensor:
+        """Return the rows `indices` (k,) int64 at the coordinates `columns` (h,) int64, as (k, h) float32."""
+        return self._gather(indices, len(columns), lambda piece, index: piece.columns(index, columns))
+
+    def _gather(self, indices: Tensor, width: int, read: Callable[[GradientPiece, Tensor], Tensor]) -> Tensor:
         by_piece: dict[int, tuple[list[int], list[int]]] = {}
         for target, position in enumerate(indices.tolist()):
             number, row = self._where[position]
             targets, rows = by_piece.setdefault(number, ([], []))
             targets.append(target)
             rows.append(row)
+        if len(by_piece) == 1:  # as good as always where a chunk is a few rows; spares a copy
+            ((number, (_, rows)),) = by_piece.items()
+            return read(self._pieces[number], torch.tensor(rows, device=self._device))
+        out = torch.empty(len(indices), width, device=self._device)
         for number, (targets, rows) in by_piece.items():
             index = torch.tensor(rows, device=self._device)
-            out[torch.tensor(targets, device=self._device)] = self._pieces[number].rows(index)
+            out[torch.tensor(targets, device=self._device)] = read(self._pieces[number], index)
         return out
