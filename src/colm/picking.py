@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from colm.facts import PoolFacts
 from colm.features.adam import AdamConstants, fold_in, to_adam_steps
+from colm.features.factors import blocks
 from colm.features.sketch import Sketch, draw_sketch
 from colm.features.sparsify import largest_coordinates
 from colm.gather import gather_rows, sum_over_ranks
@@ -20,12 +21,6 @@ from colm.select.rules import PickRule, pick_rows
 from colm.types import AdamHistory, Features
 
 logger = logging.getLogger(__name__)
-
-CHUNK_BYTES = 2**26
-"""Largest (rows, D) float32 block that is made at a time, unless one row alone is larger."""
-
-CHUNK_BYTES_CPU = 2**20
-"""The same on a CPU, where a block that stays in the cache through all passes is several times as fast."""
 
 
 class Picks(NamedTuple):
@@ -198,7 +193,7 @@ def _summarise(
     total = torch.zeros(features.dim, device=features.device)
     squares = torch.zeros((), device=features.device)
     parts: list[Tensor] = []
-    for chunk in _chunks(held, features):
+    for chunk in blocks(held, features.dim, features.device):
         block = _normalise(features.rows(chunk), history, constants)
         total += block.sum(0)
         squares += torch.dot(block.flatten(), block.flatten())
@@ -228,21 +223,14 @@ def _sum_picks(
     """
     total = torch.zeros(features.dim, device=features.device)
     gradients, squares = (total.clone(), total.clone()) if constants is not None else (total, total)
-    for chunk in _chunks(held, features):
+    for chunk in blocks(held, features.dim, features.device):
         block = features.rows(chunk)
         if constants is not None:
             gradients += block.sum(0)
-            squares += torch.linalg.vector_norm(block, dim=0).square_()
+            squares += block.square().sum(0)
         total += _normalise(block, history, constants).sum(0)
     total = sum_over_ranks(total)
     if constants is None:
         return total, None
     mean, mean_square = sum_over_ranks(gradients) / picked, sum_over_ranks(squares) / picked
     return total, fold_in(mean, mean_square, history, constants)
-
-
-def _chunks(rows: Tensor, features: Features) -> Iterator[Tensor]:
-    """Cut row numbers into runs whose (rows, D) float32 block has at most CHUNK_BYTES."""
-    most = CHUNK_BYTES_CPU if features.device.type == "cpu" else CHUNK_BYTES
-    if len(rows):
-        yield from torch.split(rows, max(1, most // (4 * features.dim)))

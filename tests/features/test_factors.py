@@ -42,10 +42,14 @@ def test_columns_are_those_of_the_rows(kind: str, rows: list[int], columns: list
     torch.testing.assert_close(features.columns(index, chosen), matrix[index][:, chosen], rtol=1e-5, atol=1e-6)
 
 
-def test_blocks_of_columns_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("whole", [0, 200])
+@pytest.mark.parametrize("size", [1, 2**20])
+def test_columns_of_factors_either_way(monkeypatch: pytest.MonkeyPatch, whole: int, size: int) -> None:
     features, matrix = pool("factors", 0)
-    monkeypatch.setattr(factors, "COLUMN_BYTES", 1)
-    torch.testing.assert_close(features.columns(torch.arange(7), torch.arange(12)), matrix)
+    monkeypatch.setattr(factors, "WHOLE", whole)
+    monkeypatch.setattr(factors, "BLOCK_BYTES_CPU", size)
+    rows, columns = torch.tensor([6, 0, 1, 1]), torch.tensor([3, 11, 0])
+    torch.testing.assert_close(features.columns(rows, columns), matrix[rows][:, columns])
 
 
 @pytest.mark.parametrize("kind", ["whole", "factors", "spsa"])
