@@ -11,7 +11,7 @@ LAYERS = [
     {"types", "errors", "config", "schedule"},
     {"batch", "losses", "sources", "gather", "sharding", "record", "methods", "answers", "sandbox"},
     {"features", "select", "facts", "exchange", "data", "models", "state"},
-    {"picking", "survey"},
+    {"picking", "survey", "reuse"},
     {"selector"},
     {"replay"},
     {"integrations", "report", "evaluate"},

@@ -69,3 +69,11 @@ def test_bad_names() -> None:
         method_settings("colm+pools=0", BASE)
     with pytest.raises(ConfigError, match="Unknown selection setting 'kep'"):
         method_settings("colm+kep=1", BASE)
+
+
+@pytest.mark.parametrize("method", ["control", "random", "colm-spsa", "colm"])
+def test_a_method_without_a_plain_pass_reuses_no_forward(method: str) -> None:
+    selection = SelectionConfig(reuse_forward=True, reuse_offload=True).to_dict()
+    settings = method_settings(method, {"selection": selection, "training": {}})
+    reused = settings["selection"]["reuse_forward"], settings["selection"]["reuse_offload"]
+    assert reused == (method == "colm", method == "colm")

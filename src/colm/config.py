@@ -147,6 +147,14 @@ class SelectionConfig:
     """Labelled tokens that go through the output head at a time in the selection pass, at least 1.
     Default: as many as make 256 MiB of float32 logits."""
 
+    reuse_forward: bool = False
+    """With gradient checkpointing: keep the layers' inputs from the selection pass and train the kept rows from them,
+    so that their forward is not paid twice. Takes memory for the layers' inputs of the whole pool, as checkpointing
+    the pool in one micro-batch does; see `reuse_offload`. Needs a model without dropout, and padding on the right."""
+
+    reuse_offload: bool = False
+    """Hold what `reuse_forward` keeps in host memory, at the cost of copying it there and back."""
+
     log_sources: bool = True
     """Write each source's figures into the Trainer's log: rows, tokens, loss and shares. With hundreds of
     sources these are many; ``selection.jsonl`` has them in any case."""
@@ -190,12 +198,20 @@ class SelectionConfig:
             ("shorten", ShortenName),
         ):
             _require_choice(name, getattr(self, name), get_args(choices))
-        for name in ("adam", "by_source", "log_sources"):
+        for name in ("adam", "by_source", "log_sources", "reuse_forward", "reuse_offload"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be true or false.")
         if self.features == "none" and self.pick != "medoids":
             raise ConfigError(
                 f"pick={self.pick!r} needs features to pick by, but features='none' draws at random; choose features."
+            )
+        if self.reuse_offload and not self.reuse_forward:
+            raise ConfigError("reuse_offload=True moves what reuse_forward keeps; set reuse_forward=True too.")
+        if self.reuse_forward and self.features in ("none", "spsa"):
+            reason = "runs no selection pass" if self.features == "none" else "runs the last layer with changed weights"
+            raise ConfigError(
+                f"reuse_forward=True trains from the selection pass's forward, but features={self.features!r} {reason};"
+                " use features='exact', or set reuse_forward=False."
             )
         if self.loss == "token" and (self.weights != "uniform" or self.balance):
             raise ConfigError(

@@ -81,6 +81,8 @@ def method_settings(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"pools={pools!r} in the method {name!r} must be a whole number of at least 1.")
     settings = copy.deepcopy(dict(values))
     selection = dict(settings["selection"]) | _PLAIN | dict(method.selection) | changed
+    if selection["features"] in ("none", "spsa"):  # there is no forward that could be trained from
+        selection |= {"reuse_forward": False, "reuse_offload": False} | changed
     if "keep" in method.selection or "keep" in changed:
         selection["keep_count"] = None
     elif "keep_count" in changed:

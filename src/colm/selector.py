@@ -33,6 +33,7 @@ from colm.features.selection_pass import GRADIENTS, run_selection_pass
 from colm.features.site import ValueSite
 from colm.features.spsa import site_for_copies
 from colm.picking import NO_PICKS, Picks, pick_at_random, pick_from_features
+from colm.reuse.forward import ForwardReuse
 from colm.select.rules import PickRule
 from colm.select.weighting import weigh_picks
 from colm.sharding import check_sharding
@@ -92,6 +93,7 @@ class CoresetSelector:
     ) -> None:
         self.config = config or SelectionConfig()
         self.state = SelectionState()
+        self._reuse: ForwardReuse | None = None
         self.model = model
         self.optimizer = optimizer
         self.source_sizes: dict[str, int] | None = None
@@ -123,6 +125,11 @@ class CoresetSelector:
         if getattr(self, "_model", None) is model:
             return
         check_sharding(model)
+        if self._reuse is not None:
+            self._reuse.end(warn=False)  # the other model's layers get their checkpoint function back
+        self._reuse = None
+        if self.config.reuse_forward:
+            self._reuse = ForwardReuse(model, offload=self.config.reuse_offload)
         self._model = model
         self.state.forget_features()  # of another model's weight
         self.site: ValueSite | None = None
@@ -164,6 +171,8 @@ class CoresetSelector:
         start = time.perf_counter()
         pool = Pool(batches, self.pad_token_id)
         facts = share_facts(pool, sources, dataset_index, self.source_sizes)
+        if self._reuse is not None:
+            self._reuse.begin(pool)
         counts, picks = self._choose(pool, facts)
         coreset = self._weigh(facts, counts, picks)
         record = self._record(facts, coreset, picks, time.perf_counter() - start)
@@ -181,8 +190,12 @@ class CoresetSelector:
         if self.config.weighs:
             pool = weigh_rows(pool, coreset)
         share = share_rows(pool, coreset.indices.tolist())
-        by_length = share.pool.by_length(share.positions)
-        return [share.pool.collate(run) for run in split_evenly(by_length, len(pool.batches))]
+        runs = split_evenly(share.pool.by_length(share.positions), len(pool.batches))
+        kept = [share.pool.collate(run) for run in runs]
+        if self._reuse is not None:
+            max_tokens = self.config.pass_tokens or pool.largest_batch_tokens()
+            self._reuse.keep(share.pool, runs, kept, held=len(pool), max_tokens=max_tokens)
+        return kept
 
     def follow_sizes(self, source_sizes: Mapping[str, int]) -> None:
         """Take the sources' sizes, by which they are small or big; those of a stream change as it is read.
@@ -197,6 +210,8 @@ class CoresetSelector:
     def reset(self) -> None:
         """Forget all steps, for a training that starts anew."""
         self.state.reset()
+        if self._reuse is not None:
+            self._reuse.end()
 
     def commit(self, *, stepped: bool = True) -> StepRecord:
         """Make the last `select` count, after the optimiser's step, and return its record.
@@ -208,6 +223,8 @@ class CoresetSelector:
         Raises:
             ConfigError: there was no `select` since the last commit.
         """
+        if self._reuse is not None:
+            self._reuse.end()
         return self.state.commit(stepped=stepped)
 
     def state_dict(self) -> dict[str, Any]:
@@ -264,7 +281,10 @@ class CoresetSelector:
         local = [p - facts.first for p in big if facts.is_local(p)]
         drawn_at = 0 if self.config.spsa_directions == "fixed" else self.state.step
         generator = self._generator(drawn_at, stream=1)
-        features = run_selection_pass(self.model, self.site, pool, local, self.config, generator=generator)
+        recording = None if self._reuse is None else self._reuse.recording
+        features = run_selection_pass(
+            self.model, self.site, pool, local, self.config, generator=generator, recording=recording
+        )
         history = self.state.history or empty_history(features.dim, features.device)
         rule = self._rule
         if self.config.features not in GRADIENTS:

@@ -76,6 +76,11 @@ def test_ranks_train_as_one(worlds: dict[int, Any], world: int, case: str) -> No
     loose = case == "fitted"
     for a, b in zip(one["gradients"], several["gradients"], strict=True):
         assert float((a - b).norm() / a.norm()) < (1e-2 if loose else 1e-4)
+    if case == "reuse":  # the forward is another one, what is trained is the same
+        plain = worlds[world]["exact"]["lines"]
+        assert [line["kept"] for line in several["lines"]] == [line["kept"] for line in plain]
+        for a, b in zip(worlds[world]["exact"]["gradients"], several["gradients"], strict=True):
+            assert float((a - b).norm() / a.norm()) < 1e-4
     for a, b in zip(one["weights"], several["weights"], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 if loose else 1e-5)
     assert several["evaluation"] == pytest.approx(one["evaluation"], rel=1e-5)

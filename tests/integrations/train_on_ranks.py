@@ -21,6 +21,8 @@ CASES: dict[str, dict[str, Any]] = {
     "exact": {},
     "represented": {"features": "none", "weights": "represented"},
     "fitted": {**PRESETS["matched"], "weights": "fitted", "coordinates": 200},
+    # Kept rows that come from another rank have no stored forward on theirs.
+    "reuse": {"reuse_forward": True},
     # One source after the other: ranks that hold only small sources, or no row of some source.
     "in order": {},
 }
@@ -57,6 +59,7 @@ def train(folder: Path, name: str, world: int) -> dict[str, Any]:
             "gradient_accumulation_steps": 4 // world,
             "max_steps": 7,
             "max_grad_norm": 0.0,
+            "gradient_checkpointing": name == "reuse",
             "train_sampling_strategy": "sequential" if name == "in order" else "random",
         },
         train_dataset=data.sort("source", reverse=True) if name == "in order" else data,

@@ -180,6 +180,24 @@ def changed_output(module: nn.Module, change: Callable[[Any], Any]) -> Iterator[
         handle.remove()
 
 
+@contextmanager
+def watched_calls(
+    modules: Sequence[nn.Module],
+    called: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None],
+    returned: Callable[[nn.Module, Any], None],
+) -> Iterator[None]:
+    """Within the block, `called` is told of the modules' calls, `returned` of their outputs; neither changes them."""
+    handles = [module.register_forward_pre_hook(called, with_kwargs=True) for module in modules]
+    handles += [
+        module.register_forward_hook(lambda module, args, output: returned(module, output)) for module in modules
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def output_gradient(captured: Captured) -> Tensor:
     """Return the gradient of each row's loss at the site's output, (n, uses * T, fused outputs).
 

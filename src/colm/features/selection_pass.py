@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import nn
 
@@ -37,6 +40,7 @@ def run_selection_pass(
     config: SelectionConfig,
     *,
     generator: torch.Generator,
+    recording: Callable[[list[list[int]]], AbstractContextManager[None]] | None = None,
 ) -> Features:
     """Return the features of `rows`, numbered in the order of their positions.
 
@@ -47,6 +51,7 @@ def run_selection_pass(
         rows: positions in the pool.
         config: names the features, and the sizes of the pass.
         generator: of SPSA's directions, the same on every rank.
+        recording: a context, made from the row positions of the pass's micro-batches, that watches their forwards.
     """
     max_tokens = config.pass_tokens or pool.largest_batch_tokens()
     if config.features == "spsa":
@@ -62,7 +67,8 @@ def run_selection_pass(
 
     groups = list(pool.group(rows, max_tokens))
     most = most_over_ranks(len(groups), pool.device) if is_sharded(model) else len(groups)
-    features = run(groups)
+    with recording(groups) if recording is not None else nullcontext():
+        features = run(groups)
     shortest = pool.by_length(range(len(pool)))[-1]
     for _ in range(most - len(groups)):
         run([[shortest]])  # the other ranks wait for its part of the weights

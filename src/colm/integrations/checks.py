@@ -67,11 +67,31 @@ def check_trainer(trainer: Any, selection: SelectionConfig) -> None:
         )
     if not getattr(args, "average_tokens_across_devices", True) and args.world_size > 1:
         raise ConfigError("average_tokens_across_devices=False weighs ranks, not examples; set it to True.")
+    if selection.reuse_forward:
+        _check_reuse(trainer)
     pool = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     rows = len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else pool  # a stream fills its pools
     selection.check_pool(pool, args.gradient_accumulation_steps * args.world_size)
     if rows < pool and selection.keep_count is not None and selection.keep_count > rows:
         raise ConfigError(f"keep_count={selection.keep_count} is above the {rows} rows of the data; lower it.")
+
+
+def _check_reuse(trainer: Any) -> None:
+    """Refuse what would leave `reuse_forward` without layers to work on; the model itself the selector looks at."""
+    args = trainer.args
+    named = ("activation_checkpointing", "gradient_checkpointing")  # the newer name first
+    if not any(getattr(args, name, False) for name in named) and not any(
+        getattr(module, "gradient_checkpointing", False) for module in trainer.model.modules()
+    ):
+        raise ConfigError(
+            "reuse_forward=True saves a forward of gradient checkpointing, which is off; set "
+            "gradient_checkpointing=True in the training arguments, or reuse_forward=False."
+        )
+    if getattr(args, "torch_compile", False):
+        raise ConfigError(
+            "torch_compile=True builds in the layers' checkpoint function, which reuse_forward=True exchanges at each "
+            "step; set one of them to False."
+        )
 
 
 def _check_parallelism(trainer: Any) -> None:

@@ -1,0 +1,86 @@
+"""A training forward whose layers' outputs are known, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from colm.errors import ConfigError, UnsupportedModelError
+from colm.reuse.recompute import LayerCall, Precision, run_known
+
+
+class KnownForward:
+    """The states of one micro-batch, handed out as its layers are called.
+
+    Args:
+        states: inputs of all layers and the output of the last, (n, T, d) each, on the device or in host memory.
+        used: (n, T), tokens that are no padding; None for all.
+        precision: autocast in the layers when the states were made.
+        parts: by layer whose output is a tuple, of how many parts; all but the first are None.
+        unchecked: names of layers whose second run has not been compared with the first yet; each is, once.
+    """
+
+    def __init__(
+        self,
+        states: list[Tensor],
+        used: Tensor | None,
+        precision: Precision | None,
+        parts: dict[str, int],
+        unchecked: set[str],
+    ) -> None:
+        self._states: list[Tensor | None] = list(states)
+        self._used = used
+        self._precision = precision
+        self._parts = parts
+        self._unchecked = unchecked
+
+    def run(self, number: int, name: str, layer: nn.Module, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Return layer `number`'s known output for its place in the forward, see `run_known`.
+
+        Raises:
+            ConfigError: autocast is another one than in the selection pass.
+            UnsupportedModelError: the layer has other inputs that gradients go through.
+        """
+        hidden, rest = args[0], args[1:]
+        precision = Precision.of(hidden.device.type)
+        if self._precision is not None and precision != self._precision:
+            raise ConfigError(
+                f"The selection pass ran in {_describe(self._precision)} and training runs in {_describe(precision)}, "
+                "but reuse_forward=True trains from the pass's hidden states; call select() and take() under the "
+                "autocast of the training forward, or set reuse_forward=False."
+            )
+        given = tree_leaves((rest, getattr(function, "args", ()), getattr(function, "keywords", {})))
+        if any(isinstance(value, Tensor) and value.requires_grad for value in given):
+            raise UnsupportedModelError(
+                f"{name} has inputs besides its hidden states that gradients go through, which reuse_forward=True would"
+                " lose; set reuse_forward=False."
+            )
+        stored, output = self._states[number], self._states[number + 1]
+        assert stored is not None
+        assert output is not None
+        self._states[number] = None  # from here on held by the graph alone
+        expected = output if name in self._unchecked else None
+        self._unchecked.discard(name)
+        last = number == len(self._states) - 2
+        call = LayerCall(name, function, rest, precision, _hand_out(output, hidden, last=last), expected, self._used)
+        known = run_known(call, hidden, stored, [p for p in layer.parameters() if p.requires_grad])
+        return (known, *[None] * (self._parts[name] - 1)) if name in self._parts else known
+
+
+def _hand_out(output: Tensor, hidden: Tensor, *, last: bool) -> Tensor:
+    """Return the values that a layer's caller sees, on the device of `hidden`.
+
+    The next layer takes its own stored input, so of values in host memory only the last layer's are fetched: what would
+    read the others finds not-a-number.
+    """
+    if last or output.device == hidden.device:
+        return output.to(hidden.device, non_blocking=True).detach()
+    return torch.full((), torch.nan, dtype=output.dtype, device=hidden.device).expand(output.shape)
+
+
+def _describe(precision: Precision) -> str:
+    return f"autocast to {precision.dtype}" if precision.enabled else "no autocast"

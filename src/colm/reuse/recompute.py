@@ -1,0 +1,118 @@
+"""A layer's checkpoint whose forward was already run: its output is known, its backward runs the layer again.
+
+The reentrant form of `torch.utils.checkpoint`, but for two things. The forward returns what is stored. And the layer's
+weights are inputs of the function, so that their gradients come out of the outer backward as everyone else's do:
+DistributedDataParallel's hooks and `torch.autograd.grad` see nothing unusual. Random state is not replayed, because
+dropout is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from colm.errors import UnsupportedModelError
+
+TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
+"""How far a layer's second output may be from its first one, relative in l2 norm; `LOOSE` in lower precision."""
+
+LOOSE = 5e-2
+
+
+class Precision(NamedTuple):
+    """Autocast as it was at some moment, which a layer that runs again needs."""
+
+    kind: str  # of device
+    enabled: bool
+    dtype: torch.dtype  # float32 where it is off
+
+    @staticmethod
+    def of(kind: str) -> Precision:
+        """Return autocast as it is now, for devices of `kind`."""
+        enabled = torch.is_autocast_enabled(kind)
+        return Precision(kind, enabled, torch.get_autocast_dtype(kind) if enabled else torch.float32)
+
+    def context(self) -> torch.autocast:
+        """Return a context with this autocast."""
+        return torch.autocast(self.kind, dtype=self.dtype if self.enabled else None, enabled=self.enabled)
+
+
+class LayerCall(NamedTuple):
+    """One call of a checkpointed layer in training, and what the selection pass knows of it."""
+
+    name: str
+    function: Callable[..., Any]  # the layer's forward, from the hidden states and `rest`
+    rest: tuple[Any, ...]  # positional arguments after the hidden states
+    precision: Precision
+    output: Tensor  # (n, T, d), what the function below returns
+    expected: Tensor | None  # (n, T, d), to compare the second run with; None where that was done before
+    used: Tensor | None  # (n, T), tokens that are no padding; None for all
+
+
+def run_known(call: LayerCall, hidden: Tensor, stored: Tensor, parameters: list[Tensor]) -> Tensor:
+    """Return the layer's known output, (n, T, d), with a backward that runs the layer again from `stored`.
+
+    Args:
+        call: the layer and its output.
+        hidden: (n, T, d), what the layer is given in training; only its place in autograd's graph counts.
+        stored: (n, T, d), what it was given in the selection pass, there or in host memory.
+        parameters: the layer's trained weights.
+    """
+    output: Tensor = _KnownLayer.apply(call, hidden, stored, *parameters)  # type: ignore[no-untyped-call]
+    return output
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """Return a layer's hidden states, if its output is these alone, or a tuple of these and nothing."""
+    if isinstance(output, tuple | list) and output and all(part is None for part in output[1:]):
+        output = output[0]
+    return output if isinstance(output, Tensor) else None
+
+
+class _KnownLayer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, call: LayerCall, hidden: Tensor, stored: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.call, ctx.parameters, ctx.device = call, parameters, hidden.device
+        ctx.save_for_backward(stored)
+        return call.output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        call: LayerCall = ctx.call
+        (stored,) = ctx.saved_tensors
+        hidden = stored.to(ctx.device, non_blocking=True).detach().requires_grad_(ctx.needs_input_grad[1])
+        with torch.enable_grad(), call.precision.context():
+            output = first_tensor(call.function(hidden, *call.rest))
+        assert output is not None
+        _check_second_run(call, output.detach())
+        wanted = [tensor for tensor in (hidden, *ctx.parameters) if tensor.requires_grad]
+        found = iter(torch.autograd.grad(output, wanted, gradient, allow_unused=True))
+        gradients = [next(found) if tensor.requires_grad else None for tensor in (hidden, *ctx.parameters)]
+        return (None, gradients[0], None, *gradients[1:])
+
+
+def _check_second_run(call: LayerCall, output: Tensor) -> None:
+    """Compare the layer's second run with its first.
+
+    Raises:
+        UnsupportedModelError: they differ, so that gradients would be wrong.
+    """
+    if call.expected is None:
+        return
+    expected = call.expected.to(output.device)
+    difference, size = output.float() - expected.float(), expected.float()
+    if call.used is not None:
+        used = call.used.to(output.device)[..., None] != 0
+        difference, size = difference * used, size * used
+    error = float(difference.norm() / size.norm().clamp_min(1e-30))
+    if output.dtype != expected.dtype or not error <= TOLERANCES.get(output.dtype, LOOSE):
+        raise UnsupportedModelError(
+            f"{call.name} gives another output in training than in the selection pass (relative difference "
+            f"{error:.1e}, {output.dtype} and {expected.dtype}), so reuse_forward=True would train on wrong gradients. "
+            "It may draw at random, or read what another layer wrote; set reuse_forward=False."
+        )
