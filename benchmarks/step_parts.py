@@ -7,6 +7,7 @@ package shows.
 from __future__ import annotations
 
 import pickle
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from colm import example_mean
+from colm.models import load_model
 
 Batch = dict[str, Tensor]
 
@@ -30,8 +32,18 @@ class Shape(NamedTuple):
     dtype: str = "float32"
 
 
+SMOLLM2 = Shape(layers=30, hidden=576, intermediate=1536, heads=9, vocabulary=49_152)
+"""Stands for the pretrained model, which has 3 key-value heads."""
+
+
 def build_model(shape: Shape, *, lora: bool, tokens: int) -> Any:
     torch.manual_seed(0)
+    pretrained = shape._replace(dtype=SMOLLM2.dtype) == SMOLLM2
+    model: Any = load_model("demo", dtype=shape.dtype) if pretrained else build_llama(shape, tokens)
+    return get_peft_model(model, LoraConfig(r=16, target_modules="all-linear")) if lora else model
+
+
+def build_llama(shape: Shape, tokens: int) -> Any:
     model: Any = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=shape.vocabulary,
@@ -42,12 +54,12 @@ def build_model(shape: Shape, *, lora: bool, tokens: int) -> Any:
             num_key_value_heads=shape.heads,
             max_position_embeddings=max(tokens, 128),
         )
-    ).to(getattr(torch, shape.dtype))
-    return get_peft_model(model, LoraConfig(r=16, target_modules="all-linear")) if lora else model
+    )
+    return model.to(getattr(torch, shape.dtype))
 
 
 def draw_pool(shape: Shape, *, rows: int, micro_batches: int, tokens: int, shortest: float, seed: int) -> list[Batch]:
-    """Draw rows of uniformly distributed lengths, the first fourth of each without labels, padded as a collator does."""
+    """Draw rows of uniformly distributed lengths, the first fourth of each unlabelled, padded as a collator does."""
     generator = torch.Generator().manual_seed(seed)
     batches = []
     for number in range(micro_batches):
@@ -85,7 +97,7 @@ def group_by_length(rows: list[Batch], groups: int) -> list[Batch]:
     """Collate rows of like length together, in `groups` micro-batches of as even sizes as can be."""
     ordered = sorted(rows, key=lambda row: -len(row["labels"]))
     bounds = [round(len(ordered) * i / groups) for i in range(groups + 1)]
-    return [collate(ordered[a:b]) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+    return [collate(ordered[a:b]) for a, b in pairwise(bounds) if b > a]
 
 
 def bare(model: Any) -> Any:
@@ -156,8 +168,8 @@ def run_official(model: Any, batches: list[Batch], keep: int, state: OfficialSta
     """Select as the official implementation does, step by step: its costs, not its code.
 
     Two evaluations of the last layer and of the head at all positions (SPSA, one direction); the whole matrix of
-    gradients, Adam-normalised; the h largest coordinates; gathers that pickle; facility location on the CPU from a dense
-    matrix of l1 distances, one pick at a time.
+    gradients, Adam-normalised; the h largest coordinates; gathers that pickle; facility location on the CPU from a
+    dense matrix of l1 distances, one pick at a time.
     """
     model.eval()
     inner, weight = bare(model), value_map(model).weight
