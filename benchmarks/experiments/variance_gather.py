@@ -13,7 +13,7 @@ from colm import example_mean
 from colm.batch import Pool
 from colm.cli.settings import load_settings
 from colm.data.load import read_rows, tokenize_rows
-from colm.features.adam import AdamConstants, adam_step
+from colm.features.adam import AdamConstants, to_adam_steps
 from colm.features.locate import locate_value_site
 from colm.features.sketch import draw_sketch
 from colm.features.sparsify import largest_coordinates
@@ -142,7 +142,7 @@ class Gathering:
             history = AdamHistory(state["exp_avg"].flatten(), state["exp_avg_sq"].flatten(), step)
         else:
             history = AdamHistory(torch.zeros(self.site.dim), torch.zeros(self.site.dim), 0)
-        steps = adam_step(last, history, AdamConstants(0.9, 0.999, 1e-8)).step
+        steps = to_adam_steps(last.clone(), history, AdamConstants(0.9, 0.999, 1e-8))
         found = torch.zeros(len(last), COORDINATES)
         for source in set(sources):
             rows = torch.tensor([i for i, name in enumerate(sources) if name == source])

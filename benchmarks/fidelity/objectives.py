@@ -21,7 +21,7 @@ import torch
 from study import ADAM, Method, Record, by_quota, interval, matrix, random_curve
 from torch import Tensor
 
-from colm.features.adam import adam_step
+from colm.features.adam import to_adam_steps
 from colm.select.baselines import largest_rows
 from colm.select.direction import match_direction
 from colm.select.facility import medoids_of_distances, pairwise_distances
@@ -150,7 +150,7 @@ def study_stage(pools: list[Record], steps: list[Record]) -> dict[str, Tensor]:
     for number, pool in enumerate(pools):
         last: Tensor = pool["features"]
         full = pool["products"].diagonal().sqrt()
-        known = Knowledge(last, adam_step(last, history, ADAM).step, pool["losses"], full, pool)
+        known = Knowledge(last, to_adam_steps(last.clone(), history, ADAM), pool["losses"], full, pool)
         for name, rule in RULES.items():
             generator = torch.Generator().manual_seed(number)
             draws = DRAWS if "random" in name or "sampled" in name else 1

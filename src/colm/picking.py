@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from colm.facts import PoolFacts
-from colm.features.adam import AdamConstants, adam_step
+from colm.features.adam import AdamConstants, fold_in, to_adam_steps
+from colm.features.factors import blocks
 from colm.features.sketch import Sketch, draw_sketch
 from colm.features.sparsify import largest_coordinates
 from colm.gather import gather_rows, sum_over_ranks
@@ -20,9 +21,6 @@ from colm.select.rules import PickRule, pick_rows
 from colm.types import AdamHistory, Features
 
 logger = logging.getLogger(__name__)
-
-CHUNK_BYTES = 2**26
-"""Largest (rows, D) float32 block that is made at a time, unless one row alone is larger."""
 
 
 class Picks(NamedTuple):
@@ -128,10 +126,7 @@ def pick_from_features(
         if rule.weights == "fitted":
             stands_for = weights.tolist()
     held = torch.tensor(sorted(row_of[p] for p in picks if p in row_of), dtype=torch.int64)
-    total, moments = _sum_picks(features, held, history, constants)
-    following = None
-    if moments is not None:  # the mean of the picked rows' moments, as in the paper's code
-        following = AdamHistory(moments[0] / len(picks), moments[1] / len(picks), history.updates + 1)
+    total, following = _sum_picks(features, held, len(picks), history, constants)
     return Picks(picks, stands_for, following, sorted(broken), left_over, *match.cosines(total))
 
 
@@ -195,50 +190,47 @@ def _summarise(
 ) -> _Group:
     """Take one group's rows at its h coordinates, or their sketches, (len(held), h) float32; sums are over all D."""
 
-    def normalised() -> Iterator[Tensor]:
-        for chunk in _chunks(held, features.dim):
-            gradients = features.rows(chunk)
-            yield gradients if constants is None else adam_step(gradients, history, constants).step
-
     total = torch.zeros(features.dim, device=features.device)
     squares = torch.zeros((), device=features.device)
     parts: list[Tensor] = []
-    for block in normalised():
+    for chunk in blocks(held, features.dim, features.device):
+        block = _normalise(features.rows(chunk), history, constants)
         total += block.sum(0)
-        squares += block.square().sum()
+        squares += torch.dot(block.flatten(), block.flatten())
         if sketch is not None:
             parts.append(sketch.apply(block))
     total = sum_over_ranks(total)
     width = sketch.size if sketch is not None else min(coordinates, features.dim)
-    if sketch is None:
+    if sketch is None and len(held):
         columns = largest_coordinates(total / rows, coordinates)
-        # The rows are made a second time rather than held: (n, D) may not fit.
-        parts = [block[:, columns] for block in normalised()]
+        narrow = AdamHistory(history.m[columns], history.v[columns], history.updates)
+        parts = [_normalise(features.columns(held, columns), narrow, constants)]
     sparse = torch.cat(parts) if parts else total.new_zeros(0, width)
     return _Group(sparse, total, sum_over_ranks(squares), rows)
 
 
+def _normalise(gradients: Tensor, history: AdamHistory, constants: AdamConstants | None) -> Tensor:
+    """Normalise gradients (k, D) in their place, if they are to be."""
+    return gradients if constants is None else to_adam_steps(gradients, history, constants)
+
+
 def _sum_picks(
-    features: Features, held: Tensor, history: AdamHistory, constants: AdamConstants | None
-) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """Return the sum of the picks' normalised features, and those of their Adam moments, over all ranks; (D,) each."""
+    features: Features, held: Tensor, picked: int, history: AdamHistory, constants: AdamConstants | None
+) -> tuple[Tensor, AdamHistory | None]:
+    """Return the sum of the picks' normalised features (D,) over all ranks, and the history with them.
+
+    The history becomes the mean of the picked rows' moments, as in the paper's code.
+    """
     total = torch.zeros(features.dim, device=features.device)
-    m, v = (total.clone(), total.clone()) if constants is not None else (total, total)
-    for chunk in _chunks(held, features.dim):
-        gradients = features.rows(chunk)
-        if constants is None:
-            total += gradients.sum(0)
-            continue
-        moments = adam_step(gradients, history, constants)
-        total += moments.step.sum(0)
-        m += moments.m.sum(0)
-        v += moments.v.sum(0)
+    gradients, squares = (total.clone(), total.clone()) if constants is not None else (total, total)
+    for chunk in blocks(held, features.dim, features.device):
+        block = features.rows(chunk)
+        if constants is not None:
+            gradients += block.sum(0)
+            squares += block.square().sum(0)
+        total += _normalise(block, history, constants).sum(0)
+    total = sum_over_ranks(total)
     if constants is None:
-        return sum_over_ranks(total), None
-    return sum_over_ranks(total), (sum_over_ranks(m), sum_over_ranks(v))
-
-
-def _chunks(rows: Tensor, dim: int) -> Iterator[Tensor]:
-    """Cut row numbers into runs whose (rows, D) float32 block has at most CHUNK_BYTES."""
-    if len(rows):
-        yield from torch.split(rows, max(1, CHUNK_BYTES // (4 * dim)))
+        return total, None
+    mean, mean_square = sum_over_ranks(gradients) / picked, sum_over_ranks(squares) / picked
+    return total, fold_in(mean, mean_square, history, constants)

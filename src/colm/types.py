@@ -37,7 +37,11 @@ class Features(Protocol):
         ...
 
     def rows(self, indices: Tensor) -> Tensor:
-        """Return the rows `indices` (k,) int64 as (k, D) float32."""
+        """Return the rows `indices` (k,) int64 as (k, D) float32, which the caller may overwrite."""
+        ...
+
+    def columns(self, indices: Tensor, columns: Tensor) -> Tensor:
+        """Return the rows `indices` (k,) int64 at the coordinates `columns` (h,) int64, as (k, h) float32."""
         ...
 
     def finite(self) -> Tensor:

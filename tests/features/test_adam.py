@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colm.features.adam import AdamConstants, adam_constants, adam_step, empty_history
+from colm.features.adam import AdamConstants, adam_constants, empty_history, fold_in, to_adam_steps
 from colm.types import AdamHistory
 
 
@@ -31,15 +31,18 @@ def test_equals_the_step_of_torch_adam(updates: int, beta1: float, beta2: float,
     }
     parameter.grad = gradient.clone()
     optimizer.step()
-    moments = adam_step(gradient[None], history, AdamConstants(beta1, beta2, eps))
-    torch.testing.assert_close(-moments.step[0], parameter.detach(), rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(moments.m[0], optimizer.state[parameter]["exp_avg"])
-    torch.testing.assert_close(moments.v[0], optimizer.state[parameter]["exp_avg_sq"])
+    constants = AdamConstants(beta1, beta2, eps)
+    moments = fold_in(gradient, gradient.square(), history, constants)
+    step = to_adam_steps(gradient[None], history, constants)
+    torch.testing.assert_close(-step[0], parameter.detach(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(moments.m, optimizer.state[parameter]["exp_avg"])
+    torch.testing.assert_close(moments.v, optimizer.state[parameter]["exp_avg_sq"])
+    assert moments.updates == updates + 1
 
 
 def test_the_first_step_is_the_sign() -> None:
     gradients = torch.tensor([[3.0, -0.2, 0.0]])
-    step = adam_step(gradients, empty_history(3, torch.device("cpu")), AdamConstants(0.9, 0.999, 1e-8)).step
+    step = to_adam_steps(gradients, empty_history(3, torch.device("cpu")), AdamConstants(0.9, 0.999, 1e-8))
     torch.testing.assert_close(step, torch.tensor([[1.0, -1.0, 0.0]]))
 
 

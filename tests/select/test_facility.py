@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from colm.errors import ConfigError
-from colm.select.facility import facility_location, pairwise_distances
+from colm.select.facility import facility_location, medoids_of_distances, pairwise_distances
 
 
 def slow_distances(x: Tensor, metric: str) -> Tensor:
@@ -62,6 +62,21 @@ def test_each_pick_has_the_largest_gain_and_the_lower_row_wins_a_tie(n: int, see
         gains = [value(similarity, [*chosen, j]) if j not in chosen else -1.0 for j in range(n)]
         assert pick == gains.index(max(gains))
         chosen.append(pick)
+
+
+@given(st.integers(0, 40), st.integers(1, 4), st.booleans(), st.integers(0, 2**31 - 1))
+def test_gains_that_are_followed_are_those_computed_anew(n: int, d: int, whole: bool, seed: int) -> None:
+    x = torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+    distances = pairwise_distances(x.round() if whole else x)  # rounded: duplicates, ties, gains of zero
+    for budget in {0, n // 2, n}:
+        anew = medoids_of_distances(distances, budget, follow=False).tolist()
+        assert medoids_of_distances(distances, budget, follow=True).tolist() == anew
+
+
+def test_large_pools_follow_their_gains() -> None:
+    x = torch.randn(600, 8, generator=torch.Generator().manual_seed(2))
+    anew = medoids_of_distances(pairwise_distances(x), 300, follow=False)
+    assert facility_location(x, 300).tolist() == anew.tolist()
 
 
 def test_same_objective_as_submodlib_at_128() -> None:

@@ -18,33 +18,42 @@ class AdamConstants(NamedTuple):
     eps: float
 
 
-class AdamMoments(NamedTuple):
-    """Each example's moments and its normalised step."""
-
-    m: Tensor  # (n, D) float32
-    v: Tensor  # (n, D) float32
-    step: Tensor  # (n, D) float32
-
-
-def adam_step(gradients: Tensor, history: AdamHistory, constants: AdamConstants) -> AdamMoments:
-    """Return, for each example, Adam's moments and step if its gradient were the next one.
+def to_adam_steps(gradients: Tensor, history: AdamHistory, constants: AdamConstants) -> Tensor:
+    """Turn each example's gradient into Adam's step if it were the next one, in the place of the gradients.
 
     m_i = b1 m + (1 - b1) g_i, v_i = b2 v + (1 - b2) g_i^2, both bias-corrected for the step number
     ``history.updates + 1``; the step is m_i / (sqrt(v_i) + eps), without the learning rate.
 
     Args:
-        gradients: (n, D) float32.
+        gradients: (n, D) float32; overwritten, since a copy of it may be the largest tensor of the selection.
         history: moments of the examples kept so far, (D,) each.
         constants: of the optimiser that trains the weight.
+
+    Returns:
+        `gradients`, which are now the steps.
 
     Source: CoLM, section 4.3, equation 10.
     """
     beta1, beta2, eps = constants
     t = history.updates + 1
-    m = beta1 * history.m + (1 - beta1) * gradients
-    v = beta2 * history.v + (1 - beta2) * gradients.square()
-    step = (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + eps)
-    return AdamMoments(m, v, step)
+    # Both divisions of the bias correction are taken into the factors, which saves two passes.
+    first, second = 1 / (1 - beta1**t), 1 / (1 - beta2**t)
+    sizes = gradients.square().mul_((1 - beta2) * second).add_(history.v, alpha=beta2 * second).sqrt_().add_(eps)
+    return gradients.mul_((1 - beta1) * first).add_(history.m, alpha=beta1 * first).div_(sizes)
+
+
+def fold_in(mean: Tensor, mean_square: Tensor, history: AdamHistory, constants: AdamConstants) -> AdamHistory:
+    """Return the mean of the moments that the picked rows have, each after its own gradient.
+
+    Args:
+        mean: of the picked rows' gradients, (D,) float32.
+        mean_square: of their squares, (D,) float32.
+        history: before them.
+        constants: of the optimiser that trains the weight.
+    """
+    m = constants.beta1 * history.m + (1 - constants.beta1) * mean
+    v = constants.beta2 * history.v + (1 - constants.beta2) * mean_square
+    return AdamHistory(m, v, history.updates + 1)
 
 
 def empty_history(dim: int, device: torch.device) -> AdamHistory:

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+BLOCK_BYTES = 2**26
+"""Largest block of float32 that is made at a time, unless one row alone is larger."""
+
+BLOCK_BYTES_CPU = 2**20
+"""The same on a CPU, where a block that stays in the cache through all passes is several times as fast."""
+
+WHOLE = 200
+"""D / h up to which a product of factors and a choice of its columns take less time than gathering their factors."""
+
+
+def blocks(rows: Tensor, width: int, device: torch.device) -> Iterator[Tensor]:
+    """Cut row numbers (n,) into runs whose (rows, width) float32 block is not too large for its device."""
+    most = BLOCK_BYTES_CPU if device.type == "cpu" else BLOCK_BYTES
+    if len(rows):
+        yield from torch.split(rows, max(1, most // (4 * max(1, width))))
 
 
 class GradientPiece(NamedTuple):
@@ -39,15 +55,34 @@ class GradientPiece(NamedTuple):
     def rows(self, index: Tensor) -> Tensor:
         """Return the gradients of rows `index` (k,) as (k, D) float32."""
         if self.whole is not None:
-            return self.whole[index]
+            return self.whole.index_select(0, index)  # on a CPU five times as fast as indexing
         assert self.delta is not None
         assert self.inputs is not None
-        return multiply_factors(self.delta[index], self.inputs[index])
+        return multiply_factors(self.delta.index_select(0, index), self.inputs.index_select(0, index))
+
+    def columns(self, index: Tensor, columns: Tensor) -> Tensor:
+        """Return the gradients of rows `index` (k,) at the coordinates `columns` (h,), as (k, h) float32.
+
+        Where D is large, factors are multiplied at these coordinates only.
+        """
+        if self.whole is not None:
+            return self.whole.index_select(1, columns).index_select(0, index)
+        assert self.delta is not None
+        assert self.inputs is not None
+        width, (tokens, d_in) = len(columns), self.inputs.shape[1:]
+        if self.dim <= WHOLE * width:
+            parts = [self.rows(rows).index_select(1, columns) for rows in blocks(index, self.dim, self.device)]
+        else:
+            parts = [
+                (_take(self.delta, rows, columns // d_in) * _take(self.inputs, rows, columns % d_in)).sum(1)
+                for rows in blocks(index, tokens * width, self.device)
+            ]
+        return torch.cat(parts) if parts else self.delta.new_zeros(0, width, dtype=torch.float32)
 
     def finite(self) -> Tensor:
         """Return which rows can be squared and stay finite, (n,) bool."""
         if self.whole is not None:
-            return torch.isfinite(self.whole.square()).all(1)
+            return torch.isfinite(torch.linalg.vector_norm(self.whole, dim=1))  # sums squares, without a copy
         assert self.delta is not None
         assert self.inputs is not None
         return torch.isfinite(self.delta).flatten(1).all(1) & torch.isfinite(self.inputs).flatten(1).all(1)
@@ -65,6 +100,10 @@ class GradientPiece(NamedTuple):
         with _in_float32(delta):
             products = (delta @ delta.mT) * (inputs @ inputs.mT)  # (n, T, T)
         return products.sum((1, 2)).clamp_min(0).sqrt()
+
+
+def _take(factor: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    return factor.index_select(0, rows).index_select(2, columns).float()
 
 
 def multiply_factors(delta: Tensor, inputs: Tensor) -> Tensor:
@@ -144,14 +183,24 @@ class PieceFeatures:
 
     def rows(self, indices: Tensor) -> Tensor:
         """Return the rows `indices` (k,) int64 as (k, D) float32."""
-        out = torch.empty(len(indices), self._dim, device=self._device)
+        return self._gather(indices, self._dim, lambda piece, index: piece.rows(index))
+
+    def columns(self, indices: Tensor, columns: Tensor) -> Tensor:
+        """Return the rows `indices` (k,) int64 at the coordinates `columns` (h,) int64, as (k, h) float32."""
+        return self._gather(indices, len(columns), lambda piece, index: piece.columns(index, columns))
+
+    def _gather(self, indices: Tensor, width: int, read: Callable[[GradientPiece, Tensor], Tensor]) -> Tensor:
         by_piece: dict[int, tuple[list[int], list[int]]] = {}
         for target, position in enumerate(indices.tolist()):
             number, row = self._where[position]
             targets, rows = by_piece.setdefault(number, ([], []))
             targets.append(target)
             rows.append(row)
+        if len(by_piece) == 1:  # as good as always where a chunk is a few rows; spares a copy
+            ((number, (_, rows)),) = by_piece.items()
+            return read(self._pieces[number], torch.tensor(rows, device=self._device))
+        out = torch.empty(len(indices), width, device=self._device)
         for number, (targets, rows) in by_piece.items():
             index = torch.tensor(rows, device=self._device)
-            out[torch.tensor(targets, device=self._device)] = self._pieces[number].rows(index)
+            out[torch.tensor(targets, device=self._device)] = read(self._pieces[number], index)
         return out

@@ -135,6 +135,10 @@ class SpsaFeatures:
         """Return the rows `indices` (k,) int64 as (k, D) float32: the mean of slope times direction."""
         return self.slopes[indices.to(self.device)] @ self._directions / len(self._directions)
 
+    def columns(self, indices: Tensor, columns: Tensor) -> Tensor:
+        """Return the rows `indices` (k,) int64 at the coordinates `columns` (h,) int64, as (k, h) float32."""
+        return self.slopes[indices.to(self.device)] @ self._directions[:, columns] / len(self._directions)
+
     def finite(self) -> Tensor:
         """Return which rows are finite, (n,) bool."""
         return torch.isfinite(self.slopes.square()).all(1)

@@ -10,6 +10,9 @@ from colm.errors import ConfigError
 TIE = 1e-5
 """Gains this close to the best one, relative, are equal: float noise must not decide."""
 
+FOLLOW = 512
+"""Rows from which it pays on a CPU to follow gains instead of computing them anew for each pick."""
+
 
 def pairwise_distances(features: Tensor, metric: str = "l1") -> Tensor:
     """Return the distances (n, n) between the rows of `features` (n, d), in float32.
@@ -18,11 +21,15 @@ def pairwise_distances(features: Tensor, metric: str = "l1") -> Tensor:
         ConfigError: `metric` is not l1, l2 or cosine.
     """
     x = features.float()
-    if metric == "l1":
-        return torch.cdist(x, x, p=1.0)
-    if metric == "l2":
-        # The matrix-product shortcut loses half the digits for near neighbours, which are what matters here.
-        return torch.cdist(x, x, p=2.0, compute_mode="donot_use_mm_for_euclid_dist")
+    if metric in ("l1", "l2"):
+        # On a CPU `pdist` is over ten times as fast as `cdist`. The matrix-product shortcut for l2 would lose half the
+        # digits of near neighbours, which are what matters here.
+        n = len(x)
+        distances = x.new_zeros(n, n)
+        if n > 1:
+            upper = torch.ones(n, n, dtype=torch.bool, device=x.device).triu_(1)
+            distances[upper] = torch.nn.functional.pdist(x, p=1.0 if metric == "l1" else 2.0)
+        return distances + distances.T
     if metric == "cosine":
         unit = torch.nn.functional.normalize(x, dim=1)
         return (1.0 - unit @ unit.T).clamp_min(0.0)
@@ -58,8 +65,17 @@ def facility_location(features: Tensor, budget: int, metric: str = "l1") -> Tens
     return medoids_of_distances(pairwise_distances(features, metric), budget)
 
 
-def medoids_of_distances(distances: Tensor, budget: int) -> Tensor:
+def medoids_of_distances(distances: Tensor, budget: int, *, follow: bool | None = None) -> Tensor:
     """Pick medoids as `facility_location` does, given the distances (n, n) themselves.
+
+    A pick changes only what those rows gain to which it is nearer than all before. On a CPU just these are followed:
+    a row finds a nearer pick about ln k times in k picks, so that the cost is about n^2 ln k, not n^2 k. Elsewhere all
+    gains are computed anew for each pick, which needs no host round trip. The picks are the same.
+
+    Args:
+        distances: (n, n), at least 0, float32.
+        budget: picks, from 0 to n.
+        follow: whether gains are followed; default on a CPU, for n of FOLLOW and more.
 
     Raises:
         ConfigError: the budget is outside [0, n].
@@ -69,18 +85,27 @@ def medoids_of_distances(distances: Tensor, budget: int) -> Tensor:
     picks = torch.zeros(budget, dtype=torch.int64, device=distances.device)
     if budget == 0:
         return picks
+    follow = distances.is_cpu and n >= FOLLOW if follow is None else follow
     similarity = distances.max() - distances  # (n, n)
     covered = similarity.new_zeros(n)  # similarity of each row to its nearest pick
     picked = torch.zeros(n, dtype=torch.bool, device=distances.device)
+    # In float64 differences of float32 are exact, so that gains which are followed end at zero where they should.
+    gains = similarity.sum(0, dtype=torch.float64 if follow else torch.float32)
     for step in range(budget):
-        gains = (similarity - covered[:, None]).clamp_min_(0.0).sum(0)
         gains.masked_fill_(picked, -torch.inf)
         best = gains.max()
         # argmax returns the first maximum, so the lowest of the tied rows.
         pick = (gains >= best - TIE * best.abs()).to(torch.uint8).argmax()
         picks[step] = pick
         picked[pick] = True
-        covered = torch.maximum(covered, similarity[:, pick])
+        nearer = torch.maximum(covered, similarity[:, pick])
+        if follow:
+            rows = (nearer > covered).nonzero()[:, 0]
+            before, after = covered[rows, None].double(), nearer[rows, None].double()
+            gains -= similarity[rows].double().clamp_(before, after).sub_(before).sum(0)
+        else:
+            gains = (similarity - nearer[:, None]).clamp_min_(0.0).sum(0)
+        covered = nearer
     return picks
 
 

@@ -11,7 +11,7 @@ from colm.errors import ConfigError
 from colm.facts import PoolFacts, group_by_source
 from colm.select.baselines import largest_rows, middle_rows
 from colm.select.direction import match_direction
-from colm.select.facility import facility_location, pairwise_distances
+from colm.select.facility import medoids_of_distances, pairwise_distances
 from colm.select.quota import source_quotas
 from colm.select.sampling import sample_by_size
 
@@ -70,8 +70,9 @@ def pick_rows(
     sizes = features.norm(dim=1)
     even = torch.full((budget,), n / max(budget, 1), device=features.device)
     if rule.pick == "medoids":
-        rows = facility_location(features, budget, rule.metric)
-        return Picked(rows, _cluster_sizes(features, rows, rule.metric))
+        distances = pairwise_distances(features, rule.metric)
+        rows = medoids_of_distances(distances, budget)
+        return Picked(rows, _cluster_sizes(distances, rows))
     if rule.pick == "largest":
         return Picked(largest_rows(sizes, budget), even)
     if rule.pick == "middle":
@@ -85,9 +86,8 @@ def pick_rows(
     raise ConfigError(f"pick={rule.pick!r} is not one of 'medoids', 'largest', 'middle', 'direction', 'sample'.")
 
 
-def _cluster_sizes(features: Tensor, medoids: Tensor, metric: str) -> Tensor:
+def _cluster_sizes(distances: Tensor, medoids: Tensor) -> Tensor:
     """Return how many rows have each medoid as their nearest one, (k,); the earlier pick of equals."""
     if not len(medoids):
-        return features.new_zeros(0)
-    nearest = pairwise_distances(features, metric)[:, medoids].argmin(1)
-    return torch.bincount(nearest, minlength=len(medoids)).to(features.dtype)
+        return distances.new_zeros(0)
+    return torch.bincount(distances[:, medoids].argmin(1), minlength=len(medoids)).to(distances.dtype)
