@@ -4,8 +4,8 @@
 
 The pool grows on synthetic features, which stand for a full value projection of the Llama that benchmarks/step.py
 measures; a step's time is that of 32 rows there, measured in the same run, times N / 32, since forward and backward
-grow with the rows. The other three are measured as benchmarks/step.py does, on models that fit a CPU. Seconds are of the
-process, on one thread.
+grow with the rows. The other three are measured as benchmarks/step.py does, on models that fit a CPU. Seconds are of
+the process, on one thread.
 """
 
 from __future__ import annotations

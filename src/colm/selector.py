@@ -38,6 +38,7 @@ from colm.select.rules import PickRule
 from colm.select.weighting import weigh_picks
 from colm.sharding import check_sharding
 from colm.sources import balance_sources, find_small_sources
+from colm.stages import PASS, PICK, TAKE, stage
 from colm.state import SelectionState
 from colm.types import Batch, Coreset, StepRecord
 
@@ -186,15 +187,16 @@ class CoresetSelector:
         does not fit fails at once; the padding side stays. Micro-batches differ in size by at most one row. Where
         weights are not uniform, each has a key ``row_weights``, (n,) float32, for `example_mean`.
         """
-        pool = Pool(batches, self.pad_token_id)
-        if self.config.weighs:
-            pool = weigh_rows(pool, coreset)
-        share = share_rows(pool, coreset.indices.tolist())
-        runs = split_evenly(share.pool.by_length(share.positions), len(pool.batches))
-        kept = [share.pool.collate(run) for run in runs]
-        if self._reuse is not None:
-            max_tokens = self.config.pass_tokens or pool.largest_batch_tokens()
-            self._reuse.keep(share.pool, runs, kept, held=len(pool), max_tokens=max_tokens)
+        with stage(TAKE):
+            pool = Pool(batches, self.pad_token_id)
+            if self.config.weighs:
+                pool = weigh_rows(pool, coreset)
+            share = share_rows(pool, coreset.indices.tolist())
+            runs = split_evenly(share.pool.by_length(share.positions), len(pool.batches))
+            kept = [share.pool.collate(run) for run in runs]
+            if self._reuse is not None:
+                max_tokens = self.config.pass_tokens or pool.largest_batch_tokens()
+                self._reuse.keep(share.pool, runs, kept, held=len(pool), max_tokens=max_tokens)
         return kept
 
     def follow_sizes(self, source_sizes: Mapping[str, int]) -> None:
@@ -282,15 +284,16 @@ class CoresetSelector:
         drawn_at = 0 if self.config.spsa_directions == "fixed" else self.state.step
         generator = self._generator(drawn_at, stream=1)
         recording = None if self._reuse is None else self._reuse.recording
-        features = run_selection_pass(
-            self.model, self.site, pool, local, self.config, generator=generator, recording=recording
-        )
+        with stage(PASS):
+            features = run_selection_pass(
+                self.model, self.site, pool, local, self.config, generator=generator, recording=recording
+            )
         history = self.state.history or empty_history(features.dim, features.device)
         rule = self._rule
         if self.config.features not in GRADIENTS:
             rule = rule._replace(coordinates=features.dim)
         importance = {p: self._importance(facts, p) for p in big} if self.config.balance else None
-        with torch.autocast(features.device.type, enabled=False):  # the caller's is for the model alone
+        with stage(PICK), torch.autocast(features.device.type, enabled=False):  # the caller's is for the model alone
             return pick_from_features(
                 features,
                 big,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -211,3 +212,26 @@ def test_replay_trains_on_the_recorded_rows_to_the_same_weights(
     assert "already holds a run" in capsys.readouterr().err
     assert main(["replay", str(run), "--overwrite", "seed=1"]) == 2
     assert "is not the recorded one" in capsys.readouterr().err
+
+
+def test_a_profile_shows_the_stages_of_a_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_run(tmp_path)
+    assert main(["train", config, "--profile", "training.max_steps=6"]) == 0
+    shown = capsys.readouterr().out
+    assert "mean of 3 steps after 2" in shown
+    table = (tmp_path / "run" / "profile.txt").read_text()
+    names = ["fetching the pool", "selection pass", "picking", "taking rows", "training", "Optimizer.step#AdamW.step"]
+    times = {
+        name: float(re.search(rf"^{name} +([\d.]+) ms", table, re.MULTILINE).group(1)) for name in [*names, "step"]
+    }
+    assert 0.5 * times["step"] < sum(times[name] for name in names) <= times["step"]
+    assert times["training"] > times["picking"] > 0
+    assert "aten::mm" in table
+    trace = json.loads((tmp_path / "run" / "profile_trace.json").read_text())
+    assert {"colm: selection pass", "colm: training"} <= {event.get("name") for event in trace["traceEvents"]}
+
+
+def test_a_run_that_is_too_short_has_no_profile(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert main(["train", write_run(tmp_path), "--profile", "training.max_steps=1"]) == 0
+    assert "ended before step 3, so there is no profile" in caplog.text
+    assert not (tmp_path / "run" / "profile.txt").exists()

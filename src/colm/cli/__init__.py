@@ -28,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     again = train.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint")
     again.add_argument("--overwrite", action="store_true", help="delete the run that the output folder holds")
+    train.add_argument(
+        "--profile", action="store_true", help="profile steps 3 to 5: where their time goes, and a trace"
+    )
     sources = _add(commands, "sources", "show the mixture before training", nargs="?")
     sources.add_argument("--out", metavar="FILE", help="default: sources.html in the output folder; see --cluster")
     sources.add_argument(
@@ -78,7 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "train":
             from colm.cli.train import train_command
 
-            train_command(options.config, options.overrides, resume=options.resume, overwrite=options.overwrite)
+            train_command(
+                options.config,
+                options.overrides,
+                resume=options.resume,
+                overwrite=options.overwrite,
+                profile=options.profile,
+            )
         elif options.command == "plan":
             from colm.cli.plan import plan_command
 

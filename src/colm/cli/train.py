@@ -16,7 +16,14 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from rich.table import Table
-from transformers import DataCollatorForSeq2Seq, PrinterCallback, ProgressCallback, TrainingArguments, set_seed
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 from colm.cli.kept import describe_kept
 from colm.cli.prepare import PreparedData, prepare_data
@@ -25,6 +32,7 @@ from colm.errors import ColmError, ConfigError, StoppedEarly
 from colm.integrations.checkpoints import last_complete_checkpoint
 from colm.integrations.evaluation import EvaluationRecorder, SourceTrainer, peak_memory
 from colm.integrations.preemption import StopOnSignal
+from colm.integrations.profiling import TABLE_NAME, TRACE_NAME, StepProfiler
 from colm.models import build_tiny_model, load_model
 from colm.record import (
     ANSWER_LINES_NAME,
@@ -43,11 +51,14 @@ from colm.sources import find_small_sources
 logger = logging.getLogger(__name__)
 
 
-def train_command(config: str, overrides: Sequence[str], *, resume: bool, overwrite: bool) -> None:
+def train_command(
+    config: str, overrides: Sequence[str], *, resume: bool, overwrite: bool, profile: bool = False
+) -> None:
     """Train as the configuration says, save, and print the summary table."""
     settings = load_settings(config, overrides)
     checkpoint = check_output(settings.output_dir, resume=resume, overwrite=overwrite)
-    summary = train(settings, checkpoint)
+    profiler = StepProfiler(settings.output_dir) if profile and _is_first_rank() else None
+    summary = train(settings, checkpoint, callbacks=[profiler] if profiler else [])
     if not _is_first_rank():
         return
     console = Console()
@@ -57,6 +68,8 @@ def train_command(config: str, overrides: Sequence[str], *, resume: bool, overwr
         f"{summary['steps']} steps in {summary['seconds']:.0f} s, of which selection {share:.0%}. "
         f"Saved in {settings.output_dir}."
     )
+    if profiler is not None and profiler.report is not None:
+        print(f"\n{profiler.report}\n\nOperations: {TABLE_NAME}; trace: {TRACE_NAME}, for ui.perfetto.dev.")
 
 
 def check_output(folder: Path, *, resume: bool, overwrite: bool) -> Path | None:
@@ -89,7 +102,13 @@ def _run_files(folder: Path) -> list[Path]:
     return [folder / name for name in names if (folder / name).exists()] + list(folder.glob("checkpoint-*"))
 
 
-def train(settings: RunSettings, checkpoint: Path | None = None, *, replay: Path | None = None) -> dict[str, Any]:
+def train(
+    settings: RunSettings,
+    checkpoint: Path | None = None,
+    *,
+    replay: Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> dict[str, Any]:
     """Run one training and return what `summary.json` holds.
 
     Args:
@@ -97,6 +116,7 @@ def train(settings: RunSettings, checkpoint: Path | None = None, *, replay: Path
         checkpoint: to go on from. Without one, a run that the folder holds is deleted, once data, model and settings
             have been checked.
         replay: a record whose choices are trained on, instead of selecting.
+        callbacks: more of the Trainer's.
 
     Raises:
         StoppedEarly: SIGTERM came; the checkpoint of the step is written.
@@ -108,7 +128,8 @@ def train(settings: RunSettings, checkpoint: Path | None = None, *, replay: Path
     trainer = build_trainer(settings, model, data, replay=replay)
     folder = settings.output_dir
     if _is_first_rank():
-        stale = [folder / name for name in (ANSWERS_NAME, ANSWER_LINES_NAME, HARNESS_NAME) if (folder / name).exists()]
+        names = (ANSWERS_NAME, ANSWER_LINES_NAME, HARNESS_NAME, TABLE_NAME, TRACE_NAME)
+        stale = [folder / name for name in names if (folder / name).exists()]
         for path in [*_run_files(folder), *stale] if checkpoint is None else stale:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         folder.mkdir(parents=True, exist_ok=True)
@@ -124,7 +145,8 @@ def train(settings: RunSettings, checkpoint: Path | None = None, *, replay: Path
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     stop = StopOnSignal()
-    trainer.add_callback(stop)
+    for callback in (stop, *callbacks):
+        trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.stopped and trainer.state.global_step < trainer.state.max_steps:
         raise StoppedEarly(

@@ -42,6 +42,7 @@ from colm.integrations.streams import RunningSizes, encode_stream, is_stream
 from colm.record import FILE_NAME, StepLog, to_dict
 from colm.replay import ReplaySelector
 from colm.selector import CoresetSelector
+from colm.stages import FETCH, TRAIN, stage
 
 STATE_NAME = "coreset_state.pt"
 
@@ -123,7 +124,8 @@ class CoresetMixin(_TrainerSeams):
             self.control.should_training_stop = True
             return [], None
         self._step_start = time.perf_counter()
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        with stage(FETCH):
+            batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
         batches[-1] = self._without_repeats(batches[-1])
@@ -135,6 +137,12 @@ class CoresetMixin(_TrainerSeams):
         coreset = self.selector.select(plain, sources, dataset_index=index)
         kept = self.selector.take(batches, coreset)  # with the codes, by which losses are known by source
         return kept, self._get_num_items_in_batch(kept, device)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Name the forward and backward of a micro-batch for a profiler."""
+        with stage(TRAIN):
+            loss: Tensor = super().training_step(*args, **kwargs)
+        return loss
 
     def _without_repeats(self, batch: Any) -> Any:
         """Take the rows out of training that accelerate repeats where an epoch's rows do not fill the last batches.
