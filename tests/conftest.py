@@ -20,6 +20,12 @@ torch.set_num_threads(1)  # the models are tiny, and tests run side by side
 VOCABULARY = 64
 
 
+@pytest.fixture(autouse=True)
+def gradients_in_factors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep gradients in factors where these are smaller, as with large models, though tiny ones fit whole."""
+    monkeypatch.setattr("colm.features.factors.SMALL_BYTES", 0)
+
+
 def tiny_model(family: str = "llama", *, lora: bool = False, seed: int = 0, **changes: Any) -> Any:
     """Build a randomly initialised model of two or three layers; LoRA's B is drawn, not zero."""
     from transformers import (

@@ -54,6 +54,29 @@ def test_small_rows_are_kept_whole_and_big_ones_by_quota(model: Any) -> None:
     assert record.kept["tiny"] == [6]
 
 
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "LoRA"])
+@pytest.mark.parametrize("preset", ["colm", "matched"])
+def test_gradients_kept_whole_pick_as_those_in_factors(
+    preset: str, lora: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for size in (0, 2**24):
+        monkeypatch.setattr("colm.features.factors.SMALL_BYTES", size)
+        selector = CoresetSelector(
+            tiny_model("llama", lora=lora), SelectionConfig.from_dict({"preset": preset, "coordinates": 40}), SIZES
+        )
+        picks = []
+        for seed in (0, 1, 2):
+            coreset = selector.select(ragged_batch(LENGTHS, seed=seed), SOURCES)
+            selector.commit()
+            picks.append(coreset.indices.tolist())
+        found.append((picks, selector.state_dict()))
+    (factors, their_state), (whole, state) = found
+    assert whole == factors
+    for name in ("m", "v"):
+        torch.testing.assert_close(state[name], their_state[name])
+
+
 def test_equals_the_method_written_out(model: Any) -> None:
     """Two steps by hand: gradients, Adam with the kept rows' history, coordinates, medoids per source."""
     config = SelectionConfig(coordinates=40)

@@ -14,6 +14,9 @@ BLOCK_BYTES = 2**26
 BLOCK_BYTES_CPU = 2**20
 """The same on a CPU, where a block that stays in the cache through all passes is several times as fast."""
 
+SMALL_BYTES = 2**24
+"""Gradients of a micro-batch that are kept whole, although their factors take less: so they are multiplied once."""
+
 WHOLE = 200
 """D / h up to which a product of factors and a choice of its columns take less time than gathering their factors."""
 
@@ -29,7 +32,7 @@ class GradientPiece(NamedTuple):
     """Per-example weight gradients of one micro-batch, whole or as factors.
 
     The gradient of a linear map's weight is sum_t delta_t x_t^T. The factors take T (d_out + d_in)
-    numbers a row, the matrix d_out d_in: whichever is smaller is kept.
+    numbers a row, the matrix d_out d_in: see `gradient_piece` for which of them is kept.
     """
 
     whole: Tensor | None  # (n, D) float32
@@ -118,10 +121,10 @@ def _in_float32(tensor: Tensor) -> torch.autocast:
 
 
 def gradient_piece(delta: Tensor, inputs: Tensor) -> GradientPiece:
-    """Keep one micro-batch's gradients in the smaller of the two forms."""
-    tokens, d_out = delta.shape[1:]
+    """Keep one micro-batch's gradients in the smaller of the two forms, or whole where that is little."""
+    rows, tokens, d_out = delta.shape
     d_in = inputs.shape[2]
-    if d_out * d_in <= tokens * (d_out + d_in):
+    if d_out * d_in <= tokens * (d_out + d_in) or 4 * rows * d_out * d_in <= SMALL_BYTES:
         return GradientPiece(multiply_factors(delta, inputs), None, None)
     return GradientPiece(None, delta, inputs)
 

@@ -1,0 +1,251 @@
+"""Which ways to make the selection pass cheaper are worth it? Judged by the quality they reach for a second of it.
+
+    python benchmarks/cheaper.py tiny         # the experiments' model on the reasoning mixture, trained in full
+    python benchmarks/cheaper.py smollm2      # SmolLM2-135M on the same rows, with LoRA
+
+Quality is the cosine between the mean gradient of the kept rows, over all trained weights, and that of their pool, less
+what the control reaches (as many rows of each source at random). Half of each pool is kept. Rows are matched
+(`preset: matched` without the small-source rule), since medoids gain nothing over the control. Seconds are of `select`,
+of the process, on one thread. Figures are kept in docs/results/cheaper.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent / "experiments"))
+sys.path.insert(0, str(Path(__file__).parent))
+from peft import LoraConfig, get_peft_model
+from setting import describe_setting
+from variance_gather import Gathering
+
+from colm import CoresetSelector, SelectionConfig, example_mean
+from colm.batch import Pool
+from colm.data.load import tokenize_rows
+from colm.models import load_model, load_tokenizer
+from colm.sources import count_sources
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results" / "cheaper.json"
+MATCHED = SelectionConfig.from_dict({"preset": "matched", "small_sources": "none", "keep": 0.5})
+STALE = 60
+"""Steps since a remembered feature was computed."""
+
+Rows = list[dict[str, torch.Tensor]]
+Select = Callable[[Rows, list[str]], tuple[torch.Tensor, torch.Tensor]]
+
+
+class Bench:
+    """A model, its rows, and pools of them."""
+
+    def __init__(self, kind: str, pool: int) -> None:
+        gathering = Gathering("reasoning")
+        self.sources = gathering.sources
+        self.order, self.pool_size = gathering.order, pool
+        self.micro_batch = 16 if kind == "tiny" else 4
+        self.earlier: Any = None
+        if kind == "tiny":
+            self.earlier = copy.deepcopy(gathering.model)
+            for step in range(STALE):  # as the experiments train
+                gathering.train(step)
+            self.model, self.tokens = gathering.model, gathering.tokens
+        else:
+            base = load_model("demo", dtype="float32")
+            self.model = get_peft_model(base, LoraConfig(r=16, target_modules="all-linear"))
+            self.tokens = tokens_for("demo")
+        self.sizes = count_sources(self.sources, "source")
+        self.weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self.model.eval()
+
+    def rows(self, number: int) -> tuple[Rows, list[str]]:
+        """Return a pool's micro-batches and its rows' sources."""
+        places = self.order[number * self.pool_size : (number + 1) * self.pool_size]
+        keys = ("input_ids", "attention_mask", "labels")
+        pool = Pool([{key: torch.tensor([self.tokens[p][key]]) for key in keys} for p in places])
+        batches = [
+            pool.collate(list(range(start, min(start + self.micro_batch, len(places)))))
+            for start in range(0, len(places), self.micro_batch)
+        ]
+        return batches, [self.sources[p] for p in places]
+
+    def gradients(self, batches: Rows) -> torch.Tensor:
+        """Return each row's gradient over the trained weights, (n, D)."""
+        found = []
+        for batch in batches:
+            for row in range(len(batch["labels"])):
+                used = int(batch["attention_mask"][row].sum())
+                ids, labels = (batch[key][row : row + 1, :used] for key in ("input_ids", "labels"))
+                logits = self.model(input_ids=ids).logits
+                example_mean(logits, labels, num_examples=1).backward()
+                found.append(torch.cat([weight.grad.flatten() for weight in self.weights]))
+                self.model.zero_grad()
+        return torch.stack(found)
+
+    def select(self, config: SelectionConfig = MATCHED, model: Any = None) -> Select:
+        """Return a selection, with a memory of its own."""
+        selector = CoresetSelector(model if model is not None else self.model, config, self.sizes)
+
+        def run(batches: Rows, sources: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+            coreset = selector.select(batches, sources)
+            selector.commit()
+            return coreset.indices, coreset.weights
+
+        return run
+
+
+def tokens_for(model: str) -> list[dict[str, list[int]]]:
+    """Tokenise the mixture's rows for another model; the order stays, and no row may be lost."""
+    from colm.cli.settings import load_settings
+    from colm.data.load import read_rows
+
+    base = load_settings(str(Path(__file__).parent / "experiments" / "reasoning.yaml"), [])
+    rows = read_rows(base.data["train"])
+    own = tokenize_rows([rows], load_tokenizer(base.model), format_name="auto", max_length=192, source_column="source")
+    theirs = tokenize_rows([rows], load_tokenizer(model), format_name="auto", max_length=512, source_column="source")
+    if len(own) != len(theirs):  # rows that the tiny model's length drops: only the first ones of each stay aligned
+        kept = [
+            row
+            for row, labels in enumerate(
+                tokenize_rows(
+                    [rows], load_tokenizer(base.model), format_name="auto", max_length=10_000, source_column="source"
+                )["labels"]
+            )
+            if any(label != -100 for label in labels[1:192])
+        ]
+        theirs = theirs.select(kept)
+    found: list[dict[str, list[int]]] = theirs.to_list()
+    return found
+
+
+@contextmanager
+def layers_left_out(model: Any, every: int) -> Iterator[None]:
+    """Within the block, one of `every` layers passes its input on, the first and the last ones excepted."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    layers = list(inner.model.layers)
+    for layer in layers[1 : len(layers) - 1 : every]:
+        layer.forward = lambda hidden, *args, **kwargs: hidden
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
+
+
+def cut_labels(batches: Rows, most: int) -> Rows:
+    """Cut rows behind their labelled token of this number."""
+    found = []
+    for batch in batches:
+        labelled = (batch["labels"] != -100).cumsum(1)
+        stays = (labelled < most) | ((labelled == most) & (batch["labels"] != -100))
+        mask = batch["attention_mask"] * stays
+        width = int(mask.sum(1).max())
+        found.append(
+            {
+                "input_ids": batch["input_ids"][:, :width],
+                "attention_mask": mask[:, :width],
+                "labels": batch["labels"].masked_fill(~stays, -100)[:, :width],
+            }
+        )
+    return found
+
+
+def smaller_pool(select: Select, share: float) -> Select:
+    """Select among the first rows of the pool only, as many as before."""
+
+    def run(batches: Rows, sources: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        return select(batches[: math.ceil(share * len(batches))], sources[: math.ceil(share * len(sources))])
+
+    return run
+
+
+def variants(bench: Bench) -> dict[str, tuple[Select, Callable[[], Any]]]:
+    """Return each way's selection, and the context that it runs in."""
+    keep = bench.pool_size // 2
+    fixed = SelectionConfig.from_dict({"preset": "matched", "small_sources": "none", "keep_count": keep})
+
+    def cut(most: int) -> Select:
+        select = bench.select()
+        return lambda batches, sources: select(cut_labels(batches, most), sources)
+
+    found: dict[str, tuple[Select, Callable[[], Any]]] = {
+        "control": (bench.select(SelectionConfig(features="none", small_sources="none", keep=0.5)), nullcontext),
+        "exact": (bench.select(), nullcontext),
+        "one of 2 layers left out": (bench.select(), lambda: layers_left_out(bench.model, 2)),
+        "one of 4 layers left out": (bench.select(), lambda: layers_left_out(bench.model, 4)),
+        "bfloat16 (autocast)": (bench.select(), lambda: torch.autocast("cpu", torch.bfloat16)),
+        "first 16 labelled tokens": (cut(16), nullcontext),
+        "first 4 labelled tokens": (cut(4), nullcontext),
+        "three quarters of the pool": (smaller_pool(bench.select(fixed), 0.75), nullcontext),
+    }
+    if bench.earlier is not None:
+        found[f"features of {STALE} steps ago"] = (bench.select(model=bench.earlier.eval()), nullcontext)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", choices=("tiny", "smollm2"))
+    parser.add_argument("--pools", type=int, default=20)
+    parser.add_argument("--pool", type=int, default=64)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    bench = Bench(args.model, args.pool)
+    ways = variants(bench)
+    cosines: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(args.pools):
+        batches, sources = bench.rows(number)
+        gradients = bench.gradients(batches)
+        pool = gradients.mean(0)
+        for name, (select, context) in ways.items():
+            start = time.process_time()
+            with context():
+                indices, weights = select(batches, sources)
+            seconds[name].append(time.process_time() - start)
+            kept = weights @ gradients[indices]
+            cosines[name].append(float(torch.cosine_similarity(kept, pool, 0)))
+        held = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+        held[args.model] = {
+            "setting": describe_setting("0"),
+            "pools": number + 1,
+            "pool": args.pool,
+            "cosines": cosines,
+            "seconds": seconds,
+        }
+        RESULTS.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
+        print(number, {name: round(values[-1], 4) for name, values in cosines.items()}, flush=True)
+    print(table(held[args.model]))
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return the figures of a model as a Markdown table."""
+    lines = [
+        "| way | cosine | over the control, paired, ± 95 % | seconds, of exact's | gain a second, of exact's |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    control, pools = found["cosines"]["control"], found["pools"]
+    exact = None
+    for name, values in found["cosines"].items():
+        gains = [a - b for a, b in zip(values, control, strict=True)]
+        gain = sum(gains) / pools
+        half = 1.96 * (sum((g - gain) ** 2 for g in gains) / max(1, pools - 1) / pools) ** 0.5
+        cost = sum(found["seconds"][name]) / sum(found["seconds"]["exact"])
+        rate = gain / cost if cost else 0.0
+        exact = rate if name == "exact" else exact
+        shown = f"{rate / exact:.2f}" if exact and name != "control" else "-"
+        lines.append(f"| {name} | {sum(values) / pools:.3f} | {gain:+.3f} ± {half:.3f} | {cost:.2f} | {shown} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
