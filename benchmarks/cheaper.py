@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,24 +142,6 @@ def layers_left_out(model: Any, every: int) -> Iterator[None]:
             layer.__dict__.pop("forward", None)
 
 
-def cut_labels(batches: Rows, most: int) -> Rows:
-    """Cut rows behind their labelled token of this number."""
-    found = []
-    for batch in batches:
-        labelled = (batch["labels"] != -100).cumsum(1)
-        stays = (labelled < most) | ((labelled == most) & (batch["labels"] != -100))
-        mask = batch["attention_mask"] * stays
-        width = int(mask.sum(1).max())
-        found.append(
-            {
-                "input_ids": batch["input_ids"][:, :width],
-                "attention_mask": mask[:, :width],
-                "labels": batch["labels"].masked_fill(~stays, -100)[:, :width],
-            }
-        )
-    return found
-
-
 def smaller_pool(select: Select, share: float) -> Select:
     """Select among the first rows of the pool only, as many as before."""
 
@@ -170,21 +153,19 @@ def smaller_pool(select: Select, share: float) -> Select:
 
 def variants(bench: Bench) -> dict[str, tuple[Select, Callable[[], Any]]]:
     """Return each way's selection, and the context that it runs in."""
-    keep = bench.pool_size // 2
-    fixed = SelectionConfig.from_dict({"preset": "matched", "small_sources": "none", "keep_count": keep})
+    fixed = replace(MATCHED, keep=None, keep_count=bench.pool_size // 2)
 
-    def cut(most: int) -> Select:
-        select = bench.select()
-        return lambda batches, sources: select(cut_labels(batches, most), sources)
-
+    # Of four layers, one of four between the first and the last would be the same as one of two.
+    more = {"one of 4 layers left out": (bench.select(), lambda: layers_left_out(bench.model, 4))}
+    more = {} if bench.earlier is not None else more
     found: dict[str, tuple[Select, Callable[[], Any]]] = {
         "control": (bench.select(SelectionConfig(features="none", small_sources="none", keep=0.5)), nullcontext),
         "exact": (bench.select(), nullcontext),
         "one of 2 layers left out": (bench.select(), lambda: layers_left_out(bench.model, 2)),
-        "one of 4 layers left out": (bench.select(), lambda: layers_left_out(bench.model, 4)),
-        "bfloat16 (autocast)": (bench.select(), lambda: torch.autocast("cpu", torch.bfloat16)),
-        "first 16 labelled tokens": (cut(16), nullcontext),
-        "first 4 labelled tokens": (cut(4), nullcontext),
+        **more,
+        "pass_dtype=bfloat16": (bench.select(replace(MATCHED, pass_dtype="bfloat16")), nullcontext),
+        "pass_labels=16": (bench.select(replace(MATCHED, pass_labels=16)), nullcontext),
+        "pass_labels=4": (bench.select(replace(MATCHED, pass_labels=4)), nullcontext),
         "three quarters of the pool": (smaller_pool(bench.select(fixed), 0.75), nullcontext),
     }
     if bench.earlier is not None:

@@ -117,3 +117,28 @@ def test_no_batch_and_keys_that_can_not_be_regrouped(ragged: Any) -> None:
 def test_a_width_that_equals_the_tokens_once_is_no_token_axis(ragged: Any) -> None:
     batches = [{**ragged([6, 2]), "scores": torch.ones(2, 6)}, {**ragged([4, 3]), "scores": torch.ones(2, 6)}]
     assert Pool(batches).collate([1, 3])["scores"].shape == (2, 6)
+
+
+@given(
+    lengths=st.lists(st.integers(3, 9), min_size=1, max_size=4),  # the first token has no label
+    side=st.sampled_from(["left", "right"]),
+    targets=st.integers(1, 9),
+    masked=st.booleans(),
+)
+def test_rows_are_cut_behind_a_labelled_token(lengths: list[int], side: str, targets: int, masked: bool) -> None:
+    from tests.conftest import one_row, ragged_batch
+
+    batch = ragged_batch(lengths, side=side)
+    whole = Pool(batch)
+    if not masked:
+        batch.pop("attention_mask")
+    cut = Pool(batch).cut_behind(targets)
+    for position, length in enumerate(lengths):
+        labels = whole.collate([position])["labels"][0].tolist()
+        places = [place for place, label in enumerate(labels) if label != -100 and place > 0]
+        end = places[targets - 1] + 1 if len(places) >= targets else length
+        assert cut.labelled[position] == min(targets, len(places))
+        if masked:
+            assert cut.lengths[position] == end
+            row = one_row(cut.collate([position]), 0)
+            assert row["input_ids"].tolist() == whole.collate([position])["input_ids"][:, :end].tolist()

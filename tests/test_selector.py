@@ -488,3 +488,32 @@ def test_the_match_is_the_cosine_in_feature_space_beside_that_of_random_rows(mod
         squares.append(mean.square().sum())
     expected = torch.stack(along).mean() / (torch.stack(squares).mean() * pool.square().sum()).sqrt()
     assert record.match_random == pytest.approx(float(expected), abs=0.01)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_features_of_the_first_labelled_tokens_are_those_of_shorter_rows(model: Any, side: str) -> None:
+    batch = ragged_batch(LENGTHS, side=side)
+    whole = CoresetSelector(model, SelectionConfig(coordinates=40, pass_labels=2), SIZES)
+    picks = whole.select(batch, SOURCES).indices.tolist()
+    cut = CoresetSelector(model, SelectionConfig(coordinates=40), SIZES)
+    shorter = Pool(batch).cut_behind(2).batches[0]
+    assert cut.select(shorter, SOURCES).indices.tolist() == picks
+    taken = whole.take(batch, whole.select(batch, SOURCES))
+    assert max(row["labels"].ne(-100).sum(1).max() for row in taken) > 2  # training sees the rows whole
+    more = CoresetSelector(model, SelectionConfig(coordinates=40, pass_labels=99), SIZES)
+    plain = CoresetSelector(model, SelectionConfig(coordinates=40), SIZES)
+    assert more.select(batch, SOURCES).indices.tolist() == plain.select(batch, SOURCES).indices.tolist()
+
+
+def test_a_selection_pass_in_bfloat16_is_near_and_leaves_the_caller_in_float32(model: Any) -> None:
+    found = {}
+    for dtype in (None, "bfloat16"):
+        selector = CoresetSelector(model, SelectionConfig(pass_dtype=dtype), SIZES)
+        selector.select(pool_of_16(), SOURCES)
+        selector.commit()
+        found[dtype] = selector.state_dict()["m"]
+        assert not torch.is_autocast_enabled("cpu")
+    assert not torch.equal(found[None], found["bfloat16"])
+    assert torch.cosine_similarity(found[None], found["bfloat16"], 0) > 0.5  # perhaps of other rows
+    logits = model(input_ids=pool_of_16()["input_ids"]).logits
+    assert logits.dtype == torch.float32

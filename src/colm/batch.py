@@ -161,6 +161,24 @@ class Pool:
         if group:
             yield group
 
+    def cut_behind(self, targets: int) -> Pool:
+        """Return the pool with each row cut behind its labelled token of this number, at least 1.
+
+        A row with fewer stays as it is, and the side of the padding is kept.
+        """
+        batches = []
+        for batch in self.batches:
+            labelled = batch["labels"] != IGNORE
+            labelled[:, 0] = False  # never a target
+            before = labelled.cumsum(1)
+            stays = (before < targets) | ((before == targets) & labelled)
+            mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"]))
+            cut = {"attention_mask": mask * stays, "labels": batch["labels"].masked_fill(~stays, IGNORE)}
+            batches.append({**batch, **cut})
+        pool = Pool(batches, self.pad_token_id)
+        pool.side = self.side
+        return pool
+
     def _gather(self, key: str, positions: Sequence[int], width: int, side: str) -> Any:
         rows = []
         for position in positions:

@@ -16,6 +16,7 @@ DirectionName = Literal["fresh", "fixed"]
 PickName = Literal["medoids", "largest", "middle", "direction", "sample"]
 WeightName = Literal["uniform", "represented", "relative", "fitted"]
 ShortenName = Literal["largest", "sketch"]
+PassDtypeName = Literal["bfloat16", "float16"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "colm": {"features": "exact"},
@@ -143,6 +144,14 @@ class SelectionConfig:
     """Padded tokens in one micro-batch of the selection pass, at least 1 (a longer row goes
     alone). Default: as many as the largest micro-batch of the pool holds."""
 
+    pass_labels: int | None = None
+    """Labelled tokens of each row, the first ones, at least 1, that the selection pass sees; rows are cut behind
+    them. Default: all. Cheaper features, a little less good; see docs/results/speed.md."""
+
+    pass_dtype: PassDtypeName | None = None
+    """Autocast of the selection pass alone: ``bfloat16`` for a model that is trained in float32. Default: as the
+    training goes, or your own loop's autocast."""
+
     head_chunk_tokens: int | None = None
     """Labelled tokens that go through the output head at a time in the selection pass, at least 1.
     Default: as many as make 256 MiB of float32 logits."""
@@ -182,6 +191,7 @@ class SelectionConfig:
         _require_count("coordinates", self.coordinates, minimum=1)
         _require_count("spsa_probes", self.spsa_probes, minimum=1)
         _require_count("pass_tokens", self.pass_tokens, minimum=1)
+        _require_count("pass_labels", self.pass_labels, minimum=1)
         _require_count("head_chunk_tokens", self.head_chunk_tokens, minimum=1)
         _require_count("seed", self.seed, minimum=0)
         _require_count("warmup_steps", self.warmup_steps, minimum=0)
@@ -205,6 +215,19 @@ class SelectionConfig:
             raise ConfigError(
                 f"pick={self.pick!r} needs features to pick by, but features='none' draws at random; choose features."
             )
+        if self.pass_dtype is not None:
+            _require_choice("pass_dtype", self.pass_dtype, get_args(PassDtypeName))
+            if self.features == "spsa":
+                raise ConfigError(
+                    f"pass_dtype={self.pass_dtype!r} rounds away the differences of losses that features='spsa' lives "
+                    "on; leave it out, or use features='exact'."
+                )
+        for name in ("pass_labels", "pass_dtype"):
+            if self.reuse_forward and getattr(self, name) is not None:
+                raise ConfigError(
+                    f"reuse_forward=True trains from the selection pass's forward, but {name}={getattr(self, name)!r} "
+                    f"makes it another one; leave {name} out, or set reuse_forward=False."
+                )
         if self.reuse_offload and not self.reuse_forward:
             raise ConfigError("reuse_offload=True moves what reuse_forward keeps; set reuse_forward=True too.")
         if self.reuse_forward and self.features in ("none", "spsa"):

@@ -54,6 +54,8 @@ def run_selection_pass(
         recording: a context, made from the row positions of the pass's micro-batches, that watches their forwards.
     """
     max_tokens = config.pass_tokens or pool.largest_batch_tokens()
+    if config.pass_labels is not None:
+        pool = pool.cut_behind(config.pass_labels)
     if config.features == "spsa":
         directions = draw_directions(site, config.spsa_probes, generator)
         # The last layer sees 2 probes copies of each row, so fewer rows go at a time.
@@ -67,9 +69,12 @@ def run_selection_pass(
 
     groups = list(pool.group(rows, max_tokens))
     most = most_over_ranks(len(groups), pool.device) if is_sharded(model) else len(groups)
-    with recording(groups) if recording is not None else nullcontext():
+    precision: AbstractContextManager[object] = nullcontext()
+    if config.pass_dtype is not None:
+        precision = torch.autocast(pool.device.type, dtype=getattr(torch, config.pass_dtype))
+    with precision, recording(groups) if recording is not None else nullcontext():
         features = run(groups)
-    shortest = pool.by_length(range(len(pool)))[-1]
-    for _ in range(most - len(groups)):
-        run([[shortest]])  # the other ranks wait for its part of the weights
+        shortest = pool.by_length(range(len(pool)))[-1]
+        for _ in range(most - len(groups)):
+            run([[shortest]])  # the other ranks wait for its part of the weights
     return features
