@@ -15,6 +15,7 @@ import argparse
 import copy
 import json
 import math
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -33,10 +34,12 @@ from variance_gather import Gathering
 
 from colm import CoresetSelector, SelectionConfig, example_mean
 from colm.batch import Pool
-from colm.data.load import tokenize_rows
+from colm.cli.settings import load_settings
+from colm.data.load import read_rows, tokenize_rows
 from colm.models import load_model, load_tokenizer
 from colm.sources import count_sources
 
+REASONING = Path(__file__).parent / "experiments" / "reasoning.yaml"
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "cheaper.json"
 MATCHED = SelectionConfig.from_dict({"preset": "matched", "small_sources": "none", "keep": 0.5})
 STALE = 60
@@ -50,20 +53,28 @@ class Bench:
     """A model, its rows, and pools of them."""
 
     def __init__(self, kind: str, pool: int) -> None:
-        gathering = Gathering("reasoning")
-        self.sources = gathering.sources
-        self.order, self.pool_size = gathering.order, pool
+        self.pool_size = pool
         self.micro_batch = 16 if kind == "tiny" else 4
         self.earlier: Any = None
         if kind == "tiny":
+            gathering = Gathering("reasoning")
             self.earlier = copy.deepcopy(gathering.model)
             for step in range(STALE):  # as the experiments train
                 gathering.train(step)
-            self.model, self.tokens = gathering.model, gathering.tokens
+            self.model, self.tokens, self.sources = gathering.model, gathering.tokens, gathering.sources
         else:
             base = load_model("demo", dtype="float32")
             self.model = get_peft_model(base, LoraConfig(r=16, target_modules="all-linear"))
-            self.tokens = tokens_for("demo")
+            tokens = tokenize_rows(
+                [read_rows(load_settings(str(REASONING), []).data["train"])],
+                load_tokenizer("demo"),
+                format_name="auto",
+                max_length=512,
+                source_column="source",
+            )
+            self.tokens, self.sources = tokens.to_list(), list(tokens["source"])
+        self.order = list(range(len(self.tokens)))
+        random.Random(0).shuffle(self.order)
         self.sizes = count_sources(self.sources, "source")
         self.weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         self.model.eval()
@@ -102,30 +113,6 @@ class Bench:
             return coreset.indices, coreset.weights
 
         return run
-
-
-def tokens_for(model: str) -> list[dict[str, list[int]]]:
-    """Tokenise the mixture's rows for another model; the order stays, and no row may be lost."""
-    from colm.cli.settings import load_settings
-    from colm.data.load import read_rows
-
-    base = load_settings(str(Path(__file__).parent / "experiments" / "reasoning.yaml"), [])
-    rows = read_rows(base.data["train"])
-    own = tokenize_rows([rows], load_tokenizer(base.model), format_name="auto", max_length=192, source_column="source")
-    theirs = tokenize_rows([rows], load_tokenizer(model), format_name="auto", max_length=512, source_column="source")
-    if len(own) != len(theirs):  # rows that the tiny model's length drops: only the first ones of each stay aligned
-        kept = [
-            row
-            for row, labels in enumerate(
-                tokenize_rows(
-                    [rows], load_tokenizer(base.model), format_name="auto", max_length=10_000, source_column="source"
-                )["labels"]
-            )
-            if any(label != -100 for label in labels[1:192])
-        ]
-        theirs = theirs.select(kept)
-    found: list[dict[str, list[int]]] = theirs.to_list()
-    return found
 
 
 @contextmanager
