@@ -16,6 +16,7 @@ from tests.cli.test_commands import read_lines, write_run
 from tests.cluster.topics import topic_rows
 
 from colm.cli import main
+from colm.cli.cluster import share_in_small
 
 THREE = {"cluster": {"clusters": 3}}
 
@@ -74,6 +75,19 @@ def test_labels_are_made_apart_and_used(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["train", config, "--overwrite", "sources={labels: none.parquet}"]) == 2
     assert "There is no file 'none.parquet' (sources.labels). Make it with colm sources" in capsys.readouterr().err
     assert (tmp_path / "run" / "summary.json").exists()
+
+
+def test_too_many_small_clusters_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("colm.cli.cluster.MUCH", 0.2)
+    write_config(tmp_path)
+    labels = tmp_path / "labels.parquet"
+    command = ["sources", "--cluster", str(tmp_path / "rows.jsonl"), "--out", str(labels)]
+    assert main([*command, "sources.cluster.clusters=12"]) == 0
+    names = pq.read_table(labels)["source"].to_pylist()
+    assert share_in_small(names) > 0.2
+    assert f"hold {share_in_small(names):.0%} of the rows" in " ".join(capsys.readouterr().out.split())
 
 
 def test_embeddings_of_the_tuned_model(tmp_path: Path) -> None:

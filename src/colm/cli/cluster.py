@@ -21,6 +21,9 @@ READ = 20_000
 """Rows whose words are counted, the first ones."""
 BAR = 20
 
+MUCH = 0.4
+"""Share of rows in small clusters above which half of a pool leaves little for the big ones."""
+
 
 def cluster_command(data: str, config: str | None, overrides: Sequence[str], out: str | None) -> None:
     """Cluster a data set, write each row's label to a file, and print the clusters.
@@ -58,10 +61,29 @@ def cluster_command(data: str, config: str | None, overrides: Sequence[str], out
     if labelling.tried:
         console.print(curve_table(labelling.tried, len(set(labelling.names))))
     console.print(_table(Rows(rows.train, settings.data["format"]), labelling.names))
+    share = share_in_small(labelling.names)
+    if share > MUCH:
+        console.print(
+            f"Clusters below the uniform share hold {share:.0%} of the rows. Where selection.keep is not well above "
+            "that, they fill the coreset, and sources that lie in big clusters are hardly trained on: take another "
+            "number of clusters. colm sources CONFIG shows what a coreset will hold.",
+            style="bold",
+            markup=False,
+        )
     new = f", {labelling.new:,} of them by the nearest centroid" if labelling.new else ""
     print(
         f"{len(labelling.names):,} rows labelled{new}. Written to {labels}; use it with sources.labels={Path(labels)}."
     )
+
+
+def share_in_small(names: Sequence[str]) -> float:
+    """Return the share of rows in clusters below the uniform share, which the small-source rule keeps whole.
+
+    >>> share_in_small(["a"] * 6 + ["b", "b", "c"])
+    0.3333333333333333
+    """
+    counts = Counter(names)
+    return sum(count for count in counts.values() if count < len(names) / len(counts)) / len(names)
 
 
 def curve_table(tried: Sequence[Tried], chosen: int) -> Table:
