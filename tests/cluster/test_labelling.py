@@ -127,6 +127,7 @@ def test_a_setting_that_plays_no_part_may_differ(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         (["a b", "c d"], "There are 2 rows, fewer than clusters=3. .* at most 2"),
+        (["a b"] * 5, "There are 5 rows, all of the same text, so there is nothing to cluster"),
         (["a b"] * 50 + ["c d"], "There are 51 rows with 2 distinct texts, fewer than clusters=3"),
         (["1 + 2", "3 + 4", "5 + 6", "7 + 8"], "1 distinct embeddings .tfidf., fewer than clusters=3"),
         (["a b", "  ", "c", "", "d"], "Row 1 has no text to cluster by \\(2 of 5 rows are empty\\)"),

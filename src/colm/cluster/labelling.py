@@ -145,6 +145,11 @@ def _make(
 ) -> SavedLabels:
     distinct = len(np.unique(hashes))
     least = config.range[0]
+    if distinct < 2:
+        raise DataError(
+            f"There are {len(rows)} rows, all of the same text, so there is nothing to cluster. Leave sources.cluster "
+            "out, or check that the columns that tell rows apart are read (data.columns)."
+        )
     if distinct < least:
         what = f"{len(rows)} rows" if distinct == len(rows) else f"{len(rows)} rows with {distinct} distinct texts"
         raise DataError(
