@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import convert_outputs_to_fp32
 from tests.conftest import ragged_batch, tiny_model
 from torch import Tensor
 
@@ -45,3 +46,18 @@ def test_the_pass_saves_less_than_training_on_the_same_rows(lora: bool, layers: 
     selection = saved_bytes(lambda: exact_features(model, site, pool, [list(range(rows))], head_chunk_tokens=64))
     model.train()
     assert selection < saved_bytes(train)
+
+
+@pytest.mark.parametrize("family", ["llama", "phi"])
+def test_the_head_runs_in_chunks_behind_accelerates_autocast(family: str) -> None:
+    """accelerate wraps the forward of a prepared model: logits made in bfloat16 come out as float32."""
+    model = tiny_model(family)
+    model.forward = convert_outputs_to_fp32(torch.autocast("cpu", dtype=torch.bfloat16)(model.forward))
+    site, pool = locate_value_site(model), Pool(ragged_batch([9, 7, 5, 8]))
+    read: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda module, args, output: read.append(args[0].shape[-2]))
+    chunked = exact_features(model, site, pool, [list(range(4))], head_chunk_tokens=4).rows(torch.arange(4))
+    assert len(read) > 4
+    assert max(read) == 4
+    whole = exact_features(model, site, pool, [list(range(4))], head_chunk_tokens=99).rows(torch.arange(4))
+    torch.testing.assert_close(chunked, whole, rtol=1e-2, atol=1e-3)

@@ -63,6 +63,11 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             torch.clear_autocast_cache()
 
 
+def autocast_as_now(kind: str) -> torch.autocast:
+    """Return a context with the autocast that holds for devices of this kind at the moment, on or off."""
+    return torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
+
+
 def run_to_losses(
     model: nn.Module,
     site: ValueSite,
@@ -122,10 +127,7 @@ def run_to_losses(
         if site.head is None:
             return (labelled, *args[1:])
         seen["hidden"] = labelled
-        kind = hidden.device.type
-        precision.append(
-            torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
-        )
+        precision.append(autocast_as_now(hidden.device.type))
         return (hidden[:1, :1].detach(), *args[1:])  # the model's own logits are not needed
 
     handles = [use.register_forward_hook(watch) for use in site.uses]

@@ -91,7 +91,7 @@ def match_head(model: Any, hidden: Tensor, logits: Tensor) -> OutputHead | None:
     if found.shape != logits.shape:
         return None
     # The two differ by rounding only; a forgotten scale or cap changes far more.
-    tolerance = 1e-5 if logits.dtype == torch.float32 else 2e-2
+    tolerance = 1e-5 if logits.dtype == found.dtype == torch.float32 else 2e-2
     difference = (found.float() - logits.float()).abs().max()
     return head if bool(difference <= tolerance * logits.float().abs().max().clamp_min(1e-6)) else None
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from colm.features.capture import run_one_token, undisturbed
+from colm.features.capture import autocast_as_now, run_one_token, undisturbed
 from colm.features.head import OutputHead, match_head, output_module
 
 
@@ -17,12 +17,18 @@ def find_head(model: nn.Module) -> OutputHead | None:
     """Return the output head if it is known to give the model's own logits, checked on one token; else None."""
     head = output_module(model)
     read: list[Tensor] = []
+    precision: list[torch.autocast] = []
     if head is None:
         return None
-    logits = run_one_token(model, {head: lambda module, args, output: read.append(args[0])})
+
+    def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        read.append(args[0])
+        precision.append(autocast_as_now(args[0].device.type))  # accelerate puts one around a model's forward
+
+    logits = run_one_token(model, {head: note})
     if len(read) != 1 or read[0].shape[:-1] != (1, 1):
         return None
-    with undisturbed(model):
+    with undisturbed(model), precision[0]:
         return match_head(model, read[0][0], logits.reshape(1, -1))
 
 
