@@ -51,7 +51,7 @@ test-slow: install $(VENV)/browser/installed $(VENV)/oldest/installed
 
 check: install
 	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/mypy
 
 format: install
