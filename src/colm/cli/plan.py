@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ def plan_command(
         "pool": propose(outlook, memory, coreset=False),
         "coreset_step": propose(outlook, memory, coreset=True),
     }
-    notes = _notes(settings, request)
+    notes = _notes(settings, request, outlook)
     if as_json:
         print(json.dumps(_values(settings, request, outlook, memory, ways, proposals, notes), indent=2))
         return
@@ -104,7 +105,7 @@ def make_request(settings: RunSettings, sequence_length: int | None = None, labe
             checkpointing = dict(training.get(f"{old}_kwargs") or {})
     return Request(
         model=ModelSpec(settings.model, settings.dtype, settings.lora, autocast, checkpointing),
-        selection=settings.selection,
+        selection=replace(settings.selection, reuse_forward=False, reuse_offload=False),
         rows=Rows(sequence_length or settings.data["max_length"], labelled),
         micro_batch=micro_batch,
         micro_batches=micro_batches,
@@ -112,7 +113,7 @@ def make_request(settings: RunSettings, sequence_length: int | None = None, labe
     )
 
 
-def _notes(settings: RunSettings, request: Request) -> list[str]:
+def _notes(settings: RunSettings, request: Request, outlook: Outlook) -> list[str]:
     rows = request.rows
     share = "every token" if rows.labelled == 1 else f"{rows.labelled:.0%} of the tokens"
     notes = [
@@ -127,6 +128,16 @@ def _notes(settings: RunSettings, request: Request) -> list[str]:
     ]
     if settings.selection.features == "none":
         notes.append("features='none': there is no selection pass, so a coreset step is as training its rows.")
+    if settings.selection.reuse_forward:
+        pool = request.micro_batch * request.micro_batches
+        kept = outlook.kept(request.micro_batch, request.micro_batches)
+        row = rows.tokens * outlook.shapes.layer_inputs
+        where = "host's" if settings.selection.reuse_offload else "GPU's"
+        notes.append(
+            f"reuse_forward is not in the table: it takes {show_memory(pool * row)} GiB more of the {where} memory in "
+            f"the selection, for the pool's layer inputs, and {show_memory(kept * row)} GiB in training, and saves a "
+            "forward of the kept rows."
+        )
     return notes
 
 

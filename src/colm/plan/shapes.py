@@ -38,6 +38,13 @@ class Shapes(NamedTuple):
     trained: tuple[Tensor, ...]  # the parameters that are trained
 
     @property
+    def layer_inputs(self) -> int:
+        """Bytes of one token's states at the inputs of all layers and the output of the last."""
+        config = self.model.config.get_text_config()
+        size = next(self.model.parameters()).element_size()
+        return int((config.num_hidden_layers + 1) * config.hidden_size * size)
+
+    @property
     def gradients(self) -> int:
         """Bytes of the gradients, which have the dtype of their parameters."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.trained)
