@@ -140,6 +140,7 @@ EXPERIMENTS = {
             "random-2n",
             *NO_RULE,
             "matched+small_sources=none,pools=4,keep=0.125",
+            "matched+small_sources=none,pools=8,keep=0.0625",
             "matched+small_sources=none,balance=0.3,pools=2,keep=0.25",
             "control+small_sources=none,balance=0.3",
             "matched+small_sources=none,carry=0,pools=2,keep=0.25",
