@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,24 @@ def load_model(name: str, *, dtype: str = "auto") -> Any:
     model.load_state_dict(loaded.state_dict())
     model.name_or_path = ""  # neither a folder nor a hub name that PEFT could look the base up by
     return model
+
+
+def add_lora(model: Any, lora: Mapping[str, Any]) -> Any:
+    """Put LoRA on a causal language model.
+
+    Args:
+        model: bare.
+        lora: fields of `peft.LoraConfig`.
+
+    Raises:
+        ConfigError: they do not fit the model.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    try:
+        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"The lora settings do not fit the model: {error}") from error
 
 
 def load_config(name: str) -> Any:

@@ -12,9 +12,10 @@ from rich.table import Table
 
 from colm.cli.prepare import read_rows_of
 from colm.cli.settings import load_settings, resolve_settings
-from colm.cluster.centroids import Tried
+from colm.cluster.centroids import Tried, find_elbow
 from colm.cluster.rows import Rows
 from colm.errors import ConfigError
+from colm.sources import find_small_sources
 from colm.survey.words import count_words, distinguishing_words
 
 READ = 20_000
@@ -59,7 +60,7 @@ def cluster_command(data: str, config: str | None, overrides: Sequence[str], out
     assert labelling is not None
     console = Console()
     if labelling.tried:
-        console.print(curve_table(labelling.tried, len(set(labelling.names))))
+        console.print(curve_table(labelling.tried))
     console.print(_table(Rows(rows.train, settings.data["format"]), labelling.names))
     share = share_in_small(labelling.names)
     if share > MUCH:
@@ -83,11 +84,12 @@ def share_in_small(names: Sequence[str]) -> float:
     0.3333333333333333
     """
     counts = Counter(names)
-    return sum(count for count in counts.values() if count < len(names) / len(counts)) / len(names)
+    return sum(counts[name] for name in find_small_sources(counts, "auto")) / len(names)
 
 
-def curve_table(tried: Sequence[Tried], chosen: int) -> Table:
+def curve_table(tried: Sequence[Tried]) -> Table:
     """Return the numbers of clusters that were tried, with the criterion as a bar."""
+    chosen = find_elbow(tried)
     table = Table(title=f"{chosen} clusters: the elbow of the mean squared distance")
     for name in ("clusters", "mean squared distance", "silhouette"):
         table.add_column(name, justify="right")
@@ -106,6 +108,7 @@ def _table(rows: Rows, names: Sequence[str]) -> Table:
     for name, row in zip(names, rows.read(0, READ), strict=False):
         texts.setdefault(name, []).append(row.text)
     words = distinguishing_words({name: count_words(held) for name, held in texts.items()})
+    small = find_small_sources(counts, "auto")
     share = len(names) / len(counts)
     table = Table(title=f"{len(counts)} clusters of {len(names):,} rows; uniform share {share:,.0f}")
     table.add_column("cluster", overflow="fold")
@@ -115,6 +118,6 @@ def _table(rows: Rows, names: Sequence[str]) -> Table:
     options: dict[str, Any] = {"overflow": "fold"}
     table.add_column("words", **options)
     for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        size = "small" if count < share else "big"
+        size = "small" if name in small else "big"
         table.add_row(name, size, f"{count:,}", f"{count / len(names):.1%}", ", ".join(words.get(name, [])) or "none")
     return table

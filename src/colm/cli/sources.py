@@ -50,8 +50,8 @@ def sources_command(config: str, overrides: Sequence[str], out: str | None = Non
         page.parent.mkdir(parents=True, exist_ok=True)
     console = Console()
     tried = data.labelling.tried if data.labelling is not None else []
-    if data.labelling is not None and tried:
-        console.print(curve_table(tried, len(set(data.labelling.names))))
+    if tried:
+        console.print(curve_table(tried))
     for table in (_sizes_table(survey), _pool_table(survey), _words_table(survey)):
         console.print(table)
     for warning in survey.warnings:

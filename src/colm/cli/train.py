@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import yaml
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from rich.table import Table
 from transformers import (
@@ -33,7 +32,7 @@ from colm.integrations.checkpoints import last_complete_checkpoint
 from colm.integrations.evaluation import EvaluationRecorder, SourceTrainer, peak_memory
 from colm.integrations.preemption import StopOnSignal
 from colm.integrations.profiling import TABLE_NAME, TRACE_NAME, StepProfiler
-from colm.models import build_tiny_model, load_model
+from colm.models import add_lora, build_tiny_model, load_model
 from colm.record import (
     ANSWER_LINES_NAME,
     ANSWERS_NAME,
@@ -182,10 +181,7 @@ def build_model(settings: RunSettings, tokenizer: Any) -> Any:
         model = load_model(settings.model, dtype=settings.dtype)
     if settings.lora is None:
         return model
-    try:
-        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings.lora))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"The lora settings do not fit the model: {error}") from error
+    model = add_lora(model, settings.lora)
     if settings.training.get("gradient_checkpointing") or settings.training.get("activation_checkpointing"):
         model.enable_input_require_grads()  # a checkpointed layer with a frozen base needs an input with a gradient
     return model

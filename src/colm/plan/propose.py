@@ -83,12 +83,11 @@ def largest(lowest: int, highest: int, size: Callable[[int], int], limit: int) -
     at = min(high, low + 1)
     while low < high:  # low fits; whatever is above high does not
         found = size(at)
+        slope = (found - size_low) / max(1, at - low)
         if found <= limit:
-            slope = (found - size_low) / max(1, at - low)
             low, size_low = at, found
         else:
             high = at - 1
-            slope = (found - size_low) / max(1, at - low)
         step = int((limit - size_low) / slope) if slope > 0 else high - low
         at = min(high, low + max(1, step))
     return low

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from colm.errors import ConfigError
-from colm.models import load_config
+from colm.models import add_lora, load_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -70,7 +70,7 @@ def build_shapes(spec: ModelSpec, config: Any = None) -> Shapes:
     with _quiet(), torch.device("meta"):
         model = _from_config(config, spec)
         if spec.lora is not None:
-            model = _with_lora(model, spec.lora)
+            model = add_lora(model, spec.lora)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     _make_fake(model, fake)
     if spec.checkpointing is not None:
@@ -104,15 +104,6 @@ def _from_config(config: Any, spec: ModelSpec) -> Any:
             f"language model ({type(error).__name__}: {error}), so it can not be planned; name one that "
             "AutoModelForCausalLM knows."
         ) from error
-
-
-def _with_lora(model: Any, lora: dict[str, Any]) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    try:
-        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"The lora settings do not fit the model: {error}") from error
 
 
 def _make_fake(model: nn.Module, fake: FakeTensorMode) -> None:
