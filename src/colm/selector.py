@@ -29,7 +29,7 @@ from colm.exchange import share_rows, weigh_rows
 from colm.facts import PoolFacts, fillers, group_by_source, index_by_source, recorded, share_facts
 from colm.features.adam import AdamConstants, adam_constants, empty_history
 from colm.features.locate import locate_value_site
-from colm.features.selection_pass import GRADIENTS, run_selection_pass
+from colm.features.selection_pass import GRADIENTS, run_selection_pass, tokens_at_a_time
 from colm.features.site import ValueSite
 from colm.features.spsa import site_for_copies
 from colm.picking import NO_PICKS, Picks, pick_at_random, pick_from_features
@@ -195,8 +195,8 @@ class CoresetSelector:
             runs = split_evenly(share.pool.by_length(share.positions), len(pool.batches))
             kept = [share.pool.collate(run) for run in runs]
             if self._reuse is not None:
-                max_tokens = self.config.pass_tokens or pool.largest_batch_tokens()
-                self._reuse.keep(share.pool, runs, kept, held=len(pool), max_tokens=max_tokens)
+                at_a_time = tokens_at_a_time(self.config, pool)
+                self._reuse.keep(share.pool, runs, kept, held=len(pool), max_tokens=at_a_time)
         return kept
 
     def follow_sizes(self, source_sizes: Mapping[str, int]) -> None:

@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from colm.batch import IGNORE
 from colm.errors import UnsupportedModelError
 from colm.features.head import NO_HIDDEN_STATES, chunked_losses, output_module
+from colm.features.precision import Precision
 from colm.features.site import ValueSite, unwrap
 from colm.losses import labelled_targets, mean_by_row
 from colm.types import Batch
@@ -63,11 +64,6 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             torch.clear_autocast_cache()
 
 
-def autocast_as_now(kind: str) -> torch.autocast:
-    """Return a context with the autocast that holds for devices of this kind at the moment, on or off."""
-    return torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
-
-
 def run_to_losses(
     model: nn.Module,
     site: ValueSite,
@@ -102,7 +98,7 @@ def run_to_losses(
     targets, row = labelled_targets(labels.repeat(copies, 1))
     seen: dict[str, Tensor] = {}
     uses: list[tuple[Tensor, Tensor]] = []
-    precision: list[torch.autocast] = []
+    precision: list[Precision] = []
 
     def watch(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         inputs: Tensor = args[0]
@@ -127,7 +123,7 @@ def run_to_losses(
         if site.head is None:
             return (labelled, *args[1:])
         seen["hidden"] = labelled
-        precision.append(autocast_as_now(hidden.device.type))
+        precision.append(Precision.of(hidden.device.type))
         return (hidden[:1, :1].detach(), *args[1:])  # the model's own logits are not needed
 
     handles = [use.register_forward_hook(watch) for use in site.uses]
@@ -153,7 +149,7 @@ def run_to_losses(
     if site.head is not None and "hidden" in seen:
         scale = _loss_scale(outputs[0]) if start_graph else None
         chunk = site.head.chunk_tokens(head_chunk_tokens)
-        with precision[0]:
+        with precision[0].context():
             losses, gradient = chunked_losses(site.head, seen["hidden"][0], targets, row, rows, chunk, scale)
         return Captured(losses, inputs, outputs, seen["hidden"], gradient)
     logits: Tensor = output.logits if hasattr(output, "logits") else output[0]

@@ -9,26 +9,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from colm.features.capture import autocast_as_now, run_one_token, undisturbed
+from colm.features.capture import run_one_token, undisturbed
 from colm.features.head import OutputHead, match_head, output_module
+from colm.features.precision import Precision
 
 
 def find_head(model: nn.Module) -> OutputHead | None:
     """Return the output head if it is known to give the model's own logits, checked on one token; else None."""
     head = output_module(model)
     read: list[Tensor] = []
-    precision: list[torch.autocast] = []
+    precision: list[Precision] = []
     if head is None:
         return None
 
     def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         read.append(args[0])
-        precision.append(autocast_as_now(args[0].device.type))  # accelerate puts one around a model's forward
+        precision.append(Precision.of(args[0].device.type))  # accelerate puts one around a model's forward
 
     logits = run_one_token(model, {head: note})
     if len(read) != 1 or read[0].shape[:-1] != (1, 1):
         return None
-    with undisturbed(model), precision[0]:
+    with undisturbed(model), precision[0].context():
         return match_head(model, read[0][0], logits.reshape(1, -1))
 
 

@@ -32,6 +32,11 @@ GRADIENTS = ("exact", "spsa")
 """Features that Adam can turn into steps, and whose large coordinates stand for a source."""
 
 
+def tokens_at_a_time(config: SelectionConfig, pool: Pool) -> int:
+    """Return the padded tokens that go through the trunk at a time where training does not say so."""
+    return config.pass_tokens or pool.largest_batch_tokens()
+
+
 def run_selection_pass(
     model: nn.Module,
     site: ValueSite,
@@ -53,7 +58,7 @@ def run_selection_pass(
         generator: of SPSA's directions, the same on every rank.
         recording: a context, made from the row positions of the pass's micro-batches, that watches their forwards.
     """
-    max_tokens = config.pass_tokens or pool.largest_batch_tokens()
+    max_tokens = tokens_at_a_time(config, pool)
     if config.pass_labels is not None:
         pool = pool.cut_behind(config.pass_labels)
     if config.features == "spsa":

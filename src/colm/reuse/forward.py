@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from colm.batch import Pool
 from colm.errors import ConfigError
 from colm.features.capture import read_hidden, undisturbed, watched_calls
+from colm.features.precision import Precision
 from colm.features.site import unwrap
 from colm.reuse.checks import check_checkpointing, check_reuse
 from colm.reuse.known import KnownForward
-from colm.reuse.recompute import Precision
 from colm.reuse.recording import Recording
 from colm.types import Batch
 

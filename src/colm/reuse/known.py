@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from colm.errors import ConfigError, UnsupportedModelError
-from colm.reuse.recompute import LayerCall, Precision, run_known
+from colm.features.precision import Precision
+from colm.reuse.recompute import LayerCall, run_known
 
 
 class KnownForward:

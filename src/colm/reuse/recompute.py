@@ -16,30 +16,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from colm.errors import UnsupportedModelError
+from colm.features.precision import Precision
 from colm.reuse.valueless import LinearCalls, unread_weights
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
 """How far a layer's second output may be from its first one, relative in l2 norm; `LOOSE` in lower precision."""
 
 LOOSE = 5e-2
-
-
-class Precision(NamedTuple):
-    """Autocast as it was at some moment, which a layer that runs again needs."""
-
-    kind: str  # of device
-    enabled: bool
-    dtype: torch.dtype  # float32 where it is off
-
-    @staticmethod
-    def of(kind: str) -> Precision:
-        """Return autocast as it is now, for devices of `kind`."""
-        enabled = torch.is_autocast_enabled(kind)
-        return Precision(kind, enabled, torch.get_autocast_dtype(kind) if enabled else torch.float32)
-
-    def context(self) -> torch.autocast:
-        """Return a context with this autocast."""
-        return torch.autocast(self.kind, dtype=self.dtype if self.enabled else None, enabled=self.enabled)
 
 
 class LayerCall(NamedTuple):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from colm.errors import UnsupportedModelError
 from colm.features.capture import watched_calls
-from colm.reuse.recompute import Precision, first_tensor
+from colm.features.precision import Precision
+from colm.reuse.recompute import first_tensor
 
 
 class Recording:
