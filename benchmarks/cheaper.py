@@ -30,13 +30,13 @@ sys.path.insert(0, str(Path(__file__).parent / "experiments"))
 sys.path.insert(0, str(Path(__file__).parent))
 from peft import LoraConfig, get_peft_model
 from setting import describe_setting
-from variance_gather import Gathering
+from variance_gather import Gathering, make_pool
 
 from colm import CoresetSelector, SelectionConfig, example_mean
-from colm.batch import Pool
 from colm.cli.settings import load_settings
 from colm.data.load import read_rows, tokenize_rows
 from colm.models import load_model, load_tokenizer
+from colm.report.intervals import estimate_mean
 from colm.sources import count_sources
 
 REASONING = Path(__file__).parent / "experiments" / "reasoning.yaml"
@@ -82,8 +82,7 @@ class Bench:
     def rows(self, number: int) -> tuple[Rows, list[str]]:
         """Return a pool's micro-batches and its rows' sources."""
         places = self.order[number * self.pool_size : (number + 1) * self.pool_size]
-        keys = ("input_ids", "attention_mask", "labels")
-        pool = Pool([{key: torch.tensor([self.tokens[p][key]]) for key in keys} for p in places])
+        pool = make_pool(self.tokens, places)
         batches = [
             pool.collate(list(range(start, min(start + self.micro_batch, len(places)))))
             for start in range(0, len(places), self.micro_batch)
@@ -201,17 +200,15 @@ def table(found: dict[str, Any]) -> str:
         "| way | cosine | over the control, paired, ± 95 % | seconds, of exact's | gain a second, of exact's |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    control, pools = found["cosines"]["control"], found["pools"]
     exact = None
     for name, values in found["cosines"].items():
-        gains = [a - b for a, b in zip(values, control, strict=True)]
-        gain = sum(gains) / pools
-        half = 1.96 * (sum((g - gain) ** 2 for g in gains) / max(1, pools - 1) / pools) ** 0.5
+        gains = [a - b for a, b in zip(values, found["cosines"]["control"], strict=True)]
+        gain, half, pools = estimate_mean(gains) or (0.0, None, 0)
         cost = sum(found["seconds"][name]) / sum(found["seconds"]["exact"])
         rate = gain / cost if cost else 0.0
         exact = rate if name == "exact" else exact
         shown = f"{rate / exact:.2f}" if exact and name != "control" else "-"
-        lines.append(f"| {name} | {sum(values) / pools:.3f} | {gain:+.3f} ± {half:.3f} | {cost:.2f} | {shown} |")
+        lines.append(f"| {name} | {sum(values) / pools:.3f} | {gain:+.3f} ± {half or 0.0:.3f} | {cost:.2f} | {shown} |")
     return "\n".join(lines)
 
 

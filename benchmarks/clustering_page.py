@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from colm.report.intervals import estimate_mean
+
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 PAGE = RESULTS / "sources.md"
 MARK = "<!-- From here on written by `python benchmarks/clustering.py page`. -->"
@@ -67,9 +69,10 @@ def labels_section() -> str:
 def gradients_section() -> str:
     held = read(RESULTS / "sources_gradients.json")
     rows = [
-        [labels, method, f"{mean(values):.3f}", f"{1.96 * deviation(values) / math.sqrt(len(values)):.3f}"]
+        [labels, method, f"{found.mean:.3f}", f"{found.half or 0.0:.3f}"]
         for labels, methods in held["labels"].items()
         for method, values in methods.items()
+        if (found := estimate_mean(values)) is not None
     ]
     return "\n\n".join(
         [
@@ -80,11 +83,6 @@ def gradients_section() -> str:
             table(["labels", "method", "cosine", "95 % half-width over pools"], rows, left=2),
         ]
     )
-
-
-def deviation(values: Sequence[float]) -> float:
-    middle = mean(values)
-    return math.sqrt(sum((value - middle) ** 2 for value in values) / max(1, len(values) - 1))
 
 
 def runs_section() -> str:

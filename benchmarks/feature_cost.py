@@ -16,10 +16,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from counting import peak_bytes
 from setting import describe_setting
-from step_cost import build_model
+from step_cost import SHAPE
+from step_parts import build_model
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 from colm import SelectionConfig, example_mean
 from colm.batch import Pool
@@ -56,18 +57,6 @@ def seconds(action: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def peak_bytes(action: Callable[[], Any]) -> int:
-    """Return the most that is allocated at one time while `action` runs, above what was there before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        action()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
-
-
 def saved_bytes(action: Callable[[], Any], model: nn.Module) -> int:
     """Return the bytes of the distinct storages, weights aside, that autograd saves while `action` runs."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -86,8 +75,7 @@ def saved_bytes(action: Callable[[], Any], model: nn.Module) -> int:
 
 
 def measure(tokens: int, *, lora: bool, rounds: int) -> None:
-    model: Any = build_model(lora=lora)
-    model.config.max_position_embeddings = 2048
+    model: Any = build_model(SHAPE, lora=lora, tokens=max(SIZES))
     site = locate_value_site(model)
     rows = SIZES[tokens]
     trunk = (model.get_base_model() if lora else model).model

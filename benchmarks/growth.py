@@ -25,7 +25,8 @@ from step import Step, measure_time, seconds
 from step_parts import Shape, build_model, draw_pool
 
 from colm import SelectionConfig
-from colm.facts import PoolFacts
+from colm.batch import Pool
+from colm.facts import PoolFacts, share_facts
 from colm.features.adam import AdamConstants, empty_history
 from colm.features.factors import GradientPiece, PieceFeatures, gradient_piece
 from colm.picking import pick_from_features
@@ -60,9 +61,6 @@ def pick(features: PieceFeatures, facts: PoolFacts) -> None:
 
 def facts_of(rows: int) -> PoolFacts:
     """Return what is known of a pool of one source."""
-    from colm.batch import Pool
-    from colm.facts import share_facts
-
     ids = torch.ones(rows, 2, dtype=torch.int64)
     return share_facts(Pool({"input_ids": ids, "labels": ids}, 0), ["only"] * rows, list(range(rows)), {"only": rows})
 

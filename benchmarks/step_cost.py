@@ -13,29 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from setting import describe_setting
-from transformers import LlamaConfig, LlamaForCausalLM
+from step_parts import Shape, build_model, train
 
-from colm import CoresetSelector, SelectionConfig, example_mean
+from colm import CoresetSelector, SelectionConfig
 
 ROUNDS, ROWS, MICRO_BATCHES, TOKENS = 7, 32, 4, 128
 SOURCES = ["only"] * ROWS
-
-
-def build_model(*, lora: bool) -> Any:
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=8192,
-            hidden_size=320,
-            intermediate_size=864,
-            num_hidden_layers=6,
-            num_attention_heads=5,
-            num_key_value_heads=5,
-        )
-    )
-    return get_peft_model(model, LoraConfig(r=16, target_modules="all-linear")) if lora else model
+SHAPE = Shape(layers=6, vocabulary=8192)
 
 
 def draw_pool(seed: int) -> list[dict[str, Any]]:
@@ -49,15 +34,6 @@ def draw_pool(seed: int) -> list[dict[str, Any]]:
         labels[:, : TOKENS // 4] = -100
         batches.append({"input_ids": ids, "attention_mask": mask, "labels": labels})
     return batches
-
-
-def train(model: Any, batches: list[dict[str, Any]]) -> None:
-    model.train()
-    rows = sum(len(batch["labels"]) for batch in batches)
-    for batch in batches:
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        example_mean(logits, batch["labels"], num_examples=rows).backward()
-    model.zero_grad()
 
 
 @torch.no_grad()
@@ -80,7 +56,7 @@ def main() -> None:
     print("| --- | --- | ---: | ---: | ---: | ---: | --- |")
     for lora in (False, True):
         for features in ("exact", "spsa", "none"):
-            model = build_model(lora=lora)
+            model = build_model(SHAPE, lora=lora, tokens=TOKENS)
             config = SelectionConfig(features=features, small_sources="none")
             selector = CoresetSelector(model, config, {"only": 1000})
             ratios = [measure(model, selector, draw_pool(seed)) for seed in range(ROUNDS + 1)][1:]  # the first warms up

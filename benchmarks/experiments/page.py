@@ -32,7 +32,6 @@ from colm.report.intervals import Interval, estimate_difference, estimate_mean
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from keep import KEPT
-
 from plan import Experiment
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"

@@ -16,12 +16,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from keep import hash_model, keep_run, restore_runs
 from page import write_page
+from plan import EXPERIMENTS
 from setting import describe_setting
 
 from colm.cli.compare import answer_one, plan_runs, run_one, write_comparison_json
 from colm.cli.settings import load_settings
 from colm.record import ANSWERS_NAME, SUMMARY_NAME
-from plan import EXPERIMENTS
 
 WEIGHTS_NAME = "model.safetensors"
 HOW = "--limit 40 --max-new-tokens 128 --batch-size 64"

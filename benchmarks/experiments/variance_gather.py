@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +45,12 @@ class PoolRows(NamedTuple):
     full: Tensor  # (n, SKETCH) sketched gradients over all weights, scaled as Adam scales them
 
 
+def make_pool(tokens: Sequence[Mapping[str, list[int]]], positions: Sequence[int]) -> Pool:
+    """Return tokenised rows as a pool, a row a micro-batch."""
+    keys = ("input_ids", "attention_mask", "labels")
+    return Pool([{key: torch.tensor([tokens[p][key]]) for key in keys} for p in positions])
+
+
 class Gathering:
     """The experiment's model and rows, and their gradients."""
 
@@ -73,8 +80,7 @@ class Gathering:
         self.first = sum(weight.numel() for weight in self.weights[: self.place])  # of its entries among all
 
     def pool(self, positions: list[int]) -> Pool:
-        keys = ("input_ids", "attention_mask", "labels")
-        return Pool([{key: torch.tensor([self.tokens[p][key]]) for key in keys} for p in positions])
+        return make_pool(self.tokens, positions)
 
     def train(self, step: int) -> None:
         share = min((step + 1) / WARM_UP, (STEPS - step) / (STEPS - WARM_UP))
