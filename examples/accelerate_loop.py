@@ -6,7 +6,7 @@ import argparse
 from contextlib import nullcontext
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DataLoaderConfiguration
 from torch.utils.data import DataLoader
 from transformers import DataCollatorForSeq2Seq
@@ -77,3 +77,4 @@ if __name__ == "__main__":
     parser.add_argument("--cpu", action="store_true")
     options = parser.parse_args()
     main(options.steps, options.cpu)
+    PartialState().destroy_process_group()  # gloo's threads abort a Python that ends before them

@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from colm import CoresetSelector, SelectionConfig
-from colm.gather import gather_rows, rank_and_world, sum_over_ranks
+from colm.gather import gather_rows, leave_ranks, rank_and_world, sum_over_ranks
 from tests.conftest import ragged_batch, tiny_model
 
 SIZES = {"big": 600, "large": 350, "small": 40, "tiny": 10}
@@ -49,7 +49,7 @@ def work(rank: int, folder: str, features: str) -> None:
     # The first rank's rows hold no row of the source "large".
     rows = [0, 1, 2, 3, 4, 5, 6, 11, 12] if rank == 0 else [7, 8, 9, 10, 13, 14, 15]
     torch.save(steps(rows, features), Path(folder) / f"{features}-{rank}.pt")
-    dist.destroy_process_group()
+    leave_ranks()
 
 
 @pytest.mark.slow

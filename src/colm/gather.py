@@ -6,6 +6,8 @@ number of times, in the same order.
 
 from __future__ import annotations
 
+import gc
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -16,6 +18,18 @@ def rank_and_world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def leave_ranks() -> None:
+    """Take the process group down, once a program has nothing more to send.
+
+    gloo's threads give tensors back to Python a little after their collective is done. One that does so while the
+    interpreter ends aborts the process. Taking the group down joins the threads, if nothing holds the group any more:
+    call this where the model and the trainer are out of reach.
+    """
+    if dist.is_available() and dist.is_initialized():
+        gc.collect()  # the trainer, its model and DistributedDataParallel hold one another, and the group
+        dist.destroy_process_group()
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:

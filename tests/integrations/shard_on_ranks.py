@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.conftest import ragged_batch, tiny_model
 
 from colm import CoresetSelector, SelectionConfig, example_mean
+from colm.gather import leave_ranks
 
 POLICIES = {
     "float32": MixedPrecisionPolicy(),
@@ -100,7 +101,7 @@ def main(folder: Path) -> None:
             found[case, policy] = steps, list(train(case, policy, [step["kept"] for step in steps]))
     if dist.get_rank() == 0:
         torch.save(found, folder / "found.pt")
-    dist.destroy_process_group()
+    leave_ranks()
 
 
 if __name__ == "__main__":

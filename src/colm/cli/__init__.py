@@ -12,6 +12,7 @@ from colm import __version__
 from colm.errors import ColmError, StoppedEarly
 
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
+_STOPPED = 143  # as shells count SIGTERM
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,6 +77,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("colm").setLevel(logging.INFO)
+    status = _run(options)
+    if options.command in ("train", "replay") and status in (0, _STOPPED):  # all ranks end alike
+        from colm.gather import leave_ranks
+
+        leave_ranks()
+    return status
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run the chosen command and return the exit status."""
     try:
         # Imported here: transformers takes seconds, which --help should not.
         if options.command == "train":
@@ -134,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sources_command(options.config, options.overrides, options.out)
     except ColmError as error:
         print(f"colm: {error}", file=sys.stderr)
-        return 143 if isinstance(error, StoppedEarly) else 2
+        return _STOPPED if isinstance(error, StoppedEarly) else 2
     except KeyboardInterrupt:
         how = "the same command" if options.command == "eval" else "--resume"
         print(f"colm: interrupted; go on with {how}", file=sys.stderr)
