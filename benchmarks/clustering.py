@@ -25,7 +25,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 sys.path.insert(0, str(Path(__file__).parent / "experiments"))
 sys.path.insert(0, str(Path(__file__).parent))
 from clustering_page import write_page
-from clustering_runs import LABELS, write_training_data
+from clustering_runs import LABELS, MIXTURES, write_training_data
 from setting import describe_setting
 from variance_gather import Gathering
 
@@ -42,7 +42,6 @@ from colm.selector import CoresetSelector
 from colm.sources import count_sources, find_small_sources
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-MIXTURES = ("reasoning", "real")
 ROWS, SEEDS = 4_000, (0, 1, 2)
 NUMBERS: tuple[int | str, ...] = (8, 16, 32, "auto")
 EMBEDDINGS: dict[str, dict[str, Any]] = {

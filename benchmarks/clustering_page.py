@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from clustering_runs import KEPT, LABELS, MIXTURES
+
 from colm.report.intervals import estimate_mean
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -86,26 +88,27 @@ def gradients_section() -> str:
 
 
 def runs_section() -> str:
-    held = [read(path) for path in sorted((RESULTS / "runs" / "clusters").glob("*.json"))]
-    order = ["true", "clusters-16", "clusters-auto", "none"]
-    held.sort(key=lambda one: (one["method"] != "control", order.index(one["labels"]), one["seed"]))
-    true = {(one["method"], one["seed"]): one["macro"] for one in held if one["labels"] == "true"}
-    rows = []
-    for (method, labels), seeds in grouped(held, lambda one: (one["method"], one["labels"])).items():
-        beside = [one["macro"] - true[method, one["seed"]] for one in seeds if (method, one["seed"]) in true]
-        figures = [spread([one[name] for one in seeds]) for name in ("macro", "small", "big", "small_kept")]
-        rows.append([method, labels, str(len(seeds)), *figures, spread(beside)])
-    head = ["method", "labels", "seeds", "macro loss", "small", "big", "small kept", "macro, minus true labels"]
-    return "\n\n".join(
-        [
-            "## Training with true labels, clusters, and none",
-            f"`python benchmarks/clustering_runs.py`; {held[0]['setting'].rpartition('; ')[0]}; the reasoning mixture "
-            f"and its pretrained model, 32 of 64 rows, {held[0]['steps']} steps. Losses are by true source, on rows "
-            "held out; mean over seeds and range. Small kept: share of the truly small sources' pool rows that were "
-            "trained on.",
+    order = list(LABELS)
+    parts = ["## Training with true labels, clusters, and none"]
+    for mixture in MIXTURES:
+        held = [read(path) for path in sorted((KEPT / mixture).glob("*.json"))]
+        held.sort(key=lambda one: (one["method"] != "control", order.index(one["labels"]), one["seed"]))
+        true = {(one["method"], one["seed"]): one["macro"] for one in held if one["labels"] == "true"}
+        rows = []
+        for (method, labels), seeds in grouped(held, lambda one: (one["method"], one["labels"])).items():
+            beside = [one["macro"] - true[method, one["seed"]] for one in seeds if (method, one["seed"]) in true]
+            figures = [spread([one[name] for one in seeds]) for name in ("macro", "small", "big", "small_kept")]
+            rows.append([method, labels, str(len(seeds)), *figures, spread(beside)])
+        head = ["method", "labels", "seeds", "macro loss", "small", "big", "small kept", "macro, minus true labels"]
+        settings = sorted({one["setting"].rpartition("; ")[0] for one in held})
+        parts += [
+            f"### {mixture}: losses",
+            f"`python benchmarks/clustering_runs.py {mixture}`; {'; and '.join(settings)}; the mixture's pretrained "
+            f"model, 32 of 64 rows, {held[0]['steps']} steps. Losses are by true source, on rows held out; mean over "
+            "seeds and range. Small kept: share of the truly small sources' pool rows that were trained on.",
             table(head, rows, left=2),
         ]
-    )
+    return "\n\n".join(parts)
 
 
 def scale_section() -> str:

@@ -1,9 +1,9 @@
 """Train with true labels, with clusters for labels and with none, and compare the final losses by true source.
 
-    python benchmarks/clustering_runs.py            # what is finished is not run again
-    python benchmarks/clustering_runs.py --seeds 0
+    python benchmarks/clustering_runs.py reasoning            # what is finished is not run again
+    python benchmarks/clustering_runs.py real --seeds 0
 
-Needs what `experiments/prepare.py reasoning` makes. Each run's figures are a file in docs/results/runs/clusters.
+Needs what `experiments/prepare.py` makes of the mixture. Each run's figures are a file in docs/results/runs/clusters.
 """
 
 from __future__ import annotations
@@ -33,7 +33,14 @@ from colm.sources import count_sources, find_small_sources
 
 HERE = Path(__file__).parent
 KEPT = HERE.parent / "docs" / "results" / "runs" / "clusters"
-LABELS: dict[str, int | str | None] = {"true": None, "clusters-16": 16, "clusters-auto": "auto", "none": None}
+MIXTURES = ("reasoning", "real")
+LABELS: dict[str, int | str | None] = {
+    "true": None,
+    "clusters-8": 8,
+    "clusters-16": 16,
+    "clusters-auto": "auto",
+    "none": None,
+}
 METHODS = ("control", "colm")
 STEPS, SEEDS, CLUSTER_SEED = 60, (0, 1, 2), 0
 
@@ -77,18 +84,20 @@ def figures(folder: Path, true: Sequence[str]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("mixture", choices=MIXTURES)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     arguments = parser.parse_args()
-    base = load_settings(str(HERE / "experiments" / "reasoning.yaml"), [])
+    base = load_settings(str(HERE / "experiments" / f"{arguments.mixture}.yaml"), [])
     folder = Path(base.output_dir).parent / "clusters"
-    folder.mkdir(parents=True, exist_ok=True)
-    KEPT.mkdir(parents=True, exist_ok=True)
+    held_in = KEPT / arguments.mixture
+    for made in (folder, held_in):
+        made.mkdir(parents=True, exist_ok=True)
     model = hash_model(Path(base.model))
     for seed in arguments.seeds:  # so that pairs are complete early
         for kind in LABELS:
             path, true, _ = write_training_data(base, folder, kind)
             for method in METHODS:
-                out = KEPT / f"{kind}.{method}.seed-{seed}.json"
+                out = held_in / f"{kind}.{method}.seed-{seed}.json"
                 if out.exists():
                     continue
                 values = method_settings(method, {**base.values, "seed": seed})
