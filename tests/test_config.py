@@ -25,6 +25,7 @@ from colm.errors import ConfigError
         ({"small_sources": None}, "small_sources=None is not 'auto', 'none', or a list of source names"),
         ({"small_sources": [1]}, r"small_sources=\[1\] is not"),
         ({"coordinates": 0}, "coordinates=0 must be a whole number of at least 1"),
+        ({"coordinates": None}, "coordinates=None must be a whole number of at least 1"),
         ({"spsa_probes": 0}, "spsa_probes=0"),
         ({"spsa_eps": 0.0}, "spsa_eps=0.0 must be a number above 0"),
         ({"spsa_directions": "new"}, "spsa_directions='new' is not one of 'fresh', 'fixed'"),

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from colm.config_checks import (
+    DirectionName,
+    FeatureName,
+    LossName,
+    Metric,
+    PassDtypeName,
+    PickName,
+    ShortenName,
+    WeightName,
+    check_config,
+)
 from colm.errors import ConfigError, suggest
 from colm.schedule import check_schedule, keep_at, selects_at
-
-FeatureName = Literal["exact", "spsa", "mean_hidden", "last_hidden", "loss", "gradient_norm", "none"]
-Metric = Literal["l1", "l2", "cosine"]
-LossName = Literal["example", "token"]
-DirectionName = Literal["fresh", "fixed"]
-PickName = Literal["medoids", "largest", "middle", "direction", "sample"]
-WeightName = Literal["uniform", "represented", "relative", "fitted"]
-ShortenName = Literal["largest", "sketch"]
-PassDtypeName = Literal["bfloat16", "float16"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "colm": {"features": "exact"},
@@ -173,104 +175,11 @@ class SelectionConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep_schedule", check_schedule(self.keep_schedule))
-        if self.keep_schedule and (self.keep is not None or self.keep_count is not None):
-            raise ConfigError(
-                f"keep_schedule and keep={self.keep} or keep_count={self.keep_count} are both set; the schedule says "
-                "at each step what to keep, so leave the other out."
-            )
+        check_config(self)
         if self.keep is None and self.keep_count is None and not self.keep_schedule:
             object.__setattr__(self, "keep", 0.5)
-        if self.keep is not None and self.keep_count is not None:
-            raise ConfigError(
-                f"keep={self.keep} and keep_count={self.keep_count} are both set; set exactly one: "
-                "keep is a fraction of the pool, keep_count a number of rows."
-            )
-        if self.keep is not None and not (_is_number(self.keep) and 0 < self.keep <= 1):
-            raise ConfigError(f"keep={self.keep!r} is outside (0, 1]; use keep_count for a number of rows.")
-        _require_count("keep_count", self.keep_count, minimum=1)
-        _require_count("coordinates", self.coordinates, minimum=1)
-        _require_count("spsa_probes", self.spsa_probes, minimum=1)
-        _require_count("pass_tokens", self.pass_tokens, minimum=1)
-        _require_count("pass_labels", self.pass_labels, minimum=1)
-        _require_count("head_chunk_tokens", self.head_chunk_tokens, minimum=1)
-        _require_count("seed", self.seed, minimum=0)
-        _require_count("warmup_steps", self.warmup_steps, minimum=0)
-        _require_count("every", self.every, minimum=1)
-        if not (_is_number(self.spsa_eps) and self.spsa_eps > 0):
-            raise ConfigError(f"spsa_eps={self.spsa_eps!r} must be a number above 0, such as 1e-3.")
-        for name, choices in (
-            ("features", FeatureName),
-            ("metric", Metric),
-            ("loss", LossName),
-            ("spsa_directions", DirectionName),
-            ("pick", PickName),
-            ("weights", WeightName),
-            ("shorten", ShortenName),
-        ):
-            _require_choice(name, getattr(self, name), get_args(choices))
-        for name in ("adam", "by_source", "log_sources", "reuse_forward", "reuse_offload"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name}={getattr(self, name)!r} must be true or false.")
-        if self.features == "none" and self.pick != "medoids":
-            raise ConfigError(
-                f"pick={self.pick!r} needs features to pick by, but features='none' draws at random; choose features."
-            )
-        if self.pass_dtype is not None:
-            _require_choice("pass_dtype", self.pass_dtype, get_args(PassDtypeName))
-            if self.features == "spsa":
-                raise ConfigError(
-                    f"pass_dtype={self.pass_dtype!r} rounds away the differences of losses that features='spsa' lives "
-                    "on; leave it out, or use features='exact'."
-                )
-        for name in ("pass_labels", "pass_dtype"):
-            if self.reuse_forward and getattr(self, name) is not None:
-                raise ConfigError(
-                    f"reuse_forward=True trains from the selection pass's forward, but {name}={getattr(self, name)!r} "
-                    f"makes it another one; leave {name} out, or set reuse_forward=False."
-                )
-        if self.reuse_offload and not self.reuse_forward:
-            raise ConfigError("reuse_offload=True moves what reuse_forward keeps; set reuse_forward=True too.")
-        if self.reuse_forward and self.features in ("none", "spsa"):
-            reason = "runs no selection pass" if self.features == "none" else "runs the last layer with changed weights"
-            raise ConfigError(
-                f"reuse_forward=True trains from the selection pass's forward, but features={self.features!r} {reason};"
-                " use features='exact', or set reuse_forward=False."
-            )
-        if self.loss == "token" and (self.weights != "uniform" or self.balance):
-            raise ConfigError(
-                f"weights={self.weights!r} and balance={self.balance} weigh examples, but loss='token' averages over "
-                "tokens; use loss='example'."
-            )
-        if self.weights == "fitted" and (self.shorten != "sketch" or self.features not in ("exact", "spsa")):
-            raise ConfigError(
-                f"weights='fitted' fits gradients of all sources at once, which needs features='exact' (or 'spsa') and "
-                f"shorten='sketch'; they are {self.features!r} and {self.shorten!r}."
-            )
-        if not (_is_number(self.balance) and 0 <= self.balance <= 1):
-            raise ConfigError(f"balance={self.balance!r} must be a number from 0 to 1, such as 0.3.")
-        if not (_is_number(self.carry) and 0 <= self.carry <= 1):
-            raise ConfigError(f"carry={self.carry!r} must be a number from 0 to 1, such as 0.95.")
-        if self.carry and (self.pick != "direction" or self.shorten != "sketch" or self.by_source):
-            raise ConfigError(
-                f"carry={self.carry} needs pick='direction', shorten='sketch' and by_source=False; they are "
-                f"{self.pick!r}, {self.shorten!r} and {self.by_source}."
-            )
-        if self.shorten == "sketch" and self.pick == "medoids" and self.metric == "l1":
-            raise ConfigError(
-                "shorten='sketch' keeps inner products, not l1 distances: use metric='l2' or 'cosine', or another pick."
-            )
-        if self.metric == "cosine" and self.features in ("loss", "gradient_norm"):
-            raise ConfigError(
-                f"metric='cosine' is always 0 between the positive numbers of features={self.features!r}; use 'l1'."
-            )
-        if isinstance(self.small_sources, str):
-            _require_choice("small_sources", self.small_sources, ("auto", "none"), or_else="a list of source names")
-        elif isinstance(self.small_sources, list | tuple) and all(isinstance(s, str) for s in self.small_sources):
+        if not isinstance(self.small_sources, str):
             object.__setattr__(self, "small_sources", tuple(self.small_sources))
-        else:
-            raise ConfigError(
-                f"small_sources={self.small_sources!r} is not 'auto', 'none', or a list of source names (texts)."
-            )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SelectionConfig:
@@ -347,20 +256,3 @@ class SelectionConfig:
                 f"(accumulation steps x ranks), so some would be empty; keep at least {slots} rows, or use fewer "
                 "accumulation steps with a larger batch size."
             )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _require_count(name: str, value: object, *, minimum: int) -> None:
-    if value is None:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise ConfigError(f"{name}={value!r} must be a whole number of at least {minimum}.")
-
-
-def _require_choice(name: str, value: object, choices: tuple[str, ...], *, or_else: str = "") -> None:
-    if value not in choices:
-        options = ", ".join(repr(choice) for choice in choices) + (f", or {or_else}" if or_else else "")
-        raise ConfigError(f"{name}={value!r} is not one of {options}.{suggest(str(value), choices)}")

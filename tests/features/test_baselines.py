@@ -12,7 +12,8 @@ from tests.features.test_exact import Interrupted, one_backward_per_example
 from torch import Tensor, nn
 
 from colm.batch import Pool
-from colm.config import FeatureName, SelectionConfig
+from colm.config import SelectionConfig
+from colm.config_checks import FeatureName
 from colm.errors import UnsupportedModelError
 from colm.features.factors import GradientPiece, gradient_piece, multiply_factors
 from colm.features.hidden import mean_hidden_features

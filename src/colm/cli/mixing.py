@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from colm.config_checks import require_count
 from colm.errors import ConfigError
 
 MIXING_DEFAULTS: dict[str, Any] = {
@@ -42,10 +43,10 @@ def check_mixing(data: Mapping[str, Any]) -> None:
         for name, count in limits.items():
             if key == "cap" and count is None and not name:
                 continue
-            _require_count(f"data.{key}.{name}".rstrip("."), count, least)
+            require_count(f"data.{key}.{name}".rstrip("."), count, minimum=least)
     for name, count in data["source_sizes"].items():
-        _require_count(f"data.source_sizes.{name}", count, 1)
-    _require_count("data.window", data["window"], 1)
+        require_count(f"data.source_sizes.{name}", count, minimum=1)
+    require_count("data.window", data["window"], minimum=1)
     if not isinstance(data["streaming"], bool):
         raise ConfigError(f"data.streaming={data['streaming']!r} must be true or false.")
     if data["streaming"] and data["cap"] is not None:
@@ -54,8 +55,3 @@ def check_mixing(data: Mapping[str, Any]) -> None:
         raise ConfigError("data.streaming reads files and hub data sets, not the demo; set it to false.")
     if data["source_sizes"] and not data["streaming"]:
         raise ConfigError("data.source_sizes are those of a stream; leave them out, the rows are counted.")
-
-
-def _require_count(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}.")
