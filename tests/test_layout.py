@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "src" / "colm"
 
 LAYERS = [
-    {"types", "errors", "config", "schedule", "stages"},
+    {"types", "errors", "config", "config_checks", "schedule", "stages"},
     {"batch", "losses", "sources", "gather", "sharding", "record", "methods", "answers", "sandbox"},
     {"features", "select", "facts", "exchange", "data", "models", "state"},
     {"picking", "survey", "cluster", "reuse"},
