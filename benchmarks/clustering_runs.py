@@ -86,6 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("mixture", choices=MIXTURES)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--labels", nargs="+", choices=LABELS, default=list(LABELS))
     arguments = parser.parse_args()
     base = load_settings(str(HERE / "experiments" / f"{arguments.mixture}.yaml"), [])
     folder = Path(base.output_dir).parent / "clusters"
@@ -94,7 +95,7 @@ def main() -> None:
         made.mkdir(parents=True, exist_ok=True)
     model = hash_model(Path(base.model))
     for seed in arguments.seeds:  # so that pairs are complete early
-        for kind in LABELS:
+        for kind in arguments.labels:
             path, true, _ = write_training_data(base, folder, kind)
             for method in METHODS:
                 out = held_in / f"{kind}.{method}.seed-{seed}.json"
