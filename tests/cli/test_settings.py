@@ -60,6 +60,13 @@ def test_overrides_reach_into_sections(tmp_path: Path) -> None:
             load_settings(str(path), [bad])
 
 
+def test_a_bare_no_is_the_trainers_no(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(BASE) + "training:\n  save_strategy: no\n  bf16: no\n")
+    training = load_settings(str(path), ["training.eval_strategy=no"]).training
+    assert (training["save_strategy"], training["eval_strategy"], training["bf16"]) == ("no", "no", False)
+
+
 def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no configuration file"):
         load_settings(str(tmp_path / "none.yaml"), [])

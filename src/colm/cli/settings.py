@@ -203,6 +203,8 @@ def _training(values: dict[str, Any]) -> dict[str, Any]:
     for key in OWNED:
         if key in values:
             raise ConfigError(f"training.{key} is set; move {key} to the top of the file, where colm reads it too.")
+    # YAML reads a bare no as false, where the Trainer's strategies know "no".
+    values = {key: "no" if key.endswith("_strategy") and value is False else value for key, value in values.items()}
     import torch
 
     # Pinning memory without an accelerator only warns.
