@@ -25,7 +25,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 sys.path.insert(0, str(Path(__file__).parent / "experiments"))
 sys.path.insert(0, str(Path(__file__).parent))
 from clustering_page import write_page
-from clustering_runs import LABELS, MIXTURES, write_training_data
+from clustering_runs import LABELS, MIXTURES, numbered_sources, write_training_data
 from setting import describe_setting
 from variance_gather import Gathering
 
@@ -115,7 +115,8 @@ def measure_gradients() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"setting": describe_setting("0"), "pools": POOLS, "pool": POOL, "labels": {}}
     for kind in LABELS:
-        _, _, names = write_training_data(base, folder, kind)
+        names = numbered_sources(base, write_training_data(base, folder, kind))
+        assert len(names) == len(gathering.order)
         cosines: dict[str, list[float]] = {"control": [], "colm": []}
         for method, features in (("control", "none"), ("colm", "exact")):
             config = SelectionConfig(features=features)

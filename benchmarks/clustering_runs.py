@@ -22,6 +22,7 @@ from keep import hash_model
 from setting import describe_setting
 
 from colm.cli.compare import run_one
+from colm.cli.prepare import prepare_data
 from colm.cli.settings import load_settings, resolve_settings
 from colm.cluster.config import ClusterConfig
 from colm.cluster.labelling import label_rows
@@ -45,12 +46,11 @@ METHODS = ("control", "colm")
 STEPS, SEEDS, CLUSTER_SEED = 60, (0, 1, 2), 0
 
 
-def write_training_data(base: Any, folder: Path, kind: str) -> tuple[Path, list[str], list[str]]:
-    """Write the mixture with labels of one kind, and return its path, the true sources and the labels."""
+def write_training_data(base: Any, folder: Path, kind: str) -> Path:
+    """Write the mixture with labels of one kind, and return its path."""
     rows = read_rows(base.data["train"])
-    true = rows["source"][:]
     if kind == "true":
-        names = true
+        names = rows["source"][:]
     elif kind == "none":
         names = ["all"] * len(rows)
     else:
@@ -59,7 +59,18 @@ def write_training_data(base: Any, folder: Path, kind: str) -> tuple[Path, list[
     path = folder / f"{kind}.jsonl"
     if not path.exists():
         rows.remove_columns("source").add_column("source", names).to_json(path)
-    return path, true, names
+    return path
+
+
+def training_values(base: Any, path: Path) -> dict[str, Any]:
+    """Return the settings of a run on the mixture that was written to `path`."""
+    return {**base.values, "data": {**base.values["data"], "train": str(path), "seed": 0}}
+
+
+def numbered_sources(base: Any, path: Path) -> list[str]:
+    """Return the label of each row as a run numbers them: without those that tokenising drops."""
+    names: list[str] = prepare_data(resolve_settings(training_values(base, path))).train["source"][:]
+    return names
 
 
 def share_kept_of_small(folder: Path, true: Sequence[str], small: frozenset[str]) -> float:
@@ -94,16 +105,16 @@ def main() -> None:
     for made in (folder, held_in):
         made.mkdir(parents=True, exist_ok=True)
     model = hash_model(Path(base.model))
+    true = numbered_sources(base, write_training_data(base, folder, "true"))
     for seed in arguments.seeds:  # so that pairs are complete early
         for kind in arguments.labels:
-            path, true, _ = write_training_data(base, folder, kind)
+            path = write_training_data(base, folder, kind)
             for method in METHODS:
                 out = held_in / f"{kind}.{method}.seed-{seed}.json"
                 if out.exists():
                     continue
-                values = method_settings(method, {**base.values, "seed": seed})
+                values = method_settings(method, {**training_values(base, path), "seed": seed})
                 values["selection"]["seed"] = seed
-                values["data"] = {**values["data"], "train": str(path), "seed": 0}
                 values["training"] = {**values["training"], "max_steps": STEPS, "eval_strategy": "no"}
                 run = folder / f"{kind}-{method}-{seed}"
                 run_one(run, resolve_settings({**values, "output_dir": str(run)}).values, "")

@@ -32,8 +32,8 @@ MIXTURES = {
     "real": "Fourteen real instruction sources, eight of them small; a Llama of 2.2 million parameters that was "
     "pretrained on other rows of the big ones, trained in full.",
     "faster": "The mixture and model of the experiment on nine reasoning tasks, with twice its learning rate.",
-    "lora": "The mixture and model of the experiment on nine reasoning tasks, trained with LoRA (rank 16, alpha 32, all "
-    "linear maps), as the paper trains; the embeddings and the head stay as they are.",
+    "lora": "The mixture and model of the experiment on nine reasoning tasks, trained with LoRA (rank 16, alpha 32, "
+    "all linear maps), as the paper trains; the embeddings and the head stay as they are.",
     "balanced": "Nine tasks of reasoning-gym with as many rows each, so that none is small; the model of the "
     "experiment on nine reasoning tasks.",
 }
