@@ -32,7 +32,6 @@ class CoresetModule(pl.LightningModule):
         checkpoint["selector"] = self.selector.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        self.model.to(self.trainer.strategy.root_device)  # Lightning does that later; the state goes where the model is
         self.selector.load_state_dict(checkpoint["selector"])
         for _ in range(checkpoint["selector"]["step"]):
             next(self.pools)  # Lightning does not skip what was trained on

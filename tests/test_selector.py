@@ -22,6 +22,7 @@ from colm.select.direction import match_direction
 from colm.select.facility import facility_location
 from colm.select.fitting import fit_weights
 from colm.sources import balance_sources
+from colm.state import SelectionState
 from tests.conftest import one_row, ragged_batch, tiny_model
 
 SIZES = {"big": 600, "large": 350, "small": 40, "tiny": 10}
@@ -517,3 +518,18 @@ def test_a_selection_pass_in_bfloat16_is_near_and_leaves_the_caller_in_float32(m
     assert torch.cosine_similarity(found[None], found["bfloat16"], 0) > 0.5  # perhaps of other rows
     logits = model(input_ids=pool_of_16()["input_ids"]).logits
     assert logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize("preset", ["colm", "matched"])
+def test_the_state_goes_where_the_features_are(preset: str, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    selector = CoresetSelector(model, SelectionConfig.from_dict({"preset": preset}), SIZES)
+    selector.select(pool_of_16(), SOURCES)
+    selector.commit()
+    moves = []
+    monkeypatch.setattr(SelectionState, "move_to", lambda state, device: moves.append(device))
+    selector.select(pool_of_16(), SOURCES)
+    assert moves == [torch.device("cpu")]
+    monkeypatch.undo()
+    selector.state.move_to(torch.device("meta"))  # the one other device that every machine has
+    held = selector.state.carried if preset == "matched" else selector.state.history
+    assert {part.device.type for part in ([held] if preset == "matched" else [held.m, held.v])} == {"meta"}

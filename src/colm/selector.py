@@ -239,9 +239,7 @@ class CoresetSelector:
         Raises:
             ConfigError: the history belongs to a weight of another size.
         """
-        site = self.site
-        device = torch.device("cpu") if site is None else site.weight.device
-        self.state.load(state, dim=0 if site is None else site.dim, device=device)
+        self.state.load(state, dim=0 if self.site is None else self.site.dim)
 
     def _choose(self, pool: Pool, facts: PoolFacts) -> tuple[dict[int, float], Picks]:
         """Return how many rows of the pool each kept row stands for, and what came of the selection pass."""
@@ -288,6 +286,7 @@ class CoresetSelector:
             features = run_selection_pass(
                 self.model, self.site, pool, local, self.config, generator=generator, recording=recording
             )
+        self.state.move_to(features.device)
         history = self.state.history or empty_history(features.dim, features.device)
         rule = self._rule
         if self.config.features not in GRADIENTS:

@@ -82,13 +82,19 @@ class SelectionState:
             "carried": None if carried is None else carried.cpu(),
         }
 
-    def load(self, state: Mapping[str, Any], *, dim: int, device: torch.device) -> None:
+    def move_to(self, device: torch.device) -> None:
+        """Hold history and what is carried on the features' device: a model may move after its state was loaded."""
+        if self.history is not None:
+            self.history = AdamHistory(self.history.m.to(device), self.history.v.to(device), self.history.updates)
+        if self.carried is not None:
+            self.carried = self.carried.to(device)
+
+    def load(self, state: Mapping[str, Any], *, dim: int) -> None:
         """Restore what `to_dict` returned.
 
         Args:
             state: as saved.
             dim: D of the features; 0 where there are none.
-            device: of the features.
 
         Raises:
             ConfigError: the history belongs to a weight of another size.
@@ -103,6 +109,6 @@ class SelectionState:
         self.step = int(state["step"])
         carried = state.get("carried")
         if carried is not None and dim:
-            self.carried = carried.to(device)
+            self.carried = carried
         if m is not None:
-            self.history = AdamHistory(m.to(device), v.to(device), int(state["updates"]))
+            self.history = AdamHistory(m, v, int(state["updates"]))
