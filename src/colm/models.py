@@ -69,6 +69,37 @@ def add_lora(model: Any, lora: Mapping[str, Any]) -> Any:
         raise ConfigError(f"The lora settings do not fit the model: {error}") from error
 
 
+def check_positions(model: Any, tokens: int) -> None:
+    """Check that the model has positions for its longest row.
+
+    Args:
+        model: bare or with adapters.
+        tokens: of the longest row.
+
+    Raises:
+        ConfigError: positions are learned, and there are fewer: the row would index out of the table. Others that are
+            computed (rotary) only get worse; that is logged.
+    """
+    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    limit = getattr(config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or tokens <= limit:
+        return
+    vocabulary = model.get_input_embeddings()
+    # Some tables hold a few places before the first position (OPT has 2).
+    learned = any(
+        isinstance(module, torch.nn.Embedding) and module is not vocabulary and 0 <= module.num_embeddings - limit <= 2
+        for module in model.modules()
+    )
+    if learned:
+        raise ConfigError(
+            f"The longest row has {tokens} tokens, but the model has learned only {limit} positions; set "
+            f"data.max_length to at most {limit}."
+        )
+    logger.warning(
+        "The longest row has %d tokens, more than the %d positions that the model was trained on.", tokens, limit
+    )
+
+
 def load_config(name: str) -> Any:
     """Load the configuration of the model `name` (see `load_model`; also ``tiny``) without its weights.
 

@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.conftest import tiny_model
 
+from colm import ConfigError
 from colm.cli import main
+from colm.models import check_positions
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -37,7 +40,6 @@ def write_run(folder: Path, **changes: Any) -> str:
             "learning_rate": 5e-3,
             "logging_steps": 2,
             "save_steps": 2,
-            "use_cpu": True,
         },
         "output_dir": str(folder / "run"),
         **changes,
@@ -102,6 +104,29 @@ def test_train_leaves_a_run_that_loads_and_goes_on(tmp_path: Path, capsys: pytes
     assert main(["train", config, "--overwrite", "training.max_steps=1", *evaluated]) == 0
     assert len((run / "selection.jsonl").read_text().splitlines()) == 1
     assert not (run / "checkpoint-2").exists()
+
+
+def test_the_losses_of_a_run_are_those_of_the_weights_that_it_saves(tmp_path: Path) -> None:
+    config, run = write_run(tmp_path), tmp_path / "run"
+    each = [f"training.{name}_{key}" for name in ("eval", "save") for key in ("strategy=steps", "steps=2")]
+    diverging = ["training.learning_rate=0.1", "training.warmup_steps=6"]
+    diverging += ["training.lr_scheduler_type=constant_with_warmup"]
+    assert main(["train", config, "training.load_best_model_at_end=true", *each, *diverging]) == 0
+    summary = json.loads((run / "summary.json").read_text())
+    losses = {line["step"]: line["losses"] for line in read_lines(run / "evaluations.jsonl")}
+    assert summary["best_step"] < summary["steps"] == 6
+    after = {name: source["eval_loss_after"] for name, source in summary["sources"].items()}
+    assert after == losses[summary["best_step"]] != losses[6]
+
+
+def test_a_row_longer_than_the_learned_positions(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gpt2, llama = tiny_model("gpt2"), tiny_model("llama")
+    check_positions(gpt2, gpt2.config.max_position_embeddings)
+    limit = gpt2.config.max_position_embeddings
+    with pytest.raises(ConfigError, match=f"has {limit + 1} tokens, but the model has learned only {limit} positions"):
+        check_positions(gpt2, limit + 1)
+    check_positions(llama, llama.config.max_position_embeddings + 1)  # rotary positions go on
+    assert "more than the" in caplog.text
 
 
 def test_lora_leaves_an_adapter(tmp_path: Path) -> None:

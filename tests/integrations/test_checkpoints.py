@@ -17,6 +17,7 @@ import torch
 from tests.cli.test_commands import read_lines, write_run
 from tests.integrations.test_hf import coreset_trainer, lines, weights
 
+from colm import ConfigError
 from colm.integrations.checkpoints import begin_checkpoint, is_complete, last_complete_checkpoint, mark_complete
 
 KILLS = Path(__file__).parents[2] / "benchmarks" / "kills.py"
@@ -154,3 +155,15 @@ def test_sigterm_saves_says_so_and_goes_on_to_the_same_run(tmp_path: Path, ranks
         assert json.loads((run / "summary.json").read_text())["steps"] == len(records)
     assert found[0][0] == found[1][0]
     assert found[0][1] == found[1][1]
+
+
+def test_a_run_goes_on_with_pools_of_as_many_rows_or_not_at_all(tmp_path: Path) -> None:
+    saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
+    coreset_trainer(tmp_path, args=saving).train()
+    pools = [line["pool"] for line in lines(tmp_path)]
+    split = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 6, **saving}
+    coreset_trainer(tmp_path, args=split).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert [line["pool"] for line in lines(tmp_path)] == pools
+    other = coreset_trainer(tmp_path, args={**saving, "gradient_accumulation_steps": 6})
+    with pytest.raises(ConfigError, match="pools have 12 rows, but now 4 rows x 6 accumulation steps x 1 processes"):
+        other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))

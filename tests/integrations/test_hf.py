@@ -338,6 +338,10 @@ def test_more_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="2 GPUs in one process mean DataParallel"):
         check_trainer(trainer, SelectionConfig())
     trainer.args._n_gpu = 1
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")  # as torchrun sets it
+        with pytest.raises(ConfigError, match="2 processes were started, but the Trainer trains on 1.*use_cpu=True"):
+            check_trainer(trainer, SelectionConfig())
     trainer.args.loss_type = "dft"
     with pytest.raises(ConfigError, match="loss_type='dft'"):
         check_trainer(trainer, SelectionConfig())

@@ -47,7 +47,7 @@ LAUNCHERS = {
 def test_the_command_line_in_two_processes(tmp_path: Path, launcher: str) -> None:
     config = write_run(tmp_path)
     command = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "colm"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # nothing says: on a CPU
     for again in ([], ["--resume", "training.max_steps=8"]):
         done = subprocess.run(
             [*command, "train", config, *again], env=environment, capture_output=True, text=True, timeout=300

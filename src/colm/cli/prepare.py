@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from transformers import set_seed
@@ -63,6 +64,18 @@ def prepare_data(settings: RunSettings, *, resume: bool = False) -> PreparedData
     train = tokenize(mixture.train)
     validation = tokenize(mixture.validation) if mixture.validation else None
     return PreparedData(tokenizer, train, _by_source(validation, data["source_column"]), labelling=labelling)
+
+
+def longest_row(data: PreparedData, settings: RunSettings) -> int:
+    """Return the tokens of the longest row that may come; those of a stream are not known, so the limit."""
+    if data.window is not None:
+        limit: int = settings.data["max_length"]
+        return limit
+    longest = 0
+    for part in (data.train, *data.validation.values()):
+        for batch in part.with_format("arrow").iter(batch_size=10_000):
+            longest = max(longest, pc.max(pc.list_value_length(batch["input_ids"])).as_py() or 0)
+    return longest
 
 
 def read_rows_of(settings: RunSettings, *, resume: bool = True) -> tuple[Mixture, Labelling | None]:

@@ -207,8 +207,9 @@ def _training(values: dict[str, Any]) -> dict[str, Any]:
     values = {key: "no" if key.endswith("_strategy") and value is False else value for key, value in values.items()}
     import torch
 
-    # Pinning memory without an accelerator only warns.
-    return {"dataloader_pin_memory": torch.cuda.is_available(), **TRAINING_DEFAULTS, **values}
+    # Pinning memory without an accelerator only warns; without use_cpu each of several processes trains for itself.
+    machine = {"dataloader_pin_memory": torch.cuda.is_available(), "use_cpu": not torch.accelerator.is_available()}
+    return {**machine, **TRAINING_DEFAULTS, **values}
 
 
 def _lora(values: Any) -> dict[str, Any] | None:

@@ -25,14 +25,14 @@ from transformers import (
 )
 
 from colm.cli.kept import describe_kept
-from colm.cli.prepare import PreparedData, prepare_data
+from colm.cli.prepare import PreparedData, longest_row, prepare_data
 from colm.cli.settings import RunSettings, load_settings
 from colm.errors import ColmError, ConfigError, StoppedEarly
 from colm.integrations.checkpoints import last_complete_checkpoint
 from colm.integrations.evaluation import EvaluationRecorder, SourceTrainer, peak_memory
 from colm.integrations.preemption import StopOnSignal
 from colm.integrations.profiling import TABLE_NAME, TRACE_NAME, StepProfiler
-from colm.models import add_lora, build_tiny_model, load_model
+from colm.models import add_lora, build_tiny_model, check_positions, load_model
 from colm.record import (
     ANSWER_LINES_NAME,
     ANSWERS_NAME,
@@ -124,6 +124,7 @@ def train(
     data = prepare_data(settings, resume=checkpoint is not None)
     set_seed(settings.seed)  # tokenising must not move the model's initialisation
     model = build_model(settings, data.tokenizer)
+    check_positions(model, longest_row(data, settings))
     trainer = build_trainer(settings, model, data, replay=replay)
     folder = settings.output_dir
     if _is_first_rank():
@@ -153,7 +154,8 @@ def train(
             "on with --resume"
         )
     memory = peak_memory()
-    if data.validation and recorder.last_step != trainer.state.global_step:
+    best = _best_step(trainer)
+    if data.validation and best is None and recorder.last_step != trainer.state.global_step:
         trainer.evaluate()
     trainer.save_model(str(folder))
     if not _is_first_rank():
@@ -164,7 +166,7 @@ def train(
         lines = StepLog(folder / FILE_NAME).read()
         examples = describe_kept(lines, trainer.selector.small, data.train, data.tokenizer)
     replace_file(folder / EXAMPLES_NAME, json.dumps(examples, indent=2) + "\n")
-    summary = summarise(trainer, list(evaluations.read())) | memory
+    summary = summarise(trainer, list(evaluations.read()), best) | memory
     replace_file(folder / SUMMARY_NAME, json.dumps(summary, indent=2) + "\n")  # last: it says that the run is done
     return summary
 
@@ -215,13 +217,31 @@ def build_trainer(
     return trainer
 
 
-def summarise(trainer: SourceTrainer, evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the figures of a finished run; losses are None where there is no validation data."""
+def _best_step(trainer: SourceTrainer) -> int | None:
+    """Return the step whose weights the Trainer has loaded at the end; None where they are the last step's."""
+    if not trainer.args.load_best_model_at_end or trainer.state.best_model_checkpoint is None:
+        return None
+    step: int = trainer.state.best_global_step
+    return step
+
+
+def summarise(
+    trainer: SourceTrainer, evaluations: Sequence[Mapping[str, Any]], best: int | None = None
+) -> dict[str, Any]:
+    """Return the figures of a finished run; losses are None where there is no validation data.
+
+    Args:
+        trainer: that has trained.
+        evaluations: the lines of the recorder.
+        best: the step whose weights are saved, whose losses are then those after; None for the last.
+    """
     rule = trainer.selection.small_sources
     listed = "auto" if rule == "none" else rule  # which sources are small does not hang on what a method does with them
-    before, after = ({}, {}) if not evaluations else (evaluations[0]["losses"], evaluations[-1]["losses"])
+    lines = [line for line in evaluations if best is None or line["step"] <= best]
+    before, after = ({}, {}) if not lines else (lines[0]["losses"], lines[-1]["losses"])
     return {
         "steps": trainer.state.global_step,
+        **({} if best is None else {"best_step": best}),
         "seconds": round(trainer.figures.seconds, 3),
         "selection_seconds": round(trainer.figures.selection_seconds, 3),
         "eval_loss_before": _mean_over_rows(before, trainer.validation),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
+from colm.gather import rank_and_world
 
 
 def check_trainer(trainer: Any, selection: SelectionConfig) -> None:
@@ -15,6 +17,7 @@ def check_trainer(trainer: Any, selection: SelectionConfig) -> None:
         ConfigError: what is set, why it does not work, and what to do instead.
     """
     args = trainer.args
+    _check_processes(args)
     for name, enabled in (("FSDP", "is_fsdp_enabled"), ("DeepSpeed", "is_deepspeed_enabled")):
         if getattr(trainer, enabled, False):
             raise ConfigError(
@@ -69,11 +72,45 @@ def check_trainer(trainer: Any, selection: SelectionConfig) -> None:
         raise ConfigError("average_tokens_across_devices=False weighs ranks, not examples; set it to True.")
     if selection.reuse_forward:
         _check_reuse(trainer)
-    pool = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    pool = pool_rows(args)
     rows = len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else pool  # a stream fills its pools
     selection.check_pool(pool, args.gradient_accumulation_steps * args.world_size)
     if rows < pool and selection.keep_count is not None and selection.keep_count > rows:
         raise ConfigError(f"keep_count={selection.keep_count} is above the {rows} rows of the data; lower it.")
+
+
+def pool_rows(args: Any) -> int:
+    """Return N, the rows of a whole pool over all ranks."""
+    rows: int = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return rows
+
+
+def check_pool_rows(args: Any, saved: int | None) -> None:
+    """Check that a run goes on with pools of as many rows as before, on whatever number of ranks.
+
+    Rows that were trained on are passed by as so many pools: with others, some would be trained on again, or never.
+
+    Raises:
+        ConfigError: the pools differ.
+    """
+    now = pool_rows(args)
+    if saved is not None and saved != now:
+        raise ConfigError(
+            f"The run's pools have {saved} rows, but now {args.per_device_train_batch_size} rows x "
+            f"{args.gradient_accumulation_steps} accumulation steps x {args.world_size} processes make {now}. With "
+            "fewer processes take more accumulation steps, so that the product stays."
+        )
+
+
+def _check_processes(args: Any) -> None:
+    """Refuse processes that the Trainer takes for one: each would train, and save, for itself."""
+    started = max(rank_and_world()[1], int(os.environ.get("WORLD_SIZE") or 1))
+    if started != args.world_size:
+        raise ConfigError(
+            f"{started} processes were started, but the Trainer trains on {args.world_size}, so gradients would not be "
+            "shared and each process would save over the others. On CPUs set use_cpu=True in the training arguments; "
+            "on GPUs see that torch finds them (torch.cuda.is_available())."
+        )
 
 
 def _check_reuse(trainer: Any) -> None:

@@ -28,7 +28,7 @@ from colm.config import SelectionConfig
 from colm.errors import ConfigError, DataError
 from colm.exchange import WEIGHT_KEY
 from colm.integrations.checkpoints import begin_checkpoint, is_complete, last_complete_checkpoint, mark_complete
-from colm.integrations.checks import check_trainer
+from colm.integrations.checks import check_pool_rows, check_trainer, pool_rows
 from colm.integrations.columns import (
     INDEX_KEY,
     SOURCE_KEY,
@@ -223,7 +223,11 @@ class CoresetMixin(_TrainerSeams):
             self.args.save_total_limit = limit
         if self.args.should_save:
             torch.save(self.args, folder / TRAINING_ARGS_NAME)  # with the limit
-            state = {"selector": self.selector.state_dict(), "figures": self.figures.state_dict()}
+            state = {
+                "selector": self.selector.state_dict(),
+                "figures": self.figures.state_dict(),
+                "pool_rows": pool_rows(self.args),
+            }
             if self._running is not None:
                 state["stream"] = self._running.state_dict()
             torch.save(state, folder / STATE_NAME)
@@ -245,6 +249,7 @@ class CoresetMixin(_TrainerSeams):
                 "resume from an earlier one."
             )
         state = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True)
+        check_pool_rows(self.args, state.get("pool_rows"))
         self.selector.load_state_dict(state["selector"])
         self.figures.load_state_dict(state["figures"])
         if self._running is not None:
