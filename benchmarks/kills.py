@@ -129,9 +129,11 @@ def run_whole(folder: Path) -> Whole:
 
 def kill_and_resume(folder: Path, whole: Whole, draw: random.Random, *, kills: int) -> tuple[list[str], list[str]]:
     """Kill one run `kills` times, let it end, and return where the kills hit and what differs from the whole run."""
+    from colm.cli.lock import LOCK_NAME  # which a killed process leaves
+
     config, hits = write_config(folder), []
     while True:
-        resume = (folder / "run").is_dir() and any((folder / "run").iterdir())
+        resume = any(path.name != LOCK_NAME for path in (folder / "run").glob("*"))
         kill_at = draw.randint(1, whole.writes) if kills and draw.random() < 0.5 else 0
         process = start(config, resume=resume, kill_at=kill_at)
         if kills and not kill_at:

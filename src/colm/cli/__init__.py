@@ -147,7 +147,7 @@ def _run(options: argparse.Namespace) -> int:
         print(f"colm: {error}", file=sys.stderr)
         return _STOPPED if isinstance(error, StoppedEarly) else 2
     except KeyboardInterrupt:
-        how = "the same command" if options.command == "eval" else "--resume"
+        how = "--resume" if options.command in ("train", "replay") else "the same command"
         print(f"colm: interrupted; go on with {how}", file=sys.stderr)
         return 130
     return 0

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from colm.cli.console import make_console
 from colm.cli.prepare import read_rows_of
 from colm.cli.settings import load_settings, resolve_settings
 from colm.cluster.centroids import Tried, find_elbow
@@ -58,7 +58,7 @@ def cluster_command(data: str, config: str | None, overrides: Sequence[str], out
         raise ConfigError("embedding=model needs a model: give model=NAME, or a configuration that names it.")
     rows, labelling = read_rows_of(settings)
     assert labelling is not None
-    console = Console()
+    console = make_console()
     if labelling.tried:
         console.print(curve_table(labelling.tried))
     console.print(_table(Rows(rows.train, settings.data["format"]), labelling.names))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,9 @@ from typing import Any
 
 import yaml
 
+from colm.cli.child import run_child
 from colm.cli.clustering import LABELS_NAME
+from colm.cli.console import make_console
 from colm.cli.report import write_comparison_page
 from colm.cli.settings import load_settings, resolve_settings
 from colm.data.questions import read_question_files, read_questions
@@ -110,6 +111,7 @@ def run_one(folder: Path, settings: Mapping[str, Any], launcher: str) -> None:
 
     Raises:
         ConfigError: the process failed; its output has been shown.
+        StoppedEarly: see `run_child`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder.with_suffix(".yaml")
@@ -118,10 +120,10 @@ def run_one(folder: Path, settings: Mapping[str, Any], launcher: str) -> None:
     goes_on = started and last_complete_checkpoint(folder) is not None
     again = ["--resume"] if goes_on else ["--overwrite"]
     start = shlex.split(launcher) if launcher else [sys.executable]
-    done = subprocess.run([*start, "-m", "colm", "train", str(path), *again], stdout=subprocess.DEVNULL)
-    if done.returncode:
+    status = run_child([*start, "-m", "colm", "train", str(path), *again], f"the training in {folder}")
+    if status:
         raise ConfigError(
-            f"The run {folder} failed with exit status {done.returncode}; what it said stands above. Start the same "
+            f"The run {folder} failed with exit status {status}; what it said stands above. Start the same "
             "comparison again to go on with it."
         )
 
@@ -131,12 +133,13 @@ def answer_one(folder: Path, data: Sequence[str], options: str) -> None:
 
     Raises:
         ConfigError: the process failed; its output has been shown.
+        StoppedEarly: see `run_child`.
     """
     command = [sys.executable, "-m", "colm", "eval", str(folder), "--data", *data, *shlex.split(options)]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL)
-    if done.returncode:
+    status = run_child(command, f"colm eval of {folder}")
+    if status:
         raise ConfigError(
-            f"colm eval of {folder} failed with exit status {done.returncode}; what it said stands above. Start the "
+            f"colm eval of {folder} failed with exit status {status}; what it said stands above. Start the "
             "same comparison again to go on with it."
         )
 
@@ -229,7 +232,6 @@ def _check_folder(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _print_table(comparison: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title="Mean over seeds")
@@ -257,4 +259,4 @@ def _print_table(comparison: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> N
             show(seconds / steps if seconds and steps else None, 3),
             f"{(mean(runs, 'selection_seconds') or 0.0) / seconds:.0%}" if seconds else "-",
         )
-    Console().print(table)
+    make_console().print(table)

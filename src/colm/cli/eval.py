@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from colm.cli.answer_tables import compare_table, harness_table, run_table
+from colm.cli.console import make_console
 from colm.cli.prepare import read_rows_of
 from colm.cli.target import Target, describe_weights, find_target, load_target
 from colm.data.demo import demo_rows
@@ -59,7 +60,7 @@ def eval_command(names: Sequence[str], overrides: Sequence[str], options: EvalOp
     folders = [_folder(target, label, options, len(targets)) for target, label in zip(targets, labels, strict=True)]
     asked = None if options.tasks and not options.data else find_questions(targets[0], options)
     known = next((target.trained for target in targets if target.trained is not None), None)
-    console = Console()
+    console = make_console()
     found: list[tuple[str, dict[str, Any], list[Line]]] = []
     for target, label, folder in zip(targets, labels, folders, strict=True):
         model, tokenizer = load_target(target)

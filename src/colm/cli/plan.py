@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
+from colm.cli.console import make_console
 from colm.cli.settings import RunSettings, load_settings
 from colm.errors import ConfigError
 from colm.plan.memory import parse_memory, show_memory
@@ -65,7 +65,7 @@ def plan_command(
     if as_json:
         print(json.dumps(_values(settings, request, outlook, memory, ways, proposals, notes), indent=2))
         return
-    console = Console()
+    console = make_console()
     console.print(_ways_table(request, ways, memory))
     console.print(_proposals_table(request, proposals))
     for note in notes:

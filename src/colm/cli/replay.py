@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from colm.cli.console import make_console
 from colm.cli.settings import load_settings
-from colm.cli.train import check_output, train
+from colm.cli.train import check_output, hold_output, train
 from colm.errors import ConfigError
 from colm.record import CONFIG_NAME, FILE_NAME
 
@@ -23,7 +22,8 @@ def replay_command(record: str, overrides: Sequence[str], *, resume: bool, overw
         overwrite: replace an earlier replay.
 
     Raises:
-        ConfigError: the record or its configuration is missing, or the replay would write over the run.
+        ConfigError: the record or its configuration is missing, the replay would write over the run, or another process
+            trains in the output folder.
     """
     path = Path(record) / FILE_NAME if Path(record).is_dir() else Path(record)
     config = path.parent / CONFIG_NAME
@@ -34,7 +34,8 @@ def replay_command(record: str, overrides: Sequence[str], *, resume: bool, overw
     settings = load_settings(str(config), [f"output_dir={folder.with_name(folder.name + '-replay')}", *overrides])
     if settings.output_dir.resolve() == folder:
         raise ConfigError(f"output_dir={settings.output_dir} is the run that is replayed; choose another folder.")
-    checkpoint = check_output(settings.output_dir, resume=resume, overwrite=overwrite)
-    summary = train(settings, checkpoint, replay=path)
+    with hold_output(settings.output_dir):
+        checkpoint = check_output(settings.output_dir, resume=resume, overwrite=overwrite)
+        summary = train(settings, checkpoint, replay=path)
     if summary:
-        Console().print(f"{summary['steps']} steps replayed. Saved in {settings.output_dir}.")
+        make_console().print(f"{summary['steps']} steps replayed. Saved in {settings.output_dir}.")

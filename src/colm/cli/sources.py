@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from colm.cli.cluster import curve_table
+from colm.cli.console import make_console
 from colm.cli.prepare import prepare_data
 from colm.cli.settings import load_settings
 from colm.report.sources_page import write_sources_page
@@ -48,7 +48,7 @@ def sources_command(config: str, overrides: Sequence[str], out: str | None = Non
     page = Path(out) if out else settings.output_dir / PAGE_NAME
     if not out:
         page.parent.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    console = make_console()
     tried = data.labelling.tried if data.labelling is not None else []
     if tried:
         console.print(curve_table(tried))

@@ -7,13 +7,13 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from datasets import Dataset
-from rich.console import Console
 from rich.table import Table
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -24,7 +24,9 @@ from transformers import (
     set_seed,
 )
 
+from colm.cli.console import make_console
 from colm.cli.kept import describe_kept
+from colm.cli.lock import hold_folder
 from colm.cli.prepare import PreparedData, longest_row, prepare_data
 from colm.cli.settings import RunSettings, load_settings
 from colm.errors import ColmError, ConfigError, StoppedEarly
@@ -55,12 +57,13 @@ def train_command(
 ) -> None:
     """Train as the configuration says, save, and print the summary table."""
     settings = load_settings(config, overrides)
-    checkpoint = check_output(settings.output_dir, resume=resume, overwrite=overwrite)
-    profiler = StepProfiler(settings.output_dir) if profile and _is_first_rank() else None
-    summary = train(settings, checkpoint, callbacks=[profiler] if profiler else [])
+    with hold_output(settings.output_dir):
+        checkpoint = check_output(settings.output_dir, resume=resume, overwrite=overwrite)
+        profiler = StepProfiler(settings.output_dir) if profile and _is_first_rank() else None
+        summary = train(settings, checkpoint, callbacks=[profiler] if profiler else [])
     if not _is_first_rank():
         return
-    console = Console()
+    console = make_console()
     console.print(_table(summary))
     share = summary["selection_seconds"] / summary["seconds"] if summary["seconds"] else 0.0
     console.print(
@@ -69,6 +72,11 @@ def train_command(
     )
     if profiler is not None and profiler.report is not None:
         print(f"\n{profiler.report}\n\nOperations: {TABLE_NAME}; trace: {TRACE_NAME}, for ui.perfetto.dev.")
+
+
+def hold_output(folder: Path) -> AbstractContextManager[None]:
+    """Keep other trainings out of the output folder, in the process that writes there. Raises as `hold_folder`."""
+    return hold_folder(folder) if _is_first_rank() else nullcontext()
 
 
 def check_output(folder: Path, *, resume: bool, overwrite: bool) -> Path | None:

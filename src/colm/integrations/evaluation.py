@@ -23,15 +23,20 @@ class SourceTrainer(CoresetTrainer):
     """A `CoresetTrainer` whose evaluation also gives the loss of each source, and the mean over sources.
 
     The metrics are ``eval_<source>_loss``, the mean over its rows of their mean labelled-token loss, and
-    ``eval_macro_loss``. No logits are kept: each batch is reduced to its rows' losses.
+    ``eval_macro_loss``; see `name_metric` for names that would make another metric's key. No logits are kept: each
+    batch is reduced to its rows' losses.
 
     Args:
         validation: source -> its tokenised rows; may be empty.
         **kwargs: as `CoresetTrainer`'s, without ``eval_dataset`` and what computes metrics.
+
+    Attributes:
+        source_losses: of the last evaluation, by the sources' own names.
     """
 
     def __init__(self, *args: Any, validation: Mapping[str, Dataset], **kwargs: Any) -> None:
         self.validation = dict(validation)
+        self.source_losses: dict[str, float] = {}
         if validation:
             kwargs["eval_dataset"] = concatenate_datasets(list(validation.values()))
             kwargs["compute_metrics"] = self._losses_by_source
@@ -45,11 +50,26 @@ class SourceTrainer(CoresetTrainer):
             found[name] = float(losses[start : start + len(rows)].mean())
             start += len(rows)
         assert start == len(losses)
-        return {f"{name}_loss": loss for name, loss in found.items()} | {MACRO: float(np.mean(list(found.values())))}
+        self.source_losses = found
+        macro = float(np.mean(list(found.values())))
+        return {name_metric(name): loss for name, loss in found.items()} | {MACRO: macro}
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """Keep the order of the rows, by which their source is known, also where training groups by length."""
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
+
+def name_metric(source: str) -> str:
+    """Return the key of a source's loss among the Trainer's metrics, which puts ``eval_`` before it.
+
+    It does not where a key has that already, so ``eval_x`` would be ``x``, and ``eval`` the mean over all rows. Such
+    names, and ``macro``, get ``source/`` before them; so do names that begin with that, for no two to be the same.
+
+    >>> name_metric("code"), name_metric("macro"), name_metric("eval_x")
+    ('code_loss', 'source/macro_loss', 'source/eval_x_loss')
+    """
+    odd = source in ("macro", "eval") or source.startswith(("eval_", "source/"))
+    return f"source/{source}_loss" if odd else f"{source}_loss"
 
 
 def _row_losses(logits: Any, labels: Tensor) -> Tensor:
@@ -87,7 +107,7 @@ class EvaluationRecorder(TrainerCallback):
                 "step": state.global_step,
                 "rows": sum(self._trainer.figures.kept.values()),
                 "seconds": round(self._trainer.figures.seconds, 3),
-                "losses": {name: metrics[f"eval_{name}_loss"] for name in self._trainer.validation},
+                "losses": self._trainer.source_losses,
             }
         )
 
