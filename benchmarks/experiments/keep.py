@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from colm.errors import ConfigError
-from colm.record import ANSWERS_NAME, CONFIG_NAME, EVALUATIONS_NAME, SUMMARY_NAME
+from colm.record import ANSWERS_NAME, CONFIG_NAME, DATA_NAME, EVALUATIONS_NAME, SUMMARY_NAME
 
 KEPT = Path(__file__).parents[2] / "docs" / "results" / "runs"
 DIGITS = 6
@@ -40,6 +40,8 @@ def keep_run(folder: Path, mixture: str, *, model: str, setting: str | None) -> 
         "summary": _round(json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))),
         "evaluations": [_round(json.loads(line)) for line in lines],
     }
+    if (folder / DATA_NAME).exists():
+        held["data"] = json.loads((folder / DATA_NAME).read_text(encoding="utf-8"))
     answers = folder / ANSWERS_NAME
     if answers.exists():
         held["answers"] = _round(json.loads(answers.read_text(encoding="utf-8")))
@@ -75,6 +77,8 @@ def restore_runs(mixture: str, out: Path, *, model: str | None) -> None:
         (folder / CONFIG_NAME).write_text(yaml.safe_dump(held["config"], sort_keys=False), encoding="utf-8")
         text = "".join(json.dumps(line) + "\n" for line in held["evaluations"])
         (folder / EVALUATIONS_NAME).write_text(text, encoding="utf-8")
+        if "data" in held:  # older ones do not say which rows they were trained on
+            (folder / DATA_NAME).write_text(json.dumps(held["data"]), encoding="utf-8")
         if "answers" in held:
             (folder / ANSWERS_NAME).write_text(json.dumps(held["answers"]), encoding="utf-8")
         (folder / SUMMARY_NAME).write_text(json.dumps(held["summary"]), encoding="utf-8")

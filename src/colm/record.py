@@ -13,6 +13,7 @@ from colm.types import StepRecord
 FILE_NAME = "selection.jsonl"
 EVALUATIONS_NAME = "evaluations.jsonl"
 CONFIG_NAME = "config.yaml"
+DATA_NAME = "data.json"
 SUMMARY_NAME = "summary.json"
 EXAMPLES_NAME = "examples.json"
 COMPARE_NAME = "compare.json"

@@ -92,6 +92,31 @@ def test_runs_share_data_and_what_is_finished_is_not_run_again(
 
 
 @pytest.mark.slow
+def test_runs_on_other_data_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out = write_run(tmp_path, training={**TRAINING, "max_steps": 1}), tmp_path / "run"
+    command = ["compare", config, "--seeds", "0", "--methods", "random"]
+    assert main(command) == 0
+    rows = (tmp_path / "rows.jsonl").read_text()
+    (tmp_path / "rows.jsonl").write_text(rows.replace("Rare ", "Seldom "))
+    assert main([*command, "control"]) == 2
+    error = capsys.readouterr().err
+    assert "seed-0 holds a run on other data (54 training rows (" in error
+    assert "Put the data back, choose another output_dir, or delete that folder" in error
+    assert not (out / "control").exists()
+    (out / "random" / "seed-0" / "data.json").unlink()  # as an older version left it
+    assert main([*command, "control"]) == 0
+    (tmp_path / "rows.jsonl").write_text(rows)
+    assert main([*command, "random-n"]) == 2
+    assert "control/seed-0 holds a run on other data" in capsys.readouterr().err
+    with monkeypatch.context() as patch:  # the file changes between two runs
+        patch.setattr("colm.cli.compare.check_run_data", lambda *_: None)
+        assert main([*command, "control", "random-n"]) == 2
+    assert "control/seed-0 holds a run on other data" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_every_run_answers_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config, questions = write_run(tmp_path, training=TRAINING), tmp_path / "questions.jsonl"
     rows = [{"source": name, "prompt": "1 + 1 = ", "answer": "2"} for name in ("adding", "other")]
@@ -108,6 +133,18 @@ def test_every_run_answers_questions(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert 0 <= figures["exact_in"] <= 1
     assert 0 <= figures["exact_out"] <= 1
     assert main(asked) == 0
+    assert "Answers of" not in capsys.readouterr().out
+    answers = out / "random" / "seed-0" / "answers.json"
+    assert main([*asked[:-1], "--max-new-tokens 5"]) == 0
+    assert "Answers of random/seed-0" in capsys.readouterr().out
+    assert json.loads(answers.read_text())["settings"]["max_new_tokens"] == 5
+    questions.write_text(questions.read_text().replace("1 + 1", "1 + 2"))
+    assert main([*asked[:-1], "--max-new-tokens 5"]) == 0
+    assert "Answers of random/seed-0" in capsys.readouterr().out
+    older = json.loads(answers.read_text())
+    del older["settings"]["rows"], older["settings"]["dtype"]  # as an older version wrote them
+    answers.write_text(json.dumps(older))
+    assert main([*asked[:-1], "--max-new-tokens 5"]) == 0
     assert "Answers of" not in capsys.readouterr().out
     assert main([*command, "--eval-data", str(tmp_path / "rows.jsonl"), "--eval-options", "--limit 0"]) == 2
     assert "colm eval of" in capsys.readouterr().err

@@ -64,16 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report.add_argument("--out", metavar="FILE.html", help="default: report.html in the run's folder")
     _add_eval(commands)
     # Overrides may stand anywhere; argparse would take one after --seeds for a seed.
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    overrides = [argument for argument in given if _OVERRIDE.match(argument)]
-    options = parser.parse_args([argument for argument in given if not _OVERRIDE.match(argument)])
-    options.overrides = overrides
+    options = _parse(parser, sys.argv[1:] if arguments is None else arguments)
     if options.command == "sources" and not options.config and not options.cluster:
         parser.error("colm sources needs CONFIG.yaml, or --cluster DATA")
-    if options.command == "eval":
-        options.data = [name for names in options.data for name in names if name]
-    if options.command == "report" and overrides:
-        parser.error(f"colm report takes no settings ({overrides[0]}); a folder of that name is ./{overrides[0]}")
+    if options.command == "report" and options.overrides:
+        first = options.overrides[0]
+        parser.error(f"colm report takes no settings ({first}); a folder of that name is ./{first}")
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("colm").setLevel(logging.INFO)
@@ -83,6 +79,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         leave_ranks()
     return status
+
+
+def parse_eval(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options of `colm eval`, whose arguments another command passes on."""
+    parser = argparse.ArgumentParser(prog="colm")
+    _add_eval(parser.add_subparsers(dest="command"))
+    return _parse(parser, ["eval", *arguments])
+
+
+def _parse(parser: argparse.ArgumentParser, given: Sequence[str]) -> argparse.Namespace:
+    options = parser.parse_args([argument for argument in given if not _OVERRIDE.match(argument)])
+    options.overrides = [argument for argument in given if _OVERRIDE.match(argument)]
+    if options.command == "eval":
+        options.data = [name for names in options.data for name in names if name]
+    return options
 
 
 def _run(options: argparse.Namespace) -> int:

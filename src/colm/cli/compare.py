@@ -16,9 +16,10 @@ import yaml
 from colm.cli.child import run_child
 from colm.cli.clustering import LABELS_NAME
 from colm.cli.console import make_console
+from colm.cli.finished import check_run_data, is_answered, read_asked, require_same
 from colm.cli.report import write_comparison_page
+from colm.cli.resume import read_fingerprint
 from colm.cli.settings import load_settings, resolve_settings
-from colm.data.questions import read_question_files, read_questions
 from colm.errors import ConfigError
 from colm.integrations.checkpoints import last_complete_checkpoint
 from colm.methods import METHODS, method_settings
@@ -52,20 +53,20 @@ def compare_command(
     """
     runs = plan_runs(config, overrides, methods, seeds)
     if eval_data:
-        data = next(iter(runs.values()))["data"]
-        parts = read_question_files(eval_data, data["columns"], data["source_column"])
-        read_questions(parts, source_column=data["source_column"], format_name=data["format"])  # or hours are lost
+        asked = read_asked(eval_data, eval_options, next(iter(runs.values())))
     todo = [folder for folder in runs if not (folder / SUMMARY_NAME).exists()]
     print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished.", flush=True)
     out = Path(load_settings(config, overrides).output_dir)
     for number, folder in enumerate(todo, start=1):
         print(f"[{number}/{len(todo)}] {folder.relative_to(out)}", flush=True)
         run_one(folder, runs[folder], launcher)
+        finished = [other for other in runs if (other / SUMMARY_NAME).exists()]
+        require_same({other: read_fingerprint(other) for other in finished}, read_fingerprint(folder))
         if eval_data:
             answer_one(folder, eval_data, eval_options)
         write_comparison_json(out)
     for folder in runs if eval_data else ():
-        if _answered(folder) != list(eval_data):
+        if not is_answered(folder, asked):
             print(f"Answers of {folder.relative_to(out)}", flush=True)
             answer_one(folder, eval_data, eval_options)
     write_comparison_json(out)
@@ -83,6 +84,7 @@ def plan_runs(
     Raises:
         ConfigError: an unknown method, no fixed number of steps, no validation data, or a folder that holds a run
             with other settings.
+        DataError: a folder holds a run on other data.
     """
     base = load_settings(config, overrides)
     _check_base(base.values)
@@ -103,6 +105,7 @@ def plan_runs(
             settings = resolve_settings(settings).values
             _check_folder(folder, settings)
             runs[folder] = settings
+    check_run_data(base.output_dir, runs)
     return runs
 
 
@@ -142,12 +145,6 @@ def answer_one(folder: Path, data: Sequence[str], options: str) -> None:
             f"colm eval of {folder} failed with exit status {status}; what it said stands above. Start the "
             "same comparison again to go on with it."
         )
-
-
-def _answered(folder: Path) -> list[str] | None:
-    """Return the data whose questions a run has answered, or None."""
-    path = folder / ANSWERS_NAME
-    return json.loads(path.read_text(encoding="utf-8"))["settings"]["data"] if path.exists() else None
 
 
 def write_comparison_json(out: Path) -> dict[str, Any]:

@@ -148,6 +148,8 @@ def evaluate_target(
         "run_programs": options.run_programs,
         "weights": describe_weights(target),
         "questions": digest_questions(asked, prompts),
+        "dtype": target.settings.dtype,
+        "rows": questions.digest,
     }
     partial = StepLog(folder / PARTIAL_NAME)
     answers = _go_on(partial, settings)

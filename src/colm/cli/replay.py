@@ -35,7 +35,7 @@ def replay_command(record: str, overrides: Sequence[str], *, resume: bool, overw
     if settings.output_dir.resolve() == folder:
         raise ConfigError(f"output_dir={settings.output_dir} is the run that is replayed; choose another folder.")
     with hold_output(settings.output_dir):
-        checkpoint = check_output(settings.output_dir, resume=resume, overwrite=overwrite)
+        checkpoint = check_output(settings, resume=resume, overwrite=overwrite)
         summary = train(settings, checkpoint, replay=path)
     if summary:
         make_console().print(f"{summary['steps']} steps replayed. Saved in {settings.output_dir}.")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from datasets import Dataset
 from rich.table import Table
 from transformers import (
@@ -28,6 +27,7 @@ from colm.cli.console import make_console
 from colm.cli.kept import describe_kept
 from colm.cli.lock import hold_folder
 from colm.cli.prepare import PreparedData, longest_row, prepare_data
+from colm.cli.resume import WriteConfig, check_data, check_settings, fingerprint_run, write_beginning
 from colm.cli.settings import RunSettings, load_settings
 from colm.errors import ColmError, ConfigError, StoppedEarly
 from colm.integrations.checkpoints import last_complete_checkpoint
@@ -39,6 +39,7 @@ from colm.record import (
     ANSWER_LINES_NAME,
     ANSWERS_NAME,
     CONFIG_NAME,
+    DATA_NAME,
     EVALUATIONS_NAME,
     EXAMPLES_NAME,
     FILE_NAME,
@@ -58,7 +59,7 @@ def train_command(
     """Train as the configuration says, save, and print the summary table."""
     settings = load_settings(config, overrides)
     with hold_output(settings.output_dir):
-        checkpoint = check_output(settings.output_dir, resume=resume, overwrite=overwrite)
+        checkpoint = check_output(settings, resume=resume, overwrite=overwrite)
         profiler = StepProfiler(settings.output_dir) if profile and _is_first_rank() else None
         summary = train(settings, checkpoint, callbacks=[profiler] if profiler else [])
     if not _is_first_rank():
@@ -79,18 +80,22 @@ def hold_output(folder: Path) -> AbstractContextManager[None]:
     return hold_folder(folder) if _is_first_rank() else nullcontext()
 
 
-def check_output(folder: Path, *, resume: bool, overwrite: bool) -> Path | None:
+def check_output(settings: RunSettings, *, resume: bool, overwrite: bool) -> Path | None:
     """Check that the output folder may be written, and return the checkpoint to go on from, if any.
 
     Nothing is deleted yet. Of several ranks the first one checks; all find the same checkpoint.
 
     Raises:
-        ConfigError: the folder holds a run and neither flag is given, or there is nothing to resume.
+        ConfigError: the folder holds a run and neither flag is given, there is nothing to resume, or the run that is to
+            go on has other settings.
     """
+    folder = settings.output_dir
     held = _run_files(folder)
     if resume:
         if not held:
             raise ConfigError(f"There is no run to resume in {folder}; leave --resume out.")
+        if (folder / CONFIG_NAME).exists() and _is_first_rank():
+            check_settings(settings)
         # The configuration goes first when a run is replaced, and comes last: without it the checkpoints are another's.
         checkpoint = last_complete_checkpoint(folder) if (folder / CONFIG_NAME).exists() else None
         if checkpoint is None:
@@ -105,7 +110,7 @@ def check_output(folder: Path, *, resume: bool, overwrite: bool) -> Path | None:
 
 
 def _run_files(folder: Path) -> list[Path]:
-    names = (CONFIG_NAME, SUMMARY_NAME, EVALUATIONS_NAME, EXAMPLES_NAME, FILE_NAME)
+    names = (CONFIG_NAME, SUMMARY_NAME, EVALUATIONS_NAME, EXAMPLES_NAME, FILE_NAME, DATA_NAME)
     return [folder / name for name in names if (folder / name).exists()] + list(folder.glob("checkpoint-*"))
 
 
@@ -126,10 +131,14 @@ def train(
         callbacks: more of the Trainer's.
 
     Raises:
+        DataError: the checkpoint is of a run on other data.
         StoppedEarly: SIGTERM came; the checkpoint of the step is written.
     """
     set_seed(settings.seed)
     data = prepare_data(settings, resume=checkpoint is not None)
+    fingerprint = fingerprint_run(settings, data) if _is_first_rank() else None
+    if checkpoint is not None:
+        check_data(settings.output_dir, fingerprint)
     set_seed(settings.seed)  # tokenising must not move the model's initialisation
     model = build_model(settings, data.tokenizer)
     check_positions(model, longest_row(data, settings))
@@ -141,7 +150,8 @@ def train(
         for path in [*_run_files(folder), *stale] if checkpoint is None else stale:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / CONFIG_NAME, yaml.safe_dump(settings.values, sort_keys=False))
+        if checkpoint is None:
+            write_beginning(settings, fingerprint)
     trainer.accelerator.wait_for_everyone()  # the first rank may still have been clearing the folder
     evaluations = StepLog(folder / EVALUATIONS_NAME)
     resumed_at = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
@@ -153,7 +163,7 @@ def train(
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     stop = StopOnSignal()
-    for callback in (stop, *callbacks):
+    for callback in (stop, *([WriteConfig(settings)] if checkpoint else []), *callbacks):
         trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.stopped and trainer.state.global_step < trainer.state.max_steps:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +36,7 @@ class Questions(NamedTuple):
 
     asked: list[Question]
     unanswerable: dict[str, int]
+    digest: str  # of all rows that were read, by which answers are recognised without a tokenizer
 
 
 def read_question_files(names: Sequence[str], columns: Mapping[str, str], source_column: str) -> list[Dataset]:
@@ -92,7 +95,7 @@ def read_questions(
     """
     asked: list[Question] = []
     unanswerable: dict[str, int] = {}
-    index = 0
+    index, hasher = 0, hashlib.sha256()
     for part in parts:
         name = detect_question_format(part.column_names) if format_name == "auto" else format_name
         if name not in PROMPT_COLUMNS:
@@ -101,6 +104,7 @@ def read_questions(
             source = row[source_column]
             if source is None or not str(source).strip():
                 raise DataError(f"Row {index} has no source: its {source_column!r} is {source!r}. Give it a label.")
+            hasher.update(json.dumps([name, str(source), row], sort_keys=True, default=str).encode())
             task = read_task(row.get(COLUMN))
             expected = str(task["answer"]) if task else _expected(row, name, index, run)
             unanswerable.setdefault(str(source), 0)
@@ -114,7 +118,7 @@ def read_questions(
             f"None of the {index} rows has a final answer to compare with: each has an empty {ANSWER!r}, or a "
             "completion that ends in none. Give data with answers."
         )
-    return Questions(asked if limit is None else _draw(asked, limit, seed), unanswerable)
+    return Questions(asked if limit is None else _draw(asked, limit, seed), unanswerable, hasher.hexdigest())
 
 
 def detect_question_format(columns: Sequence[str]) -> str:

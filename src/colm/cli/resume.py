@@ -1,0 +1,179 @@
+"""What a run that goes on must have in common with the run that its folder holds: settings and data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import TrainerCallback, TrainingArguments
+
+from colm.cli.prepare import PreparedData
+from colm.cli.settings import RunSettings, load_settings
+from colm.data.fingerprint import Fingerprint, describe_difference, fingerprint_data
+from colm.errors import ConfigError, DataError
+from colm.record import CONFIG_NAME, DATA_NAME, replace_file
+
+# ---- Settings that may change on --resume, since what is trained stays the same; all others may not ----
+
+LENGTH = {"max_steps", "num_train_epochs"}
+"""A run may be made longer. Its learning rate then goes on along the schedule of the new length, so it is not the run
+that would have had this length from the start; that has always been allowed."""
+
+POOL = {"per_device_train_batch_size", "gradient_accumulation_steps"}
+"""What a change of the number of processes needs. The rows of a pool must stay as many; that is checked elsewhere."""
+
+PLACE = {
+    *("use_cpu", "local_rank", "torch_empty_cache_steps", "skip_memory_metrics"),
+    *("gradient_checkpointing", "gradient_checkpointing_kwargs"),
+    *("activation_checkpointing", "activation_checkpointing_kwargs"),
+}
+"""Where and in how much memory the same steps are computed."""
+
+SHOWN = {
+    *("report_to", "run_name", "project", "disable_tqdm", "log_level", "log_level_replica", "log_on_each_node"),
+    *("include_num_input_tokens_seen", "prediction_loss_only", "include_for_metrics", "batch_eval_metrics"),
+    *("per_device_eval_batch_size", "save_total_limit", "save_only_model", "save_on_each_node"),
+    *("enable_jit_checkpoint", "push_to_hub"),
+}
+LOADER = {
+    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
+    *("dataloader_prefetch_factor", "dataloader_multiprocessing_context"),
+}
+PREFIXES = ("logging_", "hub_", "trackio_", "ddp_", "eval_accumulation_", "eval_do_", "eval_use_")
+
+CADENCE = {"eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "save_strategy", "save_steps"}
+"""When is evaluated and saved. An evaluation moves the draws of dropout, as another device does, but decides nothing,
+unless the best model is loaded or the learning rate follows the loss."""
+
+SELECTION = {"pass_tokens", "head_chunk_tokens", "reuse_forward", "reuse_offload", "log_sources"}
+"""How much of the pool is computed at a time, what of it is kept, and what is logged."""
+
+
+def check_settings(settings: RunSettings) -> None:
+    """Check that the run goes on with the settings in its folder, but for those that do not change what is trained.
+
+    Raises:
+        ConfigError: others differ; each is named with the value held and the one given.
+    """
+    path = settings.output_dir / CONFIG_NAME
+    try:
+        held = load_settings(str(path), []).values  # a newer key has its default
+    except ConfigError as error:
+        raise ConfigError(f"The run in {settings.output_dir} can not be resumed: {error}") from error
+    lora = None not in (held["lora"], settings.lora)
+    differing = [
+        f"{key}: {before!r} -> {now!r}"
+        for key, before, now in find_differences(_filled(held, lora=lora), _filled(settings.values, lora=lora))
+        if not _may_change(key, held["training"], settings.training)
+    ]
+    if differing:
+        raise ConfigError(
+            f"{settings.output_dir} holds a run with other settings ({'; '.join(differing)}). Resume it without the "
+            "change, begin anew with --overwrite, or choose another output_dir."
+        )
+
+
+def find_differences(held: Any, given: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield each dotted key whose values differ, with both; None stands for a key that is not there."""
+    if isinstance(held, list) and isinstance(given, list) and len(held) == len(given):
+        held, given = dict(enumerate(held)), dict(enumerate(given))
+    if isinstance(held, Mapping) and isinstance(given, Mapping):
+        for name in {**held, **given}:
+            yield from find_differences(held.get(name), given.get(name), f"{key}.{name}" if key else str(name))
+    elif held != given:
+        yield key, held, given
+
+
+def check_data(folder: Path, found: Fingerprint | None) -> None:
+    """Check that a run goes on with the rows it began with; a stream's, or those of an older version, are not known.
+
+    Raises:
+        DataError: they differ; how many there were and are is said.
+    """
+    held = read_fingerprint(folder)
+    difference = describe_difference(held, found) if held is not None and found is not None else None
+    if difference is not None:
+        raise DataError(
+            f"The data are not those that the run in {folder} began with ({difference}). Resume it with its data, "
+            "begin anew with --overwrite, or choose another output_dir."
+        )
+
+
+def fingerprint_run(settings: RunSettings, data: PreparedData) -> Fingerprint | None:
+    """Return what tells the run's data from others; None for a stream, whose rows are read as they are needed."""
+    if settings.data["streaming"]:
+        return None
+    return fingerprint_data(data.train, data.validation, settings.data["source_column"])
+
+
+def read_fingerprint(folder: Path) -> Fingerprint | None:
+    """Return the fingerprint of the data that the run in a folder was made on; None where there is none."""
+    path = folder / DATA_NAME
+    if not path.exists():
+        return None
+    held: Fingerprint = json.loads(path.read_text(encoding="utf-8"))
+    return held
+
+
+def write_beginning(settings: RunSettings, data: Fingerprint | None) -> None:
+    """Write the data's fingerprint and then the settings, which say that the folder is this run's."""
+    if data is not None:
+        replace_file(settings.output_dir / DATA_NAME, json.dumps(data, indent=2) + "\n")
+    write_config(settings)
+
+
+def write_config(settings: RunSettings) -> None:
+    """Write the resolved settings to the output folder."""
+    replace_file(settings.output_dir / CONFIG_NAME, yaml.safe_dump(settings.values, sort_keys=False))
+
+
+class WriteConfig(TrainerCallback):
+    """Writes the settings of a resumed run once its checkpoint is loaded, so once it was found to fit.
+
+    Args:
+        settings: the run's.
+    """
+
+    def __init__(self, settings: RunSettings) -> None:
+        self._settings = settings
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write them in one process."""
+        if state.is_world_process_zero:
+            write_config(self._settings)
+
+
+def _may_change(key: str, held: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    section, _, rest = key.partition(".")
+    if section == "training":
+        name = rest.partition(".")[0]
+        if name in CADENCE:
+            return not any(
+                training.get("load_best_model_at_end") or training.get("lr_scheduler_type") == "reduce_lr_on_plateau"
+                for training in (held, given)
+            )
+        return name in LENGTH | POOL | PLACE | SHOWN | LOADER or name.startswith(PREFIXES)
+    return key == "output_dir" or (section == "selection" and rest in SELECTION)
+
+
+def _filled(values: Mapping[str, Any], *, lora: bool) -> dict[str, Any]:
+    """Give the training arguments, and LoRA's, their defaults, so that one that is spelled out is no difference."""
+    filled = {**values, "training": {**_defaults(TrainingArguments), **values["training"]}}
+    if lora:
+        from peft import LoraConfig
+
+        filled["lora"] = {**_defaults(LoraConfig), **values["lora"]}
+    return filled
+
+
+def _defaults(config: type) -> dict[str, Any]:
+    found = {}
+    for field in fields(config):
+        if field.init:
+            made = field.default if field.default_factory is MISSING else field.default_factory()
+            found[field.name] = None if made is MISSING else made
+    return found
