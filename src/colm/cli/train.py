@@ -6,14 +6,12 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
-from rich.table import Table
 from transformers import (
     DataCollatorForSeq2Seq,
     PrinterCallback,
@@ -29,6 +27,7 @@ from colm.cli.lock import hold_folder
 from colm.cli.prepare import PreparedData, longest_row, prepare_data
 from colm.cli.resume import WriteConfig, check_data, check_settings, fingerprint_run, write_beginning
 from colm.cli.settings import RunSettings, load_settings
+from colm.cli.summary import best_step, summarise, summary_table
 from colm.errors import ColmError, ConfigError, StoppedEarly
 from colm.integrations.checkpoints import last_complete_checkpoint
 from colm.integrations.evaluation import EvaluationRecorder, SourceTrainer, peak_memory
@@ -48,7 +47,6 @@ from colm.record import (
     StepLog,
     replace_file,
 )
-from colm.sources import find_small_sources
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +63,7 @@ def train_command(
     if not _is_first_rank():
         return
     console = make_console()
-    console.print(_table(summary))
+    console.print(summary_table(summary))
     share = summary["selection_seconds"] / summary["seconds"] if summary["seconds"] else 0.0
     console.print(
         f"{summary['steps']} steps in {summary['seconds']:.0f} s, of which selection {share:.0%}. "
@@ -172,7 +170,7 @@ def train(
             "on with --resume"
         )
     memory = peak_memory()
-    best = _best_step(trainer)
+    best = best_step(trainer)
     if data.validation and best is None and recorder.last_step != trainer.state.global_step:
         trainer.evaluate()
     trainer.save_model(str(folder))
@@ -235,57 +233,9 @@ def build_trainer(
     return trainer
 
 
-def _best_step(trainer: SourceTrainer) -> int | None:
-    """Return the step whose weights the Trainer has loaded at the end; None where they are the last step's."""
-    if not trainer.args.load_best_model_at_end or trainer.state.best_model_checkpoint is None:
-        return None
-    step: int = trainer.state.best_global_step
-    return step
-
-
-def summarise(
-    trainer: SourceTrainer, evaluations: Sequence[Mapping[str, Any]], best: int | None = None
-) -> dict[str, Any]:
-    """Return the figures of a finished run; losses are None where there is no validation data.
-
-    Args:
-        trainer: that has trained.
-        evaluations: the lines of the recorder.
-        best: the step whose weights are saved, whose losses are then those after; None for the last.
-    """
-    rule = trainer.selection.small_sources
-    listed = "auto" if rule == "none" else rule  # which sources are small does not hang on what a method does with them
-    lines = [line for line in evaluations if best is None or line["step"] <= best]
-    before, after = ({}, {}) if not lines else (lines[0]["losses"], lines[-1]["losses"])
-    return {
-        "steps": trainer.state.global_step,
-        **({} if best is None else {"best_step": best}),
-        "seconds": round(trainer.figures.seconds, 3),
-        "selection_seconds": round(trainer.figures.selection_seconds, 3),
-        "eval_loss_before": _mean_over_rows(before, trainer.validation),
-        "eval_loss_after": _mean_over_rows(after, trainer.validation),
-        "small_sources": sorted(find_small_sources(trainer.source_sizes, listed)),
-        "sources": {
-            name: {
-                "rows": trainer.source_sizes.get(name, 0),
-                "pooled": trainer.figures.pooled.get(name, 0),
-                "kept": trainer.figures.kept.get(name, 0),
-                "eval_loss_before": before.get(name),
-                "eval_loss_after": after.get(name),
-            }
-            for name in sorted(set(trainer.source_sizes) | set(trainer.validation))
-        },
-    }
-
-
 def _is_first_rank() -> bool:
     """True in the process that writes, also before the ranks have met."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _mean_over_rows(losses: Mapping[str, float], validation: Mapping[str, Dataset]) -> float | None:
-    rows = sum(len(validation[name]) for name in losses)
-    return sum(loss * len(validation[name]) for name, loss in losses.items()) / rows if rows else None
 
 
 class _Progress(ProgressCallback):
@@ -304,27 +254,3 @@ class _Progress(ProgressCallback):
             f"({logs.get('coreset_small_kept', 0):.1f} of small sources)  "
             f"selection {logs.get('selection_seconds', 0):.2f} s, {logs.get('selection_share', 0):.0%} of the step"
         )
-
-
-def _table(summary: dict[str, Any]) -> Table:
-    table = Table(title="Summary by source")
-    table.add_column("source", overflow="fold")
-    for name in ("rows", "pooled", "kept", "loss before", "loss after"):
-        table.add_column(name, justify="right")
-
-    def loss(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3f}"
-
-    for name, source in sorted(summary["sources"].items(), key=lambda item: -item[1]["rows"]):
-        table.add_row(
-            name,
-            f"{source['rows']:,}",
-            f"{source['pooled']:,}",
-            f"{source['kept']:,}",
-            loss(source["eval_loss_before"]),
-            loss(source["eval_loss_after"]),
-        )
-    table.add_section()
-    totals = [f"{sum(source[key] for source in summary['sources'].values()):,}" for key in ("rows", "pooled", "kept")]
-    table.add_row("all", *totals, loss(summary["eval_loss_before"]), loss(summary["eval_loss_after"]))
-    return table
