@@ -134,6 +134,6 @@ def _by_source(rows: Dataset | None, column: str) -> dict[str, Dataset]:
     if rows is None:
         return {}
     positions: dict[str, list[int]] = {}
-    for row, name in enumerate(rows[column]):
+    for row, name in enumerate(rows[column][:]):
         positions.setdefault(str(name), []).append(row)
     return {name: rows.select(held) for name, held in sorted(positions.items())}
