@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from colm.errors import DataError
 from colm.types import StepRecord
 
 FILE_NAME = "selection.jsonl"
@@ -55,15 +56,42 @@ class StepLog:
         partial.write_text("".join(kept), encoding="utf-8")
         partial.replace(self.path)
 
-    def read(self) -> Iterator[dict[str, Any]]:
-        """Yield the lines as dicts, up to the first that is not whole; none where there is no file."""
+    def read(self, *, whole: bool = False) -> Iterator[dict[str, Any]]:
+        """Yield the lines as dicts; none where there is no file.
+
+        Args:
+            whole: refuse a last line that is not whole, instead of leaving it out.
+
+        Raises:
+            DataError: a line is damaged, with its number.
+        """
         if not self.path.exists():
             return
-        with self.path.open(encoding="utf-8") as file:
-            for line in file:
-                if not line.endswith("\n"):
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    if whole:
+                        raise DataError(
+                            f"{self.path}, line {number}, is not whole: the file was cut, or the run killed while it "
+                            f"wrote. Put back a whole copy, or delete this line to do with the {number - 1} before it."
+                        )
                     return
-                yield json.loads(line)
+                yield self._parse(line, number)
+
+    def _parse(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            values = json.loads(line.decode("utf-8"))
+        except ValueError as error:
+            raise DataError(
+                f"{self.path}, line {number}, is not valid JSON: {error}. It was damaged after it was written; put "
+                "back a copy of the file."
+            ) from error
+        if not isinstance(values, dict):
+            raise DataError(
+                f"{self.path}, line {number}, does not hold what colm train writes there: it is no JSON object. Put "
+                "back a copy of the file."
+            )
+        return values
 
 
 def to_dict(record: StepRecord) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class ReplaySelector(CoresetSelector):
 
     Raises:
         ConfigError: there is no record, or it holds no step.
+        DataError: a line of it is damaged, or the last one is not whole.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class ReplaySelector(CoresetSelector):
     ) -> None:
         super().__init__(model, config, source_sizes, pad_token_id=pad_token_id)
         self._log = StepLog(record)
-        self.steps = sum(1 for _ in self._log.read())
+        self.steps = sum(1 for _ in self._log.read(whole=True))
         if self.steps == 0:
             raise ConfigError(f"{record} holds no step to replay; give the selection.jsonl of a run.")
         self._lines: Iterator[dict[str, Any]] = iter(())

@@ -237,6 +237,27 @@ def test_replay_trains_on_the_recorded_rows_to_the_same_weights(
     assert "already holds a run" in capsys.readouterr().err
     assert main(["replay", str(run), "--overwrite", "seed=1"]) == 2
     assert "is not the recorded one" in capsys.readouterr().err
+    refuse_damaged_records(run, capsys)
+
+
+def refuse_damaged_records(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record, output = run / "selection.jsonl", f"output_dir={run.with_name('other')}"
+    whole = record.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for damaged, message in [
+        (whole[:-100], "line 6, is not whole: the file was cut, or the run killed while it wrote"),
+        (b"".join(lines[:4]), "holds 4 steps, but"),
+        (b"".join([*lines[:2], b"{step" + lines[2][5:], *lines[3:]]), "selection.jsonl, line 3, is not valid JSON"),
+        (b"".join([*lines[:2], b"\xff" + lines[2][1:], *lines[3:]]), "selection.jsonl, line 3, is not valid JSON"),
+        (b"".join([*lines[:2], b"3\n", *lines[3:]]), "line 3, does not hold what colm train writes"),
+    ]:
+        record.write_bytes(damaged)
+        assert main(["replay", str(run), output]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+    record.write_bytes(b"".join(lines[:4]))
+    (run / "summary.json").unlink()  # as of a run that was killed
+    assert main(["replay", str(run), output]) == 0
+    assert "4 steps replayed" in capsys.readouterr().out
 
 
 def test_a_profile_shows_the_stages_of_a_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

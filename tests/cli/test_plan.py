@@ -66,6 +66,8 @@ def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--gpu-memory", "5MB"], "does not hold the model: parameters 0.0"),
         (["--gpu-memory", "1GiB", "model=no/such"], "The configuration of the model 'no/such' could not be read"),
         (["--gpu-memory", "1GiB", "--sequence-length", "1"], "--sequence-length=1 must be at least 2"),
+        (["--gpu-memory", "1GiB", "--sequence-length", "2000000"], "--sequence-length=2,000,000 is more"),
+        (["--gpu-memory", "1GiB", "data.max_length=2000000"], "data.max_length=2,000,000 is more than the 1,048,576"),
         (["--gpu-memory", "1GiB", "--labelled", "0"], "--labelled=0.0 must be above 0"),
         (["--gpu-memory", "1GiB", "training.optim=adafactory"], "Did you mean 'adafactor'"),
         (["--gpu-memory", "1GiB", "training.torch_compile=true"], "training.torch_compile=True changes memory"),

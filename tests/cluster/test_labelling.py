@@ -70,6 +70,13 @@ def test_new_rows_go_to_the_nearest_centroid(tmp_path: Path) -> None:
     assert adjusted_rand_score(true, found.names) > 0.9
     assert path.read_bytes() == before
     assert assign_rows(Rows([new]), THREE, path) == found.names[200:]
+    whole = centroids_path(path).read_bytes()
+    broken = [whole[:0], whole[:-100], whole[: len(whole) // 2]]
+    broken += [whole[:at] + b"\xff" * 5 + whole[at + 5 :] for at in (0, len(whole) // 2, len(whole) - 20)]
+    for damaged in broken:
+        centroids_path(path).write_bytes(damaged)
+        with pytest.raises(DataError, match="does not know some rows, and .*centroids.npz.*Put it back"):
+            label_rows(Rows([old, new]), THREE, path)
     centroids_path(path).unlink()
     with pytest.raises(DataError, match="does not know some rows, and .*centroids.npz.*Put it back"):
         label_rows(Rows([old, new]), THREE, path)

@@ -77,13 +77,14 @@ def test_a_mapped_name_that_is_taken(tmp_path: Path) -> None:
 
 def test_held_out_rows_come_from_every_source_and_leave_half() -> None:
     rows = Dataset.from_list([*ROWS, {"source": "c", "prompt": "x", "completion": "y"}])
-    train, held = hold_out(rows, "source", 3, seed=0)
+    (train,), (held,) = hold_out([rows], "source", 3, seed=0)
     assert len(train) + len(held) == 21
     counts = {name: list(held["source"]).count(name) for name in "abc"}
     assert counts == {"a": 3, "b": 2, "c": 0}
     assert not {row["prompt"] for row in train} & {row["prompt"] for row in held}
-    again = hold_out(rows, "source", 3, seed=0)[1]
+    (again,) = hold_out([rows], "source", 3, seed=0)[1]
     assert list(again) == list(held)
+    assert [row["prompt"] for row in held] == ["0?", "4?", "10?", "16?", "18?"]  # a run that is resumed needs the same
 
 
 def test_rows_without_a_label_are_dropped_and_counted(caplog: pytest.LogCaptureFixture) -> None:

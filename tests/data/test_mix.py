@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colm.cli.settings import DATA_DEFAULTS
-from colm.data.load import read_mixture
+from colm.data.load import hold_out, read_mixture
 from colm.data.mix import cap_rows, share_of_weights, weigh_rows
 from colm.errors import DataError
 
@@ -71,6 +71,27 @@ def test_a_weight_for_no_source_and_a_source_without_weight() -> None:
         share_of_weights({"code": 1}, ["code", "maths"])
     with pytest.raises(DataError, match="All data.weights are 0"):
         share_of_weights({"code": 0}, ["code"])
+
+
+def test_rows_are_held_out_of_a_source_not_of_a_file() -> None:
+    parts = parts_of({"a": 20, "b": 3}, {"a": 30}, {"b": 1})
+    rest, held = hold_out(parts, "source", 5, seed=0)
+    assert count(held) == {"a": 5, "b": 2}  # at most half
+    assert count(rest) == {"a": 45, "b": 2}
+    assert all(len(part) for part in [*rest, *held])
+    assert count(hold_out(parts, "source", {"a": 7}, seed=0)[1]) == {"a": 7}
+    with pytest.raises(DataError, match="data.validation_rows names 'c', which is no source"):
+        hold_out(parts, "source", {"c": 7}, seed=0)
+
+
+def test_two_files_of_one_source_hold_out_its_rows_once(tmp_path: Any) -> None:
+    entries = []
+    for name in ("first", "second"):
+        path = str(tmp_path / f"{name}.jsonl")
+        Dataset.from_list([{"prompt": f"{name} {i}?", "completion": f"{i}"} for i in range(40)]).to_json(path)
+        entries.append({"path": path, "source": "x"})
+    mixture = read_mixture({**DATA_DEFAULTS, "validation_rows": 5}, entries, seed=0)
+    assert (count(mixture.train), count(mixture.validation)) == ({"x": 75}, {"x": 5})
 
 
 def test_rows_are_held_out_first_then_capped_then_weighed(tmp_path: Any) -> None:

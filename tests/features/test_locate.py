@@ -38,6 +38,24 @@ def test_lora_b_is_the_target_where_there_is_lora(build: Any) -> None:
     assert (site.out_features, site.in_features) == (16, 4)
 
 
+@pytest.mark.parametrize("broken", ["lm_head.weight", "model.layers.1.mlp.up_proj.weight"])
+def test_logits_that_are_not_finite_are_said(build: Any, broken: str) -> None:
+    model = build()
+    with torch.no_grad():
+        model.get_parameter(broken)[0, 0] = float("nan")
+    with pytest.raises(UnsupportedModelError, match=f"logits are not finite: .* the weight {broken} is not finite"):
+        locate_value_site(model)
+
+
+def test_logits_that_overflow_are_said(build: Any) -> None:
+    model = build()
+    with torch.no_grad():
+        model.model.norm.weight[:] = 3e38
+        model.lm_head.weight[:] = 3e38
+    with pytest.raises(UnsupportedModelError, match=r"logits are not finite: .* in torch.float32; all weights are"):
+        locate_value_site(model)
+
+
 def test_a_module_can_be_named(build: Any, ragged: Any) -> None:
     model, batch = build(), ragged([5, 7])
     site = locate_value_site(model, "layers.0.mlp.down_proj")

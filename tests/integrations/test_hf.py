@@ -444,6 +444,9 @@ def test_a_replay_of_another_run_is_refused(tmp_path: Path) -> None:
     torch.manual_seed(1)
     with pytest.raises(DataError, match=r"The pool of step 0 is not the recorded one: row \d+ of '\w' is only here"):
         other.train()
+    record.write_bytes(record.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"selection.jsonl, line \d+, is not whole"):
+        coreset_trainer(tmp_path / "cut", replay=record)
     record.write_text("")
     with pytest.raises(ConfigError, match="holds no step to replay"):
         coreset_trainer(tmp_path / "none", replay=record)

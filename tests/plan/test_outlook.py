@@ -127,6 +127,35 @@ def test_leaving_out_layers_does_not_change_the_memory_of_a_selection() -> None:
     assert len(rehearsal.shapes.model.model.layers) == 4
 
 
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_large_masks_without_values_change_nothing(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def costs() -> tuple[Any, ...]:
+        shapes = build_shapes(ModelSpec("x"), shape("llama"))
+        rehearsal = Rehearsal(shapes, SelectionConfig(), Rows(TOKENS), device=device)
+        return rehearsal.train(4, accumulated=True), rehearsal.select(4, 2), rehearsal.select(4, 2, short=True)
+
+    real = costs()
+    monkeypatch.setattr("colm.plan.counting.LARGEST", 4 * TOKENS**2 // 4)  # more than all tokens of the pool
+    assert costs() == real
+
+
+def test_what_runs_is_bounded() -> None:
+    """Rows of any length and micro-batches of any size are planned, in little memory and time."""
+    spec, selection = ModelSpec("x"), SelectionConfig(keep=KEEP)
+    short, long = (Outlook(Request(spec, selection, Rows(t), 2, 2), shape("llama")) for t in (10_000, 100_000))
+    selected = [outlook.coreset_step(2, 2).selection for outlook in (short, long)]
+    assert 7 < selected[1] / selected[0] < 11  # rows of one length go together, so without a mask
+    trained = [outlook.pool(2, 2) for outlook in (short, long)]
+    assert 50 < trained[1].activations / trained[0].activations < 100  # nearly all of it is the mask
+    assert 50 < trained[1].flops / trained[0].flops < 100
+    many = Outlook(Request(spec, selection, Rows(64), 10**6, 2), shape("llama"))
+    few = Outlook(Request(spec, selection, Rows(64), 100, 2), shape("llama"))
+    for kind in ("pool", "coreset_rows", "coreset_step"):
+        large, small = getattr(many, kind)(10**6, 2), getattr(few, kind)(100, 2)
+        assert large.flops == pytest.approx(10**4 * small.flops, rel=0.05), kind
+        assert large.activations == pytest.approx(10**4 * small.activations, rel=0.1), kind
+
+
 @pytest.mark.parametrize("features", ["spsa", "mean_hidden", "last_hidden", "loss", "gradient_norm"])
 def test_other_features_are_run_through(features: str) -> None:
     rehearsal = Rehearsal(

@@ -20,6 +20,9 @@ from colm.plan.shapes import ModelSpec
 from colm.plan.steps import Rows
 
 NAMES = {"pool": "pool", "coreset_rows": "kept rows", "coreset_step": "coreset step"}
+LONGEST = 2**20
+"""Tokens of a row that are planned for at most: ids, masks and labels of a few rows are real."""
+
 UNPLANNED = ("fsdp", "deepspeed", "torch_compile", "auto_find_batch_size", "use_liger_kernel")
 """Settings of the Trainer that change memory in ways that are not followed."""
 
@@ -82,6 +85,13 @@ def make_request(settings: RunSettings, sequence_length: int | None = None, labe
         raise ConfigError(
             f"--sequence-length={sequence_length} must be at least 2 tokens; leave it out for the data's."
         )
+    tokens = sequence_length or settings.data["max_length"]
+    if tokens > LONGEST:
+        source = "data.max_length" if sequence_length is None else "--sequence-length"
+        raise ConfigError(
+            f"{source}={tokens:,} is more than the {LONGEST:,} tokens that can be planned for; plan shorter rows: "
+            f"--sequence-length {LONGEST}"
+        )
     if not 0 < labelled <= 1:
         raise ConfigError(f"--labelled={labelled} must be above 0 and at most 1, the share of tokens with a label.")
     training = settings.training
@@ -106,7 +116,7 @@ def make_request(settings: RunSettings, sequence_length: int | None = None, labe
     return Request(
         model=ModelSpec(settings.model, settings.dtype, settings.lora, autocast, checkpointing),
         selection=replace(settings.selection, reuse_forward=False, reuse_offload=False),
-        rows=Rows(sequence_length or settings.data["max_length"], labelled),
+        rows=Rows(tokens, labelled),
         micro_batch=micro_batch,
         micro_batches=micro_batches,
         optimizer=str(training.get("optim", "adamw_torch_fused")),

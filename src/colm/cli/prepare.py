@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -93,21 +96,40 @@ def read_rows_of(settings: RunSettings, *, resume: bool = True) -> tuple[Mixture
     done: list[Relabelled] = []
 
     def relabel(train: list[Dataset], validation: list[Dataset]) -> tuple[list[Dataset], list[Dataset]]:
-        done.append(
-            relabel_parts(
-                train,
-                validation,
-                rules,
-                path,
-                column=data["source_column"],
-                format_name=data["format"],
-                tuned=Tuned(settings.model, data["max_length"], lambda: _load_tuned(settings, train)),
-                renew=rules.labels is None and not resume,
+        embeds = any(config.embedding != "tfidf" for config in [rules.cluster, *rules.split.values()] if config)
+        with _rank_gpu() if embeds else nullcontext():
+            done.append(
+                relabel_parts(
+                    train,
+                    validation,
+                    rules,
+                    path,
+                    column=data["source_column"],
+                    format_name=data["format"],
+                    tuned=Tuned(settings.model, data["max_length"], lambda: _load_tuned(settings, train)),
+                    renew=rules.labels is None and not resume,
+                )
             )
-        )
         return done[0].train, done[0].validation
 
     return read_mixture(data, settings.mixture, seed, relabel), done[0].labelling if done else None
+
+
+@contextmanager
+def _rank_gpu() -> Iterator[None]:
+    """Within the block ``cuda`` is the GPU of this rank; behind it, what models took there is free for the training.
+
+    The ranks have not met yet, so no one else has set it. Where each rank sees one GPU only, that is its own.
+    """
+    if not torch.cuda.is_available():
+        yield
+        return
+    with torch.cuda.device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()):
+        try:
+            yield
+        finally:
+            gc.collect()
+            torch.cuda.empty_cache()
 
 
 def _load_tuned(settings: RunSettings, parts: Iterable[Dataset]) -> tuple[Any, Any]:
@@ -147,6 +169,6 @@ def _by_source(rows: Dataset | None, column: str) -> dict[str, Dataset]:
     if rows is None:
         return {}
     positions: dict[str, list[int]] = {}
-    for row, name in enumerate(rows[column]):
+    for row, name in enumerate(rows[column][:]):
         positions.setdefault(str(name), []).append(row)
     return {name: rows.select(held) for name, held in sorted(positions.items())}

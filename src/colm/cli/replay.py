@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from colm.cli.console import make_console
 from colm.cli.settings import load_settings
 from colm.cli.train import check_output, hold_output, train
-from colm.errors import ConfigError
-from colm.record import CONFIG_NAME, FILE_NAME
+from colm.errors import ConfigError, DataError
+from colm.record import CONFIG_NAME, FILE_NAME, SUMMARY_NAME, StepLog
 
 
 def replay_command(record: str, overrides: Sequence[str], *, resume: bool, overwrite: bool) -> None:
@@ -24,6 +25,7 @@ def replay_command(record: str, overrides: Sequence[str], *, resume: bool, overw
     Raises:
         ConfigError: the record or its configuration is missing, the replay would write over the run, or another process
             trains in the output folder.
+        DataError: the record is damaged, or holds fewer steps than the run has done.
     """
     path = Path(record) / FILE_NAME if Path(record).is_dir() else Path(record)
     config = path.parent / CONFIG_NAME
@@ -34,8 +36,24 @@ def replay_command(record: str, overrides: Sequence[str], *, resume: bool, overw
     settings = load_settings(str(config), [f"output_dir={folder.with_name(folder.name + '-replay')}", *overrides])
     if settings.output_dir.resolve() == folder:
         raise ConfigError(f"output_dir={settings.output_dir} is the run that is replayed; choose another folder.")
+    _require_all_steps(path)
     with hold_output(settings.output_dir):
         checkpoint = check_output(settings, resume=resume, overwrite=overwrite)
         summary = train(settings, checkpoint, replay=path)
     if summary:
         make_console().print(f"{summary['steps']} steps replayed. Saved in {settings.output_dir}.")
+
+
+def _require_all_steps(record: Path) -> None:
+    """Refuse a record that is shorter than its run; a run that was killed has no summary, and any length will do."""
+    summary = record.parent / SUMMARY_NAME
+    try:
+        done = int(json.loads(summary.read_text(encoding="utf-8"))["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    held = sum(1 for _ in StepLog(record).read(whole=True))
+    if held < done:
+        raise DataError(
+            f"{record} holds {held} steps, but {summary} says that the run did {done}: lines are missing. Put back a "
+            f"whole copy of the record, or move {SUMMARY_NAME} away to replay {held} steps only."
+        )

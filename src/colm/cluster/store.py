@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +18,9 @@ from colm.cluster.centroids import Centroids, Tried
 from colm.errors import DataError
 
 VERSION = 1
+DAMAGED = (EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What reading arrays raises where bytes of the file are lost or changed; a changed flag is a RuntimeError."""
+
 _META = b"colm"
 
 
@@ -92,7 +97,7 @@ def load_centroids(path: Path) -> tuple[Centroids, dict[str, np.ndarray]]:
     try:
         arrays = load_arrays(beside)
         centroids = Centroids(arrays.pop("mean"), arrays.pop("points"))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, *DAMAGED) as error:
         raise DataError(
             f"{path} does not know some rows, and {beside}, which would assign them, can not be read "
             f"({type(error).__name__}). Put it back beside the labels, or delete {path} and cluster anew."
@@ -109,6 +114,6 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read arrays by name. Raises OSError or ValueError."""
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
+    """Read arrays by name. Raises OSError, ValueError or one of `DAMAGED`."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # numpy leaves a damaged file open
+        return dict(arrays)

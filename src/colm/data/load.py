@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from datasets import Dataset, Value, concatenate_datasets, load_dataset
 
 from colm.batch import IGNORE
@@ -114,10 +115,7 @@ def read_mixture(
     for part in train:
         _require_sources(part, column, "training")
     if not validation and data["validation_rows"]:
-        halves = [hold_out(part, column, data["validation_rows"], seed) for part in train]
-        if isinstance(data["validation_rows"], Mapping):
-            check_names("data.validation_rows", data["validation_rows"], _source_names(train, column))
-        train, validation = [rest for rest, _ in halves], [held for _, held in halves if len(held)]
+        train, validation = hold_out(train, column, data["validation_rows"], seed)
     if data["cap"] is not None:
         train = cap_rows(train, column, data["cap"], seed)
     if data["weights"]:
@@ -139,29 +137,38 @@ def read_validation(data: Mapping[str, Any], *, labelled: bool = True) -> list[D
     return [rows]
 
 
-def _source_names(parts: Sequence[Dataset], column: str) -> list[str]:
-    return sorted({str(name) for part in parts for name in part[column]})
-
-
-def hold_out(rows: Dataset, column: str, per_source: int | Mapping[str, int], seed: int) -> tuple[Dataset, Dataset]:
+def hold_out(
+    parts: Sequence[Dataset], column: str, per_source: int | Mapping[str, int], seed: int
+) -> tuple[list[Dataset], list[Dataset]]:
     """Split off `per_source` rows of every source, at most half of it, at random.
 
-    Of sources that a mapping does not name none are held out.
+    A source may have rows in several parts; they count as one. Of sources that a mapping does not name none are held
+    out.
 
     Returns:
-        The rest and the held-out rows, each in its old order.
+        The rest and the held-out rows, each in its old order, without parts that are empty.
+
+    Raises:
+        DataError: a mapping names a source that does not exist, or a row has none.
     """
-    shuffled = rows.select_columns([column]).add_column("colm_row", list(range(len(rows)))).shuffle(seed=seed)
-    sizes = count_sources(rows[column], column)
+    labels = [label for part in parts for label in part[column][:]]
+    sizes = count_sources(labels, column)
+    if isinstance(per_source, Mapping):
+        check_names("data.validation_rows", per_source, list(sizes))
     wanted = per_source if isinstance(per_source, Mapping) else dict.fromkeys(sizes, per_source)
     left = {name: min(wanted.get(name, 0), size // 2) for name, size in sizes.items()}
-    held = set()
-    for name, row in zip(shuffled[column], shuffled["colm_row"], strict=True):
-        if left[str(name)] > 0:
-            left[str(name)] -= 1
-            held.add(row)
-    rest = [row for row in range(len(rows)) if row not in held]
-    return rows.select(rest), rows.select(sorted(held))
+    held = np.zeros(len(labels), dtype=bool)
+    for row in np.random.default_rng(seed).permutation(len(labels)).tolist():
+        name = str(labels[row])
+        if left[name] > 0:
+            left[name] -= 1
+            held[row] = True
+    masks = np.split(held, np.cumsum([len(part) for part in parts])[:-1])
+    rest, out = (
+        [part.select(np.flatnonzero(mask == side)) for part, mask in zip(parts, masks, strict=True)]
+        for side in (False, True)
+    )
+    return [part for part in rest if len(part)], [part for part in out if len(part)]
 
 
 def tokenize_rows(
@@ -314,4 +321,4 @@ def _require_sources(rows: Dataset, column: str, what: str) -> None:
             f"It has: {', '.join(rows.column_names)}. Name the right one with data.source_column, or list each "
             "file under mixture."
         )
-    count_sources(rows[column], column)
+    count_sources(rows[column][:], column)  # all at once: a column gives single rows slowly

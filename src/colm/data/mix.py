@@ -100,7 +100,7 @@ def share_of_weights(weights: Mapping[str, float], sources: Sequence[str]) -> di
 def _find_places(parts: Sequence[Dataset], column: str) -> dict[str, list[Place]]:
     places: dict[str, list[Place]] = {}
     for number, part in enumerate(parts):
-        for row, name in enumerate(part[column]):
+        for row, name in enumerate(part[column][:]):
             places.setdefault(str(name), []).append((number, row))
     return dict(sorted(places.items()))
 

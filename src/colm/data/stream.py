@@ -12,7 +12,7 @@ from datasets import Dataset, IterableDataset, interleave_datasets
 from colm.batch import IGNORE
 from colm.data.formats import detect_format, tokenizer_of_format
 from colm.data.load import column_names, hold_out, read_entry
-from colm.data.mix import check_names, share_of_weights
+from colm.data.mix import share_of_weights
 from colm.errors import DataError, suggest
 
 BUFFER = 1000
@@ -107,13 +107,12 @@ def prepare_stream(stream: StreamParts, tokenizer: Any, data: Mapping[str, Any],
     wanted = data["validation_rows"]
     if data["validation"] or not wanted:
         return StreamedMixture(mixed.shuffle(seed=seed, buffer_size=BUFFER), window, None)
-    if isinstance(wanted, Mapping):
-        check_names("data.validation_rows", wanted, sorted(set(window[column])))
-    _, held = hold_out(window, column, wanted, seed)
+    _, out = hold_out([window], column, wanted, seed)
+    held = out[0] if out else None
     # By their tokens: an entry that is read again, or in another order, brings its first rows back.
-    out = {tuple(ids) for ids in held["input_ids"]}
-    rest = mixed.filter(lambda row: tuple(row["input_ids"]) not in out)
-    return StreamedMixture(rest.shuffle(seed=seed, buffer_size=BUFFER), window, held if len(held) else None)
+    tokens = {tuple(ids) for ids in held["input_ids"]} if held else set()
+    rest = mixed.filter(lambda row: tuple(row["input_ids"]) not in tokens)
+    return StreamedMixture(rest.shuffle(seed=seed, buffer_size=BUFFER), window, held)
 
 
 def _tokenize(part: IterableDataset, tokenizer: Any, data: Mapping[str, Any]) -> IterableDataset:

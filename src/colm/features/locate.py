@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from colm.errors import ConfigError, UnsupportedModelError, suggest
 from colm.features.linear_maps import base_map, is_linear, is_trained, map_sizes, map_that_runs, trained_map
-from colm.features.one_token import find_head, observe_calls, one_token_influence
+from colm.features.one_token import find_head, observe_calls, one_token_influence, require_finite_logits
 from colm.features.site import ValueSite, unwrap
 from colm.features.value_rows import find_value_rows
 
@@ -47,7 +47,8 @@ def locate_value_site(model: nn.Module, value_module: str | None = None) -> Valu
 
     Raises:
         ConfigError: `value_module` names no module, or one that is not linear.
-        UnsupportedModelError: no value projection was found; the message lists what was looked at.
+        UnsupportedModelError: no value projection was found, the message lists what was looked at; or the model's
+            logits are not finite.
 
     Source: CoLM, section 4.3: the last layer's V projection has the largest gradient norms.
     """
@@ -92,6 +93,7 @@ def _last_that_matters(model: nn.Module, modules: dict[str, nn.Module]) -> tuple
             continue
         if influence.max() > 0:
             return name, influence
+    require_finite_logits(model)
     raise UnsupportedModelError(_not_found(modules) + reason)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from colm.errors import UnsupportedModelError
 from colm.features.capture import run_one_token, undisturbed
 from colm.features.head import OutputHead, match_head, output_module
 from colm.features.precision import Precision
@@ -42,6 +43,26 @@ def observe_calls(model: nn.Module, watched: Mapping[str, nn.Module]) -> list[tu
 
     run_one_token(model, {module: partial(note, name=name) for name, module in watched.items()})
     return calls
+
+
+def require_finite_logits(model: nn.Module) -> None:
+    """Check that the logits of one token are numbers; minus infinity is one, some models mask with it.
+
+    Raises:
+        UnsupportedModelError: they are not, with the first weight that is not either.
+    """
+    with torch.no_grad():
+        logits = run_one_token(model, {})
+        sound = logits.isfinite() | logits.isneginf()
+        if bool(sound.all()):
+            return
+        lost = int((~sound).sum())
+        broken = next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None)
+    where = f"the weight {broken} is not finite" if broken else "all weights are finite, so it overflows"
+    raise UnsupportedModelError(
+        f"The model's logits are not finite: {lost:,} of {logits.numel():,} for one token, in {logits.dtype}; {where}. "
+        "Load weights that are whole, or compute in bfloat16 or float32."
+    )
 
 
 def one_token_influence(model: nn.Module, module: nn.Module, *, directions: int = 4) -> Tensor:

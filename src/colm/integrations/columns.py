@@ -77,7 +77,7 @@ def encode_sources(dataset: Any, column: str) -> EncodedData:
             f"It has: {', '.join(columns)}. Name the right one with source_column."
         )
     if isinstance(dataset, Dataset):
-        labels = dataset.with_format(None)[column]  # a format or transform may leave the column out
+        labels = dataset.with_format(None)[column][:]  # a format or transform may leave the column out
     else:
         labels = [dataset[i][column] for i in range(len(dataset))]
     sizes = count_sources(labels, column)

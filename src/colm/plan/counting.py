@@ -1,12 +1,13 @@
 """Run code without values: tensors that have shapes but no memory, and a count of what they would take.
 
-Floating-point tensors are fake, integers and truth values are real. Which rows a pool has, how they are padded and
-which tokens are labelled is known before training; what a model computes is not. So the code that trains and selects
-runs as it is, and what it would allocate is counted.
+Floating-point tensors are fake, integers and truth values are real, as long as they are not large. Which rows a pool
+has, how they are padded and which tokens are labelled is known before training; what a model computes is not. So the
+code that trains and selects runs as it is, and what it would allocate is counted.
 """
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -30,6 +31,9 @@ _INDEXED = {
     _aten._index_put_impl_.default,
     _aten._unsafe_index_put.default,
 }
+LARGEST = 2**24
+"""Numbers that a real tensor has at most; larger ones, such as the attention mask of long rows, are fake, too."""
+
 _FACTORIES = tuple(f"aten.{name}" for name in ("empty", "full", "new_", "ones", "rand", "zeros"))
 
 
@@ -73,7 +77,7 @@ class DryRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._known.add(tensor.untyped_storage())
         if any(isinstance(tensor, FakeTensor) for tensor in given):
             out = self._run(func, args, kwargs)
-        elif not given and _makes_floats(func, args, kwargs):
+        elif (not given and _makes_floats(func, args, kwargs)) or _numbers(given, args) > LARGEST:
             with self.fake:
                 out = func(*args, **kwargs)
         else:
@@ -135,6 +139,16 @@ def _makes_floats(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     if dtype is None and func is _aten.full.default:
         return isinstance(args[1], float)
     return bool((dtype or torch.get_default_dtype()).is_floating_point)
+
+
+def _numbers(given: Sequence[Tensor], args: tuple[Any, ...]) -> int:
+    """Return how many numbers the result of a function has: those of its arguments when they are broadcast."""
+    shapes = [tensor.shape for tensor in given]
+    if not given and args and isinstance(args[0], (list, tuple)):  # what makes a tensor of a size
+        shapes = [torch.Size(args[0])]
+    depth = max(map(len, shapes), default=0)
+    aligned = [(1,) * (depth - len(shape)) + tuple(shape) for shape in shapes]
+    return math.prod(map(max, zip(*aligned, strict=True)))
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:

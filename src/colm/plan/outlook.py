@@ -13,8 +13,8 @@ from colm.plan.steps import Cost, Rehearsal, Rows
 RESERVE = 0.1
 """Share of the memory that is left free: for CUDA's own context, fragmentation, and what the plan is wrong by."""
 
-LARGEST_RUN = 2**28
-"""Places of a micro-batch's attention mask, which is real, that are run through at most."""
+LARGEST_RUN = 2**24
+"""Tokens, which are real, of a micro-batch or of a pool that are run through at most, a few rows aside."""
 
 MOST_RUN = 256
 """Rows of a micro-batch that are run through at most, to see what larger ones take."""
@@ -124,10 +124,10 @@ class Outlook:
         way = self.coreset_rows(micro_batch, micro_batches)
         flops = 0
         if time:
-            some = min(2, micro_batches)
-            whole = self._rehearsal.select(micro_batch, some)
-            flops = whole.flops * micro_batches // some
-            self._selected.setdefault((micro_batch, some), whole)  # memory is the same with fewer layers
+            rows, some = min(micro_batch, self._most), min(2, micro_batches)
+            whole = self._rehearsal.select(rows, some)
+            flops = whole.flops * micro_batch * micro_batches // (rows * some)
+            self._selected.setdefault((rows, some), whole)  # memory is the same with fewer layers
         selection = self._select(micro_batch, micro_batches)
         return way._replace(
             activations=way.activations + selection.left, selection=selection.peak, flops=way.flops + flops
@@ -160,9 +160,9 @@ class Outlook:
         line. So two lines are drawn, through small and through large numbers of rows, and the higher one counts.
         """
         few, many = self._own
-        if rows in (few, many) and self._runs(rows):
+        most = self._most
+        if rows in (few, many) and rows <= most:
             return self._train_run(rows, accumulated)
-        most = min(MOST_RUN, max(4, LARGEST_RUN // self.request.rows.tokens**2))
         pairs = [(most // 2, most)]
         if few < many < most:
             pairs.append((few, many))
@@ -179,7 +179,7 @@ class Outlook:
         """Return the cost of a selection: run through at the request's sizes, at others in the plane through three."""
         request = self.request
         own = (request.micro_batch, request.micro_batches)
-        if not self._runs(own[0]) or own[0] * own[1] > LARGEST_POOL:
+        if own[0] > self._most or own[0] * own[1] > min(LARGEST_POOL, LARGEST_RUN // request.rows.tokens):
             own = (min(own[0], 4), min(own[1], 4))
         if (rows, micro_batches) == own:
             return self._select_run(*own)
@@ -215,8 +215,10 @@ class Outlook:
         kept = self.kept(request.micro_batch, request.micro_batches)
         return -(-kept // request.micro_batches), request.micro_batch
 
-    def _runs(self, rows: int) -> bool:
-        return rows * self.request.rows.tokens**2 <= LARGEST_RUN
+    @property
+    def _most(self) -> int:
+        """Rows of a micro-batch that are run through at most; four are needed for lines."""
+        return min(MOST_RUN, max(4, LARGEST_RUN // self.request.rows.tokens))
 
 
 def _on_line(at: int, first: tuple[int, Cost], second: tuple[int, Cost]) -> Cost:

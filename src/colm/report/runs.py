@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
-from colm.errors import ConfigError
+from colm.errors import ConfigError, DataError
 from colm.record import CONFIG_NAME, EVALUATIONS_NAME, EXAMPLES_NAME, FILE_NAME, SUMMARY_NAME, StepLog
 
 T = TypeVar("T")
@@ -207,8 +207,8 @@ def _read_lines(path: Path, parse: Callable[[Any], T]) -> list[T]:
     try:
         for line in StepLog(path).read():
             found.append(_parse(f"{path}, line {len(found) + 1},", parse, line))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}, line {len(found) + 1}, is not valid JSON: {error}") from error
+    except DataError as error:
+        raise ConfigError(str(error)) from error
     return found
 
 

@@ -81,7 +81,7 @@ def survey_mixture(
         DataError: a row without a source, or a source without a size.
         ConfigError: see `expect_pool`.
     """
-    labels = [str(label) for label in rows[source_column]]
+    labels = [str(label) for label in rows[source_column][:]]
     counted = count_sources(labels, source_column)
     sizes = dict(sizes) if sizes is not None else counted
     for name in counted:
