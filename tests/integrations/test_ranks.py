@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,23 @@ def test_the_command_line_in_two_processes(tmp_path: Path, launcher: str) -> Non
     assert lines[0]["pool_count"] == 16  # 4 rows x 2 micro-batches x 2 ranks
     pooled = sum(source["pooled"] for source in summary["sources"].values())
     assert pooled == sum(line["pool_count"] for line in lines)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_fewer_processes(tmp_path: Path) -> None:
+    config, run = write_run(tmp_path), tmp_path / "run"
+    two = [sys.executable, "-m", *LAUNCHERS["torchrun"], "-m", "colm", "train", config]
+    one = [sys.executable, "-m", "colm", "train", config, "training.gradient_accumulation_steps=4", "--resume"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    found = []
+    for command in (two, one):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        lines = map(json.loads, (run / "selection.jsonl").read_text().splitlines())
+        found.append([(line["pool"], line["kept"]) for line in lines])
+        shutil.rmtree(run / "checkpoint-6")
+    assert len(found[0]) == 6
+    assert found[1] == found[0]
 
 
 @pytest.mark.slow
