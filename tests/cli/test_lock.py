@@ -125,8 +125,10 @@ TELLS = "import os, signal, sys, time; os.kill(os.getppid(), signal.{}); time.sl
 """A child that has its parent told to stop, without hearing it itself."""
 
 
-def test_signals_are_passed_on_to_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signals_are_passed_on_to_a_child(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     monkeypatch.setattr(child, "GRACE", 0.2)
+    outside = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, outside))
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     began = time.monotonic()
     with pytest.raises(
