@@ -66,6 +66,7 @@ EXPERIMENTS = {
         "LoRA in the place of full training",
         MIXTURES["lora"],
         ("random", "control", "random-n", "colm", "matched"),
+        (0, 1, 2, 3, 4),
     ),
     "objectives_reasoning": Experiment(
         "reasoning",
