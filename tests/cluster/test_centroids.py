@@ -30,9 +30,11 @@ def test_auto_finds_the_number_of_groups(number: int, algorithm: str) -> None:
     assert len(np.unique(centroids.assign(groups(number)).reshape(number, -1), axis=1)) == number
 
 
-@given(st.lists(st.floats(0, 10), min_size=2, max_size=8), st.integers(2, 9))
-def test_the_elbow_is_farthest_below_the_line(drops: list[float], least: int) -> None:
-    inertia = np.cumsum(drops[::-1])[::-1]
+@given(
+    st.lists(st.integers(0, 1000), min_size=2, max_size=8), st.integers(2, 9), st.sampled_from([1e-200, 1e-6, 1.0, 1e9])
+)
+def test_the_elbow_is_farthest_below_the_line(drops: list[int], least: int, unit: float) -> None:
+    inertia = np.cumsum(drops[::-1])[::-1] * unit
     tried = [Tried(least + 3 * place, 0.0, float(value)) for place, value in enumerate(inertia)]
     found = find_elbow(tried)
     line = np.linspace(inertia[0], inertia[-1], len(inertia))  # the numbers are evenly spaced

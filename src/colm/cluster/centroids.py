@@ -98,7 +98,9 @@ def find_elbow(tried: Sequence[Tried]) -> int:
     """
     numbers = np.array([one.clusters for one in tried], dtype=np.float64)
     inertia = np.array([one.inertia for one in tried], dtype=np.float64)
-    fallen = (inertia[0] - inertia) / max(inertia[0] - inertia[-1], 1e-12)
+    if inertia[-1] >= inertia[0]:
+        return tried[-1].clusters
+    fallen = (inertia[0] - inertia) / (inertia[0] - inertia[-1])
     below = np.round(fallen - (numbers - numbers[0]) / (numbers[-1] - numbers[0]), 6)
     return tried[int(below.argmax())].clusters if below.max() > 0 else tried[-1].clusters
 
