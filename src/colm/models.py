@@ -69,6 +69,13 @@ def add_lora(model: Any, lora: Mapping[str, Any]) -> Any:
         raise ConfigError(f"The lora settings do not fit the model: {error}") from error
 
 
+def count_positions(model: Any) -> int | None:
+    """Return how many positions the model has, or was trained on; None where there is no limit."""
+    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    positions = getattr(config, "max_position_embeddings", None)
+    return positions if isinstance(positions, int) else None
+
+
 def check_positions(model: Any, tokens: int) -> None:
     """Check that the model has positions for its longest row.
 
@@ -80,9 +87,8 @@ def check_positions(model: Any, tokens: int) -> None:
         ConfigError: positions are learned, and there are fewer: the row would index out of the table. Others that are
             computed (rotary) only get worse; that is logged.
     """
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    limit = getattr(config, "max_position_embeddings", None)
-    if not isinstance(limit, int) or tokens <= limit:
+    limit = count_positions(model)
+    if limit is None or tokens <= limit:
         return
     vocabulary = model.get_input_embeddings()
     # Some tables hold a few places before the first position (OPT has 2).

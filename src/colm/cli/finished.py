@@ -49,7 +49,7 @@ def require_same(known: Mapping[Path, Fingerprint | None], found: Fingerprint | 
         DataError: one was not.
     """
     for folder, held in known.items():
-        difference = describe_difference(held, found) if held is not None and found is not None else None
+        difference = describe_difference(held, found)
         if difference is not None:
             raise DataError(
                 f"{folder} holds a run on other data ({difference}), which can not be compared. Put the data back, "

@@ -94,8 +94,7 @@ def check_data(folder: Path, found: Fingerprint | None) -> None:
     Raises:
         DataError: they differ; how many there were and are is said.
     """
-    held = read_fingerprint(folder)
-    difference = describe_difference(held, found) if held is not None and found is not None else None
+    difference = describe_difference(read_fingerprint(folder), found)
     if difference is not None:
         raise DataError(
             f"The data are not those that the run in {folder} began with ({difference}). Resume it with its data, "

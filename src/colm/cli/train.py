@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ from colm.integrations.checkpoints import last_complete_checkpoint
 from colm.integrations.evaluation import EvaluationRecorder, SourceTrainer, peak_memory
 from colm.integrations.preemption import StopOnSignal
 from colm.integrations.profiling import TABLE_NAME, TRACE_NAME, StepProfiler
-from colm.models import add_lora, build_tiny_model, check_positions, load_model
+from colm.models import add_lora, build_tiny_model, check_positions, count_positions, load_model
 from colm.record import (
     ANSWER_LINES_NAME,
     ANSWERS_NAME,
@@ -139,7 +140,8 @@ def train(
         check_data(settings.output_dir, fingerprint)
     set_seed(settings.seed)  # tokenising must not move the model's initialisation
     model = build_model(settings, data.tokenizer)
-    check_positions(model, longest_row(data, settings))
+    if settings.data["max_length"] > (count_positions(model) or math.inf):  # else no row can be too long
+        check_positions(model, longest_row(data, settings))
     trainer = build_trainer(settings, model, data, replay=replay)
     folder = settings.output_dir
     if _is_first_rank():

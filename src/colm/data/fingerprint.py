@@ -35,8 +35,10 @@ def fingerprint_data(train: Dataset, validation: Mapping[str, Dataset], source_c
     return {name: {"rows": sum(map(len, rows)), "digest": _digest(rows, source_column)} for name, rows in parts.items()}
 
 
-def describe_difference(held: Fingerprint, found: Fingerprint) -> str | None:
-    """Say how two fingerprints differ, or return None."""
+def describe_difference(held: Fingerprint | None, found: Fingerprint | None) -> str | None:
+    """Say how two fingerprints differ, or return None; also where one is not known, of which nothing can be said."""
+    if held is None or found is None:
+        return None
     names = {"train": "training rows", "validation": "held-out rows"}
     told = [
         f"{held[key]['rows']:,} {name} ({held[key]['digest'][:8]}) before, {found[key]['rows']:,} "

@@ -10,6 +10,7 @@ import torch
 from transformers import GenerationConfig
 
 from colm.errors import ConfigError
+from colm.models import count_positions
 
 
 class Completion(NamedTuple):
@@ -46,9 +47,8 @@ def prompt_room(model: Any, max_new_tokens: int) -> int | None:
     """
     if max_new_tokens < 1:
         raise ConfigError(f"max_new_tokens={max_new_tokens} must be at least 1.")
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    context = getattr(config, "max_position_embeddings", None)
-    if not isinstance(context, int):
+    context = count_positions(model)
+    if context is None:
         return None
     if max_new_tokens >= context:
         raise ConfigError(
