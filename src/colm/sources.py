@@ -7,8 +7,24 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from colm.errors import ConfigError, DataError, suggest
+from colm.values import text_of_value
 
 logger = logging.getLogger(__name__)
+
+
+def source_name(label: Any) -> str | None:
+    """Return the name of a source that a label stands for, from a file, a column or a setting; None if it is missing.
+
+    Texts are names as they are, numbers and truth values as JSON writes them. Missing are None, NaN and blank texts.
+
+    Raises:
+        TypeError: the label is a list, a mapping or another thing without a text of its own.
+
+    >>> [source_name(label) for label in ("no", 0, False, "", " ", None)]
+    ['no', '0', 'false', None, None, None]
+    """
+    name = text_of_value(label)
+    return name if name is not None and name.strip() else None
 
 
 def count_sources(labels: Iterable[Any], column: str = "source") -> dict[str, int]:

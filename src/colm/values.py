@@ -1,0 +1,36 @@
+"""How a value of a data file reads as text: one rule for cells, labels and keys, whatever format they came from."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import date, time
+from typing import Any
+
+
+def text_of_value(value: Any) -> str | None:
+    """Return the text that a value has in a JSON file, so that all file formats give the same text for it.
+
+    Args:
+        value: a text, number, truth value or date, also as a NumPy scalar.
+
+    Returns:
+        Texts as they are, others as JSON writes them; None for a missing value (None, NaN, NaT).
+
+    Raises:
+        TypeError: the value is a list, a mapping or another thing without a text of its own.
+
+    >>> [text_of_value(value) for value in ("007", 5, 5.0, True, None, math.nan)]
+    ['007', '5', '5.0', 'true', None, None]
+    """
+    if isinstance(value, str):
+        return str(value)
+    if hasattr(value, "item") and not hasattr(value, "__len__"):
+        value = value.item()  # of NumPy or torch
+    if value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    if isinstance(value, date | time):  # datetime is a date
+        return str(value)
+    raise TypeError(f"a {type(value).__name__} has no text of its own: {str(value)[:80]!r}")
