@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "src" / "colm"
 
 LAYERS = [
-    {"types", "errors", "config", "config_checks", "schedule", "stages"},
+    {"types", "errors", "config", "config_checks", "schedule", "stages", "values"},
     {"batch", "losses", "sources", "gather", "sharding", "record", "methods", "answers", "sandbox"},
     {"features", "select", "facts", "exchange", "data", "models", "state"},
     {"picking", "survey", "cluster", "reuse"},
@@ -30,9 +30,9 @@ SIBLINGS = {
 """Stages of one layer that must not know each other."""
 
 ONLY = {
-    "report": {"record", "types", "errors", "survey", "cluster"},
-    "survey": {"config", "errors", "select", "sources"},
-    "cluster": {"batch", "data", "errors", "record"},
+    "report": {"record", "types", "errors", "survey", "cluster", "sources", "values"},
+    "survey": {"config", "errors", "select", "sources", "values"},
+    "cluster": {"batch", "data", "errors", "record", "sources", "values"},
 }
 """Packages that know of no more than these."""
 

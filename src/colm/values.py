@@ -27,7 +27,11 @@ def text_of_value(value: Any) -> str | None:
         return str(value)
     if hasattr(value, "item") and not hasattr(value, "__len__"):
         value = value.item()  # of NumPy or torch
-    if value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and math.isnan(value)):
+    if (
+        value is None
+        or type(value).__name__ in ("NAType", "NaTType")
+        or (isinstance(value, float) and math.isnan(value))
+    ):
         return None
     if isinstance(value, bool | int | float):
         return json.dumps(value)
