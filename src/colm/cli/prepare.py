@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
@@ -20,9 +21,12 @@ from colm.cli.settings import RunSettings
 from colm.cluster.embed import Tuned
 from colm.cluster.labelling import Labelling
 from colm.cluster.relabel import Relabelled, relabel_parts
+from colm.data.held_rows import Parts, read_held_out
 from colm.data.load import Mixture, read_mixture, read_validation, tokenize_rows
 from colm.data.stream import prepare_stream, read_stream
+from colm.data.validation import tokenize_held_out
 from colm.models import build_tiny_model, load_model, load_tokenizer, train_tiny_tokenizer
+from colm.record import CONFIG_NAME, HELD_OUT_NAME
 
 
 class PreparedData(NamedTuple):
@@ -33,6 +37,7 @@ class PreparedData(NamedTuple):
     validation: dict[str, Dataset]  # by source; empty where there is no validation data
     window: Dataset | None = None  # first rows of a stream
     labelling: Labelling | None = None  # where rows were clustered
+    held_out: Parts = ()  # the text of the validation rows, those too long to be measured included
 
 
 def prepare_data(settings: RunSettings, *, resume: bool = False) -> PreparedData:
@@ -40,7 +45,8 @@ def prepare_data(settings: RunSettings, *, resume: bool = False) -> PreparedData
 
     Args:
         settings: the run.
-        resume: a run goes on, so clusters that it has made must still fit; else they are made anew where they do not.
+        resume: a run goes on, so clusters that it has made must still fit, and a stream's held-out rows are those that
+            the run keeps; else they are made anew where they do not.
 
     Raises:
         DataError: the data can not be read, or lacks something.
@@ -48,25 +54,28 @@ def prepare_data(settings: RunSettings, *, resume: bool = False) -> PreparedData
     """
     data = settings.data
     if data["streaming"]:
-        return _prepare_stream(settings)
-    mixture, labelling = read_rows_of(settings, resume=resume)
+        return _prepare_stream(settings, resume=resume)
+    by_prompt = not (resume and is_older(settings.output_dir))
+    mixture, labelling = read_rows_of(settings, resume=resume, by_prompt=by_prompt)
     if settings.model == "tiny":
         tokenizer = train_tiny_tokenizer(_texts(mixture.train, settings))
     else:
         tokenizer = load_tokenizer(settings.model)
 
-    def tokenize(parts: list[Dataset]) -> Dataset:
-        return tokenize_rows(
-            parts,
-            tokenizer,
-            format_name=data["format"],
-            max_length=data["max_length"],
-            source_column=data["source_column"],
-        )
+    train = tokenize_rows(
+        mixture.train,
+        tokenizer,
+        format_name=data["format"],
+        max_length=data["max_length"],
+        source_column=data["source_column"],
+    )
+    validation = _by_source(tokenize_held_out(mixture.validation, tokenizer, data), data["source_column"])
+    return PreparedData(tokenizer, train, validation, labelling=labelling, held_out=mixture.validation)
 
-    train = tokenize(mixture.train)
-    validation = tokenize(mixture.validation) if mixture.validation else None
-    return PreparedData(tokenizer, train, _by_source(validation, data["source_column"]), labelling=labelling)
+
+def is_older(folder: Path) -> bool:
+    """Return whether a folder holds a run without its held-out rows, which were drawn whatever their prompts."""
+    return (folder / CONFIG_NAME).exists() and not (folder / HELD_OUT_NAME).exists()
 
 
 def longest_row(data: PreparedData, settings: RunSettings) -> int:
@@ -81,7 +90,9 @@ def longest_row(data: PreparedData, settings: RunSettings) -> int:
     return longest
 
 
-def read_rows_of(settings: RunSettings, *, resume: bool = True) -> tuple[Mixture, Labelling | None]:
+def read_rows_of(
+    settings: RunSettings, *, resume: bool = True, by_prompt: bool = True
+) -> tuple[Mixture, Labelling | None]:
     """Read the rows of a run that is no stream, each with the source that the run gives it.
 
     Raises as `prepare_data`.
@@ -89,7 +100,7 @@ def read_rows_of(settings: RunSettings, *, resume: bool = True) -> tuple[Mixture
     data, rules = settings.data, settings.sources
     seed = settings.seed if data["seed"] is None else data["seed"]
     if not rules.any:
-        return read_mixture(data, settings.mixture, seed), None
+        return read_mixture(data, settings.mixture, seed, by_prompt=by_prompt), None
     path = rules.labels or settings.output_dir / LABELS_NAME
     if rules.labels is not None and rules.cluster is None and (path.exists() or not rules.split):
         rules = replace(rules, cluster=saved_clustering(path))
@@ -112,7 +123,8 @@ def read_rows_of(settings: RunSettings, *, resume: bool = True) -> tuple[Mixture
             )
         return done[0].train, done[0].validation
 
-    return read_mixture(data, settings.mixture, seed, relabel), done[0].labelling if done else None
+    mixture = read_mixture(data, settings.mixture, seed, relabel, by_prompt=by_prompt)
+    return mixture, done[0].labelling if done else None
 
 
 @contextmanager
@@ -149,7 +161,7 @@ def _texts(parts: Iterable[Dataset], settings: RunSettings) -> Iterator[str]:
             yield from (str(text) for name, text in row.items() if name not in other)
 
 
-def _prepare_stream(settings: RunSettings) -> PreparedData:
+def _prepare_stream(settings: RunSettings, *, resume: bool) -> PreparedData:
     data, column = settings.data, settings.data["source_column"]
     stream = read_stream(data, settings.mixture)
     if settings.model == "tiny":
@@ -157,12 +169,13 @@ def _prepare_stream(settings: RunSettings) -> PreparedData:
         tokenizer = train_tiny_tokenizer(str(text) for row in rows for name, text in row.items() if name != column)
     else:
         tokenizer = load_tokenizer(settings.model)
-    mixture = prepare_stream(stream, tokenizer, data, settings.seed if data["seed"] is None else data["seed"])
-    validation = mixture.validation
-    if data["validation"]:
-        options = {"format_name": data["format"], "max_length": data["max_length"], "source_column": column}
-        validation = tokenize_rows(read_validation(data), tokenizer, **options)
-    return PreparedData(tokenizer, mixture.train, _by_source(validation, column), mixture.window)
+    older = resume and is_older(settings.output_dir)
+    goes_on = resume and not older
+    held_out = read_held_out(settings.output_dir / HELD_OUT_NAME) if goes_on else read_validation(data) or None
+    seed = settings.seed if data["seed"] is None else data["seed"]
+    mixture = prepare_stream(stream, tokenizer, data, seed, held_out=held_out, by_prompt=not older)
+    validation = _by_source(mixture.validation, column)
+    return PreparedData(tokenizer, mixture.train, validation, mixture.window, held_out=mixture.held_out)
 
 
 def _by_source(rows: Dataset | None, column: str) -> dict[str, Dataset]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from colm.cli.prepare import PreparedData
 from colm.cli.settings import RunSettings, load_settings
 from colm.data.fingerprint import Fingerprint, describe_difference, fingerprint_data
 from colm.errors import ConfigError, DataError
-from colm.record import CONFIG_NAME, DATA_NAME, replace_file
+from colm.record import CONFIG_NAME, DATA_NAME, HELD_OUT_NAME, replace_file, replace_lines
 
 # ---- Settings that may change on --resume, since what is trained stays the same; all others may not ----
 
@@ -118,10 +118,17 @@ def read_fingerprint(folder: Path) -> Fingerprint | None:
     return held
 
 
-def write_beginning(settings: RunSettings, data: Fingerprint | None) -> None:
-    """Write the data's fingerprint and then the settings, which say that the folder is this run's."""
+def write_beginning(settings: RunSettings, data: Fingerprint | None, held_out: Iterable[str]) -> None:
+    """Write the data's fingerprint, the held-out rows, and then the settings, which say that the folder is this run's.
+
+    Args:
+        settings: the run.
+        data: its fingerprint; None for a stream.
+        held_out: a line for each held-out row, see `held_rows.write_rows`.
+    """
     if data is not None:
         replace_file(settings.output_dir / DATA_NAME, json.dumps(data, indent=2) + "\n")
+    replace_lines(settings.output_dir / HELD_OUT_NAME, held_out)
     write_config(settings)
 
 
