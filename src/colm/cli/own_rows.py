@@ -53,7 +53,7 @@ def held_out_of(settings: RunSettings, folder: Path) -> Parts:
             f"The run in {folder} is of an older version, which keeps neither its held-out rows nor what tells whether "
             f"its data has changed, so rows that it was trained on might be asked. {REMEDY}"
         )
-    prepared = prepare_data(settings, resume=True)
+    prepared = prepare_data(settings, resume=True, kept=folder)
     difference = describe_difference(known, fingerprint_run(settings, prepared))
     if difference is not None:
         raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -26,7 +27,9 @@ from colm.data.load import Mixture, read_mixture, read_validation, tokenize_rows
 from colm.data.stream import prepare_stream, read_stream
 from colm.data.validation import tokenize_held_out
 from colm.models import build_tiny_model, load_model, load_tokenizer, train_tiny_tokenizer
-from colm.record import CONFIG_NAME, HELD_OUT_NAME
+from colm.record import HELD_OUT_NAME
+
+logger = logging.getLogger(__name__)
 
 
 class PreparedData(NamedTuple):
@@ -40,13 +43,13 @@ class PreparedData(NamedTuple):
     held_out: Parts = ()  # the text of the validation rows, those too long to be measured included
 
 
-def prepare_data(settings: RunSettings, *, resume: bool = False) -> PreparedData:
+def prepare_data(settings: RunSettings, *, resume: bool = False, kept: Path | None = None) -> PreparedData:
     """Read the mixture and tokenise it.
 
     Args:
         settings: the run.
-        resume: a run goes on, so clusters that it has made must still fit, and a stream's held-out rows are those that
-            the run keeps; else they are made anew where they do not.
+        resume: a run goes on, so clusters that it has made must still fit; else they are made anew where they do not.
+        kept: folder of the run that goes on or is replayed, whose held-out rows these are; None to draw them.
 
     Raises:
         DataError: the data can not be read, or lacks something.
@@ -54,9 +57,8 @@ def prepare_data(settings: RunSettings, *, resume: bool = False) -> PreparedData
     """
     data = settings.data
     if data["streaming"]:
-        return _prepare_stream(settings, resume=resume)
-    by_prompt = not (resume and is_older(settings.output_dir))
-    mixture, labelling = read_rows_of(settings, resume=resume, by_prompt=by_prompt)
+        return _prepare_stream(settings, kept)
+    mixture, labelling = read_rows_of(settings, resume=resume, by_prompt=kept is None or not is_older(kept))
     if settings.model == "tiny":
         tokenizer = train_tiny_tokenizer(_texts(mixture.train, settings))
     else:
@@ -74,8 +76,8 @@ def prepare_data(settings: RunSettings, *, resume: bool = False) -> PreparedData
 
 
 def is_older(folder: Path) -> bool:
-    """Return whether a folder holds a run without its held-out rows, which were drawn whatever their prompts."""
-    return (folder / CONFIG_NAME).exists() and not (folder / HELD_OUT_NAME).exists()
+    """Return whether a run does not keep its held-out rows. Then they were drawn whatever their prompts."""
+    return not (folder / HELD_OUT_NAME).exists()
 
 
 def longest_row(data: PreparedData, settings: RunSettings) -> int:
@@ -161,7 +163,7 @@ def _texts(parts: Iterable[Dataset], settings: RunSettings) -> Iterator[str]:
             yield from (str(text) for name, text in row.items() if name not in other)
 
 
-def _prepare_stream(settings: RunSettings, *, resume: bool) -> PreparedData:
+def _prepare_stream(settings: RunSettings, kept: Path | None) -> PreparedData:
     data, column = settings.data, settings.data["source_column"]
     stream = read_stream(data, settings.mixture)
     if settings.model == "tiny":
@@ -169,9 +171,18 @@ def _prepare_stream(settings: RunSettings, *, resume: bool) -> PreparedData:
         tokenizer = train_tiny_tokenizer(str(text) for row in rows for name, text in row.items() if name != column)
     else:
         tokenizer = load_tokenizer(settings.model)
-    older = resume and is_older(settings.output_dir)
-    goes_on = resume and not older
-    held_out = read_held_out(settings.output_dir / HELD_OUT_NAME) if goes_on else read_validation(data) or None
+    older = kept is not None and is_older(kept)
+    held_out: Parts | None
+    if kept is not None and not older:
+        held_out = read_held_out(kept / HELD_OUT_NAME)
+    else:
+        held_out = read_validation(data) or None
+    if older and held_out is None and data["validation_rows"]:
+        logger.warning(
+            "The run in %s is of an older version and does not keep its held-out rows. They are drawn again from the "
+            "stream's first rows, which must not have changed.",
+            kept,
+        )
     seed = settings.seed if data["seed"] is None else data["seed"]
     mixture = prepare_stream(stream, tokenizer, data, seed, held_out=held_out, by_prompt=not older)
     validation = _by_source(mixture.validation, column)

@@ -136,10 +136,11 @@ def train(
         StoppedEarly: SIGTERM came; the checkpoint of the step is written.
     """
     set_seed(settings.seed)
-    data = prepare_data(settings, resume=checkpoint is not None)
+    kept = settings.output_dir if checkpoint is not None else replay.parent if replay is not None else None
+    data = prepare_data(settings, resume=checkpoint is not None, kept=kept)
     fingerprint = fingerprint_run(settings, data) if _is_first_rank() else None
-    if checkpoint is not None:
-        check_data(settings.output_dir, fingerprint)
+    if kept is not None:
+        check_data(kept, fingerprint)
     set_seed(settings.seed)  # tokenising must not move the model's initialisation
     model = build_model(settings, data.tokenizer)
     if settings.data["max_length"] > (count_positions(model) or math.inf):  # else no row can be too long
@@ -152,7 +153,7 @@ def train(
         for path in [*_run_files(folder), *stale] if checkpoint is None else stale:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         folder.mkdir(parents=True, exist_ok=True)
-        if checkpoint is None:
+        if checkpoint is None and fingerprint is not None:
             write_beginning(settings, fingerprint, write_rows(data.held_out, settings.data["format"]))
     trainer.accelerator.wait_for_everyone()  # the first rank may still have been clearing the folder
     evaluations = StepLog(folder / EVALUATIONS_NAME)

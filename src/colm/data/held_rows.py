@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from colm.data.formats import COLUMNS, detect_format
 from colm.data.prompts import Keys, prompt_keys
-from colm.errors import DataError
+from colm.errors import ConfigError, DataError, suggest
 from colm.record import StepLog
 from colm.values import text_of_value
 
@@ -68,10 +68,28 @@ def part_sources(part: Dataset | TextRows, column: str) -> list[str]:
 
 
 def format_of(part: Dataset | TextRows, format_name: str = "auto") -> str:
-    """Return the format of a part's rows, by its columns where `format_name` is ``auto``."""
+    """Return the format of a part's rows, by its columns where `format_name` is ``auto``.
+
+    Raises:
+        ConfigError: there is no such format.
+        DataError: a column that it needs is missing, or no format fits.
+    """
     if isinstance(part, TextRows):
         return part.format
-    return detect_format(part.column_names) if format_name == "auto" else format_name
+    if format_name == "auto":
+        return detect_format(part.column_names)
+    if format_name not in COLUMNS:
+        raise ConfigError(
+            f"format={format_name!r} is not one of {', '.join(COLUMNS)} or auto.{suggest(format_name, COLUMNS)}"
+        )
+    missing = [column for column in COLUMNS[format_name] if column not in part.column_names]
+    if missing:
+        raise DataError(
+            f"format={format_name!r} needs the column {missing[0]!r}, which the data does not have."
+            f"{suggest(missing[0], part.column_names)} It has: {', '.join(part.column_names)}. Map it with "
+            "data.columns, or leave data.format at auto."
+        )
+    return format_name
 
 
 def write_row(name: str, row: Mapping[str, Any]) -> str:
