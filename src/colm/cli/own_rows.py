@@ -43,11 +43,11 @@ def held_out_of(settings: RunSettings, folder: Path) -> Parts:
         held = read_held_out(folder / HELD_OUT_NAME)
         _say_changed(settings, held)
         return [_rename(part, data["columns"]) for part in held]
-    if data["streaming"]:  # its held-out rows can not be had again, but a validation file was never trained on
-        return read_validation(data)
     if not (data["validation"] or data["validation_rows"] or data["train"] == "demo"):
         return []
-    known = read_fingerprint(folder)
+    if data["streaming"] and data["validation"]:
+        return read_validation(data)
+    known = None if data["streaming"] else read_fingerprint(folder)
     if known is None:
         raise DataError(
             f"The run in {folder} is of an older version, which keeps neither its held-out rows nor what tells whether "
@@ -58,7 +58,7 @@ def held_out_of(settings: RunSettings, folder: Path) -> Parts:
     if difference is not None:
         raise DataError(
             f"The data has changed since the run in {folder} ({difference}), which is of an older version and does not "
-            f"keep its held-out rows, so rows that it was trained on might be asked. Put the data back, or: {REMEDY}"
+            f"keep its held-out rows, so rows that it was trained on might be asked. Put the data back, or g{REMEDY[1:]}"
         )
     return prepared.held_out
 
