@@ -15,7 +15,7 @@ from colm.cli.prepare import is_older, prepare_data
 from colm.cli.resume import fingerprint_run, read_fingerprint
 from colm.cli.settings import RunSettings
 from colm.data.fingerprint import describe_difference
-from colm.data.held_rows import Parts, TextRows, read_held_out, write_rows
+from colm.data.held_rows import Parts, TextRows, read_held_out, write_row
 from colm.data.load import read_validation
 from colm.errors import DataError
 from colm.record import HELD_OUT_NAME
@@ -93,7 +93,6 @@ def _say_changed(settings: RunSettings, held: Parts) -> None:
 
 def _contents(parts: Parts, column: str) -> Iterator[Any]:
     """Yield the rows without their sources, which a run may give other names."""
-    for line in write_rows(parts, "text"):
-        row = json.loads(line)["row"]
-        row.pop(column, None)
-        yield row
+    for part in parts:
+        for row in part:
+            yield json.loads(write_row("", {name: value for name, value in row.items() if name != column}))
