@@ -51,14 +51,14 @@ def held_out_of(settings: RunSettings, folder: Path) -> Parts:
     if known is None:
         raise DataError(
             f"The run in {folder} is of an older version, which keeps neither its held-out rows nor what tells whether "
-            f"its data has changed, so rows that it was trained on might be asked. {REMEDY}"
+            f"its data has changed, so trained rows might be asked. {REMEDY}"
         )
     prepared = prepare_data(settings, resume=True, kept=folder)
     difference = describe_difference(known, fingerprint_run(settings, prepared))
     if difference is not None:
         raise DataError(
             f"The data has changed since the run in {folder} ({difference}), which is of an older version and does not "
-            f"keep its held-out rows, so rows that it was trained on might be asked. Put the data back, or g{REMEDY[1:]}"
+            f"keep its held-out rows, so trained rows might be asked. Put the data back, or g{REMEDY[1:]}"
         )
     return prepared.held_out
 
