@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from datasets import Dataset, Value, concatenate_datasets, load_dataset
+from datasets import Dataset, Value, concatenate_datasets
 
 from colm.batch import IGNORE
 from colm.data.demo import demo_rows
-from colm.data.formats import detect_format, tokenizer_of_batch
+from colm.data.files import split_ending
+from colm.data.formats import RowError, detect_format, tokenizer_of_batch
 from colm.data.mix import cap_rows, check_names, weigh_rows
+from colm.data.read import name_row, read_rows
 from colm.data.template import fill_template
 from colm.errors import DataError, suggest
 from colm.sources import count_sources
@@ -23,55 +24,12 @@ logger = logging.getLogger(__name__)
 SHARD = 100_000
 """Rows that are tokenised at a time."""
 
-BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-"""File endings and the `datasets` builder that reads them."""
-
 
 class Mixture(NamedTuple):
     """Rows of text, each with its source, before tokenisation: parts that may differ in format."""
 
     train: list[Dataset]
     validation: list[Dataset]  # empty where there is none
-
-
-def read_rows(
-    name: str, *, split: str = "train", config: str | None = None, revision: str | None = None, streaming: bool = False
-) -> Any:
-    """Read one file, or a data set of the hub.
-
-    Args:
-        name: a path ending in .jsonl, .json, .csv or .parquet, a folder that `datasets` wrote, or a hub name.
-        split: of a hub data set.
-        config: of a hub data set.
-        revision: of a hub data set: a branch, a tag or a commit.
-        streaming: return an `IterableDataset`, whose rows are read when they are needed.
-
-    Raises:
-        DataError: the file is missing, empty or not readable, or the hub has no such data set.
-    """
-    path = Path(name)
-    builder = BUILDERS.get(path.suffix.lower())
-    if builder is not None and not path.is_file():
-        siblings = [str(sibling) for sibling in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise DataError(f"There is no file {name!r}.{suggest(name, siblings)}")
-    if builder is not None and path.stat().st_size == 0:
-        raise DataError(f"The file {name!r} is empty; it needs at least one row.")
-    try:
-        if builder is not None:
-            rows = load_dataset(builder, data_files=str(path), split="train", streaming=streaming)
-        elif path.is_dir() and (path / "dataset_info.json").exists():
-            rows = Dataset.load_from_disk(str(path))
-            rows = rows.to_iterable_dataset() if streaming else rows
-        else:
-            rows = load_dataset(name, config, split=split, revision=revision, streaming=streaming)
-    except Exception as error:  # every builder and the hub client raise their own
-        what = "file could not be read" if builder is not None else "data set could not be loaded"
-        raise DataError(
-            f"The {what}: {name!r} ({type(error).__name__}: {error}). Give a {', '.join(BUILDERS)} file or a hub name."
-        ) from error
-    if not streaming and len(rows) == 0:
-        raise DataError(f"{name!r} has no row; it needs at least one.")
-    return rows
 
 
 Relabel = Callable[[list[Dataset], list[Dataset]], tuple[list[Dataset], list[Dataset]]]
@@ -193,21 +151,29 @@ def _tokenize(rows: Dataset, tokenizer: Any, format_name: str, max_length: int, 
     chosen = detect_format(rows.column_names) if format_name == "auto" else format_name
     tokenize = tokenizer_of_batch(chosen, tokenizer, max_length)
 
-    def tokenize_labelled(columns: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
-        tokens: dict[str, Sequence[Any]] = {**tokenize(columns), source_column: columns[source_column]}
+    def tokenize_labelled(columns: Mapping[str, Sequence[Any]], numbers: Sequence[int]) -> dict[str, Sequence[Any]]:
+        try:
+            tokens: dict[str, Sequence[Any]] = {**tokenize(columns), source_column: columns[source_column]}
+        except RowError as error:
+            raise RowError(numbers[error.row], error.reason) from error
         kept = [row for row, labels in enumerate(tokens["labels"]) if any(label != IGNORE for label in labels[1:])]
         return {name: [values[row] for row in kept] for name, values in tokens.items()}
 
-    shards = [
+    shards = []
+    for start in range(0, len(rows), SHARD):
         # One at a time, so that an interrupted tokenising of files goes on from what `datasets` has kept of it.
-        rows.select(range(start, min(start + SHARD, len(rows)))).map(
-            tokenize_labelled,
-            batched=True,
-            remove_columns=rows.column_names,
-            desc=f"Tokenising from row {start:,}" if start else "Tokenising",
-        )
-        for start in range(0, len(rows), SHARD)
-    ]
+        try:
+            shards.append(
+                rows.select(range(start, min(start + SHARD, len(rows)))).map(
+                    tokenize_labelled,
+                    batched=True,
+                    with_indices=True,
+                    remove_columns=rows.column_names,
+                    desc=f"Tokenising from row {start:,}" if start else "Tokenising",
+                )
+            )
+        except RowError as error:
+            raise DataError(f"{name_row(rows, start + error.row)}: {error.reason}") from error
     held = [shard for shard in shards if len(shard)]
     kept = sum(map(len, held))
     dropped = len(rows) - kept
@@ -234,7 +200,7 @@ def _require_distinct(entries: Sequence[Mapping[str, Any]]) -> None:
     stems: dict[str, str] = {}
     for entry in entries:
         if entry.get("path") and not entry.get("source"):
-            stem = Path(entry["path"]).stem
+            stem = split_ending(entry["path"])[0]
             if stem in stems:
                 raise DataError(
                     f"The mixture entries {stems[stem]!r} and {entry['path']!r} would both be the source {stem!r}; "
@@ -280,7 +246,7 @@ def read_entry(
     present = column_names(rows)
     if not label or (column in present and not entry.get("source")):
         return rows  # its own labels
-    source = str(entry.get("source") or Path(entry["path"]).stem)
+    source = str(entry.get("source") or split_ending(entry["path"])[0])
     if streaming:
         return rows.map(lambda row: {column: source})
     if column in present:

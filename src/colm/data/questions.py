@@ -6,15 +6,15 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from datasets import Dataset
 
 from colm.answers import extract_answer
 from colm.answers.gym import COLUMN, read_task
+from colm.data.files import split_ending
 from colm.data.formats import COLUMNS, PROMPT_COLUMNS, completion_of_row
-from colm.data.load import read_rows
+from colm.data.read import read_rows
 from colm.errors import DataError, suggest
 
 ANSWER = "answer"
@@ -62,7 +62,7 @@ def read_question_files(names: Sequence[str], columns: Mapping[str, str], source
         }
         rows = rows.rename_columns(renamed) if renamed else rows
         if source_column not in rows.column_names:
-            rows = rows.add_column(source_column, [Path(name).stem] * len(rows))
+            rows = rows.add_column(source_column, [split_ending(name)[0]] * len(rows))
         parts.append(rows)
     return parts
 

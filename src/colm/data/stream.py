@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from datasets import Dataset, IterableDataset, interleave_datasets
 
 from colm.batch import IGNORE
+from colm.data.files import split_ending
 from colm.data.formats import detect_format, tokenizer_of_format
 from colm.data.load import column_names, hold_out, read_entry
 from colm.data.mix import share_of_weights
 from colm.errors import DataError, suggest
+
+TOKENS = ("input_ids", "attention_mask", "labels")
 
 BUFFER = 1000
 """Rows that a stream is shuffled among."""
@@ -50,7 +52,7 @@ def read_stream(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -
     column = data["source_column"]
     if entries:
         parts = [read_entry(entry, data, streaming=True) for entry in entries]
-        names = [str(entry.get("source") or Path(str(entry["path"])).stem) for entry in entries]
+        names = [str(entry.get("source") or split_ending(str(entry["path"]))[0]) for entry in entries]
     elif data["train"]:
         entry = {"path": data["train"], "split": data["split"], "config": data["config"]}
         parts, names = [read_entry(entry, data, label=False, streaming=True)], []
@@ -119,8 +121,14 @@ def _tokenize(part: IterableDataset, tokenizer: Any, data: Mapping[str, Any]) ->
     columns, column = column_names(part), data["source_column"]
     chosen = detect_format(columns) if data["format"] == "auto" else data["format"]
     tokenize = tokenizer_of_format(chosen, tokenizer, data["max_length"])
-    tokens = part.map(
-        lambda row: {**tokenize(row), column: str(row[column])},
-        remove_columns=[name for name in columns if name != column],
-    )
+    place = part.info.description or "The stream"
+
+    def tokenize_row(row: Mapping[str, Any], number: int) -> dict[str, Any]:
+        try:
+            return {**tokenize(row), column: str(row[column])}
+        except DataError as error:
+            raise DataError(f"{place}, row {number} (the first is 0): {error}") from error
+
+    # A column that comes only in later rows is in no list of those to remove.
+    tokens = part.map(tokenize_row, with_indices=True).select_columns([*TOKENS, column])
     return tokens.filter(lambda row: any(label != IGNORE for label in row["labels"][1:]))
