@@ -9,7 +9,8 @@ from datasets import Dataset
 
 from colm.cli.settings import DATA_DEFAULTS
 from colm.data.demo import SHARES, demo_rows
-from colm.data.load import hold_out, read_mixture, read_rows, tokenize_rows
+from colm.data.held_out import hold_out
+from colm.data.load import read_mixture, read_rows, tokenize_rows
 from colm.errors import DataError
 from colm.models import train_tiny_tokenizer
 

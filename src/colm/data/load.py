@@ -6,14 +6,15 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from datasets import Dataset, Value, concatenate_datasets
 
 from colm.batch import IGNORE
 from colm.data.demo import demo_rows
 from colm.data.files import split_ending
 from colm.data.formats import RowError, detect_format, tokenizer_of_batch
-from colm.data.mix import cap_rows, check_names, weigh_rows
+from colm.data.held_out import hold_out, leave_out, warn_shared
+from colm.data.held_rows import part_keys
+from colm.data.mix import cap_rows, weigh_rows
 from colm.data.read import name_row, read_rows
 from colm.data.template import fill_template
 from colm.errors import DataError, suggest
@@ -36,16 +37,29 @@ Relabel = Callable[[list[Dataset], list[Dataset]], tuple[list[Dataset], list[Dat
 """Gives training and validation parts other sources."""
 
 
+class UnlabelledError(DataError):
+    """None of the rows has a labelled token."""
+
+
 def read_mixture(
-    data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], seed: int, relabel: Relabel | None = None
+    data: Mapping[str, Any],
+    entries: Sequence[Mapping[str, Any]],
+    seed: int,
+    relabel: Relabel | None = None,
+    *,
+    by_prompt: bool = True,
 ) -> Mixture:
     """Read training and validation rows, each with its ``source``.
+
+    No training row has a prompt of a held-out row, see `held_out.draw_rows`. Where a file of its own is the validation
+    data, prompts that it shares with the training data are counted and logged.
 
     Args:
         data: the ``data`` section of a run's configuration.
         entries: the ``mixture`` list; each entry's rows are one source.
         seed: of the held-out split and of the demo's generators.
         relabel: gives rows their sources before any are held out, capped or weighted; None where they have theirs.
+        by_prompt: False to hold out as older versions did, whatever the prompts.
 
     Raises:
         DataError: nothing to read, a missing column, a row without a source.
@@ -72,8 +86,15 @@ def read_mixture(
         train, validation = relabel(train, validation)
     for part in train:
         _require_sources(part, column, "training")
+    format_name = data["format"]
     if not validation and data["validation_rows"]:
-        train, validation = hold_out(train, column, data["validation_rows"], seed)
+        options: dict[str, Any] = {"format_name": format_name, "by_prompt": by_prompt}
+        train, validation = hold_out(train, column, data["validation_rows"], seed, **options)
+    elif data["validation"]:
+        keys = (keys for part in train for keys in part_keys(part, format_name))
+        warn_shared(keys, validation, format_name, column)
+    elif validation and by_prompt:
+        train = leave_out(train, validation, format_name, column)  # the demo draws its tasks with replacement
     if data["cap"] is not None:
         train = cap_rows(train, column, data["cap"], seed)
     if data["weights"]:
@@ -95,40 +116,6 @@ def read_validation(data: Mapping[str, Any], *, labelled: bool = True) -> list[D
     return [rows]
 
 
-def hold_out(
-    parts: Sequence[Dataset], column: str, per_source: int | Mapping[str, int], seed: int
-) -> tuple[list[Dataset], list[Dataset]]:
-    """Split off `per_source` rows of every source, at most half of it, at random.
-
-    A source may have rows in several parts; they count as one. Of sources that a mapping does not name none are held
-    out.
-
-    Returns:
-        The rest and the held-out rows, each in its old order, without parts that are empty.
-
-    Raises:
-        DataError: a mapping names a source that does not exist, or a row has none.
-    """
-    labels = [label for part in parts for label in part[column][:]]
-    sizes = count_sources(labels, column)
-    if isinstance(per_source, Mapping):
-        check_names("data.validation_rows", per_source, list(sizes))
-    wanted = per_source if isinstance(per_source, Mapping) else dict.fromkeys(sizes, per_source)
-    left = {name: min(wanted.get(name, 0), size // 2) for name, size in sizes.items()}
-    held = np.zeros(len(labels), dtype=bool)
-    for row in np.random.default_rng(seed).permutation(len(labels)).tolist():
-        name = str(labels[row])
-        if left[name] > 0:
-            left[name] -= 1
-            held[row] = True
-    masks = np.split(held, np.cumsum([len(part) for part in parts])[:-1])
-    rest, out = (
-        [part.select(np.flatnonzero(mask == side)) for part, mask in zip(parts, masks, strict=True)]
-        for side in (False, True)
-    )
-    return [part for part in rest if len(part)], [part for part in out if len(part)]
-
-
 def tokenize_rows(
     parts: Sequence[Dataset], tokenizer: Any, *, format_name: str, max_length: int, source_column: str
 ) -> Dataset:
@@ -142,7 +129,7 @@ def tokenize_rows(
         source_column: kept beside the tokens.
 
     Raises:
-        DataError: no format fits a part, or none of its rows has a labelled token.
+        DataError: no format fits a part, or none of its rows has a labelled token (`UnlabelledError`).
     """
     return concatenate_datasets([_tokenize(part, tokenizer, format_name, max_length, source_column) for part in parts])
 
@@ -178,7 +165,7 @@ def _tokenize(rows: Dataset, tokenizer: Any, format_name: str, max_length: int, 
     kept = sum(map(len, held))
     dropped = len(rows) - kept
     if not kept:
-        raise DataError(
+        raise UnlabelledError(
             f"None of the {len(rows)} rows has a labelled token within max_length={max_length} (format {chosen}): "
             "completions are empty or cut off. Raise data.max_length, or check the columns."
         )

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
+import numpy as np
 from datasets import Dataset, IterableDataset, interleave_datasets
 
 from colm.batch import IGNORE
 from colm.data.files import split_ending
 from colm.data.formats import detect_format, tokenizer_of_format
-from colm.data.load import column_names, hold_out, read_entry
+from colm.data.held_out import HELD, draw_rows, warn_shared
+from colm.data.held_rows import Parts, group_rows, part_keys, write_row
+from colm.data.load import column_names, read_entry
 from colm.data.mix import share_of_weights
+from colm.data.prompts import HeldPrompts, prompt_keys
+from colm.data.validation import tokenize_held_out
 from colm.errors import DataError, suggest
 
 TOKENS = ("input_ids", "attention_mask", "labels")
 
 BUFFER = 1000
 """Rows that a stream is shuffled among."""
+
+EXTRA = "colm_extra"
+"""A column that rows of a stream have on their way."""
 
 
 class StreamParts(NamedTuple):
@@ -34,6 +43,7 @@ class StreamedMixture(NamedTuple):
     train: IterableDataset
     window: Dataset
     validation: Dataset | None
+    held_out: Parts  # the text of the validation rows, those too long to be measured included
 
 
 def read_stream(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> StreamParts:
@@ -79,56 +89,98 @@ def read_stream(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -
     return StreamParts([part for part, _ in held], [chance for _, chance in held])
 
 
-def prepare_stream(stream: StreamParts, tokenizer: Any, data: Mapping[str, Any], seed: int) -> StreamedMixture:
+def prepare_stream(
+    stream: StreamParts,
+    tokenizer: Any,
+    data: Mapping[str, Any],
+    seed: int,
+    *,
+    held_out: Parts | None = None,
+    by_prompt: bool = True,
+) -> StreamedMixture:
     """Tokenise, mix and shuffle the parts, and read the first rows.
 
-    Rows without a labelled token are passed over. Held-out rows come from the first window; rows with the same tokens
-    are not trained on.
+    Rows without a labelled token are passed over. Held-out rows come from the first window, drawn as
+    `held_out.draw_rows` says; rows with their prompts are not trained on, wherever in the stream they come. Prompts
+    that a validation file shares with the first window are counted and logged.
 
     Args:
         stream: the parts.
         tokenizer: a fast Hugging Face tokenizer.
         data: the ``data`` section of a run's configuration.
         seed: of the mixing, and of the held-out rows.
+        held_out: the validation rows: of the file that ``data.validation`` names, or those that a run which goes on
+            held out; None to draw them.
+        by_prompt: False to draw rows whatever their prompts, as older versions did.
 
     Raises:
         DataError: no row of the first window has a label, or held-out rows are asked of a source that is not there.
     """
     column = data["source_column"]
-    parts = [_tokenize(part, tokenizer, data) for part in stream.parts]
-    mixed = parts[0]
-    if len(parts) > 1:
-        mixed = interleave_datasets(parts, probabilities=stream.chances, seed=seed, stopping_strategy="all_exhausted")
-    rows = list(islice(iter(mixed), data["window"]))
+    draws = held_out is None and bool(data["validation_rows"])
+    plain = _mix(stream, tokenizer, data, seed)
+    texts = _mix(stream, tokenizer, data, seed, write_row) if draws or data["validation"] else plain
+    rows = list(islice(iter(texts), data["window"]))
     if not rows:
         raise DataError(
             f"No row of the stream has a labelled token within max_length={data['max_length']}: completions are empty "
             "or cut off. Raise data.max_length, or check the columns."
         )
+    lines = [json.loads(row.pop(EXTRA)) for row in rows if EXTRA in row]
     window = Dataset.from_list(rows)
-    wanted = data["validation_rows"]
-    if data["validation"] or not wanted:
-        return StreamedMixture(mixed.shuffle(seed=seed, buffer_size=BUFFER), window, None)
-    _, out = hold_out([window], column, wanted, seed)
-    held = out[0] if out else None
-    # By their tokens: an entry that is read again, or in another order, brings its first rows back.
-    tokens = {tuple(ids) for ids in held["input_ids"]} if held else set()
-    rest = mixed.filter(lambda row: tuple(row["input_ids"]) not in tokens)
-    return StreamedMixture(rest.shuffle(seed=seed, buffer_size=BUFFER), window, held)
+    keys = [prompt_keys(line["format"], line["row"]) for line in lines]
+    if draws:
+        sides = draw_rows(window[column][:], column, data["validation_rows"], seed, keys if by_prompt else None)
+        held_out = group_rows(lines[row] for row in np.flatnonzero(sides == HELD))
+    held_out = held_out or []
+    if data["validation"]:
+        warn_shared(keys, held_out, data["format"], column, among=f"'s first {len(rows):,} rows")
+    elif held_out:
+        prompts = HeldPrompts(keys for part in held_out for keys in part_keys(part, data["format"]))
+        marked = _mix(stream, tokenizer, data, seed, lambda name, row: prompts.meet(prompt_keys(name, row)))
+        plain = marked.filter(lambda row: not row[EXTRA]).remove_columns([EXTRA])
+    train = plain.shuffle(seed=seed, buffer_size=BUFFER)
+    return StreamedMixture(train, window, tokenize_held_out(held_out, tokenizer, data), held_out)
 
 
-def _tokenize(part: IterableDataset, tokenizer: Any, data: Mapping[str, Any]) -> IterableDataset:
+def _mix(
+    stream: StreamParts,
+    tokenizer: Any,
+    data: Mapping[str, Any],
+    seed: int,
+    extra: Callable[[str, Mapping[str, Any]], Any] | None = None,
+) -> IterableDataset:
+    """Tokenise and mix the parts; rows also have what `extra` makes of a format and a row of text."""
+    parts = [_tokenize(part, tokenizer, data, extra) for part in stream.parts]
+    if len(parts) == 1:
+        return parts[0]
+    return interleave_datasets(parts, probabilities=stream.chances, seed=seed, stopping_strategy="all_exhausted")
+
+
+def _tokenize(
+    part: IterableDataset,
+    tokenizer: Any,
+    data: Mapping[str, Any],
+    extra: Callable[[str, Mapping[str, Any]], Any] | None,
+) -> IterableDataset:
     columns, column = column_names(part), data["source_column"]
     chosen = detect_format(columns) if data["format"] == "auto" else data["format"]
     tokenize = tokenizer_of_format(chosen, tokenizer, data["max_length"])
     place = part.info.description or "The stream"
 
     def tokenize_row(row: Mapping[str, Any], number: int) -> dict[str, Any]:
+        row = {**row, column: str(row[column])}
         try:
-            return {**tokenize(row), column: str(row[column])}
+            tokens = {**tokenize(row), column: row[column]}
         except DataError as error:
             raise DataError(f"{place}, row {number} (the first is 0): {error}") from error
+        return tokens if extra is None else {**tokens, EXTRA: extra(chosen, row)}
 
     # A column that comes only in later rows is in no list of those to remove.
-    tokens = part.map(tokenize_row, with_indices=True).select_columns([*TOKENS, column])
-    return tokens.filter(lambda row: any(label != IGNORE for label in row["labels"][1:]))
+    kept = [*TOKENS, column] if extra is None else [*TOKENS, column, EXTRA]
+    tokens = part.map(tokenize_row, with_indices=True).select_columns(kept)
+    return tokens.filter(_is_labelled)
+
+
+def _is_labelled(row: Mapping[str, Any]) -> bool:
+    return any(label != IGNORE for label in row["labels"][1:])
