@@ -16,6 +16,7 @@ from colm.answers.gym import COLUMN, read_task
 from colm.data.formats import COLUMNS, PROMPT_COLUMNS, completion_of_row
 from colm.data.load import read_rows
 from colm.errors import DataError, suggest
+from colm.sources import name_of_row
 
 ANSWER = "answer"
 
@@ -101,17 +102,15 @@ def read_questions(
         if name not in PROMPT_COLUMNS:
             raise DataError(f"format={name!r} has no prompt to answer; choose one of {', '.join(PROMPT_COLUMNS)}.")
         for row in part:
-            source = row[source_column]
-            if source is None or not str(source).strip():
-                raise DataError(f"Row {index} has no source: its {source_column!r} is {source!r}. Give it a label.")
-            hasher.update(json.dumps([name, str(source), row], sort_keys=True, default=str).encode())
+            source = name_of_row(row[source_column], source_column, index)
+            hasher.update(json.dumps([name, source, row], sort_keys=True, default=str).encode())
             task = read_task(row.get(COLUMN))
             expected = str(task["answer"]) if task else _expected(row, name, index, run)
-            unanswerable.setdefault(str(source), 0)
+            unanswerable.setdefault(source, 0)
             if expected:
-                asked.append(Question(str(source), index, name, row, expected, task))
+                asked.append(Question(source, index, name, row, expected, task))
             else:
-                unanswerable[str(source)] += 1
+                unanswerable[source] += 1
             index += 1
     if not asked:
         raise DataError(

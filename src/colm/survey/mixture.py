@@ -9,7 +9,7 @@ import numpy as np
 
 from colm.config import SelectionConfig
 from colm.errors import DataError, suggest
-from colm.sources import count_sources
+from colm.sources import count_sources, name_keys, name_sources
 from colm.survey.duplicates import find_near_duplicates
 from colm.survey.outlook import Outlook, SourceOutlook, even_share, expect_pool
 from colm.survey.words import count_words, distinguishing_words
@@ -81,9 +81,9 @@ def survey_mixture(
         DataError: a row without a source, or a source without a size.
         ConfigError: see `expect_pool`.
     """
-    labels = [str(label) for label in rows[source_column][:]]
+    labels = name_sources(rows[source_column][:], source_column)
     counted = count_sources(labels, source_column)
-    sizes = dict(sizes) if sizes is not None else counted
+    sizes = name_keys("source_sizes", sizes) if sizes is not None else counted
     for name in counted:
         if name not in sizes:
             raise DataError(
