@@ -24,7 +24,7 @@ from colm.errors import ConfigError
         ({"small_sources": "some"}, "small_sources='some' is not one of 'auto', 'none', or a list"),
         ({"small_sources": None}, "small_sources=None is not 'auto', 'none', or a list of source names"),
         ({"small_sources": 1}, "small_sources=1 is not 'auto', 'none', or a list of source names"),
-        ({"small_sources": ["a", None]}, "small_sources names the source None; it must be a text, a number"),
+        ({"small_sources": ["a", None]}, "small_sources names the source None; it must be a text that is not blank"),
         ({"coordinates": 0}, "coordinates=0 must be a whole number of at least 1"),
         ({"coordinates": None}, "coordinates=None must be a whole number of at least 1"),
         ({"spsa_probes": 0}, "spsa_probes=0"),

@@ -82,7 +82,9 @@ def name_setting(setting: str, label: Any) -> str:
     except TypeError:
         name = None
     if name is None:
-        raise ConfigError(f"{setting} names the source {label!r}; it must be a text, a number or a truth value.")
+        raise ConfigError(
+            f"{setting} names the source {label!r}; it must be a text that is not blank, a number or a truth value."
+        )
     return name
 
 
@@ -149,6 +151,15 @@ class RowsLeft(NamedTuple):
             name: f"has {rows:,} {'row' if rows == 1 else 'rows'}, but none has {self.need}"
             for name, rows in self.before.items()
             if rows and not self.left.get(name)
+        }
+
+    def describe(self) -> dict[str, str]:
+        """Say of each source of which rows are dropped how many are."""
+        return {
+            name: f"{rows:,} of {self.before[name]:,} rows without {self.need}"
+            if self.left.get(name)
+            else f"{rows:,} {'row' if rows == 1 else 'rows'}, none with {self.need}"
+            for name, rows in self.dropped.items()
         }
 
     def warn(self) -> None:

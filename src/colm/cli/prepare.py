@@ -16,13 +16,15 @@ from transformers import set_seed
 
 from colm.answers.gym import COLUMN
 from colm.cli.clustering import LABELS_NAME, saved_clustering
+from colm.cli.left import check_left
 from colm.cli.settings import RunSettings
 from colm.cluster.embed import Tuned
 from colm.cluster.labelling import Labelling
 from colm.cluster.relabel import Relabelled, relabel_parts
-from colm.data.load import Mixture, read_mixture, read_validation, tokenize_rows
+from colm.data.load import Mixture, count_left, read_mixture, read_validation, tokenize_rows
 from colm.data.stream import prepare_stream, read_stream
 from colm.models import build_tiny_model, load_model, load_tokenizer, train_tiny_tokenizer
+from colm.sources import RowsLeft
 
 
 class PreparedData(NamedTuple):
@@ -33,6 +35,7 @@ class PreparedData(NamedTuple):
     validation: dict[str, Dataset]  # by source; empty where there is no validation data
     window: Dataset | None = None  # first rows of a stream
     labelling: Labelling | None = None  # where rows were clustered
+    counts: RowsLeft | None = None  # training rows by source, or a stream's first ones, and those that have a label
 
 
 def prepare_data(settings: RunSettings, *, resume: bool = False) -> PreparedData:
@@ -65,8 +68,11 @@ def prepare_data(settings: RunSettings, *, resume: bool = False) -> PreparedData
         )
 
     train = tokenize(mixture.train)
+    counts = count_left(mixture.train, train, data["source_column"], data["max_length"])
+    check_left(settings, counts)
     validation = tokenize(mixture.validation) if mixture.validation else None
-    return PreparedData(tokenizer, train, _by_source(validation, data["source_column"]), labelling=labelling)
+    held_out = _by_source(validation, data["source_column"])
+    return PreparedData(tokenizer, train, held_out, labelling=labelling, counts=counts)
 
 
 def longest_row(data: PreparedData, settings: RunSettings) -> int:
@@ -158,11 +164,13 @@ def _prepare_stream(settings: RunSettings) -> PreparedData:
     else:
         tokenizer = load_tokenizer(settings.model)
     mixture = prepare_stream(stream, tokenizer, data, settings.seed if data["seed"] is None else data["seed"])
+    check_left(settings, mixture.counts)
     validation = mixture.validation
     if data["validation"]:
         options = {"format_name": data["format"], "max_length": data["max_length"], "source_column": column}
         validation = tokenize_rows(read_validation(data), tokenizer, **options)
-    return PreparedData(tokenizer, mixture.train, _by_source(validation, column), mixture.window)
+    held_out = _by_source(validation, column)
+    return PreparedData(tokenizer, mixture.train, held_out, mixture.window, counts=mixture.counts)
 
 
 def _by_source(rows: Dataset | None, column: str) -> dict[str, Dataset]:
@@ -170,5 +178,5 @@ def _by_source(rows: Dataset | None, column: str) -> dict[str, Dataset]:
         return {}
     positions: dict[str, list[int]] = {}
     for row, name in enumerate(rows[column][:]):
-        positions.setdefault(str(name), []).append(row)
+        positions.setdefault(name, []).append(row)
     return {name: rows.select(held) for name, held in sorted(positions.items())}

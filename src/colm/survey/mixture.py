@@ -9,7 +9,7 @@ import numpy as np
 
 from colm.config import SelectionConfig
 from colm.errors import DataError, suggest
-from colm.sources import count_sources, name_keys, name_sources
+from colm.sources import RowsLeft, count_sources, name_keys, name_sources
 from colm.survey.duplicates import find_near_duplicates
 from colm.survey.outlook import Outlook, SourceOutlook, even_share, expect_pool
 from colm.survey.words import count_words, distinguishing_words
@@ -52,6 +52,7 @@ class Survey(NamedTuple):
     sources: list[SourceFacts]
     outlook: Outlook
     warnings: list[Caution]
+    dropped: dict[str, str]  # source -> how many of its rows are not trained on, and why
 
 
 def survey_mixture(
@@ -63,6 +64,7 @@ def survey_mixture(
     pool_rows: int,
     slots: int,
     sizes: Mapping[str, int] | None = None,
+    counts: RowsLeft | None = None,
     seed: int = 0,
 ) -> Survey:
     """Read a tokenised mixture once and describe each source.
@@ -75,6 +77,7 @@ def survey_mixture(
         pool_rows: N.
         slots: micro-batches over all ranks.
         sizes: rows of each source where `rows` is only a part of the data, in the same proportions.
+        counts: rows of each source before they were tokenised, and those that are left.
         seed: of the rows that are sampled.
 
     Raises:
@@ -121,7 +124,18 @@ def survey_mixture(
                 outlook=outlook.sources[name],
             )
         )
-    return Survey(facts, outlook, find_warnings(sizes, selection, outlook, facts))
+    warnings = find_warnings(sizes, selection, outlook, facts)
+    if counts is None:
+        return Survey(facts, outlook, warnings, {})
+    return Survey(facts, outlook, [*_warn_of_gone(counts), *warnings], counts.describe())
+
+
+def _warn_of_gone(counts: RowsLeft) -> list[Caution]:
+    gone = [f"{name!r} {fate}" for name, fate in counts.gone.items()]
+    if not gone:
+        return []
+    reason = f"{'; '.join(gone)}: nothing of {'it' if len(gone) == 1 else 'them'} is trained on."
+    return [Caution("Sources without a row left", reason, "Raise data.max_length, mend the rows, or leave them out.")]
 
 
 def _examples(rows: Any, held: Sequence[int], lengths: np.ndarray, tokenizer: Any) -> list[tuple[int, str]]:
