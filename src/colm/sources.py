@@ -174,7 +174,7 @@ class RowsLeft(NamedTuple):
         if len(dropped) > NAMED:
             shown.append(f"and {len(dropped) - NAMED:,} more sources")
         logger.warning(
-            "%d of %d rows have no %s and are not trained on: %s.",
+            "%d of %d rows have no %s and are dropped: %s.",
             sum(dropped.values()),
             sum(self.before.values()),
             self.need.removeprefix("a "),

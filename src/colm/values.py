@@ -27,8 +27,10 @@ def text_of_value(value: Any) -> str | None:
     if isinstance(value, str):
         return str(value)
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # of NumPy or torch
-        # A datetime64 of nanoseconds would become a number.
-        value = (value.astype("datetime64[us]") if "datetime64" in str(value.dtype) else value).item()
+        kind = getattr(value.dtype, "kind", "")
+        held = value.item()
+        # Times in nanoseconds, which Python does not have, become a number.
+        value = value.astype(f"{kind}8[us]").item() if kind in ("m", "M") and isinstance(held, int) else held
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return None
     if isinstance(value, float | Decimal) and math.isnan(value):

@@ -14,7 +14,7 @@ from datasets import Dataset
 from colm.answers import extract_answer
 from colm.answers.gym import COLUMN, read_task
 from colm.data.formats import COLUMNS, PROMPT_COLUMNS, completion_of_row
-from colm.data.load import read_rows
+from colm.data.load import name_rows, read_rows
 from colm.errors import DataError, suggest
 from colm.sources import name_of_row
 
@@ -49,7 +49,7 @@ def read_question_files(names: Sequence[str], columns: Mapping[str, str], source
         source_column: where a row's source stands.
 
     Raises:
-        DataError: a file is missing, empty or not readable, or a name is given twice.
+        DataError: a file is missing, empty or not readable, a row has no source, or a name is given twice.
     """
     parts = []
     for number, name in enumerate(names):
@@ -64,7 +64,7 @@ def read_question_files(names: Sequence[str], columns: Mapping[str, str], source
         rows = rows.rename_columns(renamed) if renamed else rows
         if source_column not in rows.column_names:
             rows = rows.add_column(source_column, [Path(name).stem] * len(rows))
-        parts.append(rows)
+        parts.append(name_rows(rows, source_column, file=name))
     return parts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,7 +53,7 @@ class Survey(NamedTuple):
     sources: list[SourceFacts]
     outlook: Outlook
     warnings: list[Caution]
-    dropped: dict[str, str]  # source -> how many of its rows are not trained on, and why
+    dropped: Mapping[str, str] = MappingProxyType({})  # source -> how many of its rows are not trained on, and why
 
 
 def survey_mixture(
@@ -126,7 +127,7 @@ def survey_mixture(
         )
     warnings = find_warnings(sizes, selection, outlook, facts)
     if counts is None:
-        return Survey(facts, outlook, warnings, {})
+        return Survey(facts, outlook, warnings)
     return Survey(facts, outlook, [*_warn_of_gone(counts), *warnings], counts.describe())
 
 
