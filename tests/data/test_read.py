@@ -21,6 +21,7 @@ from pyarrow import parquet
 from colm.cli.settings import DATA_DEFAULTS
 from colm.data.load import read_mixture, tokenize_rows
 from colm.data.read import read_rows
+from colm.data.stream import prepare_stream, read_stream
 from colm.errors import DataError
 from colm.models import train_tiny_tokenizer
 from colm.values import text_of_value
@@ -288,3 +289,13 @@ def test_a_data_set_with_features_of_its_own_is_read(tmp_path: Path) -> None:
     features = Features({"text": Value("large_string"), "ids": [Value("int64")]})
     Dataset.from_list([{"text": "2024-01-01", "ids": [1, 2]}], features=features).save_to_disk(str(tmp_path / "d"))
     assert list(read_rows(str(tmp_path / "d"))) == [{"text": "2024-01-01", "ids": [1, 2]}]
+
+
+def test_rows_that_lack_a_column_have_it_empty_in_a_stream_too(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"source": "a", "prompt": "x", "completion": "1"}, {"source": "a", "prompt": "y"}, {"source": "b"}]
+    path.write_bytes(as_json_lines([*rows, {"source": "b", "completion": "2", "note": "later"}]))
+    data = {**DATA_DEFAULTS, "train": str(path), "streaming": True}
+    tokenizer = train_tiny_tokenizer(["0123456789 the"])
+    mixture = prepare_stream(read_stream(data, []), tokenizer, data, seed=0)
+    assert sorted(tokenizer.decode(row["input_ids"]) for row in mixture.train) == ["2<eos>", "x1<eos>"]
