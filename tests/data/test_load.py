@@ -97,7 +97,7 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         read_rows(str(tmp_path / "none.json"))
     (tmp_path / "broken.jsonl").write_text("{not json\n")
-    with pytest.raises(DataError, match="file could not be read"):
+    with pytest.raises(DataError, match="broken.jsonl, line 1, is not valid JSON"):
         read_rows(str(tmp_path / "broken.jsonl"))
     with pytest.raises(DataError, match="data set could not be loaded: 'no-such/data-set'"):
         read_rows("no-such/data-set")

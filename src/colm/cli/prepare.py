@@ -18,17 +18,19 @@ from transformers import set_seed
 
 from colm.answers.gym import COLUMN
 from colm.cli.clustering import LABELS_NAME, saved_clustering
+from colm.cli.left import check_left
 from colm.cli.settings import RunSettings
 from colm.cluster.embed import Tuned
 from colm.cluster.labelling import Labelling
 from colm.cluster.relabel import Relabelled, relabel_parts
 from colm.data.held_rows import Parts, read_held_out
-from colm.data.load import Mixture, read_mixture, read_validation, tokenize_rows
+from colm.data.load import Mixture, count_left, read_mixture, read_validation, tokenize_rows
 from colm.data.stream import prepare_stream, read_stream
 from colm.data.validation import tokenize_held_out
 from colm.integrations.checkpoints import last_complete_checkpoint
 from colm.models import build_tiny_model, load_model, load_tokenizer, train_tiny_tokenizer
 from colm.record import HELD_OUT_NAME
+from colm.sources import RowsLeft
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ class PreparedData(NamedTuple):
     window: Dataset | None = None  # first rows of a stream
     labelling: Labelling | None = None  # where rows were clustered
     held_out: Parts = ()  # the text of the validation rows, those too long to be measured included
+    counts: RowsLeft | None = None  # training rows by source, or a stream's first ones, and those that have a label
 
 
 def prepare_data(settings: RunSettings, *, resume: bool = False, kept: Path | None = None) -> PreparedData:
@@ -72,8 +75,10 @@ def prepare_data(settings: RunSettings, *, resume: bool = False, kept: Path | No
         max_length=data["max_length"],
         source_column=data["source_column"],
     )
+    counts = count_left(mixture.train, train, data["source_column"], data["max_length"])
+    check_left(settings, counts)
     validation = _by_source(tokenize_held_out(mixture.validation, tokenizer, data), data["source_column"])
-    return PreparedData(tokenizer, train, validation, labelling=labelling, held_out=mixture.validation)
+    return PreparedData(tokenizer, train, validation, labelling=labelling, held_out=mixture.validation, counts=counts)
 
 
 def is_older(folder: Path) -> bool:
@@ -189,8 +194,11 @@ def _prepare_stream(settings: RunSettings, kept: Path | None) -> PreparedData:
         )
     seed = settings.seed if data["seed"] is None else data["seed"]
     mixture = prepare_stream(stream, tokenizer, data, seed, held_out=held_out, by_prompt=not older)
+    check_left(settings, mixture.counts)
     validation = _by_source(mixture.validation, column)
-    return PreparedData(tokenizer, mixture.train, validation, mixture.window, held_out=mixture.held_out)
+    return PreparedData(
+        tokenizer, mixture.train, validation, mixture.window, held_out=mixture.held_out, counts=mixture.counts
+    )
 
 
 def _by_source(rows: Dataset | None, column: str) -> dict[str, Dataset]:
@@ -198,5 +206,5 @@ def _by_source(rows: Dataset | None, column: str) -> dict[str, Dataset]:
         return {}
     positions: dict[str, list[int]] = {}
     for row, name in enumerate(rows[column][:]):
-        positions.setdefault(str(name), []).append(row)
+        positions.setdefault(name, []).append(row)
     return {name: rows.select(held) for name, held in sorted(positions.items())}

@@ -187,7 +187,8 @@ def train(
         lines = StepLog(folder / FILE_NAME).read()
         examples = describe_kept(lines, trainer.selector.small, data.train, data.tokenizer)
     replace_file(folder / EXAMPLES_NAME, json.dumps(examples, indent=2) + "\n")
-    summary = summarise(trainer, list(evaluations.read()), best) | memory
+    dropped = data.counts.dropped if data.counts else {}
+    summary = summarise(trainer, list(evaluations.read()), best, dropped=dropped) | memory
     replace_file(folder / SUMMARY_NAME, json.dumps(summary, indent=2) + "\n")  # last: it says that the run is done
     return summary
 

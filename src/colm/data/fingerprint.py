@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from datasets import Dataset
+
+from colm.sources import name_sources
 
 BATCH = 10_000
 """Rows that are hashed at a time; the digest hangs on it."""
@@ -62,7 +63,7 @@ def _digest(parts: list[Dataset], source_column: str) -> str:
     hasher = hashlib.blake2b(digest_size=16)
     for rows in parts:
         for table in rows.with_format("arrow").iter(batch_size=BATCH):
-            names = table[source_column].cast(pa.string()).to_pylist()
+            names = name_sources(table[source_column].to_pylist(), source_column)
             hasher.update("".join(f"{len(name)}:{name}" for name in names).encode())
             for column in ("input_ids", "labels"):
                 lists = table[column].combine_chunks()
