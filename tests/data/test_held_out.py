@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from colm.cli.settings import DATA_DEFAULTS
 from colm.data.held_out import HELD, LEFT_OUT, TRAINED, draw_rows, hold_out, leave_out, warn_shared
 from colm.data.held_rows import part_keys
+from colm.data.load import read_mixture
 from colm.data.prompts import prompt_keys
 from colm.errors import DataError
 
@@ -194,3 +197,27 @@ def test_prompts_that_a_validation_file_shares_are_counted_by_source(caplog: pyt
     (rest,) = leave_out([train], validation, "auto", "source")
     assert rest["prompt"][:] == [f"{i}?" for i in range(2, 20)]
     assert "2 rows are left out of training, because they have a prompt that is held out: a 1, b 1." in caplog.text
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet"])
+def test_files_of_all_kinds_hold_out_the_same_rows(tmp_path: Path, ending: str) -> None:
+    """Two files ask the same questions, in two formats; caps and weights come after."""
+    programs = Dataset.from_list([{"prompt": f"{i % 30}?", "completion": f"print({i})"} for i in range(50)])
+    getattr(programs, f"to_{ending.removesuffix('l')}")(
+        str(tmp_path / f"programs.{ending}"), **({"lines": ending == "jsonl"} if ending.startswith("json") else {})
+    )
+    words = Dataset.from_list([{"instruction": f"{i}?", "output": "So."} for i in range(20, 45)])
+    words.to_json(str(tmp_path / "words.jsonl"))
+    entries = [{"path": str(tmp_path / name)} for name in (f"programs.{ending}", "words.jsonl")]
+    settings = {
+        **DATA_DEFAULTS,
+        "validation_rows": {"programs": 10, "words": 3},
+        "weights": {"programs": 1, "words": 2},
+    }
+    train, held = read_mixture({**settings, "cap": 20}, entries, seed=3)
+    asked, trained = ({keys[0] for part in side for keys in part_keys(part)} for side in (held, train))
+    assert not asked & trained
+    assert Counter(name for part in held for name in part["source"]) == {"programs": 10, "words": 3}
+    tables = [programs.add_column("source", ["programs"] * 50), words.add_column("source", ["words"] * 25)]
+    _, expected = hold_out(tables, "source", settings["validation_rows"], seed=3)
+    assert [list(part) for part in held] == [list(part) for part in expected]

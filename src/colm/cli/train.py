@@ -139,8 +139,9 @@ def train(
     kept = settings.output_dir if checkpoint is not None else replay.parent if replay is not None else None
     data = prepare_data(settings, resume=checkpoint is not None, kept=kept)
     fingerprint = fingerprint_run(settings, data) if _is_first_rank() else None
-    if kept is not None:
-        check_data(kept, fingerprint)
+    if kept is not None and fingerprint is not None:
+        trained = {key: value for key, value in fingerprint.items() if key == "train"}
+        check_data(kept, fingerprint if checkpoint is not None else trained)  # a replay may be measured on other rows
     set_seed(settings.seed)  # tokenising must not move the model's initialisation
     model = build_model(settings, data.tokenizer)
     if settings.data["max_length"] > (count_positions(model) or math.inf):  # else no row can be too long

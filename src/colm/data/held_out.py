@@ -136,7 +136,14 @@ def leave_out(train: Sequence[Dataset], validation: Parts, format_name: str, col
     return [part for part in kept if len(part)]
 
 
-def warn_shared(train: Iterable[Keys], validation: Parts, format_name: str, column: str, among: str = "") -> None:
+def warn_shared(
+    train: Iterable[Keys],
+    validation: Parts,
+    format_name: str,
+    column: str,
+    among: str = "",
+    what: str = "data.validation",
+) -> None:
     """Log how many rows of the validation data ask what the training rows teach, by source, if any do.
 
     Args:
@@ -145,6 +152,7 @@ def warn_shared(train: Iterable[Keys], validation: Parts, format_name: str, colu
         format_name: a key of `formats.COLUMNS`, or ``auto``.
         column: of the source.
         among: says which training rows these are, where they are not all.
+        what: the validation data is.
     """
     own = [keys[0] for part in validation for keys in part_keys(part, format_name)]
     wanted = set(own)
@@ -154,8 +162,9 @@ def warn_shared(train: Iterable[Keys], validation: Parts, format_name: str, colu
     names = [name for part in validation for name in part_sources(part, column)]
     sizes, rows = Counter(names), Counter(name for key, name in zip(own, names, strict=True) if key in shared)
     logger.warning(
-        "data.validation shares %d prompts with the training data%s, rows by source: %s. What is measured on them is "
-        "no measure of new questions; take them out of one of the two.",
+        "%s shares %d prompts with the training data%s, rows by source: %s. What is measured on them is no measure of "
+        "new questions; take them out of one of the two.",
+        what,
         len(shared),
         among,
         ", ".join(f"{name} {count} of {sizes[name]}" for name, count in sorted(rows.items())),

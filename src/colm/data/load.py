@@ -91,11 +91,12 @@ def read_mixture(
     if not validation and data["validation_rows"]:
         options: dict[str, Any] = {"format_name": format_name, "by_prompt": by_prompt}
         train, validation = hold_out(train, column, data["validation_rows"], seed, **options)
-    elif data["validation"]:
-        keys = (keys for part in train for keys in part_keys(part, format_name))
-        warn_shared(keys, validation, format_name, column)
-    elif validation and by_prompt:
+    elif data["train"] == "demo" and not data["validation"] and by_prompt:
         train = leave_out(train, validation, format_name, column)  # the demo draws its tasks with replacement
+    if data["validation"] or not by_prompt:
+        keys = (keys for part in train for keys in part_keys(part, format_name))
+        what = "data.validation" if data["validation"] else "What this run of an older version holds out"
+        warn_shared(keys, validation, format_name, column, what=what)
     if data["cap"] is not None:
         train = cap_rows(train, column, data["cap"], seed)
     if data["weights"]:
