@@ -201,4 +201,4 @@ def _tokenize(
         with_indices=True,
         remove_columns=[name for name in columns if name != column],
     )
-    return tokens.filter(is_labelled)
+    return tokens.filter(lambda row: is_labelled(row))  # interleaving copies what is no function, with its counts
