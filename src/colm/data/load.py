@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from datasets import Dataset, Value, concatenate_datasets, load_dataset
+from datasets import Dataset, Value, concatenate_datasets
 
 from colm.batch import IGNORE
 from colm.data.demo import demo_rows
-from colm.data.formats import detect_format, tokenizer_of_batch
-from colm.data.mix import cap_rows, check_names, weigh_rows
+from colm.data.files import split_ending
+from colm.data.formats import RowError, detect_format, tokenizer_of_batch
+from colm.data.held_out import hold_out, leave_out, warn_shared
+from colm.data.held_rows import part_keys
+from colm.data.mix import cap_rows, weigh_rows
+from colm.data.read import name_row, read_rows
 from colm.data.template import fill_template
 from colm.errors import DataError, suggest
 from colm.sources import RowsLeft, count_sources, name_setting, name_sources
@@ -24,9 +26,6 @@ logger = logging.getLogger(__name__)
 SHARD = 100_000
 """Rows that are tokenised at a time."""
 
-BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-"""File endings and the `datasets` builder that reads them."""
-
 
 class Mixture(NamedTuple):
     """Rows of text, each with its source, before tokenisation: parts that may differ in format."""
@@ -35,60 +34,33 @@ class Mixture(NamedTuple):
     validation: list[Dataset]  # empty where there is none
 
 
-def read_rows(
-    name: str, *, split: str = "train", config: str | None = None, revision: str | None = None, streaming: bool = False
-) -> Any:
-    """Read one file, or a data set of the hub.
-
-    Args:
-        name: a path ending in .jsonl, .json, .csv or .parquet, a folder that `datasets` wrote, or a hub name.
-        split: of a hub data set.
-        config: of a hub data set.
-        revision: of a hub data set: a branch, a tag or a commit.
-        streaming: return an `IterableDataset`, whose rows are read when they are needed.
-
-    Raises:
-        DataError: the file is missing, empty or not readable, or the hub has no such data set.
-    """
-    path = Path(name)
-    builder = BUILDERS.get(path.suffix.lower())
-    if builder is not None and not path.is_file():
-        siblings = [str(sibling) for sibling in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise DataError(f"There is no file {name!r}.{suggest(name, siblings)}")
-    if builder is not None and path.stat().st_size == 0:
-        raise DataError(f"The file {name!r} is empty; it needs at least one row.")
-    try:
-        if builder is not None:
-            rows = load_dataset(builder, data_files=str(path), split="train", streaming=streaming)
-        elif path.is_dir() and (path / "dataset_info.json").exists():
-            rows = Dataset.load_from_disk(str(path))
-            rows = rows.to_iterable_dataset() if streaming else rows
-        else:
-            rows = load_dataset(name, config, split=split, revision=revision, streaming=streaming)
-    except Exception as error:  # every builder and the hub client raise their own
-        what = "file could not be read" if builder is not None else "data set could not be loaded"
-        raise DataError(
-            f"The {what}: {name!r} ({type(error).__name__}: {error}). Give a {', '.join(BUILDERS)} file or a hub name."
-        ) from error
-    if not streaming and len(rows) == 0:
-        raise DataError(f"{name!r} has no row; it needs at least one.")
-    return rows
-
-
 Relabel = Callable[[list[Dataset], list[Dataset]], tuple[list[Dataset], list[Dataset]]]
 """Gives training and validation parts other sources."""
 
 
+class UnlabelledError(DataError):
+    """None of the rows has a labelled token."""
+
+
 def read_mixture(
-    data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], seed: int, relabel: Relabel | None = None
+    data: Mapping[str, Any],
+    entries: Sequence[Mapping[str, Any]],
+    seed: int,
+    relabel: Relabel | None = None,
+    *,
+    by_prompt: bool = True,
 ) -> Mixture:
     """Read training and validation rows, each with its ``source``.
+
+    No training row has a prompt of a held-out row, see `held_out.draw_rows`. Where a file of its own is the validation
+    data, prompts that it shares with the training data are counted and logged.
 
     Args:
         data: the ``data`` section of a run's configuration.
         entries: the ``mixture`` list; each entry's rows are one source.
         seed: of the held-out split and of the demo's generators.
         relabel: gives rows their sources before any are held out, capped or weighted; None where they have theirs.
+        by_prompt: False to hold out as older versions did, whatever the prompts.
 
     Raises:
         DataError: nothing to read, a missing column, a row without a source.
@@ -115,8 +87,15 @@ def read_mixture(
         train, validation = relabel(train, validation)
     files = [entry["path"] for entry in entries] or [data["train"]]
     train = [_require_sources(part, column, "training", file) for part, file in zip(train, files, strict=True)]
+    format_name = data["format"]
     if not validation and data["validation_rows"]:
-        train, validation = hold_out(train, column, data["validation_rows"], seed)
+        options: dict[str, Any] = {"format_name": format_name, "by_prompt": by_prompt}
+        train, validation = hold_out(train, column, data["validation_rows"], seed, **options)
+    elif data["validation"]:
+        keys = (keys for part in train for keys in part_keys(part, format_name))
+        warn_shared(keys, validation, format_name, column)
+    elif validation and by_prompt:
+        train = leave_out(train, validation, format_name, column)  # the demo draws its tasks with replacement
     if data["cap"] is not None:
         train = cap_rows(train, column, data["cap"], seed)
     if data["weights"]:
@@ -136,40 +115,6 @@ def read_validation(data: Mapping[str, Any], *, labelled: bool = True) -> list[D
     return [_require_sources(rows, data["source_column"], "validation", data["validation"]) if labelled else rows]
 
 
-def hold_out(
-    parts: Sequence[Dataset], column: str, per_source: int | Mapping[str, int], seed: int
-) -> tuple[list[Dataset], list[Dataset]]:
-    """Split off `per_source` rows of every source, at most half of it, at random.
-
-    A source may have rows in several parts; they count as one. Of sources that a mapping does not name none are held
-    out.
-
-    Returns:
-        The rest and the held-out rows, each in its old order, without parts that are empty.
-
-    Raises:
-        DataError: a mapping names a source that does not exist, or a row has none.
-    """
-    labels = [name for part in parts for name in name_sources(part[column][:], column)]
-    sizes = count_sources(labels, column)
-    if isinstance(per_source, Mapping):
-        check_names("data.validation_rows", per_source, list(sizes))
-    wanted = per_source if isinstance(per_source, Mapping) else dict.fromkeys(sizes, per_source)
-    left = {name: min(wanted.get(name, 0), size // 2) for name, size in sizes.items()}
-    held = np.zeros(len(labels), dtype=bool)
-    for row in np.random.default_rng(seed).permutation(len(labels)).tolist():
-        name = labels[row]
-        if left[name] > 0:
-            left[name] -= 1
-            held[row] = True
-    masks = np.split(held, np.cumsum([len(part) for part in parts])[:-1])
-    rest, out = (
-        [part.select(np.flatnonzero(mask == side)) for part, mask in zip(parts, masks, strict=True)]
-        for side in (False, True)
-    )
-    return [part for part in rest if len(part)], [part for part in out if len(part)]
-
-
 def tokenize_rows(
     parts: Sequence[Dataset], tokenizer: Any, *, format_name: str, max_length: int, source_column: str
 ) -> Dataset:
@@ -185,14 +130,14 @@ def tokenize_rows(
         source_column: kept beside the tokens.
 
     Raises:
-        DataError: no format fits a part, or no row at all has a labelled token.
+        DataError: no format fits a part, or none of its rows has a labelled token (`UnlabelledError`).
     """
     parts = [name_rows(part, source_column) for part in parts]
     tokens = [_tokenize(part, tokenizer, format_name, max_length, source_column) for part in parts]
     held = [part for part in tokens if part is not None]
     if not held:
         formats = {detect_format(part.column_names) if format_name == "auto" else format_name for part in parts}
-        raise DataError(
+        raise UnlabelledError(
             f"None of the {sum(map(len, parts))} rows has a labelled token within max_length={max_length} (format "
             f"{', '.join(sorted(formats))}): completions are empty or cut off. Raise data.max_length, or check the "
             "columns."
@@ -220,21 +165,29 @@ def _tokenize(rows: Dataset, tokenizer: Any, format_name: str, max_length: int, 
     chosen = detect_format(rows.column_names) if format_name == "auto" else format_name
     tokenize = tokenizer_of_batch(chosen, tokenizer, max_length)
 
-    def tokenize_labelled(columns: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
-        tokens: dict[str, Sequence[Any]] = {**tokenize(columns), source_column: columns[source_column]}
+    def tokenize_labelled(columns: Mapping[str, Sequence[Any]], numbers: Sequence[int]) -> dict[str, Sequence[Any]]:
+        try:
+            tokens: dict[str, Sequence[Any]] = {**tokenize(columns), source_column: columns[source_column]}
+        except RowError as error:
+            raise RowError(numbers[error.row], error.reason) from error
         kept = [row for row, labels in enumerate(tokens["labels"]) if any(label != IGNORE for label in labels[1:])]
         return {name: [values[row] for row in kept] for name, values in tokens.items()}
 
-    shards = [
+    shards = []
+    for start in range(0, len(rows), SHARD):
         # One at a time, so that an interrupted tokenising of files goes on from what `datasets` has kept of it.
-        rows.select(range(start, min(start + SHARD, len(rows)))).map(
-            tokenize_labelled,
-            batched=True,
-            remove_columns=rows.column_names,
-            desc=f"Tokenising from row {start:,}" if start else "Tokenising",
-        )
-        for start in range(0, len(rows), SHARD)
-    ]
+        try:
+            shards.append(
+                rows.select(range(start, min(start + SHARD, len(rows)))).map(
+                    tokenize_labelled,
+                    batched=True,
+                    with_indices=True,
+                    remove_columns=rows.column_names,
+                    desc=f"Tokenising from row {start:,}" if start else "Tokenising",
+                )
+            )
+        except RowError as error:
+            raise DataError(f"{name_row(rows, start + error.row)}: {error.reason}") from error
     held = [shard for shard in shards if len(shard)]
     return concatenate_datasets(held) if held else None
 
@@ -308,7 +261,7 @@ def source_of_entry(entry: Mapping[str, Any]) -> str:
     ('0', 'a')
     """
     if entry.get("source") is None:
-        return Path(str(entry["path"])).stem
+        return split_ending(str(entry["path"]))[0]
     return name_setting(f"The mixture entry of {entry.get('path')!r}", entry["source"])
 
 
