@@ -12,7 +12,19 @@ from colm.errors import ColmError, ConfigError
 
 _NUMBERS = {
     getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EISDIR", "ENOTDIR", "EFBIG", "EIO", "ENAMETOOLONG")
+    for name in (
+        "ENOSPC",
+        "EDQUOT",
+        "EROFS",
+        "EACCES",
+        "EPERM",
+        "EISDIR",
+        "EEXIST",
+        "ENOTDIR",
+        "EFBIG",
+        "EIO",
+        "ENAMETOOLONG",
+    )
     if hasattr(errno, name)
 }
 _SAID = re.compile(r"No space left on device|Disk quota exceeded|Read-only file system|Permission denied")

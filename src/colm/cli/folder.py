@@ -1,9 +1,9 @@
 """A run's output folder: which of its files are colm's, and how one run takes another's place in it.
 
 What colm did not write is never deleted or overwritten. A list (`manifest`) says what it wrote; a file that somebody
-changed since is not colm's. A run that begins is first written to a folder within the output folder. Then the files of the
-run before are moved to another, the new list takes its place (from here on the new run is the one), the new files follow,
-and the old ones are deleted. Whoever holds the folder next undoes or ends what a kill left halfway.
+changed since is not colm's. A run that begins is first written to a folder within the output folder. Then the files of
+the run before are moved to another, the new list takes its place (from here on the new run is the one), the new files
+follow, and the old ones are deleted. Whoever holds the folder next undoes or ends what a kill left halfway.
 """
 
 from __future__ import annotations
