@@ -36,7 +36,6 @@ from colm.record import (
     MANIFEST_NAME,
     PROFILE_NAME,
     RUN_NAMES,
-    SUMMARY_NAME,
     TRACE_NAME,
     replace_file,
     write_partial,
@@ -110,6 +109,16 @@ class RunFolder:
                 return
             time.sleep(0.1)
 
+    def require_room(self, needed: int) -> None:
+        """Check that so many bytes fit, once the run that is there is replaced. Raises ConfigError."""
+        disk = shutil.disk_usage(self.path)
+        free = disk.free + sum((self.path / name).stat().st_size for name in self.own())
+        if disk.total and free < needed:
+            raise ConfigError(
+                f"{self.path} has room for {free:,} bytes, but the model alone takes {needed:,}. Make room there, or "
+                "choose another output_dir."
+            )
+
     # ---- What is whose ----
 
     def own(self) -> list[str]:
@@ -117,8 +126,9 @@ class RunFolder:
         manifest = read_manifest(self.path)
         older = self._is_older_run(manifest)
         found = [name for name in manifest.files if self._is_listed(name, manifest)]
-        if older:
-            found += [name for name in RECOGNIZED if name not in manifest.files and is_recognized(self.path / name)]
+        if not manifest.run:  # an older version wrote a run, or answers, without a list
+            names = RECOGNIZED if older else () if manifest.files else ANSWER_NAMES
+            found += [name for name in names if name not in manifest.files and is_recognized(self.path / name)]
         checkpoints = self._checkpoints(manifest)
         found += [f"{folder.name}/{name}" for folder in checkpoints for name in own_files(folder)]
         if older:  # the model and its tokenizer are what a checkpoint has, or nothing shows that they are ours
@@ -131,10 +141,6 @@ class RunFolder:
     def held(self) -> str | None:
         """Return the name of a file of colm's that is there, None where there is none."""
         return next(iter(self.own()), None)
-
-    def is_finished(self) -> bool:
-        """Return whether a run has ended here."""
-        return SUMMARY_NAME in self.own()
 
     def last_checkpoint(self) -> Path | None:
         """Return the run's last complete checkpoint."""

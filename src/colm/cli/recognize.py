@@ -52,14 +52,22 @@ def is_recognized(path: Path) -> bool:
     It is for files that no list has a size of: logs of a run that was killed, and all files of older versions.
     """
     check = RECOGNIZED.get(path.name)
+    return check is not None and _holds(check, path)
+
+
+def is_settings_file(path: Path) -> bool:
+    """Return whether a file holds resolved settings exactly as colm writes them, without a word of anybody else's."""
+    return _holds(_is_settings, path)
+
+
+def _holds(check: Callable[[Path], bool], path: Path) -> bool:
     try:
-        return check is not None and path.is_file() and not path.is_symlink() and check(path)
+        return path.is_file() and not path.is_symlink() and check(path)
     except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError):
         return False
 
 
-def is_settings(path: Path) -> bool:
-    """Return whether a file holds resolved settings exactly as colm writes them, without a word of anybody else's."""
+def _is_settings(path: Path) -> bool:
     text = path.read_text(encoding="utf-8")
     values = yaml.safe_load(text)
     return isinstance(values, dict) and set(values) >= SETTINGS and yaml.safe_dump(values, sort_keys=False) == text
@@ -128,7 +136,7 @@ def _begins_with(pattern: str) -> Callable[[Path], bool]:
 
 
 RECOGNIZED: dict[str, Callable[[Path], bool]] = {
-    CONFIG_NAME: is_settings,
+    CONFIG_NAME: _is_settings,
     DATA_NAME: _is_json("train", "validation", inner=("rows", "digest")),
     FILE_NAME: _is_log("step", "pool_count", "pool", "kept"),
     EVALUATIONS_NAME: _is_log("step", "rows", "seconds", "losses"),

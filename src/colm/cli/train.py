@@ -101,25 +101,19 @@ def check_output(
 
     Raises:
         ConfigError: the folder holds a run and neither flag is given, something that colm did not write is in the way,
-            the run to resume has other settings, or has ended without a checkpoint.
+            or the run to resume has other settings.
     """
     checkpoint = folder.last_checkpoint() if resume else None
     if not _is_first_rank():
         return checkpoint
     held = folder.held()
     if held and not resume and not overwrite:
-        able = "" if folder.is_finished() and folder.last_checkpoint() is None else "Resume it with --resume, r"
         raise ConfigError(
-            f"{folder.path} already holds a run ({held}). {able or 'R'}eplace it with --overwrite, or choose another "
-            "output_dir."
+            f"{folder.path} already holds a run ({held}). Resume it with --resume, replace it with --overwrite, or "
+            "choose another output_dir."
         )
     needs = needed_names(profile=profile, card=bool(settings.training.get("push_to_hub")))
     if resume and held:
-        if folder.is_finished() and checkpoint is None:
-            raise ConfigError(
-                f"{folder.path} holds a run that has ended and left no checkpoint to resume from. Replace it with "
-                "--overwrite, or choose another output_dir."
-            )
         if (folder.path / CONFIG_NAME).is_file():
             check_settings(settings)
             if checkpoint is not None:
@@ -189,6 +183,8 @@ def train(
     model = build_model(settings, data.tokenizer)
     if settings.data["max_length"] > (count_positions(model) or math.inf):  # else no row can be too long
         check_positions(model, longest_row(data, settings))
+    if _is_first_rank():
+        folder.require_room(_saved_bytes(model))
     trainer = build_trainer(settings, model, data, replay=replay)
     trainer.announce = folder.announce
     if checkpoint is None and _is_first_rank():
@@ -247,6 +243,12 @@ def _saved_names(tokenizer: Any) -> list[str]:
     with TemporaryDirectory() as place:
         tokenizer.save_pretrained(place)
         return os.listdir(place)
+
+
+def _saved_bytes(model: Any) -> int:
+    """Return the bytes of the weights that are saved: an adapter's, or all."""
+    adapter = hasattr(model, "peft_config")
+    return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad or not adapter)
 
 
 def _save_model(trainer: SourceTrainer, folder: RunFolder, tokenizer: Any) -> None:
