@@ -63,7 +63,7 @@ def test_a_run_is_asked_what_it_held_out(trained: Path, tmp_path: Path, capsys: 
     assert right[0]["completion"].startswith("So.\nThe answer is")
     assert right[0]["extracted"] == right[0]["expected"]
     assert len({line["prompt"] for line in lines}) == 9
-    assert {name.name for name in trained.glob("answers*")} == {"answers.json", "answers.jsonl", MANIFEST_NAME}
+    assert {name.name for name in trained.glob("answers*")} == {"answers.json", "answers.jsonl"}
 
 
 def test_other_data_is_out_of_domain_and_runs_stand_beside_each_other(
