@@ -322,10 +322,11 @@ class RunFolder:
     def _set_aside(self, names: list[str]) -> None:
         if not names:
             return
-        self._old.mkdir(exist_ok=True)
         manifest = read_manifest(self.path)
         manifest.moved = names
-        manifest.write(self._old)
+        (self.new / OLD).mkdir()
+        manifest.write(self.new / OLD)
+        (self.new / OLD).rename(self._old)  # so it is never there without its list
         (self.path / MANIFEST_NAME).unlink(missing_ok=True)
         _move(names, self.path, self._old)
 
@@ -341,16 +342,13 @@ class RunFolder:
         """End or undo the replacing of a run in which a process was killed."""
         if os.path.lexists(self._old):
             if (self._old / MANIFEST_NAME).is_file():
-                moved = read_manifest(self._old)
                 if (self.path / MANIFEST_NAME).exists():  # the new run has begun, or nothing was moved yet
                     self._bring_in()
                     self._clear_old()
                 else:
-                    back = [name for name in moved.moved if (self._old / name).exists()]
+                    back = [name for name in read_manifest(self._old).moved if (self._old / name).exists()]
                     self._refuse([name for name in back if os.path.lexists(self.path / name)])
                     _move(back, self._old, self.path)
-                    moved.moved = []
-                    moved.write(self._old)
                     (self._old / MANIFEST_NAME).rename(self.path / MANIFEST_NAME)
             if self._old.is_dir() and not self._old.is_symlink():
                 remove_empty(self._old)
