@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ FILE_NAME = "selection.jsonl"
 EVALUATIONS_NAME = "evaluations.jsonl"
 CONFIG_NAME = "config.yaml"
 DATA_NAME = "data.json"
+HELD_OUT_NAME = "held_out.jsonl"
 SUMMARY_NAME = "summary.json"
 EXAMPLES_NAME = "examples.json"
 COMPARE_NAME = "compare.json"
@@ -28,7 +29,7 @@ TRACE_NAME = "profile_trace.json"
 MANIFEST_NAME = "_colm.json"
 """Which files of a folder colm wrote. The Trainer pushes no ``_`` to the hub."""
 
-RUN_NAMES = (CONFIG_NAME, DATA_NAME, FILE_NAME, EVALUATIONS_NAME, EXAMPLES_NAME, SUMMARY_NAME)
+RUN_NAMES = (CONFIG_NAME, DATA_NAME, HELD_OUT_NAME, FILE_NAME, EVALUATIONS_NAME, EXAMPLES_NAME, SUMMARY_NAME)
 """What every training writes to its folder, beside the model and the checkpoints."""
 ANSWER_NAMES = (ANSWERS_NAME, ANSWER_LINES_NAME, PARTIAL_ANSWERS_NAME, HARNESS_NAME)
 """What an evaluation writes."""
@@ -36,24 +37,31 @@ ANSWER_NAMES = (ANSWERS_NAME, ANSWER_LINES_NAME, PARTIAL_ANSWERS_NAME, HARNESS_N
 
 def replace_file(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    write_partial(path, text).replace(path)
+    replace_lines(path, [text])
 
 
-def write_partial(path: Path, text: str) -> Path:
+def replace_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a file as `replace_file` does, a line at a time; each ends as it is given."""
+    write_partial(path, lines).replace(path)
+
+
+def write_partial(path: Path, lines: Iterable[str]) -> Path:
     """Write what will be renamed to `path` beside it, under a name that nothing else has, and return that."""
     number = os.getpid()
     while True:
         partial = path.with_name(f"{path.name}.{number}")
         try:
-            with partial.open("x", encoding="utf-8") as file:
-                file.write(text)
+            file = partial.open("x", encoding="utf-8")
         except FileExistsError:  # of a process that was killed, or somebody else's
             number += 1
-        except OSError:
+            continue
+        try:
+            with file:
+                file.writelines(lines)
+        except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        else:
-            return partial
+        return partial
 
 
 class StepLog:

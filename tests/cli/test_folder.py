@@ -284,7 +284,7 @@ def test_a_full_disk_as_a_run_begins_leaves_the_old_one(tmp_path: Path, monkeypa
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch, folder.hold():
-        patch.setattr("colm.cli.folder.replace_file", fail)
+        patch.setattr("colm.cli.folder.replace_lines", fail)
         with pytest.raises(OSError, match="No space"):
             folder.begin({"config.yaml": settings_text()})
     assert contents(tmp_path) == before

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -37,7 +37,7 @@ from colm.record import (
     PROFILE_NAME,
     RUN_NAMES,
     TRACE_NAME,
-    replace_file,
+    replace_lines,
     write_partial,
 )
 
@@ -221,16 +221,16 @@ class RunFolder:
             (self.new / SIGN).write_text("colm writes here what it then moves to its place. It may delete it.\n")
         return self.new
 
-    def begin(self, texts: Mapping[str, str], logs: Collection[str] = ()) -> None:
+    def begin(self, texts: Mapping[str, Iterable[str]], logs: Collection[str] = ()) -> None:
         """Begin a run, in the place of the one that is there.
 
         Args:
-            texts: name -> text, of the files that it begins with. What is in `new` already is of the run, too.
+            texts: name -> lines, of the files that it begins with. What is in `new` already is of the run, too.
             logs: names of further files that it adds to.
         """
         self.stage()
-        for name, text in texts.items():
-            replace_file(self.new / name, text)
+        for name, lines in texts.items():
+            replace_lines(self.new / name, lines)
         files = {name: [identify(self.new / name)] for name in texts}
         Manifest(run=True, files={**files, **dict.fromkeys((*LOGS, *logs))}).write(self.new)
         self._set_aside(self.own())
@@ -240,11 +240,11 @@ class RunFolder:
         self._clear_new()
         self._clear_old()
 
-    def resume(self, texts: Mapping[str, str], logs: Collection[str] = ()) -> None:
+    def resume(self, texts: Mapping[str, Iterable[str]], logs: Collection[str] = ()) -> None:
         """Resume the run that is there.
 
         Args:
-            texts: name -> text, of files that are written again.
+            texts: name -> lines, of files that are written again.
             logs: names of further files that it adds to.
         """
         own = self.own()
@@ -256,8 +256,8 @@ class RunFolder:
         self.began = True
         self.remove(OUTDATED)
         self.grow({*LOGS, *logs})
-        for name, text in texts.items():
-            self.write(name, text)
+        for name, lines in texts.items():
+            self.write(name, "".join(lines))
 
     def adopt(self) -> None:
         """Move what was saved to `new` to its place.

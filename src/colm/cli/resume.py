@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from transformers import TrainerCallback, TrainingArguments
 from colm.cli.folder import RunFolder
 from colm.cli.prepare import PreparedData
 from colm.cli.settings import RunSettings, load_settings
-from colm.data.fingerprint import Fingerprint, describe_difference, fingerprint_data
+from colm.data.fingerprint import Fingerprint, describe_difference, fingerprint_data, fingerprint_stream
+from colm.data.held_rows import write_rows
 from colm.errors import ConfigError, DataError
-from colm.record import CONFIG_NAME, DATA_NAME
+from colm.record import CONFIG_NAME, DATA_NAME, HELD_OUT_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,9 @@ def find_differences(held: Any, given: Any, key: str = "") -> Iterator[tuple[str
 
 
 def check_data(folder: Path, found: Fingerprint | None) -> None:
-    """Check that a run goes on with the rows it began with; a stream's, or those of an older version, are not known.
+    """Check that a run goes on with the rows it began with, of a stream the held-out ones.
+
+    Those of older versions are not known.
 
     Raises:
         DataError: they differ; how many there were and are is said.
@@ -101,15 +104,15 @@ def check_data(folder: Path, found: Fingerprint | None) -> None:
     difference = describe_difference(read_fingerprint(folder), found)
     if difference is not None:
         raise DataError(
-            f"The data are not those that the run in {folder} began with ({difference}). Resume it with its data, "
-            "begin anew with --overwrite, or choose another output_dir."
+            f"The data are not those that the run in {folder} began with ({difference}). Put that data back, "
+            "or begin a new run with --overwrite or another output_dir."
         )
 
 
-def fingerprint_run(settings: RunSettings, data: PreparedData) -> Fingerprint | None:
-    """Return what tells the run's data from others; None for a stream, whose rows are read as they are needed."""
+def fingerprint_run(settings: RunSettings, data: PreparedData) -> Fingerprint:
+    """Return what tells the run's data from others; of a stream, whose rows come as they are needed, those held out."""
     if settings.data["streaming"]:
-        return None
+        return fingerprint_stream(write_rows(data.held_out, settings.data["format"]))
     return fingerprint_data(data.train, data.validation, settings.data["source_column"])
 
 
@@ -122,21 +125,34 @@ def read_fingerprint(folder: Path) -> Fingerprint | None:
     return held
 
 
-def beginning(settings: RunSettings, data: Fingerprint | None) -> dict[str, str]:
-    """Return the files that a run begins with, name -> text: what tells its data, and the resolved settings."""
-    texts = {} if data is None else {DATA_NAME: json.dumps(data, indent=2) + "\n"}
-    return texts | {CONFIG_NAME: yaml.safe_dump(settings.values, sort_keys=False)}
+Texts = Mapping[str, Iterable[str]]
+"""Name -> lines, each with its end."""
 
 
-def changed_settings(settings: RunSettings, folder: RunFolder) -> dict[str, str]:
-    """Return a resumed run's settings, name -> text; nothing where the file says the same, or is not ours."""
+def beginning(settings: RunSettings, data: Fingerprint, held_out: Iterable[str]) -> Texts:
+    """Return the files that a run begins with: what tells its data, the held-out rows, and the resolved settings.
+
+    Args:
+        settings: the run.
+        data: its fingerprint.
+        held_out: a line for each held-out row, see `held_rows.write_rows`.
+    """
+    return {DATA_NAME: [json.dumps(data, indent=2) + "\n"], HELD_OUT_NAME: held_out, CONFIG_NAME: [_dump(settings)]}
+
+
+def _dump(settings: RunSettings) -> str:
+    return yaml.safe_dump(settings.values, sort_keys=False)
+
+
+def changed_settings(settings: RunSettings, folder: RunFolder) -> Texts:
+    """Return a resumed run's settings; nothing where the file says the same, or is not ours."""
     path = folder.path / CONFIG_NAME
     if path.exists() and load_settings(str(path), []).values == settings.values:
         return {}
     if path.exists() and CONFIG_NAME not in folder.own():
         logger.warning("%s was changed, so it stays as it is: it does not say all settings of the resumed run.", path)
         return {}
-    return {CONFIG_NAME: beginning(settings, None)[CONFIG_NAME]}
+    return {CONFIG_NAME: [_dump(settings)]}
 
 
 class BeginRun(TrainerCallback):
@@ -147,7 +163,7 @@ class BeginRun(TrainerCallback):
 
     Args:
         folder: the run's; None in the processes that do not write.
-        texts: name -> text, of the files.
+        texts: the files.
         trainer: whose processes wait for the one that writes.
         resumed_at: steps of the checkpoint; None where the run begins.
         logs: names of further files that the run adds to.
@@ -157,7 +173,7 @@ class BeginRun(TrainerCallback):
     def __init__(
         self,
         folder: RunFolder | None,
-        texts: Mapping[str, str],
+        texts: Texts,
         trainer: Any,
         *,
         resumed_at: int | None,

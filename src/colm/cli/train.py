@@ -27,9 +27,10 @@ from colm.cli.disk import saying
 from colm.cli.folder import RunFolder, needed_names
 from colm.cli.kept import describe_kept
 from colm.cli.prepare import PreparedData, longest_row, prepare_data
-from colm.cli.resume import BeginRun, beginning, changed_settings, check_data, check_settings, fingerprint_run
+from colm.cli.resume import BeginRun, Texts, beginning, changed_settings, check_data, check_settings, fingerprint_run
 from colm.cli.settings import RunSettings, load_settings
 from colm.cli.summary import best_step, summarise, summary_table
+from colm.data.held_rows import write_rows
 from colm.errors import ColmError, ConfigError, Interrupted, StoppedEarly
 from colm.integrations.checkpoints import step_of
 from colm.integrations.evaluation import EvaluationRecorder, SourceTrainer, peak_memory
@@ -173,10 +174,11 @@ def train(
         StoppedEarly: SIGTERM came; the checkpoint of the step is written.
     """
     set_seed(settings.seed)
-    data = prepare_data(settings, resume=checkpoint is not None)
+    kept = settings.output_dir if checkpoint is not None else replay.parent if replay is not None else None
+    data = prepare_data(settings, resume=checkpoint is not None, kept=kept)
     fingerprint = fingerprint_run(settings, data) if _is_first_rank() else None
-    if checkpoint is not None:
-        check_data(settings.output_dir, fingerprint)
+    if kept is not None:
+        check_data(kept, fingerprint)
     if _is_first_rank():
         folder.refuse_foreign(_saved_names(data.tokenizer))
     set_seed(settings.seed)  # tokenising must not move the model's initialisation
@@ -203,9 +205,14 @@ def train(
         folder.began = True
         evaluations.path = folder.path / EVALUATIONS_NAME
 
+    texts: Texts = {}
+    if checkpoint is not None:
+        texts = changed_settings(settings, folder)
+    elif fingerprint is not None:
+        texts = beginning(settings, fingerprint, write_rows(data.held_out, settings.data["format"]))
     begin = BeginRun(
         folder if _is_first_rank() else None,
-        beginning(settings, fingerprint) if checkpoint is None else changed_settings(settings, folder),
+        texts,
         trainer,
         resumed_at=resumed_at,
         logs=(PROFILE_NAME, TRACE_NAME) if any(isinstance(each, StepProfiler) for each in callbacks) else (),
@@ -233,7 +240,8 @@ def train(
         lines = StepLog(folder.path / FILE_NAME).read()
         examples = describe_kept(lines, trainer.selector.small, data.train, data.tokenizer)
     folder.write(EXAMPLES_NAME, json.dumps(examples, indent=2) + "\n")
-    summary = summarise(trainer, list(evaluations.read()), best) | memory
+    dropped = data.counts.dropped if data.counts else {}
+    summary = summarise(trainer, list(evaluations.read()), best, dropped=dropped) | memory
     folder.write(SUMMARY_NAME, json.dumps(summary, indent=2) + "\n")  # last: it says that the run is done
     return summary
 
@@ -285,10 +293,13 @@ def build_trainer(
     settings: RunSettings, model: Any, data: PreparedData, *, replay: Path | None = None
 ) -> SourceTrainer:
     """Make the trainer; every check of its set-up happens here."""
+    training = settings.training
+    if data.held_out and not data.validation:  # all too long to be measured
+        training = {**training, "eval_strategy": "no", "eval_on_start": False, "load_best_model_at_end": False}
     try:
         trainer = SourceTrainer(
             model=model,
-            args=TrainingArguments(output_dir=str(settings.output_dir), seed=settings.seed, **settings.training),
+            args=TrainingArguments(output_dir=str(settings.output_dir), seed=settings.seed, **training),
             train_dataset=data.train,
             validation=data.validation,
             data_collator=DataCollatorForSeq2Seq(data.tokenizer, padding=True, label_pad_token_id=-100),
