@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ FILE_NAME = "selection.jsonl"
 EVALUATIONS_NAME = "evaluations.jsonl"
 CONFIG_NAME = "config.yaml"
 DATA_NAME = "data.json"
+HELD_OUT_NAME = "held_out.jsonl"
 SUMMARY_NAME = "summary.json"
 EXAMPLES_NAME = "examples.json"
 COMPARE_NAME = "compare.json"
@@ -25,8 +26,14 @@ HARNESS_NAME = "harness.json"
 
 def replace_file(path: Path, text: str) -> None:
     """Write a file whole or not at all, under a name of this process until it is."""
+    replace_lines(path, [text])
+
+
+def replace_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a file as `replace_file` does, a line at a time; each ends as it is given."""
     partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(lines)
     partial.replace(path)
 
 

@@ -9,7 +9,8 @@ from datasets import Dataset
 
 from colm.cli.settings import DATA_DEFAULTS
 from colm.data.demo import SHARES, demo_rows
-from colm.data.load import hold_out, read_mixture, read_rows, tokenize_rows
+from colm.data.held_out import hold_out
+from colm.data.load import read_mixture, read_rows, tokenize_rows
 from colm.errors import DataError
 from colm.models import train_tiny_tokenizer
 
@@ -109,7 +110,7 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         read_rows(str(tmp_path / "none.json"))
     (tmp_path / "broken.jsonl").write_text("{not json\n")
-    with pytest.raises(DataError, match="file could not be read"):
+    with pytest.raises(DataError, match="broken.jsonl, line 1, is not valid JSON"):
         read_rows(str(tmp_path / "broken.jsonl"))
     with pytest.raises(DataError, match="data set could not be loaded: 'no-such/data-set'"):
         read_rows("no-such/data-set")

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colm.cli.settings import DATA_DEFAULTS
-from colm.data.load import hold_out, read_mixture
+from colm.data.held_out import hold_out
+from colm.data.load import read_mixture
 from colm.data.mix import cap_rows, share_of_weights, weigh_rows
 from colm.errors import DataError
 

@@ -181,8 +181,8 @@ def figures(summary: Mapping[str, Any]) -> dict[str, Any]:
     big = [loss for name, loss in losses.items() if name not in summary["small_sources"]]
     rows = sum(source["rows"] for source in trained.values())
     return {
-        "macro": fmean(losses.values()),
-        "micro": sum(loss * trained[name]["rows"] for name, loss in losses.items()) / rows,
+        "macro": fmean(losses.values()) if losses else None,
+        "micro": sum(loss * trained[name]["rows"] for name, loss in losses.items()) / rows if losses else None,
         "small": fmean(small) if small else None,
         "big": fmean(big) if big else None,
         **{key: summary[key] for key in ("steps", "seconds", "selection_seconds", "peak_memory_bytes")},

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from datasets import Dataset
 from rich.console import Console
 from rich.progress import Progress
 
 from colm.cli.answer_tables import compare_table, harness_table, run_table
 from colm.cli.console import make_console
-from colm.cli.prepare import read_rows_of
+from colm.cli.own_rows import held_out_of
 from colm.cli.target import Target, describe_weights, find_target, load_target
 from colm.data.demo import demo_rows
-from colm.data.load import read_validation
+from colm.data.held_rows import Parts
 from colm.data.questions import Questions, read_question_files, read_questions
 from colm.errors import ConfigError
 from colm.evaluate.judge import Generation, Line, answer_questions, digest_questions, make_prompts, summarise_answers
@@ -92,7 +91,7 @@ def find_questions(target: Target, options: EvalOptions) -> Questions:
     """
     data = target.settings.data
     column = options.source_column or data["source_column"]
-    parts: Sequence[Dataset]
+    parts: Parts
     if options.data:
         files = [name for name in options.data if name != "demo"]
         parts = read_question_files(files, data["columns"], column)
@@ -102,13 +101,9 @@ def find_questions(target: Target, options: EvalOptions) -> Questions:
     elif target.folder is None:
         raise ConfigError(f"{target.name} is a model by name and has no data of its own; give some with --data.")
     else:
-        if data["streaming"]:  # what a stream held out is not to be had again without tokenising it
-            parts = read_validation(data)
-        else:
-            parts = read_rows_of(target.settings)[0].validation
+        parts = held_out_of(target.settings, target.folder)
         if not parts:
-            of_stream = " that can be read again, since its data are a stream" if data["streaming"] else ""
-            raise ConfigError(f"The run {target.name} held no validation data out{of_stream}; give some with --data.")
+            raise ConfigError(f"The run {target.name} held no validation data out; give some with --data.")
     return read_questions(
         parts,
         source_column=column,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from transformers import TrainerCallback, TrainingArguments
 
 from colm.cli.prepare import PreparedData
 from colm.cli.settings import RunSettings, load_settings
-from colm.data.fingerprint import Fingerprint, describe_difference, fingerprint_data
+from colm.data.fingerprint import Fingerprint, describe_difference, fingerprint_data, fingerprint_stream
+from colm.data.held_rows import write_rows
 from colm.errors import ConfigError, DataError
-from colm.record import CONFIG_NAME, DATA_NAME, replace_file
+from colm.record import CONFIG_NAME, DATA_NAME, HELD_OUT_NAME, replace_file, replace_lines
 
 # ---- Settings that may change on --resume, since what is trained stays the same; all others may not ----
 
@@ -89,7 +90,9 @@ def find_differences(held: Any, given: Any, key: str = "") -> Iterator[tuple[str
 
 
 def check_data(folder: Path, found: Fingerprint | None) -> None:
-    """Check that a run goes on with the rows it began with; a stream's, or those of an older version, are not known.
+    """Check that a run goes on with the rows it began with, of a stream the held-out ones.
+
+    Those of older versions are not known.
 
     Raises:
         DataError: they differ; how many there were and are is said.
@@ -97,15 +100,15 @@ def check_data(folder: Path, found: Fingerprint | None) -> None:
     difference = describe_difference(read_fingerprint(folder), found)
     if difference is not None:
         raise DataError(
-            f"The data are not those that the run in {folder} began with ({difference}). Resume it with its data, "
-            "begin anew with --overwrite, or choose another output_dir."
+            f"The data are not those that the run in {folder} began with ({difference}). Put that data back, "
+            "or begin a new run with --overwrite or another output_dir."
         )
 
 
-def fingerprint_run(settings: RunSettings, data: PreparedData) -> Fingerprint | None:
-    """Return what tells the run's data from others; None for a stream, whose rows are read as they are needed."""
+def fingerprint_run(settings: RunSettings, data: PreparedData) -> Fingerprint:
+    """Return what tells the run's data from others; of a stream, whose rows come as they are needed, those held out."""
     if settings.data["streaming"]:
-        return None
+        return fingerprint_stream(write_rows(data.held_out, settings.data["format"]))
     return fingerprint_data(data.train, data.validation, settings.data["source_column"])
 
 
@@ -118,10 +121,16 @@ def read_fingerprint(folder: Path) -> Fingerprint | None:
     return held
 
 
-def write_beginning(settings: RunSettings, data: Fingerprint | None) -> None:
-    """Write the data's fingerprint and then the settings, which say that the folder is this run's."""
-    if data is not None:
-        replace_file(settings.output_dir / DATA_NAME, json.dumps(data, indent=2) + "\n")
+def write_beginning(settings: RunSettings, data: Fingerprint, held_out: Iterable[str]) -> None:
+    """Write the data's fingerprint, the held-out rows, and then the settings, which say that the folder is this run's.
+
+    Args:
+        settings: the run.
+        data: its fingerprint.
+        held_out: a line for each held-out row, see `held_rows.write_rows`.
+    """
+    replace_file(settings.output_dir / DATA_NAME, json.dumps(data, indent=2) + "\n")
+    replace_lines(settings.output_dir / HELD_OUT_NAME, held_out)
     write_config(settings)
 
 

@@ -40,6 +40,7 @@ def sources_command(config: str, overrides: Sequence[str], out: str | None = Non
         pool_rows=pool_rows,
         slots=slots,
         sizes=given or None,
+        counts=data.counts,
         seed=settings.seed,
     )
     note = ""
@@ -54,6 +55,8 @@ def sources_command(config: str, overrides: Sequence[str], out: str | None = Non
         console.print(curve_table(tried))
     for table in (_sizes_table(survey), _pool_table(survey), _words_table(survey)):
         console.print(table)
+    for name, told in survey.dropped.items():
+        console.print(f"{name}: {told}", markup=False)
     for warning in survey.warnings:
         console.print(f"{warning.title}: {warning.reason} {warning.advice}", style="bold", markup=False)
     if note:

@@ -29,6 +29,7 @@ from colm.cli.prepare import PreparedData, longest_row, prepare_data
 from colm.cli.resume import WriteConfig, check_data, check_settings, fingerprint_run, write_beginning
 from colm.cli.settings import RunSettings, load_settings
 from colm.cli.summary import best_step, summarise, summary_table
+from colm.data.held_rows import write_rows
 from colm.errors import ColmError, ConfigError, StoppedEarly
 from colm.integrations.checkpoints import last_complete_checkpoint
 from colm.integrations.evaluation import EvaluationRecorder, SourceTrainer, peak_memory
@@ -44,6 +45,7 @@ from colm.record import (
     EXAMPLES_NAME,
     FILE_NAME,
     HARNESS_NAME,
+    HELD_OUT_NAME,
     SUMMARY_NAME,
     StepLog,
     replace_file,
@@ -109,7 +111,7 @@ def check_output(settings: RunSettings, *, resume: bool, overwrite: bool) -> Pat
 
 
 def _run_files(folder: Path) -> list[Path]:
-    names = (CONFIG_NAME, SUMMARY_NAME, EVALUATIONS_NAME, EXAMPLES_NAME, FILE_NAME, DATA_NAME)
+    names = (CONFIG_NAME, SUMMARY_NAME, EVALUATIONS_NAME, EXAMPLES_NAME, FILE_NAME, DATA_NAME, HELD_OUT_NAME)
     return [folder / name for name in names if (folder / name).exists()] + list(folder.glob("checkpoint-*"))
 
 
@@ -134,10 +136,11 @@ def train(
         StoppedEarly: SIGTERM came; the checkpoint of the step is written.
     """
     set_seed(settings.seed)
-    data = prepare_data(settings, resume=checkpoint is not None)
+    kept = settings.output_dir if checkpoint is not None else replay.parent if replay is not None else None
+    data = prepare_data(settings, resume=checkpoint is not None, kept=kept)
     fingerprint = fingerprint_run(settings, data) if _is_first_rank() else None
-    if checkpoint is not None:
-        check_data(settings.output_dir, fingerprint)
+    if kept is not None:
+        check_data(kept, fingerprint)
     set_seed(settings.seed)  # tokenising must not move the model's initialisation
     model = build_model(settings, data.tokenizer)
     if settings.data["max_length"] > (count_positions(model) or math.inf):  # else no row can be too long
@@ -150,8 +153,8 @@ def train(
         for path in [*_run_files(folder), *stale] if checkpoint is None else stale:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         folder.mkdir(parents=True, exist_ok=True)
-        if checkpoint is None:
-            write_beginning(settings, fingerprint)
+        if checkpoint is None and fingerprint is not None:
+            write_beginning(settings, fingerprint, write_rows(data.held_out, settings.data["format"]))
     trainer.accelerator.wait_for_everyone()  # the first rank may still have been clearing the folder
     evaluations = StepLog(folder / EVALUATIONS_NAME)
     resumed_at = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
@@ -184,7 +187,8 @@ def train(
         lines = StepLog(folder / FILE_NAME).read()
         examples = describe_kept(lines, trainer.selector.small, data.train, data.tokenizer)
     replace_file(folder / EXAMPLES_NAME, json.dumps(examples, indent=2) + "\n")
-    summary = summarise(trainer, list(evaluations.read()), best) | memory
+    dropped = data.counts.dropped if data.counts else {}
+    summary = summarise(trainer, list(evaluations.read()), best, dropped=dropped) | memory
     replace_file(folder / SUMMARY_NAME, json.dumps(summary, indent=2) + "\n")  # last: it says that the run is done
     return summary
 
@@ -211,10 +215,13 @@ def build_trainer(
     settings: RunSettings, model: Any, data: PreparedData, *, replay: Path | None = None
 ) -> SourceTrainer:
     """Make the trainer; every check of its set-up happens here."""
+    training = settings.training
+    if data.held_out and not data.validation:  # all too long to be measured
+        training = {**training, "eval_strategy": "no", "eval_on_start": False, "load_best_model_at_end": False}
     try:
         trainer = SourceTrainer(
             model=model,
-            args=TrainingArguments(output_dir=str(settings.output_dir), seed=settings.seed, **settings.training),
+            args=TrainingArguments(output_dir=str(settings.output_dir), seed=settings.seed, **training),
             train_dataset=data.train,
             validation=data.validation,
             data_collator=DataCollatorForSeq2Seq(data.tokenizer, padding=True, label_pad_token_id=-100),

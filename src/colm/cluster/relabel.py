@@ -18,6 +18,7 @@ from colm.cluster.labelling import Labelling, assign_rows, label_rows
 from colm.cluster.rows import Rows
 from colm.data.mix import check_names
 from colm.errors import DataError
+from colm.sources import name_sources
 
 Parts = Sequence[Dataset]
 
@@ -168,7 +169,7 @@ def _read_names(parts: Parts, column: str, what: str) -> list[str]:
                 f"The {what} data has no column {column!r} for the source. It has: {', '.join(part.column_names)}. "
                 "Name the right one with data.source_column, or find sources by clustering: sources.cluster."
             )
-        names += [str(name) for name in part[column][:]]
+        names += name_sources(part.with_format(None)[column][:], column, of=f" of the {what} data")
     return names
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ from colm.integrations.columns import (
     INDEX_KEY,
     SOURCE_KEY,
     CollatorWithCodes,
+    count_learnable,
+    count_window,
     encode_sources,
     set_codes_aside,
     silence_repeats,
@@ -42,6 +45,7 @@ from colm.integrations.streams import RunningSizes, encode_stream, is_stream
 from colm.record import FILE_NAME, StepLog, to_dict
 from colm.replay import ReplaySelector
 from colm.selector import CoresetSelector
+from colm.sources import RowsLeft, find_small_sources
 from colm.stages import FETCH, TRAIN, stage
 
 STATE_NAME = "coreset_state.pt"
@@ -87,6 +91,7 @@ class CoresetMixin(_TrainerSeams):
         else:
             encoded = encode_sources(kwargs["train_dataset"], source_column)
         kwargs["train_dataset"] = encoded.dataset
+        self._encoded, self._window = encoded, window
         self.source_sizes = encoded.sizes
         self._source_names = encoded.names
         self._source_column = source_column
@@ -95,6 +100,7 @@ class CoresetMixin(_TrainerSeams):
         """Check the whole set-up, then make the selector and hook it to the Trainer's events."""
         self.selection = selection
         check_trainer(self, selection)
+        self._count_rows_left()
         self.data_collator: Any = CollatorWithCodes(self.data_collator, self._source_column)
         model, sizes, pad = self.model, self.source_sizes, self._pad_token()
         if replay is None:
@@ -108,6 +114,35 @@ class CoresetMixin(_TrainerSeams):
         self.figures = SelectionFigures(self._source_names, by_source=selection.log_sources)
         # Before the callbacks that save at the end of a step: the Trainer's just-in-time checkpoint does.
         self.callback_handler.callbacks.insert(0, _CommitCallback(self))
+
+    def _count_rows_left(self) -> None:
+        """Let sizes be those of the rows that can be trained on, as the Trainer has them: TRL drops some.
+
+        Raises:
+            DataError: there is none.
+            ConfigError: `small_sources` names a source of which none is left.
+        """
+        names, before = self._source_names, self._encoded.sizes
+        if not is_stream(self.train_dataset):
+            left = count_learnable(self.train_dataset, names)
+        elif self._running is None:
+            return  # the sizes were given
+        elif self._encoded.learnable is not None and self.train_dataset is self._encoded.dataset:
+            left = self._encoded.learnable
+        else:
+            left = count_window(list(islice(iter(self.train_dataset), self._window)), names)
+            before = {name: count for name, count in before.items() if not left[name]}  # else of other rows
+        if self._running is not None:
+            self._running = RunningSizes(left)
+        limit = getattr(self.args, "max_length", None)  # TRL's
+        found = RowsLeft(before, left, "a labelled token" + (f" within max_length={limit}" if limit else ""))
+        held = {name: count for name, count in left.items() if count}
+        if not held:
+            raise DataError(f"None of the {sum(before.values())} rows of train_dataset has {found.need}.")
+        found.warn()
+        if not isinstance(self.selection.small_sources, str):
+            find_small_sources(held, self.selection.small_sources, found.gone)
+        self.source_sizes = left
 
     def _pad_token(self) -> int | None:
         pad = getattr(self.processing_class, "pad_token_id", None)
