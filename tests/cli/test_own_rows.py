@@ -172,15 +172,15 @@ def test_a_stream_asks_and_leaves_out_what_it_held_out(tmp_path: Path, capsys: p
 
 
 def test_older_runs_are_asked_only_where_their_data_is_the_same(
-    copy: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unique = [{**row, "prompt": f"{i}: "} for i, row in enumerate(ROWS)]
-    config, run = write_config(copy, unique), copy / "run"
-    assert main(["train", config, "--overwrite"]) == 0
+    config, run = write_config(tmp_path, unique), tmp_path / "run"
+    assert main(["train", config]) == 0
     before = asked_by(run)
     (run / "held_out.jsonl").unlink()
     assert asked_by(run) == before
-    write(copy / "rows.jsonl", CHANGES["append"](unique))
+    write(tmp_path / "rows.jsonl", CHANGES["append"](unique))
     assert main(["eval", str(run)]) == 2
     error = capsys.readouterr().err
     assert "The data has changed since the run" in error
@@ -190,24 +190,24 @@ def test_older_runs_are_asked_only_where_their_data_is_the_same(
     assert "might be asked. Give questions with --data FILE." in capsys.readouterr().err
 
 
-def test_older_runs_go_on_with_the_rows_that_were_drawn_without_their_prompts(copy: Path) -> None:
+def test_older_runs_go_on_with_the_rows_that_were_drawn_without_their_prompts(
+    copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     settings = load_settings(str(copy / "run.yaml"), [f"data.train={copy / 'rows.jsonl'}"])
     new = prepare_data(settings)
     (copy / "run" / "held_out.jsonl").unlink()
     old = prepare_data(settings, resume=True, kept=copy / "run")
     assert len(old.train) + sum(map(len, old.validation.values())) == len(ROWS)
     assert len(new.train) + sum(map(len, new.validation.values())) < len(ROWS)
+    assert "What this run of an older version holds out shares" in caplog.text
 
 
-def test_columns_of_held_out_rows_may_be_named_otherwise(
-    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_columns_of_held_out_rows_may_be_named_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{**row, "solution": "7", "topic": "t"} for row in ROWS]
-    config = write_config(copy, rows)
-    assert main(["train", config, "--overwrite"]) == 0
-    command = ["eval", str(copy / "run"), "--max-new-tokens", "1", "data.columns={answer: solution}"]
-    assert main([*command, "--source-column", "topic", "--out", str(tmp_path)]) == 0
-    lines = list(map(json.loads, (tmp_path / "answers.jsonl").read_text().splitlines()))
+    assert main(["train", write_config(tmp_path, rows)]) == 0
+    command = ["eval", str(tmp_path / "run"), "--max-new-tokens", "1", "data.columns={answer: solution}"]
+    assert main([*command, "--source-column", "topic", "--out", str(tmp_path / "out")]) == 0
+    lines = list(map(json.loads, (tmp_path / "out" / "answers.jsonl").read_text().splitlines()))
     assert {(line["source"], line["expected"]) for line in lines} == {("t", "7")}
     assert main([*command, "--source-column", "topc"]) == 2
     assert "no column 'topc' for the source. Did you mean 'topic'" in capsys.readouterr().err
