@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -145,7 +146,9 @@ def test_a_recipe_trains(recipe: Path, tmp_path: Path, monkeypatch: pytest.Monke
         rows = Dataset.from_list(rows_of(path, config))
         return rows.to_iterable_dataset() if streaming else rows
 
-    monkeypatch.setattr("colm.data.load.load_dataset", load)
+    builder = SimpleNamespace(config=SimpleNamespace(data_files=None))
+    monkeypatch.setattr("colm.data.read.load_dataset_builder", lambda *_, **__: builder)
+    monkeypatch.setattr("colm.data.read.load_dataset", load)
     monkeypatch.setattr("colm.cli.prepare.load_tokenizer", lambda name: tokenizer)
     monkeypatch.setattr("colm.cli.train.load_model", lambda name, dtype: tiny_family(name, len(tokenizer)))
     changes = on_this_machine(tmp_path / "run")
