@@ -215,6 +215,7 @@ def test_a_streams_entry_without_a_row_left_is_named(
     entries = [{"path": good, "source": 0}, {"path": str(long), "source": "papers"}]
     mixture = prepare_stream(read_stream(chosen, entries), TOKENIZER, chosen, seed=0)
     assert set(mixture.window["source"]) == {"0"}
+    assert set(mixture.counts.left) == {"0"}
     assert mixture.counts.gone == {"papers": "has 1 row, but none has a labelled token within max_length=20"}
     assert "'papers' 1 of 1 (none is left)" in caplog.text
     chosen = data(streaming=True, validation_rows={"papers": 1}, window=50)

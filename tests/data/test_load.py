@@ -9,7 +9,6 @@ from datasets import Dataset
 
 from colm.cli.settings import DATA_DEFAULTS
 from colm.data.demo import SHARES, demo_rows
-from colm.data.held_out import hold_out
 from colm.data.load import read_mixture, read_rows, tokenize_rows
 from colm.errors import DataError
 from colm.models import train_tiny_tokenizer
@@ -74,18 +73,6 @@ def test_a_mapped_name_that_is_taken(tmp_path: Path) -> None:
     path = write(tmp_path / "qa.jsonl", [{"source": "a", "prompt": "x", "question": "1?", "completion": "2"}])
     with pytest.raises(DataError, match="the data has a column 'prompt' already"):
         read_mixture(data(train=path, columns={"prompt": "question"}), [], seed=0)
-
-
-def test_held_out_rows_come_from_every_source_and_leave_half() -> None:
-    rows = Dataset.from_list([*ROWS, {"source": "c", "prompt": "x", "completion": "y"}])
-    (train,), (held,) = hold_out([rows], "source", 3, seed=0)
-    assert len(train) + len(held) == 21
-    counts = {name: list(held["source"]).count(name) for name in "abc"}
-    assert counts == {"a": 3, "b": 2, "c": 0}
-    assert not {row["prompt"] for row in train} & {row["prompt"] for row in held}
-    (again,) = hold_out([rows], "source", 3, seed=0)[1]
-    assert list(again) == list(held)
-    assert [row["prompt"] for row in held] == ["0?", "4?", "10?", "16?", "18?"]  # a run that is resumed needs the same
 
 
 def test_rows_without_a_label_are_dropped_and_counted(caplog: pytest.LogCaptureFixture) -> None:

@@ -18,7 +18,14 @@ from colm.errors import DataError
 
 
 def parts_of(*sizes: dict[str, int]) -> list[Dataset]:
-    rows = [[{"source": name, "id": i} for name, size in part.items() for i in range(size)] for part in sizes]
+    rows = [
+        [
+            {"source": name, "id": i, "text": f"{name} {i} of {place}"}
+            for name, size in part.items()
+            for i in range(size)
+        ]
+        for place, part in enumerate(sizes)
+    ]
     return [Dataset.from_list(part) for part in rows]
 
 

@@ -15,7 +15,7 @@ from colm.cli.prepare import is_older, prepare_data
 from colm.cli.resume import fingerprint_run, read_fingerprint
 from colm.cli.settings import RunSettings
 from colm.data.fingerprint import describe_difference
-from colm.data.held_rows import Parts, TextRows, read_held_out, write_rows
+from colm.data.held_rows import Parts, TextRows, read_held_out, write_row
 from colm.data.load import read_validation
 from colm.errors import DataError
 from colm.record import HELD_OUT_NAME
@@ -43,22 +43,22 @@ def held_out_of(settings: RunSettings, folder: Path) -> Parts:
         held = read_held_out(folder / HELD_OUT_NAME)
         _say_changed(settings, held)
         return [_rename(part, data["columns"]) for part in held]
-    if data["streaming"]:  # its held-out rows can not be had again, but a validation file was never trained on
-        return read_validation(data)
     if not (data["validation"] or data["validation_rows"] or data["train"] == "demo"):
         return []
-    known = read_fingerprint(folder)
+    if data["streaming"] and data["validation"]:
+        return read_validation(data)
+    known = None if data["streaming"] else read_fingerprint(folder)
     if known is None:
         raise DataError(
             f"The run in {folder} is of an older version, which keeps neither its held-out rows nor what tells whether "
-            f"its data has changed, so rows that it was trained on might be asked. {REMEDY}"
+            f"its data has changed, so trained rows might be asked. {REMEDY}"
         )
     prepared = prepare_data(settings, resume=True, kept=folder)
     difference = describe_difference(known, fingerprint_run(settings, prepared))
     if difference is not None:
         raise DataError(
             f"The data has changed since the run in {folder} ({difference}), which is of an older version and does not "
-            f"keep its held-out rows, so rows that it was trained on might be asked. Put the data back, or: {REMEDY}"
+            f"keep its held-out rows, so trained rows might be asked. Put the data back, or g{REMEDY[1:]}"
         )
     return prepared.held_out
 
@@ -93,7 +93,6 @@ def _say_changed(settings: RunSettings, held: Parts) -> None:
 
 def _contents(parts: Parts, column: str) -> Iterator[Any]:
     """Yield the rows without their sources, which a run may give other names."""
-    for line in write_rows(parts, "text"):
-        row = json.loads(line)["row"]
-        row.pop(column, None)
-        yield row
+    for part in parts:
+        for row in part:
+            yield json.loads(write_row("", {name: value for name, value in row.items() if name != column}))

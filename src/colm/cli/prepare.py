@@ -27,6 +27,7 @@ from colm.data.held_rows import Parts, read_held_out
 from colm.data.load import Mixture, count_left, read_mixture, read_validation, tokenize_rows
 from colm.data.stream import prepare_stream, read_stream
 from colm.data.validation import tokenize_held_out
+from colm.integrations.checkpoints import last_complete_checkpoint
 from colm.models import build_tiny_model, load_model, load_tokenizer, train_tiny_tokenizer
 from colm.record import HELD_OUT_NAME
 from colm.sources import RowsLeft
@@ -171,7 +172,10 @@ def _texts(parts: Iterable[Dataset], settings: RunSettings) -> Iterator[str]:
 def _prepare_stream(settings: RunSettings, kept: Path | None) -> PreparedData:
     data, column = settings.data, settings.data["source_column"]
     stream = read_stream(data, settings.mixture)
-    if settings.model == "tiny":
+    saved = None if kept is None else last_complete_checkpoint(kept) or kept
+    if settings.model == "tiny" and saved is not None and (saved / "tokenizer.json").exists():
+        tokenizer = load_tokenizer(str(saved))  # the first rows may be others by now
+    elif settings.model == "tiny":
         rows = [row for part in stream.parts for row in part.take(data["window"])]
         tokenizer = train_tiny_tokenizer(str(text) for row in rows for name, text in row.items() if name != column)
     else:

@@ -11,6 +11,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from colm.data.chat import SEEN
 from colm.data.formats import COLUMNS, detect_format
 from colm.data.prompts import Keys, prompt_keys
 from colm.errors import ConfigError, DataError, suggest
@@ -54,7 +55,7 @@ def part_keys(part: Dataset | TextRows, format_name: str = "auto") -> Iterator[K
     if isinstance(part, TextRows):
         yield from (prompt_keys(name, row) for row in part)
         return
-    columns = [column for column in (*COLUMNS[name], "input", "tools") if column in part.column_names]
+    columns = [column for column in (*COLUMNS[name], "input", *SEEN) if column in part.column_names]
     for batch in part.select_columns(columns).iter(batch_size=BATCH):
         yield from (
             prompt_keys(name, dict(zip(batch, values, strict=True))) for values in zip(*batch.values(), strict=True)

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
+from colm.data.chat import Turn, read_extras, read_turns
+from colm.errors import DataError
 from colm.values import text_of_value
 
 Keys = tuple[bytes, ...]
 """Digests of the prompts whose answers a row teaches, its own prompt first."""
 
-RENDERED = ("role", "content", "name", "tool_calls")
+SHOWN = ("role", "content", "name", "tool_calls")
 """What of a turn tells it from others. Identifiers, times and weights, which data sets also keep there, do not."""
 
 
@@ -24,8 +26,8 @@ def prompt_keys(name: str, row: Mapping[str, Any]) -> Keys:
     Plain text, and a completion without a prompt, are told by their whole text.
 
     Texts count as they are, but for white space at their ends, which is how formats join a prompt to its answer. So a
-    prompt, an instruction and a conversation of one question are the same where their text is. Tools and system turns
-    are part of a prompt. Content in parts of text counts as the text.
+    prompt, an instruction and a conversation of one question are the same where their text is. System turns, tools and
+    documents are part of a prompt.
 
     Args:
         name: a key of `formats.COLUMNS`.
@@ -35,22 +37,10 @@ def prompt_keys(name: str, row: Mapping[str, Any]) -> Keys:
     >>> len({prompt_keys(name, row) for name, row in same})
     1
     """
-    if name == "messages":
-        return _of_conversation(row["messages"], row.get("tools"))
-    if name == "text":
-        return (_digest(_text(row["text"])),)
-    if name == "instruction":
-        asked = "\n".join(filter(None, (_text(row["instruction"]), _text(row.get("input")))))
-        return (_digest(asked or _text(row.get("output"))),)
-    prompt, completion = row["prompt"], row.get("completion")
-    if isinstance(prompt, list):
-        said = completion if isinstance(completion, list) else [{"role": "assistant", "content": completion}]
-        digests = _of_beginnings([*prompt, *said], row.get("tools"))
-        later = [
-            digests[len(prompt) + place] for place, turn in enumerate(said) if place and _role(turn) == "assistant"
-        ]
-        return (digests[len(prompt)], *later)
-    return (_digest(_text(prompt) or _text(completion)),)
+    try:
+        return _keys(name, row)
+    except DataError:  # the row is named when it is tokenized
+        return (_digest(str(row)),)
 
 
 class HeldPrompts:
@@ -72,63 +62,62 @@ class HeldPrompts:
         return keys[0] in self._taught or not self._own.isdisjoint(keys)
 
 
-def _of_conversation(turns: Any, tools: Any) -> Keys:
-    if not isinstance(turns, list):
-        return (_digest(_text(turns)),)
-    digests = _of_beginnings(turns, tools)
-    answered = [digests[place] for place, turn in enumerate(turns) if _role(turn) == "assistant"]
-    ends = [] if turns and _role(turns[-1]) == "assistant" else digests[-1:]
-    return (*reversed(answered), *ends)
+def _keys(name: str, row: Mapping[str, Any]) -> Keys:
+    if name == "messages":
+        turns = read_turns(row["messages"])
+        digests = _of_beginnings(turns, row)
+        answered = [digests[place] for place, turn in enumerate(turns) if turn["role"] == "assistant"]
+        ends = [] if answered and turns[-1]["role"] == "assistant" else digests[-1:]
+        return (*reversed(answered), *ends)
+    if name == "text":
+        return (_digest(_text(row["text"])),)
+    if name == "instruction":
+        asked = "\n".join(filter(None, (_text(row["instruction"]), _text(row.get("input")))))
+        return (_digest(asked or _text(row.get("output"))),)
+    prompt, completion = row["prompt"], row.get("completion")
+    if not isinstance(prompt, list):
+        return (_digest(_text(prompt) or _text(completion)),)
+    asked_turns = read_turns(prompt)
+    said = read_turns(completion) if isinstance(completion, list) else [{"role": "assistant", "content": completion}]
+    digests = _of_beginnings([*asked_turns, *said], row)[len(asked_turns) :]
+    later = [digests[place] for place, turn in enumerate(said) if place and turn["role"] == "assistant"]
+    return (digests[0], *later)
 
 
-def _of_beginnings(turns: Sequence[Any], tools: Any) -> list[bytes]:
+def _of_beginnings(turns: Sequence[Turn], row: Mapping[str, Any]) -> list[bytes]:
     """Return the digest of the first n turns for each n from 0 to all; without a turn, what is said stands for it."""
-    if isinstance(tools, str):
-        try:
-            tools = json.loads(tools)
-        except ValueError:
-            tools = tools.strip()
-    tools = _filled(tools)
-    hasher = blake2b(_write(tools), digest_size=16)
+    extras = read_extras(row)
+    context = _filled([extras.get("tools"), extras.get("documents")])
+    hasher = blake2b(_write(context), digest_size=16)
     digests = [hasher.digest()]
     for turn in turns:
-        hasher.update(b"\n" + _write(_turn(turn)))
+        hasher.update(b"\n" + _write(_shown(turn)))
         digests.append(hasher.digest())
-    if turns and not tools and _role(turns[0]) in ("user", "assistant"):
-        digests[1] = _digest(_text(turns[0].get("content")))
-    if turns and _role(turns[0]) == "assistant":
+    if turns and not any(context) and turns[0]["role"] in ("user", "assistant"):
+        digests[1] = _digest(_text(turns[0]["content"]))
+    if turns and turns[0]["role"] == "assistant":
         digests[0] = digests[1]
     return digests
 
 
-def _role(turn: Any) -> Any:
-    return turn.get("role") if isinstance(turn, Mapping) else None
-
-
-def _turn(turn: Any) -> Any:
-    if not isinstance(turn, Mapping):
-        return turn
-    held = {name: turn.get(name) for name in RENDERED}
+def _shown(turn: Turn) -> Turn:
+    held = {name: turn.get(name) for name in SHOWN}
     calls = held["tool_calls"]
     if isinstance(calls, list):
-        held["tool_calls"] = [
-            {name: value for name, value in call.items() if name != "id"} if isinstance(call, Mapping) else call
-            for call in calls
-        ]
-    return _filled({**held, "content": _text(held["content"])})
+        held["tool_calls"] = [{**call, "id": None} if isinstance(call, Mapping) else call for call in calls]
+    filled: Turn = _filled({**held, "content": _text(held["content"])})
+    return filled
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in value):
-        return "".join(str(part.get("text") or "") for part in value).strip()
+def _text(cell: Any) -> str:
     try:
-        return (text_of_value(value) or "").strip()
-    except TypeError:
-        return _write(_filled(value)).decode()
+        return (text_of_value(cell) or "").strip()
+    except TypeError as error:
+        raise DataError(str(error)) from error
 
 
 def _filled(value: Any) -> Any:
-    """Leave out what is empty: tables give every turn the fields that one of them has."""
+    """Leave out what is empty: some files give every turn the fields that one of them has."""
     if isinstance(value, Mapping):
         filled = {str(name): _filled(inner) for name, inner in value.items()}
         return {name: inner for name, inner in filled.items() if inner not in (None, "", [], {})}

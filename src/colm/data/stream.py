@@ -240,7 +240,10 @@ def _mix(
     parts = [_tokenize(part, tokenizer, data, extra, count) for part, count in zip(stream.parts, counts, strict=True)]
     if len(parts) == 1:
         return parts[0]
-    return interleave_datasets(parts, probabilities=stream.chances, seed=seed, stopping_strategy="all_exhausted")
+    mixed = interleave_datasets(parts, probabilities=stream.chances, seed=seed, stopping_strategy="all_exhausted")
+    for count in counts:
+        count.begin()  # interleaving reads the first rows for their types
+    return mixed
 
 
 def _tokenize(
@@ -261,4 +264,5 @@ def _tokenize(
 
     # A column that comes only in later rows is in no list of those to remove.
     kept = [*TOKENS, column] if extra is None else [*TOKENS, column, EXTRA]
-    return part.map(tokenize_row, with_indices=True).select_columns(kept).filter(is_labelled)
+    tokens = part.map(tokenize_row, with_indices=True).select_columns(kept)
+    return tokens.filter(lambda row: is_labelled(row))  # interleaving copies what is no function, with its counts

@@ -32,15 +32,12 @@ def tokenize_held_out(parts: Parts, tokenizer: Any, data: Mapping[str, Any]) -> 
         DataError: no format fits a part.
     """
     column, limit = data["source_column"], data["max_length"]
-    found = []
-    for part in parts:
-        if isinstance(part, TextRows):
-            rows = _tokenize_texts(part, tokenizer, column, limit)
-            found += [Dataset.from_list(rows)] if rows else []
-            continue
-        with suppress(UnlabelledError):
-            options = {"format_name": data["format"], "max_length": limit, "source_column": column}
-            found.append(tokenize_rows([part], tokenizer, **options))
+    tables = [part for part in parts if not isinstance(part, TextRows)]
+    texts = [_tokenize_texts(part, tokenizer, column, limit) for part in parts if isinstance(part, TextRows)]
+    found = [Dataset.from_list(rows) for rows in texts if rows]
+    with suppress(UnlabelledError):
+        options = {"format_name": data["format"], "max_length": limit, "source_column": column}
+        found += [tokenize_rows(tables, tokenizer, **options)] if tables else []
     asked, measured = (Counter(name for part in side for name in part_sources(part, column)) for side in (parts, found))
     lost = ", ".join(f"{name} ({asked[name]})" for name in sorted(asked.keys() - measured.keys()))
     if lost:

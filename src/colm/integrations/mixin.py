@@ -13,7 +13,7 @@ pool is exchanged for its coreset, in as many micro-batches, and nothing of the 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +22,19 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import rotate_checkpoints
 
 from colm.batch import count_labelled
 from colm.config import SelectionConfig
 from colm.errors import ConfigError, DataError
 from colm.exchange import WEIGHT_KEY
-from colm.integrations.checkpoints import begin_checkpoint, is_complete, last_complete_checkpoint, mark_complete
+from colm.integrations.checkpoints import (
+    STATE_NAME,
+    begin_checkpoint,
+    drop_old_checkpoints,
+    is_complete,
+    last_complete_checkpoint,
+    mark_complete,
+)
 from colm.integrations.checks import check_pool_rows, check_trainer, pool_rows
 from colm.integrations.columns import (
     INDEX_KEY,
@@ -48,8 +54,6 @@ from colm.selector import CoresetSelector
 from colm.sources import RowsLeft, find_small_sources
 from colm.stages import FETCH, TRAIN, stage
 
-STATE_NAME = "coreset_state.pt"
-
 if TYPE_CHECKING:
     from transformers import Trainer as _TrainerSeams
 else:
@@ -65,6 +69,8 @@ class CoresetMixin(_TrainerSeams):
 
     selector: CoresetSelector
     selection: SelectionConfig
+    announce: Callable[[str], None] | None = None
+    """Called with the name of each checkpoint before it is written, in the process that does."""
 
     def _prepare_data(
         self, kwargs: dict[str, Any], source_column: str, args: Any, sizes: Mapping[str, int] | None, window: int
@@ -249,7 +255,10 @@ class CoresetMixin(_TrainerSeams):
         run_folder = Path(self._get_output_dir(trial=trial))
         folder = run_folder / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
+            if self.announce is not None:
+                self.announce(folder.name)
             begin_checkpoint(folder)
+        self.accelerator.wait_for_everyone()  # what other ranks write is not there before
         # The Trainer would delete the last complete checkpoint before this one is.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
@@ -269,8 +278,7 @@ class CoresetMixin(_TrainerSeams):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_complete(folder)
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(str(run_folder), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True)
+            drop_old_checkpoints(run_folder, limit, self.state.best_model_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load the selector's state too."""
