@@ -1,7 +1,7 @@
-"""colm's judgments of numbers and formulas beside math-verify's: the same but for a list of differences, with reasons.
+"""colm's judgments of numbers and formulas beside math-verify's: the same but for listed differences.
 
-math-verify reads LaTeX, so it gets each answer in math mode; what it makes of plain sentences is no measure (it finds 5 in
-"not 5", "5 million" and "5!").
+math-verify reads LaTeX, so it gets each answer in math mode; what it makes of plain sentences is not a measure (it
+finds 5 in "not 5", "5 million" and "5!").
 """
 
 from __future__ import annotations

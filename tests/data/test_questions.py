@@ -158,6 +158,28 @@ def test_wrong_columns(columns: list[str], message: str) -> None:
         detect_question_format(columns)
 
 
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ([{"type": "text", "text": "4"}, {"type": "text", "text": "2"}], "42"),
+        (42, "42"),
+        (True, "true"),
+        (0.5, "0.5"),
+        (" 42 ", "42"),
+    ],
+)
+def test_answers_of_every_type_are_text(answer: object, expected: str) -> None:
+    (question,) = ask([{"source": "a", "prompt": "?", "answer": answer}]).asked
+    assert question.expected == expected
+
+
+def test_completions_in_parts_and_with_thoughts_have_an_answer() -> None:
+    said = [{"type": "text", "text": "<think>The answer is 41.</think>"}, {"type": "text", "text": "The answer is 42."}]
+    turns = [{"role": "user", "content": [{"type": "text", "text": "?"}]}, {"role": "assistant", "content": said}]
+    (question,) = ask([{"source": "a", "messages": turns}]).asked
+    assert question.expected == "42"
+
+
 def test_what_can_not_be_asked() -> None:
     with pytest.raises(DataError, match="None of the 2 rows has a final answer to compare with"):
         ask([{"source": "a", "prompt": "?", "answer": None}, {"source": "a", "prompt": "?", "answer": ""}])

@@ -11,6 +11,7 @@ from colm.errors import DataError
 from colm.evaluate.judge import (
     Generation,
     answer_questions,
+    decode_completion,
     digest_questions,
     judge,
     make_prompts,
@@ -107,3 +108,58 @@ def test_figures_by_source_and_by_domain() -> None:
     assert unknown["in_domain"] is None
     assert unknown["out_of_domain"] is None
     assert unknown["sources"]["a"]["in_domain"] is None
+
+
+THINKING = ("<think>", "</think>", "[THINK]", "[/THINK]", "<|channel|>", "<|message|>", "<|end|>")
+
+
+def with_special_tokens(tokenizer: Any) -> Any:
+    from copy import deepcopy
+
+    own = deepcopy(tokenizer)
+    own.add_special_tokens({"additional_special_tokens": list(THINKING)})
+    return own
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ("<think>41</think>42<|end|>", "<think>41</think>42"),
+        ("[THINK]41[/THINK]42<|end|>", "[THINK]41[/THINK]42"),
+        ("<|channel|>analysis<|message|>41<|end|>", "<|channel|>analysis<|message|>41"),
+        ("42<|end|>", "42"),
+    ],
+)
+def test_tags_of_thoughts_stay_where_they_are_special_tokens(tokenizer: Any, said: str, left: str) -> None:
+    own = with_special_tokens(tokenizer)
+    assert decode_completion(own, own(said, add_special_tokens=False)["input_ids"]) == left
+
+
+def test_a_thought_that_the_prompt_opens_is_no_answer(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from colm.evaluate import judge as judging
+    from colm.evaluate.generate import Completion
+
+    rows = [
+        {"source": "a", "prompt": "How many? <think>", "answer": "42"},
+        {"source": "a", "prompt": "How many? <think></think>", "answer": "41"},
+    ]
+    asked = read_questions([Dataset.from_list(rows)], source_column="source").asked
+    said = tokenizer("It is 41", add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(judging, "generate_batch", lambda *args, **options: [Completion(said, True)] * len(args[1]))
+    found = answer_questions(model, tokenizer, asked, make_prompts(asked, model, tokenizer, 8), Generation(8, 2))
+    lines = {line["index"]: line for batch in found for line in batch}
+    assert (lines[0]["extracted"], lines[0]["right"], lines[0]["completion"]) == (None, False, "It is 41")
+    assert (lines[1]["extracted"], lines[1]["right"]) == ("41", True)
+
+
+def test_programs_in_thoughts_are_not_run() -> None:
+    question = Question("a", 0, "prompt_completion", {}, "42", None)
+    seen: list[str] = []
+
+    def run(text: str) -> None:
+        seen.append(text)
+
+    assert judge(question, "<think>print(41)</think> 42", run) == ("42", True)
+    assert seen == [" 42"]

@@ -69,6 +69,35 @@ def test_more_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         check_trainer(trainer, SelectionConfig())
 
 
+def adalora(**options: Any) -> Any:
+    from peft import AdaLoraConfig, get_peft_model
+
+    config = AdaLoraConfig(init_r=4, target_r=2, total_step=10, target_modules=["v_proj"], **options)
+    return get_peft_model(tiny_model(), config)
+
+
+def test_a_loss_that_an_adapter_adds_is_refused_where_it_would_be_left_out(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"AdaLoRA's orth_reg_weight=0.5 adds a loss .* set it to 0, or loss='token'"):
+        coreset_trainer(tmp_path, model=adalora())
+    coreset_trainer(tmp_path, model=adalora(orth_reg_weight=0.0))
+    coreset_trainer(tmp_path, model=adalora(), selection=SelectionConfig(loss="token"))
+
+
+@pytest.mark.parametrize("kind", ["OFT", "AdaLoRA"])
+def test_adapters_without_a_linear_map_of_their_own_train(tmp_path: Path, kind: str) -> None:
+    from peft import OFTConfig, get_peft_model
+
+    oft = OFTConfig(oft_block_size=4, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(tiny_model(), oft) if kind == "OFT" else adalora(orth_reg_weight=0.0)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    trainer = coreset_trainer(tmp_path, model=model)
+    trainer.train()
+    for name, weight in model.named_parameters():
+        assert weight.requires_grad == (("oft_R" if kind == "OFT" else "lora_") in name)
+        assert weight.requires_grad or weight.equal(before[name])  # the projection gives the features, and stays
+        assert not ("oft_R" in name or "lora_E" in name) or not weight.equal(before[name])
+
+
 def test_bad_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no column 'sorce' for the source. Did you mean 'source'"):
         coreset_trainer(tmp_path, source_column="sorce")

@@ -117,7 +117,8 @@ def _as_kind(text: str, kind: Kind | None, *, many: bool = False) -> str | None:
     else:
         truth = parse_truth(text)
         if truth is not None:
-            return "yes" if truth else "no"
+            word = _TRUTH_WORD.search(clean)
+            return word[2] if word and TRUTHS[word[2].lower()] == truth else ("yes" if truth else "no")
         found = [_truth(*pair) for pair in reversed(_TRUTH_WORD.findall(clean))]
     return found[0] if found and (many or len(found) == 1) else None
 

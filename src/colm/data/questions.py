@@ -19,6 +19,7 @@ from colm.data.load import name_rows
 from colm.data.read import read_rows
 from colm.errors import DataError, suggest
 from colm.sources import name_of_row
+from colm.values import text_of_value
 
 ANSWER = "answer"
 
@@ -150,12 +151,15 @@ def detect_question_format(columns: Sequence[str]) -> str:
 def _expected(row: Mapping[str, Any], name: str, index: int, run: Callable[[str], str | None] | None) -> str | None:
     if ANSWER in row:
         answer = row[ANSWER]
+        if isinstance(answer, list) and answer and all(isinstance(part, dict) and "text" in part for part in answer):
+            answer = "".join(str(part["text"]) for part in answer if part["text"] is not None)  # content in parts
         if isinstance(answer, list | dict):
             raise DataError(
                 f"Row {index} has a {type(answer).__name__} as its answer, {str(answer)[:80]!r}; it must be a text or "
                 "a number."
             )
-        return None if answer is None else str(answer).strip()
+        text = text_of_value(answer)
+        return None if text is None else text.strip()
     completion = completion_of_row(name, row)
     if not completion:
         return None

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from colm.answers import answers_match, extract_answer
 from colm.answers.gym import task_accepts
 from colm.answers.match import kind_of
+from colm.answers.reasoning import CHANNEL_TOKENS, TAG, ends_in_reasoning, without_reasoning
 from colm.data.formats import prompt_of_format
 from colm.data.questions import Question
 from colm.errors import DataError
@@ -101,13 +102,15 @@ def answer_questions(
         lines = []
         for row, completion in zip(batch, completions, strict=True):
             question = questions[row]
-            text = tokenizer.decode(completion.ids, skip_special_tokens=True)
-            extracted, right = judge(question, text, run)
+            text = decode_completion(tokenizer, completion.ids)
+            prompt = tokenizer.decode(prompts.ids[row])
+            # Some chat templates open the thought, so that the completion begins in it.
+            extracted, right = judge(question, f"<think>{text}" if ends_in_reasoning(prompt) else text, run)
             lines.append(
                 {
                     "source": question.source,
                     "index": question.number,
-                    "prompt": tokenizer.decode(prompts.ids[row])[-PROMPT_CHARACTERS:],
+                    "prompt": prompt[-PROMPT_CHARACTERS:],
                     "completion": text,
                     "extracted": extracted,
                     "expected": question.expected,
@@ -119,13 +122,28 @@ def answer_questions(
         yield lines
 
 
+def decode_completion(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Return the text of a completion without special tokens, except for those that stand around thoughts."""
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    tags = {
+        number
+        for number in special
+        if (text := str(tokenizer.added_tokens_decoder[number])) in CHANNEL_TOKENS or TAG.fullmatch(text)
+    }
+    if not tags.intersection(ids):
+        return str(tokenizer.decode(ids, skip_special_tokens=True))
+    return str(tokenizer.decode([token for token in ids if token not in special - tags], skip_special_tokens=False))
+
+
 def judge(
     question: Question, completion: str, run: Callable[[str], str | None] | None = None
 ) -> tuple[str | None, bool]:
     """Return the final answer of a completion, and whether it is the expected one.
 
-    A row of reasoning-gym is right where its task's scorer says so. A program's answer is what it prints.
+    A row of reasoning-gym is right where its task's scorer says so. A program's answer is what it prints. What stands
+    within a thought (`colm.answers.reasoning`) is neither.
     """
+    completion = without_reasoning(completion)
     if run is not None and (printed := run(completion)) is not None:
         completion = printed
     extracted = extract_answer(completion, kind=kind_of(question.expected))

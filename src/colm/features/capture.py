@@ -110,7 +110,7 @@ def run_to_losses(
             torch.set_grad_enabled(True)
             output = output.detach().requires_grad_()
         uses.append((inputs.detach(), output))
-        return output
+        return output.clone() if site.adapted and output.requires_grad else output
 
     def repeat(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         return _repeat(args, len(labels), copies), _repeat(kwargs, len(labels), copies)

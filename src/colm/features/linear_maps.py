@@ -24,7 +24,13 @@ def map_that_runs(projection: nn.Module) -> nn.Module:
 def is_linear(module: nn.Module) -> bool:
     """True for nn.Linear, its quantised relatives, and transformers' Conv1D."""
     weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and (hasattr(module, "in_features") or type(module).__name__ == "Conv1D")
+    sized = hasattr(module, "in_features") and hasattr(module, "out_features")  # OFT's rotations have only one of them
+    return isinstance(weight, Tensor) and (sized or type(module).__name__ == "Conv1D")
+
+
+def is_adapted(module: nn.Module) -> bool:
+    """True for a map that PEFT has put an adapter around."""
+    return isinstance(getattr(module, "base_layer", None), nn.Module)
 
 
 def map_sizes(linear: nn.Module) -> tuple[int, int]:

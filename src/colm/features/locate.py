@@ -15,7 +15,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from colm.errors import ConfigError, UnsupportedModelError, suggest
-from colm.features.linear_maps import base_map, is_linear, is_trained, map_sizes, map_that_runs, trained_map
+from colm.features.linear_maps import (
+    base_map,
+    is_adapted,
+    is_linear,
+    is_trained,
+    map_sizes,
+    map_that_runs,
+    trained_map,
+)
 from colm.features.one_token import find_head, observe_calls, one_token_influence, require_finite_logits
 from colm.features.site import ValueSite, unwrap
 from colm.features.value_rows import find_value_rows
@@ -31,6 +39,9 @@ FUSED = ("qkv_proj", "c_attn", "query_key_value", "Wqkv", "wqkv", "qkv", "kv_b_p
 NO_SOFTMAX = ("linear", "mamba", "conv", "recurrent", "mlp")
 """Parts of layer types in a config, and of module names, that are not softmax attention."""
 
+MIX_ROWS = ("LILY",)
+"""Kinds of adapters whose output for a row depends on the other rows of its batch."""
+
 NO_ATTENTION = ("feed_forward", "mlp", "ffn", "experts", "compressor", "indexer")
 """Names on the path of modules that belong to no attention."""
 
@@ -39,7 +50,8 @@ def locate_value_site(model: nn.Module, value_module: str | None = None) -> Valu
     """Find the last value projection that runs, or take the module that the user names.
 
     Where the projection has LoRA, its B is taken. Where nothing of it is trained, the trained linear map
-    of the same layer that is nearest to it is taken, which the log says.
+    of the same layer that is nearest to it is taken, which the log says. An adapter that has no linear map of its
+    own (OFT, AdaLoRA, IA3, ...) leaves the projection itself, whose gradient is taken though it is not trained.
 
     Args:
         model: a Hugging Face causal language model, bare, with PEFT adapters, in DDP or compiled.
@@ -47,12 +59,13 @@ def locate_value_site(model: nn.Module, value_module: str | None = None) -> Valu
 
     Raises:
         ConfigError: `value_module` names no module, or one that is not linear.
-        UnsupportedModelError: no value projection was found, the message lists what was looked at; or the model's
-            logits are not finite.
+        UnsupportedModelError: no value projection was found, the message lists what was looked at; an adapter learns
+            a prompt, or does not call the projection; or the model's logits are not finite.
 
     Source: CoLM, section 4.3: the last layer's V projection has the largest gradient norms.
     """
     inner = unwrap(model)
+    _refuse_adapters(inner)
     modules = dict(inner.named_modules())
     if value_module is not None:
         name = _resolve(value_module, modules)
@@ -67,22 +80,57 @@ def locate_value_site(model: nn.Module, value_module: str | None = None) -> Valu
                 "%s is not trained; the features are gradients of %s, the nearest map that is.", name, nearest
             )
             return _make_site(inner, nearest, trained_map(modules[nearest]), None, modules)
+        if is_adapted(modules[name]):
+            logger.info(
+                "The %s has no linear map of its own; the gradient of %s is the feature.", _adapters(inner), name
+            )
+            return _make_site(inner, name, module, _value_rows(inner, name, influence), modules)
         logger.warning("%s is not trained, nor is another map of its layer; its gradient is the feature.", name)
-    rows = find_value_rows(inner, name, influence) if _leaf(name) in FUSED else None
-    return _make_site(inner, name, module, rows, modules)
+    return _make_site(inner, name, module, _value_rows(inner, name, influence), modules)
+
+
+def _value_rows(model: nn.Module, name: str, influence: Tensor) -> Tensor | None:
+    return find_value_rows(model, name, influence) if _leaf(name) in FUSED else None
+
+
+def _adapters(model: Any) -> str:
+    """Return the kinds of the model's adapters as words for a message, such as ``OFT adapter``; empty without any."""
+    kinds = sorted({str(getattr(config.peft_type, "value", config.peft_type)) for config in _peft_configs(model)})
+    return f"{' and '.join(kinds)} adapter" if kinds else ""
+
+
+def _peft_configs(model: Any) -> list[Any]:
+    held = getattr(model, "peft_config", None)
+    return list(held.values()) if isinstance(held, dict) else []
+
+
+def _refuse_adapters(model: nn.Module) -> None:
+    """Refuse adapters that mix rows or learn a prompt, which lengthens rows; a prefix of keys and values does not."""
+    for config in _peft_configs(model):
+        if getattr(config.peft_type, "value", "") in MIX_ROWS:
+            raise UnsupportedModelError(
+                f"The {_adapters(model)} averages over the rows of a batch, so no row has a gradient of "
+                "its own; use LoRA."
+            )
+        if getattr(config, "is_prompt_learning", False) and getattr(config.peft_type, "value", "") != "PREFIX_TUNING":
+            raise UnsupportedModelError(
+                f"The {_adapters(model)} learns a prompt, which lengthens every row beyond its labels; use LoRA or "
+                "another adapter of weights."
+            )
 
 
 def _last_that_matters(model: nn.Module, modules: dict[str, nn.Module]) -> tuple[str, Tensor]:
     """Return the last proposed module that runs and moves the logits, and how much each of its outputs does."""
     proposed = {name: map_that_runs(module) for name, module in modules.items() if _is_proposed(name, module, model)}
     if not proposed:
-        raise UnsupportedModelError(_not_found(modules))
+        raise UnsupportedModelError(_not_found(model, modules))
     try:
         calls = [name for name, _ in observe_calls(model, proposed)]
     except Exception as error:  # modeling code can raise anything
+        with_adapter = f" with its {_adapters(model)}" if _adapters(model) else ""
         raise UnsupportedModelError(
-            f"The model did not run on one token ({type(error).__name__}: {error}), which is how the last value "
-            "projection is found. Name a Linear with value_module."
+            f"The model{with_adapter} did not run on one token ({type(error).__name__}: {error}), which is how the "
+            "last value projection is found. Name a Linear with value_module."
         ) from error
     reason = ""
     for name in dict.fromkeys(reversed(calls)):
@@ -94,7 +142,7 @@ def _last_that_matters(model: nn.Module, modules: dict[str, nn.Module]) -> tuple
         if influence.max() > 0:
             return name, influence
     require_finite_logits(model)
-    raise UnsupportedModelError(_not_found(modules) + reason)
+    raise UnsupportedModelError(_not_found(model, modules) + reason)
 
 
 def _is_proposed(name: str, module: nn.Module, model: Any) -> bool:
@@ -147,7 +195,8 @@ def _make_site(
             "The output head's logits are not the model's own, so the head runs on all labelled tokens at once."
         )
     uses = tuple(sharing.values())
-    return ValueSite(name, module, rows, out_features, in_features, uses, flat, layers, layers_after, head)
+    adapted = any(getattr(other, "base_layer", None) in uses for other in modules.values() if is_adapted(other))
+    return ValueSite(name, module, rows, out_features, in_features, uses, flat, layers, layers_after, head, adapted)
 
 
 def _that_share(module: nn.Module, model: nn.Module) -> dict[str, nn.Module]:
@@ -168,13 +217,14 @@ def _nearest_trained(name: str, modules: dict[str, nn.Module]) -> str | None:
     """Return the trained linear map of the projection's layer that stands nearest to it, or None."""
     layer = _layers_from(name, modules)[0]
     inside = {id(module) for module in layer.modules()}
+    adapted = tuple(f"{other}." for other, module in modules.items() if is_adapted(module))
     projections = [
         other
         for other, module in modules.items()
         if id(module) in inside
         and is_linear(base_map(module))
-        and _leaf(other) not in ("base_layer", "original_module")
-        and "lora_" not in other
+        and _leaf(other) != "original_module"
+        and not other.startswith(adapted)  # what an adapter is made of
         and ".modules_to_save." not in other
     ]
     trained = [other for other in projections if is_trained(trained_map(modules[other]))]
@@ -212,7 +262,13 @@ def _resolve(wanted: str, modules: dict[str, nn.Module]) -> str:
     return matches[0]
 
 
-def _not_found(modules: dict[str, nn.Module]) -> str:
+def _not_found(model: nn.Module, modules: dict[str, nn.Module]) -> str:
+    if any(is_adapted(module) and _leaf(name) in SEPARATE + FUSED for name, module in modules.items()):
+        return (
+            f"The {_adapters(model)} computes the value projection's output without calling the projection, so its "
+            "gradient cannot be had; use LoRA with target_modules, or name a Linear that the adapter leaves alone with "
+            "value_module."
+        )
     linear = [name for name, module in modules.items() if is_linear(module)]
     seen = f"the last ones are {', '.join(linear[-8:])}" if linear else "it has no Linear at all"
     return (

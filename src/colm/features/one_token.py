@@ -75,10 +75,12 @@ def one_token_influence(model: nn.Module, module: nn.Module, *, directions: int 
     def start_graph(watched: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         torch.set_grad_enabled(True)
         seen.append(output.detach().requires_grad_())
-        return seen[-1]
+        return seen[-1].clone()  # an adapter may add to it in place
 
     with torch.enable_grad():  # also where the caller has them off
         logits = run_one_token(model, {module: start_graph}).float().flatten()
+    if not seen:
+        raise RuntimeError("it is not called")
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros(seen[-1].shape[-1], device=logits.device)
     for _ in range(directions):

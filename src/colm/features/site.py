@@ -27,6 +27,7 @@ class ValueSite(NamedTuple):
     layers: tuple[nn.Module, ...]  # the transformer layer with the projection and those after it; none if it recurs
     layers_after: int  # transformer layers that follow the one with the projection
     head: OutputHead | None  # the output head, if it can run apart from the model and so in chunks
+    adapted: bool = False  # an adapter gets its output, and may add to it in place
 
     @property
     def weight(self) -> nn.Parameter:

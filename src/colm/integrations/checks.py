@@ -54,6 +54,13 @@ def check_trainer(trainer: Any, selection: SelectionConfig) -> None:
             f"The adapter {prompts[0]!r} learns a prompt, which lengthens every row beyond its labels; use LoRA "
             "or another adapter of weights."
         )
+    for adapter in getattr(trainer.model, "peft_config", {}).values():
+        weight = getattr(adapter, "orth_reg_weight", 0)
+        if selection.loss == "example" and weight:
+            raise ConfigError(
+                f"AdaLoRA's orth_reg_weight={weight} adds a loss that the example mean would leave out; set it to 0, "
+                "or loss='token'."
+            )
     _check_parallelism(trainer)
     config = getattr(trainer.model, "config", None)
     computes_loss = trainer.compute_loss_func is not None  # TRL's loss has a place for the router's

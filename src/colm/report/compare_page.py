@@ -33,7 +33,7 @@ from colm.report.comparison import (
     read_comparison,
 )
 from colm.report.intervals import Interval
-from colm.report.measures import mean_micro
+from colm.report.measures import MOST_DRAWN, mean_micro
 from colm.report.page import Plot, draw_legend, show_number, show_signed, write_page
 from colm.report.plots import Line, draw_lines
 from colm.report.runs import Evaluation
@@ -109,6 +109,7 @@ def write_comparison(folder: Path, *, out: Path | None = None, descriptions: Map
         base=bases[0].name if bases else "",
         means=_draw_means(methods, ids),
         sources=_draw_sources(methods, ids),
+        source_count=len(list_sources(methods)),
     )
 
 
@@ -207,7 +208,7 @@ def _draw_sources(methods: Sequence[Method], ids: PlotIds) -> list[LossPlots]:
             f"{'small' if small else 'big'}, {rows:,} rows",
             _draw_axes(methods, f"loss of {name}", partial(_source_loss, name), ids),
         )
-        for name, rows, small in list_sources(methods)
+        for name, rows, small in list_sources(methods)[:MOST_DRAWN]
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import accumulate
-from math import isfinite
+from math import inf, isfinite
 from statistics import fmean
 from typing import NamedTuple
 
@@ -14,6 +14,9 @@ WINDOW_SHARE = 20
 """A window is the run's steps divided by this, so that a smoothed line has about as many independent points."""
 MOST_POINTS = 200
 """Points of a plotted line; more can not be told apart in a plot and would only make the page large."""
+
+MOST_DRAWN = 24
+"""Sources that have plots of their own on a page; a plot takes a tenth of a second, and nobody looks at thousands."""
 
 
 class Points(NamedTuple):
@@ -165,13 +168,13 @@ def tabulate_sources(run: Run) -> list[SourceRow]:
     """Return the table by source, the source with most rows first."""
     before = run.evaluations[0] if run.evaluations and run.evaluations[0].step == 0 else None
     after = run.evaluations[-1] if run.evaluations and run.evaluations[-1] is not before else None
-    every = sum(run.kept.values())
+    every, total = sum(run.kept.values()), sum(run.rows.values())
     return [
         SourceRow(
             name=name,
             small=name in run.small,
             rows=run.rows.get(name, 0),
-            data_share=data_share(run, name),
+            data_share=divide(run.rows.get(name, 0), total),
             pooled=run.pooled.get(name, 0),
             kept=run.kept.get(name, 0),
             kept_share=divide(run.kept.get(name, 0), run.pooled.get(name, 0)),
@@ -181,6 +184,37 @@ def tabulate_sources(run: Run) -> list[SourceRow]:
         )
         for name in run.sources
     ]
+
+
+def find_rises(runs: Iterable[Run]) -> dict[str, float]:
+    """Return by how much each source's loss rose from first to last, in the run where it rose most."""
+    rises: dict[str, float] = {}
+    for run in runs:
+        first, last = (run.evaluations[0].losses, run.evaluations[-1].losses) if run.evaluations else ({}, {})
+        for name in first.keys() & last.keys():
+            rises[name] = max(rises.get(name, -inf), last[name] - first[name])
+    return {name: rise for name, rise in rises.items() if isfinite(rise)}
+
+
+def choose_drawn(sources: Sequence[str], rises: Mapping[str, float], most: int = MOST_DRAWN) -> list[str]:
+    """Return the sources that have plots, in their order: all where they are few.
+
+    Of more, three in four are the first ones, and the others those whose loss rose most.
+
+    Args:
+        sources: the source with most rows first.
+        rises: source -> its last evaluation loss less its first, in any run.
+        most: sources to draw.
+
+    >>> choose_drawn("abcdefgh", {"d": -1.0, "f": 0.5, "h": 0.1}, most=4)
+    ['a', 'b', 'c', 'f']
+    """
+    if len(sources) <= most:
+        return list(sources)
+    first = 3 * most // 4
+    rising = sorted((name for name in sources[first:] if name in rises), key=lambda name: -rises[name])
+    drawn = {*sources[:first], *rising[: most - first]}
+    return [name for name in sources if name in drawn]
 
 
 def sum_seconds(run: Run) -> tuple[float, float] | None:

@@ -72,6 +72,7 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
         losses=draw_losses(runs, ids),
         selection=draw_selection(runs, ids),
         sources=draw_sources(runs, ids),
+        source_count=len({name for run in runs for name in run.sources}),
         side_by_side=_tabulate_facts(parts),
         final_losses=_tabulate_final(parts),
         differences=compare_configs(runs) if others else [],
@@ -149,8 +150,7 @@ def _tabulate_facts(parts: Sequence[RunPart]) -> list[tuple[str, list[str]]]:
 
 def _tabulate_final(parts: Sequence[RunPart]) -> list[tuple[str, str, list[SourceRow | None]]]:
     """Return a line a source of any run: name, size, and each run's figures."""
-    names = list(dict.fromkeys(row.name for part in parts for row in part.sources))
-    table = [
-        (name, [next((row for row in part.sources if row.name == name), None) for part in parts]) for name in names
-    ]
+    held = [{row.name: row for row in part.sources} for part in parts]
+    names = list(dict.fromkeys(name for rows in held for name in rows))
+    table = [(name, [rows.get(name) for rows in held]) for name in names]
     return [(name, "small" if any(row and row.small for row in rows) else "big", rows) for name, rows in table]

@@ -68,9 +68,10 @@ def draw_selection(runs: Sequence[Run], ids: PlotIds) -> list[Plot]:
 
 
 def draw_sources(runs: Sequence[Run], ids: PlotIds) -> list[SourcePart]:
-    """Draw each source's evaluation loss, kept share and share of what was trained on, of all runs."""
+    """Draw the evaluation loss, kept share and share of what was trained on of `measures.choose_drawn`, of all runs."""
     columns = zip_longest(*(run.sources for run in runs))
-    return [_draw_source(name, runs, ids) for name in dict.fromkeys(name for row in columns for name in row if name)]
+    names = list(dict.fromkeys(name for row in columns for name in row if name is not None))
+    return [_draw_source(name, runs, ids) for name in measures.choose_drawn(names, measures.find_rises(runs))]
 
 
 def _draw_source(name: str, runs: Sequence[Run], ids: PlotIds) -> SourcePart:
