@@ -15,9 +15,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from datasets import IterableDataset as HubStream
 from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -38,21 +39,15 @@ from colm.integrations.columns import (
     silence_repeats,
 )
 from colm.integrations.figures import SelectionFigures
-from colm.integrations.streams import RunningSizes, encode_stream, is_stream
+from colm.integrations.passes import STATE_NAME, PassesMixin
+from colm.integrations.streams import NumberedPasses, RunningSizes, encode_stream, is_stream
 from colm.record import FILE_NAME, StepLog, to_dict
 from colm.replay import ReplaySelector
 from colm.selector import CoresetSelector
 from colm.stages import FETCH, TRAIN, stage
 
-STATE_NAME = "coreset_state.pt"
 
-if TYPE_CHECKING:
-    from transformers import Trainer as _TrainerSeams
-else:
-    _TrainerSeams = object  # the subclass brings the Trainer, or TRL's
-
-
-class CoresetMixin(_TrainerSeams):
+class CoresetMixin(PassesMixin):
     """What turns a Trainer into one that trains on coresets; put it before the Trainer in the bases.
 
     The subclass calls `_prepare_data` before, and `_prepare_selection` after the Trainer's own
@@ -94,6 +89,9 @@ class CoresetMixin(_TrainerSeams):
     def _prepare_selection(self, selection: SelectionConfig, replay: str | Path | None) -> None:
         """Check the whole set-up, then make the selector and hook it to the Trainer's events."""
         self.selection = selection
+        stream: Any = self.train_dataset
+        if self.args.world_size > 1 and isinstance(stream, HubStream):
+            self.train_dataset: Any = NumberedPasses(stream)
         check_trainer(self, selection)
         self.data_collator: Any = CollatorWithCodes(self.data_collator, self._source_column)
         model, sizes, pad = self.model, self.source_sizes, self._pad_token()
@@ -126,6 +124,7 @@ class CoresetMixin(_TrainerSeams):
         self._step_start = time.perf_counter()
         with stage(FETCH):
             batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches = self.fill_pool(batches, num_batches)
         if not batches:
             return batches, None
         batches[-1] = self._without_repeats(batches[-1])
@@ -155,6 +154,7 @@ class CoresetMixin(_TrainerSeams):
             or not last
             or INDEX_KEY not in batch
             or not hasattr(self.train_dataset, "__len__")
+            or self.args.train_sampling_strategy == "batch_rebalance"  # whose batches are of any size
         ):
             return batch
         rows = len(batch[INDEX_KEY])
@@ -227,6 +227,7 @@ class CoresetMixin(_TrainerSeams):
                 "selector": self.selector.state_dict(),
                 "figures": self.figures.state_dict(),
                 "pool_rows": pool_rows(self.args),
+                "pass": self.pass_state(),
             }
             if self._running is not None:
                 state["stream"] = self._running.state_dict()
@@ -283,6 +284,7 @@ class CoresetMixin(_TrainerSeams):
         record = self.selector.commit(stepped=not self.accelerator.optimizer_step_was_skipped)
         record = record._replace(step_seconds=round(time.perf_counter() - self._step_start, 6))
         self.figures.add_step(record)
+        self.count_step()
         if self._running is not None:
             self._running.add(record.pool)
             self._follow_sizes()
@@ -308,6 +310,10 @@ class _CommitCallback(TrainerCallback):
         check_trainer(self._trainer, self._trainer.selection)  # a search for hyperparameters sets others for each trial
         if state.global_step == 0:
             self._trainer.start_afresh()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note it before anything is evaluated or saved there."""
+        self._trainer.end_pass()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Commit the selection that this step trained on."""

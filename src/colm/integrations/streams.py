@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import torch
 from datasets import IterableDataset as HubStream
 from torch.utils.data import IterableDataset
 
@@ -53,7 +54,37 @@ class RunningSizes:
         self._seen = dict.fromkeys(self._window, 0) | {name: int(rows) for name, rows in state.items()}
 
 
-class CodedStream(IterableDataset[dict[str, Any]]):
+class NumberedPasses(IterableDataset[dict[str, Any]]):
+    """A stream that is told the number of each pass, also in data loader processes that live through several.
+
+    Every rank reads every row of it. accelerate would deal out the shards of a hub's stream instead, and where these
+    differ in length ranks wait for each other for ever.
+
+    Args:
+        rows: the stream.
+    """
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+
+    @property
+    def may_remember(self) -> bool:
+        """True where the passes before it may decide the order of a pass, as with a generator of the stream's own."""
+        return not hasattr(self.rows, "set_epoch")
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the pass."""
+        self._epoch.fill_(epoch)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        if not self.may_remember:
+            self.rows.set_epoch(int(self._epoch))
+        yield from self.rows
+
+
+class CodedStream(NumberedPasses):
     """A stream whose rows also carry a source code and their number in it.
 
     Args:
@@ -64,13 +95,13 @@ class CodedStream(IterableDataset[dict[str, Any]]):
     """
 
     def __init__(self, rows: Any, column: str, names: list[str], *, grows: bool) -> None:
-        self._rows = rows
+        super().__init__(rows)
         self._column = column
         self._names = names
         self._grows = grows
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for number, row in enumerate(self._rows):
+        for number, row in enumerate(super().__iter__()):
             yield {**row, **self.encode(row, number)}
 
     def encode(self, row: Mapping[str, Any], number: int) -> dict[str, int]:
@@ -95,6 +126,19 @@ class CodedStream(IterableDataset[dict[str, Any]]):
 def is_stream(dataset: Any) -> bool:
     """Return whether a data set is read from its beginning, and has no length."""
     return isinstance(dataset, IterableDataset | HubStream)
+
+
+def readers(dataset: Any, workers: int) -> int:
+    """Return how many processes of a data loader read parts of a stream, by which its rows alternate; 0 if it is none.
+
+    Args:
+        dataset: a training set.
+        workers: of the data loader.
+    """
+    rows = dataset.rows if isinstance(dataset, NumberedPasses) else dataset
+    if not is_stream(rows):
+        return 0
+    return min(max(1, workers), rows.num_shards) if isinstance(rows, HubStream) else max(1, workers)
 
 
 def encode_stream(
@@ -130,6 +174,8 @@ def encode_stream(
             )
         sizes = dict(sorted(source_sizes.items()))
     else:
+        if hasattr(dataset, "set_epoch"):
+            dataset.set_epoch(0)  # another training may have left it in a later pass
         rows = list(islice(iter(dataset), window))
         if not rows:
             raise DataError("The stream has no row; give it at least one.")
