@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -113,6 +112,13 @@ class PassesMixin(_TrainerSeams):
             return SeededOrder(sampler, seed)
         return sampler
 
+    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:
+        """Let workers for evaluation that stay be started in any evaluation, which after a resume is another one."""
+        loader = super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        if self.args.dataloader_persistent_workers and not is_training:
+            detach_from_global(loader)
+        return loader
+
     def _init_training_state(
         self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, checkpoint: Any, trial: Any
     ) -> tuple[int, int]:
@@ -142,8 +148,12 @@ class PassesMixin(_TrainerSeams):
         done = kwargs["steps_trained_in_current_epoch"] if resumed else 0
         accumulated = self.args.gradient_accumulation_steps
         if resumed:
-            self._come_back(loader, epoch, checkpoint, within=done > 0)
+            self._come_back(loader, checkpoint, within=done > 0)
         set_epoch(loader, epoch)  # also what the Trainer does not reach once it has wrapped the loader to skip batches
+        if epoch > 0 and self.args.dataloader_persistent_workers:
+            detach_from_global(loader)  # the workers are there since the first pass, unless the run was resumed
+        if isinstance(self.train_dataset, NumberedPasses):
+            self.train_dataset.stays = self.args.dataloader_num_workers == 0 or self.args.dataloader_persistent_workers
         self._order_seed = next((part.initial_seed for part in samplers(loader) if hasattr(part, "initial_seed")), None)
         self._pass_start = random_states()
         self.place = Place(epoch, done // accumulated)
@@ -166,16 +176,12 @@ class PassesMixin(_TrainerSeams):
 
     # ---- The way back ----
 
-    def _come_back(self, loader: Any, epoch: int, checkpoint: str, *, within: bool) -> None:
+    def _come_back(self, loader: Any, checkpoint: str, *, within: bool) -> None:
         """Bring order and random state to where they were when the pass of a checkpoint began."""
         seed = (self._resumed_from or {}).get("seed")
         for part in samplers(loader):
             if seed is not None and hasattr(part, "initial_seed"):
                 part.initial_seed = seed
-        stream = self.train_dataset
-        if isinstance(stream, NumberedPasses) and stream.may_remember and self.args.dataloader_num_workers == 0:
-            for _ in range(epoch):
-                deque(stream, maxlen=0)
         path = self._pass_start_path(checkpoint)
         if not within:
             self._load_rng_state(checkpoint)
@@ -231,6 +237,11 @@ def set_epoch(loader: Any, epoch: int) -> None:
     for part in (loader, *samplers(loader)):
         if hasattr(part, "set_epoch"):
             part.set_epoch(epoch)
+
+
+def detach_from_global(loader: Any) -> None:
+    """Let the start of a data loader's workers draw no number from the global generator."""
+    getattr(loader, "base_dataloader", loader).generator = torch.Generator()
 
 
 def random_states() -> dict[str, Any]:

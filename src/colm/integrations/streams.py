@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -60,28 +61,33 @@ class NumberedPasses(IterableDataset[dict[str, Any]]):
     Every rank reads every row of it. accelerate would deal out the shards of a hub's stream instead, and where these
     differ in length ranks wait for each other for ever.
 
+    A stream without ``set_epoch`` may draw its order from a generator of its own. Passes that a resumed run has behind
+    it are then read again, and thrown away, to bring that to where it was.
+
     Args:
         rows: the stream.
     """
 
     def __init__(self, rows: Any) -> None:
         self.rows = rows
+        self.stays = True  # the process that reads a pass reads the next one, too
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
-
-    @property
-    def may_remember(self) -> bool:
-        """True where the passes before it may decide the order of a pass, as with a generator of the stream's own."""
-        return not hasattr(self.rows, "set_epoch")
+        self._read = 0  # passes, in this process
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the pass."""
         self._epoch.fill_(epoch)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        if not self.may_remember:
+        if hasattr(self.rows, "set_epoch"):
             self.rows.set_epoch(int(self._epoch))
+        elif self.stays:
+            for _ in range(self._read, int(self._epoch)):
+                deque(self.rows, maxlen=0)
+                self._read += 1
         yield from self.rows
+        self._read += 1
 
 
 class CodedStream(NumberedPasses):
