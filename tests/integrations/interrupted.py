@@ -19,10 +19,11 @@ from torch.utils.data import IterableDataset, get_worker_info
 from colm import CoresetTrainer, SelectionConfig
 from colm.cli.prepare import prepare_data
 from colm.cli.settings import load_settings
+from colm.gather import rank_and_world
 from colm.integrations.passes import read_pass_state
 
 STEPS_OF_A_PASS = 7
-"""At most, in pools of 4 rows."""
+"""At most."""
 
 STRATEGIES = {"grouped": "group_by_length", "balanced": "batch_rebalance", "in order": "sequential"}
 STREAMS = ("stream", "shards", "own stream", "own generator")
@@ -69,14 +70,14 @@ class OwnNumberedStream(OwnStream):
         return super().__iter__()
 
 
-def make_data(folder: Path, case: dict[str, Any]) -> Any:
-    """Prepare a training set as the command line does."""
+def make_data(folder: Path, case: dict[str, Any], world: int = 1) -> Any:
+    """Prepare a training set as the command line does, of as many passes on any number of ranks."""
     folder.mkdir(parents=True, exist_ok=True)
     capped = 8 if "cap" in case["mixing"] else 0
     draw = random.Random(0)
     rows = [
         {"source": "big" if i % 4 else "small", "prompt": "x" * draw.randint(1, 9), "completion": f"{i}"}
-        for i in range(case["rows"] + capped)
+        for i in range(case["rows"] + 16 * (world - 1) + capped)
     ]
     for name in ("big", "small"):
         held = [row for row in rows if row["source"] == name]
@@ -107,7 +108,7 @@ def make_trainer(folder: Path, case: dict[str, Any], *, world: int = 1, **change
     model = tiny_model("llama", num_hidden_layers=2, vocab_size=1024, attention_dropout=0.2)
     workers = 0 if case["workers"] == "none" else 2
     args = {
-        "per_device_train_batch_size": 2 // world,
+        "per_device_train_batch_size": 2,
         "gradient_accumulation_steps": 2,
         "max_steps": STEPS_OF_A_PASS * case["epoch"] + 2,
         "save_strategy": "steps",
@@ -126,7 +127,7 @@ def make_trainer(folder: Path, case: dict[str, Any], *, world: int = 1, **change
     trainer = CoresetTrainer(
         model=model,
         args=arguments(folder, **args),
-        train_dataset=make_data(folder.with_name("data"), case),
+        train_dataset=make_data(folder.with_name(f"data-{rank_and_world()[0]}"), case, world),
         eval_dataset=Dataset.from_list([{"input_ids": [1, 2, 3], "attention_mask": [1] * 3, "labels": [1, 2, 3]}] * 2),
         data_collator=collate,
         selection=SelectionConfig(keep=0.5),

@@ -21,7 +21,7 @@ import torch
 from datasets import IterableDataset as HubStream
 from torch import Tensor, nn
 from transformers import TrainerCallback
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer import OPTIMIZER_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
 from colm.batch import count_labelled
@@ -177,6 +177,16 @@ class CoresetMixin(PassesMixin):
         super()._set_signature_columns_if_needed()
         self._signature_columns += [k for k in (SOURCE_KEY, INDEX_KEY) if k not in self._signature_columns]
 
+    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
+        """Leave the codes out where they would be all that is left, which the Trainer says is an error."""
+        if self.args.remove_unused_columns:
+            self._set_signature_columns_if_needed()
+            codes = {SOURCE_KEY, INDEX_KEY} & set(dataset.column_names)
+            if not (set(dataset.column_names) - codes) & set(self._signature_columns):
+                self._signature_columns = [name for name in self._signature_columns if name not in codes]
+                dataset = dataset.remove_columns(list(codes))
+        return super()._remove_unused_columns(dataset, description)
+
     def _prepare_inputs(self, inputs: Any) -> Any:
         """Set the rows' weights and sources aside, which the model does not take."""
         prepared = dict(super()._prepare_inputs(inputs))
@@ -248,6 +258,11 @@ class CoresetMixin(PassesMixin):
             raise ConfigError(
                 f"{folder} is no complete checkpoint of a coreset run (its marker or one of its files is missing); "
                 "resume from an earlier one."
+            )
+        if not (folder / OPTIMIZER_NAME).exists():
+            raise ConfigError(
+                f"{folder} holds the model without its optimizer's state, as save_only_model=True leaves it, so the "
+                "run cannot be resumed to what it would have been; begin anew, with save_only_model=False."
             )
         state = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True)
         check_pool_rows(self.args, state.get("pool_rows"))
