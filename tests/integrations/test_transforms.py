@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -94,13 +95,13 @@ def in_place(data: Dataset) -> Dataset:
     return data
 
 
-def told(make: Callable[[], Trainer]) -> str | list[torch.Tensor]:
-    """Return the error of a training, or the weights that it leads to."""
+def told(make: Callable[[], Trainer]) -> list[str] | list[torch.Tensor]:
+    """Return the words of a training's error, which the trainer may list in any order, or the weights."""
     try:
         trainer = make()
         trainer.train()
     except Exception as error:
-        return f"{type(error).__name__}: {error}".replace("'colm_source', 'colm_index', ", "")
+        return sorted(re.findall(r"\w+", f"{type(error).__name__}: {error}"))
     return weights(trainer)
 
 
@@ -127,10 +128,10 @@ def test_the_trainer_takes_or_refuses_what_the_plain_one_does(tmp_path: Path, na
     plain = told(make(Trainer))
     whole = SelectionConfig(keep=1.0, loss="token")  # nothing is left out: the plain trainer's weights
     ours = told(make(CoresetTrainer, selection=whole))
-    if isinstance(plain, str):
+    if isinstance(plain[0], str):
         assert ours == plain
         return
-    assert not isinstance(ours, str), ours
+    assert not isinstance(ours[0], str), ours
     for one, other in zip(plain, ours, strict=True):
         torch.testing.assert_close(one, other)
     assert [line["pool_count"] for line in lines(tmp_path / "CoresetTrainer")] == [4]
@@ -152,6 +153,7 @@ TRL: dict[str, Callable[[Any], Dataset]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:To copy construct")
 @pytest.mark.parametrize(("name", "prepares"), [*product(TRL, [True]), ("tokens", False)])
 def test_so_does_the_sft_trainer(tmp_path: Path, name: str, prepares: bool) -> None:
     tokenizer = train_tiny_tokenizer([f"{row['prompt']}{row['completion']}" for row in rows()])
@@ -171,7 +173,7 @@ def test_so_does_the_sft_trainer(tmp_path: Path, name: str, prepares: bool) -> N
         )
 
     plain, ours = told(make(SFTTrainer)), told(make(CoresetSFTTrainer))
-    if isinstance(plain, str):
+    if isinstance(plain[0], str):
         assert ours == plain
     else:
-        assert not isinstance(ours, str), ours
+        assert not isinstance(ours[0], str), ours

@@ -56,6 +56,7 @@ class CoresetMixin(PassesMixin):
 
     selector: CoresetSelector
     selection: SelectionConfig
+    _signature_columns: Any
 
     def _prepare_data(
         self, kwargs: dict[str, Any], source_column: str, args: Any, sizes: Mapping[str, int] | None, window: int
@@ -174,8 +175,10 @@ class CoresetMixin(PassesMixin):
 
     def _set_signature_columns_if_needed(self) -> None:
         """Let the two integer columns pass the removal of columns that the model does not take."""
+        found = self._signature_columns is not None
         super()._set_signature_columns_if_needed()
-        self._signature_columns += [k for k in (SOURCE_KEY, INDEX_KEY) if k not in self._signature_columns]
+        if not found:
+            self._signature_columns += [SOURCE_KEY, INDEX_KEY]
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
         """Leave the codes out where they would be all that is left, which the Trainer says is an error."""
