@@ -8,8 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "src" / "colm"
 
 LAYERS = [
-    {"types", "errors", "config", "config_checks", "schedule", "stages", "values"},
-    {"batch", "losses", "sources", "gather", "sharding", "record", "methods", "answers", "sandbox"},
+    {"types", "errors", "config", "config_checks", "schedule", "sources", "stages", "values"},
+    {"batch", "losses", "gather", "sharding", "record", "methods", "answers", "sandbox"},
     {"features", "select", "facts", "exchange", "data", "models", "state"},
     {"picking", "survey", "cluster", "reuse"},
     {"selector"},

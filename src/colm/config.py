@@ -19,6 +19,7 @@ from colm.config_checks import (
 )
 from colm.errors import ConfigError, suggest
 from colm.schedule import check_schedule, keep_at, selects_at
+from colm.sources import name_setting
 
 PRESETS: dict[str, dict[str, Any]] = {
     "colm": {"features": "exact"},
@@ -123,7 +124,8 @@ class SelectionConfig:
 
     small_sources: Literal["auto", "none"] | tuple[str, ...] = "auto"
     """Sources whose pool rows are all kept. ``auto``: those with fewer examples than the uniform
-    share, all examples / number of sources. ``none``, or an explicit list of names."""
+    share, all examples / number of sources. ``none``, or an explicit list of names; a number or truth value in it is
+    the source with that label."""
 
     loss: LossName = "example"
     """``example``: every kept example counts the same (the paper's uniform weights). ``token``: the
@@ -175,11 +177,12 @@ class SelectionConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep_schedule", check_schedule(self.keep_schedule))
+        listed: object = self.small_sources
+        if isinstance(listed, list | tuple):
+            object.__setattr__(self, "small_sources", tuple(name_setting("small_sources", name) for name in listed))
         check_config(self)
         if self.keep is None and self.keep_count is None and not self.keep_schedule:
             object.__setattr__(self, "keep", 0.5)
-        if not isinstance(self.small_sources, str):
-            object.__setattr__(self, "small_sources", tuple(self.small_sources))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SelectionConfig:

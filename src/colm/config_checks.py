@@ -76,8 +76,8 @@ def _check_values(config: SelectionConfig) -> None:
     listed: object = config.small_sources
     if isinstance(listed, str):
         _require_choice("small_sources", listed, ("auto", "none"), or_else="a list of source names")
-    elif not (isinstance(listed, list | tuple) and all(isinstance(name, str) for name in listed)):
-        raise ConfigError(f"small_sources={listed!r} is not 'auto', 'none', or a list of source names (texts).")
+    elif not isinstance(listed, list | tuple):
+        raise ConfigError(f"small_sources={listed!r} is not 'auto', 'none', or a list of source names.")
 
 
 def _check_keep(config: SelectionConfig) -> None:

@@ -26,6 +26,10 @@ class StoppedEarly(ColmError):
     """The run was told to stop (SIGTERM), has saved a checkpoint and can go on from it."""
 
 
+class Interrupted(ColmError):
+    """Ctrl-C came; the message says how to resume."""
+
+
 def suggest(name: str, options: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the option nearest to `name`, or an empty string.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from colm.batch import Pool
 from colm.errors import ConfigError, DataError, suggest
 from colm.gather import gather_rows, rank_and_world, sum_over_ranks
+from colm.sources import name_sources
 
 REPEATED = -1
 """The data set index of a row that repeats another to fill a rank's batch: it has no label, and is in no record."""
@@ -34,14 +35,14 @@ class PoolFacts(NamedTuple):
 
 def share_facts(
     pool: Pool,
-    sources: Sequence[str],
+    sources: Sequence[Any],
     dataset_index: Sequence[int] | None,
     source_sizes: Mapping[str, int] | None,
 ) -> PoolFacts:
     """Check this rank's labels and tell all ranks of its rows.
 
     Raises:
-        DataError: counts that disagree, or a source that `source_sizes` does not list.
+        DataError: counts that disagree, a row without a source, or one that `source_sizes` does not list.
         ConfigError: several ranks without `source_sizes`.
     """
     for what, values in (("sources", sources), ("dataset indices", dataset_index)):
@@ -50,16 +51,17 @@ def share_facts(
     rank, world = rank_and_world()
     if source_sizes is None and world > 1:
         raise ConfigError("With several ranks source_sizes is needed, so that every rank knows every source.")
-    names = sorted(source_sizes) if source_sizes is not None else sorted(set(sources))
+    labels = name_sources(sources, "sources", of=" of the pool")
+    names = sorted(source_sizes) if source_sizes is not None else sorted(set(labels))
     codes = {name: code for code, name in enumerate(names)}
-    for row, name in enumerate(sources):
+    for row, name in enumerate(labels):
         if name not in codes:
             raise DataError(
                 f"Row {row} of the pool has source {name!r}, which source_sizes does not list."
-                f"{suggest(str(name), names)} It lists: {', '.join(names)}."
+                f"{suggest(name, names)} It lists: {', '.join(names)}."
             )
     index = list(dataset_index) if dataset_index is not None else [0] * len(pool)
-    columns = zip(sources, index, pool.labelled, pool.lengths, strict=True)
+    columns = zip(labels, index, pool.labelled, pool.lengths, strict=True)
     local = [[codes[name], i, labelled, tokens] for name, i, labelled, tokens in columns]
     parts = gather_rows(torch.tensor(local, dtype=torch.int64).to(pool.device))
     rows = torch.cat(parts).tolist()

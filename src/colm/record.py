@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,53 @@ FILE_NAME = "selection.jsonl"
 EVALUATIONS_NAME = "evaluations.jsonl"
 CONFIG_NAME = "config.yaml"
 DATA_NAME = "data.json"
+HELD_OUT_NAME = "held_out.jsonl"
 SUMMARY_NAME = "summary.json"
 EXAMPLES_NAME = "examples.json"
 COMPARE_NAME = "compare.json"
 ANSWERS_NAME = "answers.json"
 ANSWER_LINES_NAME = "answers.jsonl"
 HARNESS_NAME = "harness.json"
+PARTIAL_ANSWERS_NAME = "answers.partial.jsonl"
+"""Settings, and the answers so far, of an evaluation that has not ended."""
+PROFILE_NAME = "profile.txt"
+TRACE_NAME = "profile_trace.json"
+MANIFEST_NAME = "_colm.json"
+"""Which files of a folder colm wrote. The Trainer pushes no ``_`` to the hub."""
+
+RUN_NAMES = (CONFIG_NAME, DATA_NAME, HELD_OUT_NAME, FILE_NAME, EVALUATIONS_NAME, EXAMPLES_NAME, SUMMARY_NAME)
+"""What every training writes to its folder, beside the model and the checkpoints."""
+ANSWER_NAMES = (ANSWERS_NAME, ANSWER_LINES_NAME, PARTIAL_ANSWERS_NAME, HARNESS_NAME)
+"""What an evaluation writes."""
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write a file whole or not at all, under a name of this process until it is."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    """Write a file whole or not at all."""
+    replace_lines(path, [text])
+
+
+def replace_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a file as `replace_file` does, a line at a time; each ends as it is given."""
+    write_partial(path, lines).replace(path)
+
+
+def write_partial(path: Path, lines: Iterable[str]) -> Path:
+    """Write what will be renamed to `path` beside it, under a name that nothing else has, and return that."""
+    number = os.getpid()
+    while True:
+        partial = path.with_name(f"{path.name}.{number}")
+        try:
+            file = partial.open("x", encoding="utf-8")
+        except FileExistsError:  # of a process that was killed, or somebody else's
+            number += 1
+            continue
+        try:
+            with file:
+                file.writelines(lines)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        return partial
 
 
 class StepLog:
@@ -48,13 +82,21 @@ class StepLog:
             os.fsync(file.fileno())
 
     def truncate(self, steps: int) -> None:
-        """Keep the lines whose step is below `steps`, and drop one that a crash left half-written."""
+        """Keep the lines whose step is below `steps`, and drop one that a crash left half-written.
+
+        Raises:
+            DataError: a line has no step, so the file is another's.
+        """
         if not self.path.exists():
             return
-        kept = [json.dumps(line) + "\n" for line in self.read() if line["step"] < steps]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(kept), encoding="utf-8")
-        partial.replace(self.path)
+        lines = list(self.read())
+        if any(not isinstance(line.get("step"), int) for line in lines):
+            raise DataError(
+                f"{self.path} holds lines without a step, so colm did not write it. Move it away, or choose another "
+                "output_dir."
+            )
+        kept = [json.dumps(line) + "\n" for line in lines if line["step"] < steps]
+        replace_file(self.path, "".join(kept))
 
     def read(self, *, whole: bool = False) -> Iterator[dict[str, Any]]:
         """Yield the lines as dicts; none where there is no file.

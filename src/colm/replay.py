@@ -58,7 +58,7 @@ class ReplaySelector(CoresetSelector):
     def select(
         self,
         batches: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-        sources: Sequence[str],
+        sources: Sequence[Any],
         *,
         dataset_index: Sequence[int] | None = None,
     ) -> Coreset:

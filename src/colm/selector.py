@@ -37,7 +37,7 @@ from colm.reuse.forward import ForwardReuse
 from colm.select.rules import PickRule
 from colm.select.weighting import weigh_picks
 from colm.sharding import check_sharding
-from colm.sources import balance_sources, find_small_sources
+from colm.sources import balance_sources, find_small_sources, name_keys
 from colm.stages import PASS, PICK, TAKE, stage
 from colm.state import SelectionState
 from colm.types import Batch, Coreset, StepRecord
@@ -60,7 +60,8 @@ class CoresetSelector:
         model: a Hugging Face causal language model as it is trained: bare, with PEFT adapters, or in
             DistributedDataParallel.
         config: the settings.
-        source_sizes: examples of each source in the whole data; needed by ``small_sources="auto"``.
+        source_sizes: examples of each source in the whole data, as many as have a labelled token, so 0 where none
+            has; needed by ``small_sources="auto"``.
         optimizer: whose betas and eps normalise the features; it may be set later as an attribute.
             Without one, Adam's defaults are used.
         pad_token_id: for rows that are padded anew; default the model's, else 0.
@@ -149,7 +150,7 @@ class CoresetSelector:
     def select(
         self,
         batches: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-        sources: Sequence[str],
+        sources: Sequence[Any],
         *,
         dataset_index: Sequence[int] | None = None,
     ) -> Coreset:
@@ -157,7 +158,8 @@ class CoresetSelector:
 
         Args:
             batches: this rank's part of the pool, a dict of tensors (n, T) or a list of them.
-            sources: the source of each row, in the order of the rows of all batches.
+            sources: the source of each row, in the order of the rows of all batches: names, or other labels, which
+                read as `colm.sources.source_name` says.
             dataset_index: each row's number in the data set. Ties and draws follow it, so that the
                 picks do not depend on how rows are dealt to ranks and micro-batches. -1 stands for a row
                 that repeats another to fill a batch; it should have no label. Default: the position in
@@ -167,7 +169,7 @@ class CoresetSelector:
             The coreset, the same on every rank.
 
         Raises:
-            DataError: a batch without labels, a source that is unknown, or counts that disagree.
+            DataError: a batch without labels, a source that is unknown or missing, or counts that disagree.
         """
         start = time.perf_counter()
         pool = Pool(batches, self.pad_token_id)
@@ -204,10 +206,13 @@ class CoresetSelector:
 
         Raises as the constructor.
         """
-        if self.source_sizes is None or len(source_sizes) > 1:  # of one source is said once what that means
-            self.small = find_small_sources(source_sizes, self.config.small_sources)
-        self.source_sizes = dict(source_sizes)
-        self._balance = balance_sources(source_sizes, self.config.balance) if self.config.balance else {}
+        sizes = name_keys("source_sizes", source_sizes)
+        held = {name: size for name, size in sizes.items() if size} or sizes
+        if self.source_sizes is None or len(held) > 1:  # of one source is said once what that means
+            gone = {name: "has no example" for name in sizes if name not in held}
+            self.small = find_small_sources(held, self.config.small_sources, gone)
+        self.source_sizes = sizes
+        self._balance = balance_sources(sizes, self.config.balance) if self.config.balance else {}
 
     def reset(self) -> None:
         """Forget all steps, for a training that starts anew."""

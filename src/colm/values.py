@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import date, time
+from datetime import date, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 
@@ -12,7 +13,7 @@ def text_of_value(value: Any) -> str | None:
     """Return the text that a value has in a JSON file, so that all file formats give the same text for it.
 
     Args:
-        value: a text, number, truth value or date, also as a NumPy scalar.
+        value: a text, number, truth value, date or time, also as a scalar of NumPy or torch.
 
     Returns:
         Texts as they are, others as JSON writes them; None for a missing value (None, NaN, NaT).
@@ -25,16 +26,17 @@ def text_of_value(value: Any) -> str | None:
     """
     if isinstance(value, str):
         return str(value)
-    if hasattr(value, "item") and not hasattr(value, "__len__"):
-        value = value.item()  # of NumPy or torch
-    if (
-        value is None
-        or type(value).__name__ in ("NAType", "NaTType")
-        or (isinstance(value, float) and math.isnan(value))
-    ):
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # of NumPy or torch
+        kind = getattr(value.dtype, "kind", "")
+        held = value.item()
+        # Times in nanoseconds, which Python does not have, become a number.
+        value = value.astype(f"{kind}8[us]").item() if kind in ("m", "M") and isinstance(held, int) else held
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    if isinstance(value, float | Decimal) and math.isnan(value):
         return None
     if isinstance(value, bool | int | float):
         return json.dumps(value)
-    if isinstance(value, date | time):  # datetime is a date
+    if isinstance(value, str | Decimal | date | time | timedelta):  # datetime is a date
         return str(value)
     raise TypeError(f"a {type(value).__name__} has no text of its own: {str(value)[:80]!r}")

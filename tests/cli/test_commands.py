@@ -211,9 +211,9 @@ def test_errors_are_one_line_and_status_two(
     assert not (tmp_path / "run" / "config.yaml").exists()  # nothing was begun
 
 
-def test_resume_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", write_run(tmp_path), "--resume"]) == 2
-    assert "There is no run to resume" in capsys.readouterr().err
+def test_resume_without_a_run_begins_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert main(["train", write_run(tmp_path), "--resume", "training.max_steps=1"]) == 0
+    assert f"{tmp_path / 'run'} holds no complete checkpoint; the run starts from the beginning." in caplog.text
 
 
 def test_python_dash_m() -> None:

@@ -13,9 +13,11 @@ from tests.cli.test_commands import write_run
 
 from colm.cli import main
 from colm.cli import target as targets
-from colm.cli.eval import PARTIAL_NAME, run_written
+from colm.cli.eval import run_written
+from colm.cli.folder import RunFolder
 from colm.errors import ConfigError
 from colm.evaluate import judge
+from colm.record import MANIFEST_NAME, PARTIAL_ANSWERS_NAME
 
 QUESTIONS = [
     {"source": name, "prompt": f"{name} {i}: ", "completion": f"So.\nThe answer is {answer}."}
@@ -112,7 +114,7 @@ def test_an_adapter_on_a_random_base_answers_as_it_was_trained(tmp_path: Path) -
         losses.append(float(model(input_ids=ids, labels=labels).loss))
     # The mean of two held-out rows lies among those of all rows, which a base drawn anew would miss.
     assert min(losses) - 1e-4 <= evaluations[-1]["losses"]["rare"] <= max(losses) + 1e-4
-    (tmp_path / "run" / "answers.json").write_text("{}")
+    assert main(["eval", str(tmp_path / "run"), "--limit", "1", "--max-new-tokens", "1"]) == 0
     assert main(["train", config, "training.max_steps=3", "--resume"]) == 0
     assert not (tmp_path / "run" / "answers.json").exists()  # they were another model's
     (tmp_path / "run" / "adapter_config.json").write_text('{"peft_type": "NONE"}')
@@ -136,16 +138,17 @@ def test_an_evaluation_goes_on_where_it_was_killed(
 
     monkeypatch.setattr(judge, "generate_batch", killed)
     assert main(command) == 130
-    assert [path.name for path in tmp_path.iterdir()] == [PARTIAL_NAME]
-    assert len(read(tmp_path / PARTIAL_NAME)) == 4
-    with (tmp_path / PARTIAL_NAME).open("a") as file:
+    assert {path.name for path in tmp_path.iterdir()} == {PARTIAL_ANSWERS_NAME, MANIFEST_NAME}
+    assert len(read(tmp_path / PARTIAL_ANSWERS_NAME)) == 4
+    with (tmp_path / PARTIAL_ANSWERS_NAME).open("a") as file:
         file.write('{"source": "colo')  # cut off while it was written
     assert main(command) == 0
     assert calls == [3, 3, 3, 3]
-    assert {path.name for path in tmp_path.iterdir()} == {"answers.json", "answers.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == {"answers.json", "answers.jsonl", MANIFEST_NAME}
     lines = read(tmp_path / "answers.jsonl")
     assert [line["index"] for line in lines] == list(range(9))
-    (tmp_path / PARTIAL_NAME).write_text("{}\n")  # of other settings
+    RunFolder(tmp_path).grow([PARTIAL_ANSWERS_NAME])
+    (tmp_path / PARTIAL_ANSWERS_NAME).write_text('{"run": "", "questions": "", "weights": []}\n')  # of other settings
     assert main(command) == 0
     assert calls == [3] * 7
     assert read(tmp_path / "answers.jsonl") == lines

@@ -59,10 +59,12 @@ def test_other_settings_or_data_are_refused_and_nothing_is_written(
     assert main(resume) == 0
     assert yaml.safe_load((run / "config.yaml").read_text())["training"]["max_steps"] == 3
     assert [line["step"] for line in read_lines(run / "selection.jsonl")] == [0, 1, 2]
-    (run / "data.json").unlink()  # as an older version left it
+    for name in ("data.json", "held_out.jsonl"):  # as an older version left it
+        (run / name).unlink()
     (tmp_path / "rows.jsonl").write_text(rows.replace("Rare ", "Seldom "))
     assert main([*resume[:-1], "training.max_steps=4"]) == 0
     assert not (run / "data.json").exists()
+    assert not (run / "held_out.jsonl").exists()
 
 
 def test_a_replay_goes_on_with_its_own_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,8 +70,9 @@ def test_messages_label_every_assistant_turn(tokenizer: Any) -> None:
     rows = [("user", "What is 2?"), ("assistant", "abc"), ("user", "it?"), ("assistant", "cba")]
     messages = [{"role": role, "content": content} for role, content in rows]
     tokens = tokenizer_of_format("messages", tokenizer, 100)({"messages": messages})
-    assert tokenizer.decode(tokens["input_ids"]) == "<user>What is 2?\n<assistant>abc\n<user>it?\n<assistant>cba\n"
-    assert labelled_text(tokenizer, tokens) == "abc\ncba\n"
+    said = "<user>What is 2?\n<assistant>abc\n<user>it?\n<assistant>cba\n<eos>"
+    assert tokenizer.decode(tokens["input_ids"]) == said
+    assert labelled_text(tokenizer, tokens) == "abc\ncba\n<eos>"
     tokenizer.chat_template = None
     with pytest.raises(ConfigError, match="tokenizer has no chat template"):
         tokenizer_of_format("messages", tokenizer, 100)
@@ -87,7 +88,7 @@ def test_missing_cells_are_empty_and_nested_ones_are_conversations_or_errors(tok
     with pytest.raises(ConfigError, match="no chat template"):
         tokenize(turns)
     tokenizer.chat_template = CHAT
-    assert labelled_text(tokenizer, tokenize(turns)) == "abc\n"
+    assert labelled_text(tokenizer, tokenize(turns)) == "abc\n<eos>"
     opening = [{"role": "assistant", "content": "cba"}, {"role": "user", "content": "it?"}]
     tokens = tokenizer_of_format("messages", tokenizer, 100)({"messages": opening})
     assert labelled_text(tokenizer, tokens) == "<assistant>cba\n"  # nothing before it to tell the header by
@@ -113,7 +114,7 @@ def test_earlier_turns_that_are_rewritten_go_unlabelled_which_is_said(
     roles = ["user", "assistant", "user", "assistant"]
     messages = [{"role": role, "content": text} for role, text in zip(roles, ["2?", "abc", "it?", "cba"], strict=True)]
     tokens = tokenizer_of_format("messages", tokenizer, 100)({"messages": messages})
-    assert labelled_text(tokenizer, tokens) == "cba/"
+    assert labelled_text(tokenizer, tokens) == "cba/<eos>"
     assert "renders earlier assistant turns differently" in caplog.text
     tokenizer.chat_template = None
 
@@ -155,8 +156,9 @@ def test_a_tokenizer_needs_a_pad_or_an_eos_token(tokenizer: Any) -> None:
 
 
 def test_all_text_of_a_row() -> None:
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": None}, {"role": "user", "content": "b"}]
+    turns = [{"role": "user", "content": "a"}, {"role": "user", "content": ""}, {"role": "user", "content": "b"}]
     assert text_of_row("messages", {"messages": turns}) == "a\nb"
     assert text_of_row("instruction", {"instruction": "a", "input": "b", "output": 3}) == "a\nb\n3"
-    assert text_of_row("prompt_completion", {"prompt": turns[:1], "completion": [{"content": "c"}]}) == "a\nc"
+    assert text_of_row("prompt_completion", {"prompt": turns[:1], "completion": turns[2:]}) == "a\nb"
     assert text_of_row("text", {"text": None}) == ""
+    assert "c" in text_of_row("messages", {"messages": [{"content": "c"}]})  # refused later, with its row

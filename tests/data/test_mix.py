@@ -11,13 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colm.cli.settings import DATA_DEFAULTS
-from colm.data.load import hold_out, read_mixture
+from colm.data.held_out import hold_out
+from colm.data.load import read_mixture
 from colm.data.mix import cap_rows, share_of_weights, weigh_rows
 from colm.errors import DataError
 
 
 def parts_of(*sizes: dict[str, int]) -> list[Dataset]:
-    rows = [[{"source": name, "id": i} for name, size in part.items() for i in range(size)] for part in sizes]
+    rows = [
+        [
+            {"source": name, "id": i, "text": f"{name} {i} of {place}"}
+            for name, size in part.items()
+            for i in range(size)
+        ]
+        for place, part in enumerate(sizes)
+    ]
     return [Dataset.from_list(part) for part in rows]
 
 

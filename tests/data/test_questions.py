@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 from datasets import Dataset
 from tests.data.test_formats import CHAT
+from tokenizers import Tokenizer, processors
+from transformers import PreTrainedTokenizerFast
 
 from colm.answers.gym import COLUMN
+from colm.batch import IGNORE
 from colm.data.demo import demo_rows
-from colm.data.formats import IGNORE, completion_of_row, prompt_of_format, tokenizer_of_format
+from colm.data.formats import completion_of_row, prompt_of_format, tokenizer_of_format
 from colm.data.questions import Questions, detect_question_format, read_question_files, read_questions
 from colm.errors import ConfigError, DataError
 from colm.models import train_tiny_tokenizer
@@ -46,14 +49,16 @@ def test_a_prompt_is_what_training_has_before_the_completion(
 ) -> None:
     monkeypatch.setattr(tokenizer, "chat_template", CHAT)
 
-    def called(text: str, add_special_tokens: bool = True, **kwargs: Any) -> Any:
-        encoded = plain(text, add_special_tokens=add_special_tokens, **kwargs)
-        if closes and add_special_tokens:
-            encoded["input_ids"] = [*encoded["input_ids"], tokenizer.eos_token_id]
-        return encoded
-
-    plain = type(tokenizer).__call__.__get__(tokenizer)
-    monkeypatch.setattr(type(tokenizer), "__call__", lambda _, *args, **kwargs: called(*args, **kwargs))
+    if closes:
+        end = ("<eos>", tokenizer.eos_token_id)
+        framed = processors.TemplateProcessing(single="$A <eos>", pair="$A $B <eos>", special_tokens=[end])
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()),
+            eos_token="<eos>",
+            pad_token="<pad>",
+            chat_template=CHAT,
+        )
+        tokenizer.backend_tokenizer.post_processor = framed
     tokens = tokenizer_of_format(name, tokenizer, 500)(row)
     prompt = prompt_of_format(name, tokenizer)(row)
     assert tokens["input_ids"][: len(prompt)] == prompt

@@ -11,7 +11,7 @@ import pytest
 from datasets import Dataset
 
 from colm.cli.settings import DATA_DEFAULTS
-from colm.data.load import read_mixture, tokenize_rows
+from colm.data.load import read_mixture, read_validation, tokenize_rows
 from colm.data.stream import prepare_stream, read_stream
 from colm.errors import DataError
 from colm.models import train_tiny_tokenizer
@@ -83,6 +83,66 @@ def test_held_out_rows_of_several_entries_stay_out_in_every_epoch(entries: list[
     for epoch in range(3):
         mixture.train.set_epoch(epoch)
         assert not held & {tuple(row["input_ids"]) for row in mixture.train}  # also when an entry begins anew
+
+
+def prompts_of(mixture: Any) -> set[str]:
+    return {TOKENIZER.decode(row["input_ids"]).partition("?")[0] for row in mixture.train}
+
+
+def test_all_rows_with_a_held_out_prompt_stay_out_of_the_whole_stream(tmp_path: Path) -> None:
+    """The same question comes again after the window, with another answer, in another format and entry."""
+    again = [{"prompt": f"{i % 40}?", "completion": str(i)} for i in range(120)]
+    other = [{"instruction": f"{i}?", "output": "b"} for i in range(40)]
+    entries = [{"path": write(tmp_path / "a.jsonl", again)}, {"path": write(tmp_path / "b.jsonl", other)}]
+    settings = data(validation_rows={"a": 5}, window=30)
+    mixture = prepare_stream(read_stream(settings, entries), TOKENIZER, settings, seed=0)
+    (held,) = mixture.held_out
+    asked = {row["prompt"].removesuffix("?") for row in held}
+    assert len(asked) == len(held) == 5
+    for epoch in range(2):
+        mixture.train.set_epoch(epoch)
+        assert prompts_of(mixture) == {str(i) for i in range(40)} - asked
+    assert set(next(iter(mixture.train))) == {"input_ids", "attention_mask", "labels", "source"}
+
+
+def test_a_stream_that_goes_on_leaves_out_the_rows_of_its_beginning(entries: list[dict[str, Any]]) -> None:
+    settings = data(validation_rows=5, window=50)
+    begun = prepare_stream(read_stream(settings, entries[:1]), TOKENIZER, settings, seed=0)
+    asked = {row["prompt"].removesuffix("?") for part in begun.held_out for row in part}
+    rows = [{"prompt": f"{i}?", "completion": "1"} for i in range(399, -1, -1)]  # another window by now
+    write(Path(entries[0]["path"]), rows)
+    goes_on = prepare_stream(read_stream(settings, entries[:1]), TOKENIZER, settings, seed=0, held_out=begun.held_out)
+    assert goes_on.held_out == begun.held_out
+    assert goes_on.validation is not None
+    assert begun.validation is not None
+    assert list(goes_on.validation) == list(begun.validation)
+    assert prompts_of(goes_on) == {str(i) for i in range(400)} - asked
+    none = prepare_stream(read_stream(settings, entries[:1]), TOKENIZER, settings, seed=0, held_out=[])
+    assert none.validation is None
+    assert len(prompts_of(none)) == 400
+
+
+def test_rows_drawn_as_older_versions_did_are_those_of_their_tokens(entries: list[dict[str, Any]]) -> None:
+    settings = data(validation_rows=5, window=50)
+    stream = read_stream(settings, entries[:1])
+    by_row, by_prompt = (
+        prepare_stream(stream, TOKENIZER, settings, seed=0, by_prompt=by_prompt) for by_prompt in (False, True)
+    )
+    assert by_row.held_out == by_prompt.held_out
+    assert list(by_row.train) == list(by_prompt.train)
+
+
+def test_prompts_that_a_validation_file_shares_with_the_window_are_said(
+    tmp_path: Path, entries: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"source": "a", "prompt": ask, "completion": "2"} for ask in ("3?", "300?", "x?")]
+    settings = data(validation=write(tmp_path / "held.jsonl", rows), window=50)
+    stream = read_stream(settings, entries[:1])
+    mixture = prepare_stream(stream, TOKENIZER, settings, seed=0, held_out=read_validation(settings))
+    assert "shares 1 prompts with the training data's first 50 rows, rows by source: a 1 of 3" in caplog.text
+    assert mixture.validation is not None
+    assert len(mixture.validation) == 3
+    assert len(prompts_of(mixture)) == 400
 
 
 def test_what_a_stream_can_not_do(tmp_path: Path, entries: list[dict[str, Any]]) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 
-from colm.answers.match import Kind, kind_of, parse_letter, parse_truth
-from colm.answers.numbers import clean_mathematics, find_numbers, parse_number
+from colm.answers.clean import clean_mathematics, closing_brace, without_brackets, without_remarks
+from colm.answers.match import REJECTED, TRUTHS, Kind, kind_of, parse_letter, parse_truth
+from colm.answers.numbers import parse_number
+from colm.answers.reasoning import without_reasoning
+from colm.answers.standing import free_numbers
 
 LONGEST_LINE = 200
 """Characters of a last line that can be an answer; a longer one is a text without a final answer."""
@@ -14,13 +18,24 @@ MARKS = 8
 """Marks of a final answer that are looked at, from the last one; a model may write the same mark for ever."""
 
 _MARKER = re.compile(
-    r"\banswer\b(?:\s[^\n.:=?!]{0,40}?)?(?:\*\*)?\s*(?:\bis\b\s*:?|\bwould be\b|:|=)(?:\*\*)?|####|\\boxed\s?(?=\{)",
+    r"\banswer\b(?:\s[^\n.:=?!]{0,40}?)?(?:\*\*)?\s*(?:\bis\b\s*:?|\bwould be\b|:|=)(?:\*\*)?|####|<answer>"
+    r"|\\boxed\s?(?=\{)",
     re.IGNORECASE,
 )
-_CLAUSE = re.compile(r"(?:,|\s\(|;)?\s+(?:because|since|given that)\b", re.IGNORECASE)
-_STOP = re.compile(r"(?<=[^\s.])(?<!\b[A-Za-z])(?<!\b(?:Mr|Ms|Dr|St|Jr|Sr|vs|No))(?<!\bMrs)[.!?]\s")
-_OPTION = re.compile(r"\(([A-J])\)|\b(?:option|choice)\s+([A-J])\b")
-_TRUTH_WORD = re.compile(r"\b(?:yes|no|true|false)\b", re.IGNORECASE)
+_CLAUSE = re.compile(r"(?:,|\s\(|;)?\s{1,3}(?:because|since|given that)\b", re.IGNORECASE)
+_STOP = re.compile(
+    r"(?<=[^\s.])(?<!\b[A-Za-z])(?<!\b(?:Mr|Ms|Dr|St|Jr|Sr|vs|No|Rs))(?<!\bMrs)(?<!approx)(?:[.?]\s|!\s(?=[A-Z]))"
+)
+_OPTION = re.compile(r"\(([A-J])\)|\b(?:[Oo]ption|[Cc]hoice)(?:\sis)?:?\s{1,3}([A-J])\b")
+_TRUTH_WORD = re.compile(
+    r"\b(?:(not|n't|never)\s)?(?:(?:a|the)\s)?"
+    r"(yes|true|false|no(?!\s(?!(?:it|they|he|she|there|this|that|these|because|since|as|we|you|the|is|i)\b)[A-Za-z]))\b",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(
+    r"(?:\bnot|n['\u2019]t|\bnever|\bneither|\bnor|\bthan)\s(?:(?:be|the|option|choice|answer)\s){0,3}$", re.IGNORECASE
+)
+_BOLD = re.compile(r"(?<![\w*])\*\*(?=[^\s*])([^*\n]{1,200})(?<=\S)\*\*(?!\*)")
 _WORD = re.compile(r"[A-Za-z']+")
 
 
@@ -44,6 +59,7 @@ def extract_answer(text: str, *, kind: Kind | None = None) -> str | None:
     >>> extract_answer("  ") is None
     True
     """
+    text = without_reasoning(text)
     marked = extract_marked(text)
     if marked is not None:
         return _as_kind(marked, kind) or marked
@@ -56,7 +72,10 @@ def extract_answer(text: str, *, kind: Kind | None = None) -> str | None:
             return None
         if kind == "text" or kind_of(line) != "text" or len(_WORD.findall(line)) < 3:
             return line
-        return next(reversed(list(find_numbers(line))), line)
+        return next(free_numbers(line), line)
+    bold = _BOLD.findall(lines[-1])
+    if len(bold) == 1 and (found := _as_kind(bold[0], kind)):
+        return found
     return _as_kind(lines[-1], kind, many=True) or _as_kind(text, kind, many=True)
 
 
@@ -68,6 +87,8 @@ def extract_marked(text: str) -> str | None:
             found = _within_braces(rest)
         else:
             line = next((line for line in rest.splitlines() if line.strip(" *\t$")), "")
+            if match.group().lower() == "<answer>":
+                line = re.split(r"</answer>", rest, maxsplit=1, flags=re.IGNORECASE)[0].strip().replace("\n", " ")
             if "\\boxed" in line:  # it was cut off before it ended, or would have been found
                 continue
             found = _cut(line)
@@ -81,21 +102,38 @@ def extract_marked(text: str) -> str | None:
 
 def _as_kind(text: str, kind: Kind | None, *, many: bool = False) -> str | None:
     """Return the part of the text that is of this kind; of several, the last one if `many` else none."""
+    if kind not in ("number", "letter", "truth"):
+        return None
+    clean = clean_mathematics(text)
+    plain = without_brackets(clean) if many else without_remarks(clean)
     if kind == "number":
         if parse_number(text) is not None:
-            return clean_mathematics(text)
-        numbers = list(find_numbers(text))
-        return numbers[-1] if numbers and (many or len(numbers) == 1) else None
-    if kind == "letter":
-        letter = parse_letter(text)
-        found = [first or second for first, second in _OPTION.findall(text)]
-        return letter or (found[-1] if found and (many or len(found) == 1) else None)
-    if kind == "truth":
-        words = _TRUTH_WORD.findall(text)
-        if parse_truth(text) is not None:
-            return str(words[0])
-        return words[-1] if words and (many or len(words) == 1) else None
-    return None
+            return clean
+        found = list(islice(free_numbers(plain), 2)) or list(islice(free_numbers(clean), 2))
+    elif kind == "letter":
+        if parse_letter(text):
+            return parse_letter(text)
+        found = _options(plain) or _options(clean)
+    else:
+        truth = parse_truth(text)
+        if truth is not None:
+            return "yes" if truth else "no"
+        found = [_truth(*pair) for pair in reversed(_TRUTH_WORD.findall(clean))]
+    return found[0] if found and (many or len(found) == 1) else None
+
+
+def _options(text: str) -> list[str]:
+    """Return the letters of the options that the text names and does not deny, the last one first."""
+    return [
+        match[1] or match[2]
+        for match in reversed(list(_OPTION.finditer(text)))
+        if not _DENIED.search(text[max(0, match.start() - 40) : match.start()])
+        and not REJECTED.match(text[match.end() : match.end() + 40])
+    ]
+
+
+def _truth(denied: str, word: str) -> str:
+    return ("no" if TRUTHS[word.lower()] else "yes") if denied else word
 
 
 def _cut(line: str) -> str:
@@ -108,9 +146,6 @@ def _cut(line: str) -> str:
 
 
 def _within_braces(text: str) -> str:
-    depth = 0
-    for place, character in enumerate(text):
-        depth += {"{": 1, "}": -1}.get(character, 0)
-        if depth == 0:
-            return text[1:place]
-    return ""  # cut off before it ended
+    text = text.lstrip()
+    end = closing_brace(text, 0)
+    return "" if end is None else text[1:end]  # cut off before it ended

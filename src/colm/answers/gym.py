@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from colm.answers.extract import extract_marked
+from colm.answers.reasoning import without_reasoning
 from colm.errors import DataError
 
 COLUMN = "reasoning_gym"
@@ -56,6 +57,7 @@ def task_accepts(task: Mapping[str, Any], completion: str) -> bool:
     Raises:
         DataError: reasoning-gym is not installed, or has no such data set.
     """
+    completion = without_reasoning(completion)
     answer = extract_marked(completion) or completion.strip()
     try:
         return float(_scorer(str(task["dataset"]))(answer, task)) >= 1.0

@@ -5,16 +5,26 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from colm.answers.numbers import clean_mathematics, numbers_match, parse_number
+from colm.answers.clean import clean_mathematics, without_remarks
+from colm.answers.formulas import normalise_formula
+from colm.answers.numbers import Number, numbers_match, parse_number, parse_power
 
 Kind = Literal["number", "letter", "truth", "text"]
 
 TRUTHS = {"yes": True, "true": True, "no": False, "false": False}
 
 _LETTER = re.compile(
-    r"(?:(?:option|choice|answer)\s+)?(?:\(\s?([A-J])\s?\)|([A-J])(?:\)|[.:](?=\s|$)|$))", re.IGNORECASE
+    r"(?:(?:the\s)?(?:option|choice|answer)\s{1,3})?"
+    r"(?:[(\[{]\s?([A-J])\s?[)\]}]|([A-J])(?:\)|\](?!\w)|(?=[.:,;](?:\s|$))|(?=\s[-\u2014(]|\s(?:is|because|since|as)\b)|$))",
+    re.IGNORECASE,
 )
-_TRUTH = re.compile(r"(yes|no|true|false)(?:\s*[,.;:!]|\s*$|\s+(?:because|since|as)\b)", re.IGNORECASE)
+_ANOTHER = re.compile(r"\s?(?:[,;&/+|]\s?|\band\s|\bor\s|\bnor\s){1,2}[(\[]?[A-HJ][)\]]?(?![A-Za-z0-9'])", re.ASCII)
+REJECTED = re.compile(r"\s(?:is|was|can|must)(?:\s?not|n['\u2019]t|\s(?:wrong|incorrect|false|excluded|out))\b")
+"""What follows an option that is not the answer."""
+_TRUTH = re.compile(
+    r"(yes|no|true|false)(?:\s{0,3}[,.;:!]|\s{0,3}$|\s{1,3}(?:because|since|as)\b|\s{1,3}[-\u2014(])", re.IGNORECASE
+)
+_SIDE = re.compile(r"^[A-Za-z](?:\([A-Za-z]\))?\s?=")
 
 
 def answers_match(predicted: str, expected: str) -> bool:
@@ -22,19 +32,22 @@ def answers_match(predicted: str, expected: str) -> bool:
 
     Numbers are compared as numbers (`numbers.numbers_match`), options by their letter (``B``, ``(b)``, ``B) 12 km``),
     yes and no as truths (yes is true), all else as text without regard to case, spaces, quotes, a leading article and
-    marks of LaTeX and Markdown. An empty answer matches nothing.
+    marks of LaTeX and Markdown. A remark that only one of them has (``Paris (in France)``) is left out. An empty answer
+    matches nothing.
 
     >>> answers_match("$1,234.50", "1234.5"), answers_match("(b) the second", "B"), answers_match("True.", "yes")
     (True, True, True)
     >>> answers_match("0.67", "2/3"), answers_match("12", "13"), answers_match("", "")
     (True, False, False)
+    >>> answers_match("10^5", "10"), answers_match("5 million", "5"), answers_match(r"\\frac{x}{2}", "x/2")
+    (False, False, True)
     """
-    first, second = normalise_text(predicted), normalise_text(expected)
+    first, second = _readings(predicted), _readings(expected)
     if not first or not second:
         return False
-    if first == second:
+    if first[0] in second or second[0] in first:
         return True
-    numbers = parse_number(predicted), parse_number(expected)
+    numbers = _value(predicted), _value(expected)
     if numbers[0] is not None and numbers[1] is not None:
         return numbers_match(numbers[0], numbers[1])
     letters = parse_letter(predicted), parse_letter(expected)
@@ -62,9 +75,13 @@ def parse_letter(text: str) -> str | None:
 
     >>> parse_letter("(b)"), parse_letter("C. Paris"), parse_letter("option D"), parse_letter("A dog")
     ('B', 'C', 'D', None)
+    >>> parse_letter("B (12 km)"), parse_letter("B or C")
+    ('B', None)
     """
-    match = _LETTER.match(clean_mathematics(text))
-    if match is None:
+    text = clean_mathematics(text)
+    match = _LETTER.match(text)
+    rest = text[match.end() :] if match else ""
+    if match is None or _ANOTHER.match(rest) or REJECTED.match(rest):
         return None
     return next(letter for letter in match.groups() if letter).upper()
 
@@ -85,6 +102,21 @@ def normalise_text(text: str) -> str:
     >>> normalise_text(' "The  Eiffel tower." ')
     'eiffel tower'
     """
-    cleaned = " ".join(clean_mathematics(text).casefold().split())
+    return _normalise(clean_mathematics(text))
+
+
+def _normalise(clean: str) -> str:
+    cleaned = " ".join(normalise_formula(clean).casefold().split())
     without = re.sub(r"^(?:the|an|a)\s+", "", cleaned)
     return without or cleaned
+
+
+def _readings(text: str) -> list[str]:
+    """Return a text as it is compared: as it is, then without its remarks, then without ``y =`` before it."""
+    clean = clean_mathematics(text)
+    forms = [clean, without_remarks(clean), _SIDE.sub("", clean)]
+    return [found for found in dict.fromkeys(map(_normalise, forms)) if found]
+
+
+def _value(text: str) -> Number | None:
+    return parse_number(text) or parse_power(text)

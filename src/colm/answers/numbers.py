@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from fractions import Fraction
+from math import factorial
 from typing import NamedTuple
+
+from colm.answers.clean import clean_mathematics, without_remarks
+from colm.answers.words import LETTER_SCALES, SCALES, is_unit
 
 LONGEST = 300
 """Characters of a number, and its largest power of ten; what is longer is text."""
@@ -13,23 +17,27 @@ LONGEST = 300
 NOISE = Fraction(1, 10**6)
 """Two decimals, or a decimal and a whole number, agree where they differ by this relative to the larger."""
 
-_PLAIN = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+_GROUPED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[1-9][0-9]{0,2}(?: [0-9]{3})+|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3})(?![0-9])"
+_PLAIN = rf"(?:{_GROUPED}|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 _EXPONENT = r"(?:\{[+-]?[0-9]{1,4}\}|[+-]?[0-9]{1,4})"
 _POWER = rf"(?:[eE][+-]?[0-9]{{1,4}}|\s?(?:\\times|\\cdot|[x\u00d7*\u00b7])\s?10\s?(?:\^|\*\*)\s?{_EXPONENT})"
+_SCALE = rf"(?:[ -]?(?i:{'|'.join(SCALES)})(?i:s?)\b){{1,3}}"
+_CURRENCY = r"(?:(?:US|AU|CA|HK|NZ)?[$€£¥₹₩₽]\s?|(?:Rs\.?|USD|EUR|GBP|INR|CAD|AUD|CHF|JPY|CNY|RMB)\s?)?"
 _NUMBER = re.compile(
     # Not within a word, another number, an index or a power; a minus that stands apart is a dash.
-    rf"(?<![0-9A-Za-z_^])(?P<sign>[+-]?)(?P<currency>[$€£¥₹]?)(?P<inner>[+-]?)"
-    rf"(?:(?P<whole>[0-9]+)?\\frac\{{(?P<top>{_PLAIN})\}}\{{(?P<bottom>{_PLAIN})\}}"
-    rf"|(?:(?P<mixed>[0-9]+)\s+(?=[0-9]+\s?/\s?[0-9]))?(?P<plain>{_PLAIN})"
+    rf"(?<![0-9A-Za-z_^])(?P<sign>[+-]?)(?P<currency>{_CURRENCY})(?P<inner>[+-]?)"
+    rf"(?:(?:(?P<whole>[0-9]+)\s?)?\\frac\{{(?P<top>{_PLAIN})\}}\{{(?P<bottom>{_PLAIN})\}}"
+    rf"|10\s?\^\s?(?P<ten>{_EXPONENT})"
+    rf"|(?:(?P<mixed>[0-9]+)\s{{1,3}}(?=[0-9]+\s?/\s?[0-9]))?(?P<plain>{_PLAIN})"
     rf"(?:\s?/\s?(?P<over>{_PLAIN})|(?P<power>{_POWER}))?)"
+    rf"(?:(?P<scale>{_SCALE})|(?P<letter>(?<=[0-9])(?:k|K|M|mn|B|bn))(?![A-Za-z0-9/^]))?"
     r"(?P<percent>\s?(?:%|percent\b|per cent\b))?"
 )
-_UNIT = re.compile(
-    r"\s*(?:[$€£¥₹°]|[A-Za-z°µ²³][A-Za-z²³]*(?:\^[23])?(?:\s?[/·]\s?[A-Za-z²³]+(?:\^[23])?)?)(?:\s+[A-Za-z'-]{2,}){0,4}"
+_APPROXIMATELY = re.compile(
+    r"^(?:≈|~|(?:about|approximately|approx\.?|around|roughly|exactly|precisely|ca\.)(?![A-Za-z]))\s*", re.IGNORECASE
 )
-_LONE_UNITS = frozenset("mgslhLCFKVWJN$€£¥₹°")
-_NO_UNITS = frozenset({"pi", "e", "i", "and", "or", "to", "plus", "minus", "times", "sqrt", "x", "squared", "cubed"})
-_APPROXIMATELY = re.compile(r"^(?:≈|~|about|approximately|around|roughly|exactly)\s*", re.IGNORECASE)
+_LIST = re.compile(r",\s|;|\bor\b|\band\b")
+_POWER_OR_FACTORIAL = re.compile(r"(-?)([0-9]{1,4})(?:\s?\^\s?(?:\{([0-9]{1,3})\}|([0-9]{1,3}))|(!))")
 
 
 class Number(NamedTuple):
@@ -44,24 +52,32 @@ class Number(NamedTuple):
 def parse_number(text: str) -> Number | None:
     """Return the number that the whole text is, or None.
 
-    Read are integers, decimals, thousands separators (``1,234``), fractions (``3/4``, ``1 1/2``, ``\\frac{3}{4}``),
-    percent, scientific notation (``1.5e3``, ``1.5 x 10^3``) and signs. A currency, a word such as ``about``, what
-    stands before an equals sign and up to five words of unit after the number are left out: ``x = $12.50 an hour``
-    is 12.5. Units are not converted. Number words (``five``), roots, constants and sums are text.
+    Read are integers, decimals, thousands separators (``1,234``, ``1 234``), fractions (``3/4``, ``1 1/2``,
+    ``\\frac{3}{4}``), percent, scientific notation (``1.5e3``, ``1.5 x 10^3``, ``10^3``), words and letters for powers
+    of ten (``5 million``, ``20k``) and signs. A currency, a word such as ``about``, what stands before an equals sign,
+    up to five words of unit after the number and a remark (``42 (40 + 2)``, ``42, not 43``) are left out:
+    ``x = $12.50 an hour`` is 12.5. Units are not converted. Number words (``five``), roots, constants and sums are
+    text.
 
     >>> parse_number("1,234.50 km").value
     Fraction(2469, 2)
-    >>> parse_number("1 1/2").value, parse_number("50%").percent
-    (Fraction(3, 2), True)
-    >>> parse_number("3 and 4"), parse_number("2x"), parse_number("1/0")
-    (None, None, None)
+    >>> parse_number("1 1/2").value, parse_number("50%").percent, parse_number("5 million").value
+    (Fraction(3, 2), True, Fraction(5000000, 1))
+    >>> parse_number("3 and 4"), parse_number("2x"), parse_number("1/0"), parse_number("5!")
+    (None, None, None, None)
     """
-    text = clean_mathematics(text).rpartition("=")[2]
-    text = _APPROXIMATELY.sub("", text.strip())
-    match = _NUMBER.match(text)
-    if match is None or not _is_unit(text[match.end() :]):
-        return None
-    return _read(match)
+    text = clean_mathematics(text)
+    for part in dict.fromkeys((text, without_remarks(text))):
+        head, equals, part = part.rpartition("=")
+        if equals and "=" in head and _LIST.search(head.rpartition("=")[2]):  # x = 3, y = 4
+            return None
+        part = _APPROXIMATELY.sub("", part.strip())
+        negative = re.match(r"(?:minus|negative)\s(?=[0-9.$])", part, re.IGNORECASE)
+        part = "-" + part[negative.end() :] if negative else part
+        match = _NUMBER.match(part)
+        if match is not None and is_unit(part[match.end() :]):
+            return _read(match)
+    return None
 
 
 def find_numbers(text: str) -> Iterator[str]:
@@ -70,9 +86,19 @@ def find_numbers(text: str) -> Iterator[str]:
     >>> list(find_numbers("He paid $1,200 for 3/4 of it, 50% off."))
     ['$1,200', '3/4', '50%']
     """
-    for match in _NUMBER.finditer(clean_mathematics(text)):
-        if _read(match) is not None:
+    for match in iterate_numbers(clean_mathematics(text)):
+        if is_number(match):
             yield match.group().strip()
+
+
+def iterate_numbers(text: str) -> Iterator[re.Match[str]]:
+    """Yield where what looks like a number (`is_number`) stands in a clean text; the group ``sign`` is its own."""
+    return _NUMBER.finditer(text)
+
+
+def is_number(match: re.Match[str]) -> bool:
+    """Return whether what looks like a number has a value: is not divided by 0, and not too long."""
+    return _read(match) is not None
 
 
 def numbers_match(first: Number, second: Number) -> bool:
@@ -87,29 +113,18 @@ def numbers_match(first: Number, second: Number) -> bool:
     return any(_close(a, b) for a in _readings(first) for b in _readings(second))
 
 
-def clean_mathematics(text: str) -> str:
-    """Return the text without the marks of LaTeX and Markdown that do not change what it says."""
-    text = text.replace("\u2212", "-").replace("\u2013", "-").replace("\u00a0", " ").replace("\u202f", " ")
-    text = re.sub(r"\\(?:text|mathrm|mathbf|textbf|operatorname)\s?\{([^{}]*)\}", r" \1", text)
-    text = re.sub(r"\\[dt]frac\b", r"\\frac", text)
-    text = re.sub(r"\\frac\s?([0-9])\s?([0-9])(?![0-9])", r"\\frac{\1}{\2}", text)
-    text = text.replace("{,}", ",").replace("\\,", "").replace("\\!", "").replace("\\;", " ").replace("\\ ", " ")
-    text = re.sub(r"\\([%$#&])", r"\1", text)
-    text = re.sub(r"\\[()\[\]]", "", text).replace("**", "").replace("`", "")
-    text = re.sub(r"\^\{?\\circ\}?", "°", text)
-    text = re.sub(r"\$([^$]*)\$", r"\1", text)  # $5$; a single dollar is money
-    return text.lstrip("\"'\t\n ").rstrip(".:;,!\"'\t\n ").strip()
+def parse_power(text: str) -> Number | None:
+    """Return the number that a power or a factorial of an integer is, or None.
 
-
-def _is_unit(rest: str) -> bool:
-    if not rest.strip():
-        return True
-    if not _UNIT.fullmatch(rest):
-        return False
-    words = rest.split()
-    if words[0].lower() in _NO_UNITS or any(word.lower() in _NO_UNITS for word in words[1:]):
-        return False
-    return len(words[0]) > 1 or words[0] in _LONE_UNITS or (words[0] == "a" and len(words) > 1)  # $5 a day
+    >>> parse_power("2^{10}").value, parse_power("5!").value, parse_power("9^{9^9}")
+    (Fraction(1024, 1), Fraction(120, 1), None)
+    """
+    match = _POWER_OR_FACTORIAL.fullmatch(clean_mathematics(text).rpartition("=")[2].strip())
+    if match is None or (match[5] and (match[1] or int(match[2]) > 100)):
+        return None
+    base, exponent = int(match[2]), int(match[3] or match[4] or 0)
+    value = factorial(base) if match[5] else base**exponent
+    return Number(Fraction(-value if match[1] else value), False, None, 0)
 
 
 def _read(match: re.Match[str]) -> Number | None:
@@ -119,14 +134,20 @@ def _read(match: re.Match[str]) -> Number | None:
     percent = part["percent"] is not None
     if part["sign"] and part["inner"]:
         return None
-    sign = -1 if "-" in (part["sign"], part["inner"]) else 1
+    sign = Fraction(-1 if "-" in (part["sign"], part["inner"]) else 1)
+    for word in re.findall(r"[a-z]+?(?=s?\b)", (part["scale"] or "").lower()):
+        sign *= SCALES.get(word, 1)
+    sign *= LETTER_SCALES[part["letter"]] if part["letter"] else 1
+    if part["ten"]:
+        exponent = int(part["ten"].strip("{}"))
+        return None if abs(exponent) > LONGEST else Number(sign * Fraction(10) ** exponent, percent, None, 0)
     if part["top"] or part["over"]:
         top, bottom = _decimal(part["top"] or part["plain"]), _decimal(part["bottom"] or part["over"])
         if bottom == 0:
             return None
         whole = int(part["whole"] or part["mixed"] or 0)
         return Number(sign * (whole + top / bottom), percent, None, 0)
-    value, text = _decimal(part["plain"]), part["plain"].replace(",", "")
+    value, text = _decimal(part["plain"]), re.sub(r"[,\s]", "", part["plain"])
     exponent = 0
     if part["power"]:
         exponent = int(re.sub(r"[{}]", "", re.split(r"[eE]|\^|\*\*", part["power"])[-1]))
@@ -136,11 +157,13 @@ def _read(match: re.Match[str]) -> Number | None:
     if "." not in text and not part["power"]:
         return Number(sign * value, percent, None, 0)
     places = len(text.partition(".")[2]) - exponent
+    if part["scale"] or part["letter"]:
+        places = 0
     return Number(sign * value, percent, places, len(text.replace(".", "").lstrip("0")))
 
 
 def _decimal(text: str) -> Fraction:
-    return Fraction(text.replace(",", ""))
+    return Fraction(re.sub(r"[,\s]", "", text))
 
 
 def _readings(number: Number) -> list[Number]:

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Sequence
 
 from colm import __version__
-from colm.errors import ColmError, StoppedEarly
+from colm.errors import ColmError, Interrupted, StoppedEarly
 
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 _STOPPED = 143  # as shells count SIGTERM
+_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     train = _add(commands, "train", "fine-tune a model")
     again = train.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint")
-    again.add_argument("--overwrite", action="store_true", help="delete the run that the output folder holds")
+    again.add_argument("--resume", action="store_true", help="from the last complete checkpoint, if there is one")
+    again.add_argument("--overwrite", action="store_true", help="replace the run that the output folder holds")
     train.add_argument(
         "--profile", action="store_true", help="profile steps 3 to 5: where their time goes, and a trace"
     )
@@ -57,7 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     compare.add_argument("--eval-options", default="", help="of colm eval: --eval-options='--limit 200'")
     replay = _add(commands, "replay", "train on a run's recorded choices again", what="RUN/selection.jsonl")
-    for flag, what in (("--resume", "go on from the last checkpoint"), ("--overwrite", "replace an earlier replay")):
+    for flag, what in (
+        ("--resume", "from the last checkpoint, if there is one"),
+        ("--overwrite", "replace an earlier replay"),
+    ):
         replay.add_argument(flag, action="store_true", help=what)
     report = commands.add_parser("report", help="write a page about runs", description="Write a page about runs.")
     report.add_argument("runs", nargs="+", metavar="RUN", help="output folder of a run, or of a comparison")
@@ -156,11 +160,18 @@ def _run(options: argparse.Namespace) -> int:
                 sources_command(options.config, options.overrides, options.out)
     except ColmError as error:
         print(f"colm: {error}", file=sys.stderr)
-        return _STOPPED if isinstance(error, StoppedEarly) else 2
-    except KeyboardInterrupt:
-        how = "--resume" if options.command in ("train", "replay") else "the same command"
-        print(f"colm: interrupted; go on with {how}", file=sys.stderr)
-        return 130
+        return {StoppedEarly: _STOPPED, Interrupted: _INTERRUPTED}.get(type(error), 2)
+    except KeyboardInterrupt:  # a training that has begun says that it resumes with --resume
+        print("colm: interrupted; start again with the same command", file=sys.stderr)
+        return _INTERRUPTED
+    except Exception as error:
+        from colm.cli.disk import why_not_written
+
+        why = why_not_written(error)
+        if why is None:
+            raise
+        print(f"colm: a file cannot be written or read ({why}). Make room, or choose another place.", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -66,7 +66,9 @@ def run_child(command: Sequence[str], what: str) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     if signal.SIGTERM in told:
-        raise StoppedEarly(f"told to stop (SIGTERM), and so was {what}, which has ended; go on with the same command")
+        raise StoppedEarly(
+            f"told to stop (SIGTERM), and so was {what}, which has ended; start again with the same command"
+        )
     if told:
         raise KeyboardInterrupt
     return status

@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from colm.cli.console import make_console
+from colm.cli.folder import RunFolder
 from colm.cli.prepare import read_rows_of
 from colm.cli.settings import load_settings, resolve_settings
 from colm.cluster.centroids import Tried, find_elbow
@@ -40,6 +41,7 @@ def cluster_command(data: str, config: str | None, overrides: Sequence[str], out
         DataError: see `cluster.labelling`.
     """
     labels = out or "labels.parquet"
+    RunFolder(Path(labels).parent).prepare()
     fixed = [f"data.train={data}", f"sources.labels={labels}", "mixture=[]", "sources.map={}", "sources.split={}"]
     fixed += ["sources.merge_below=0", "data.validation=null", "data.validation_rows=0", "data.cap=null"]
     fixed += ["data.weights={}"]  # every row gets a label, in the order of the data

@@ -10,6 +10,7 @@ from colm.cluster.config import ClusterConfig
 from colm.cluster.relabel import SourceRules
 from colm.cluster.store import load_labels
 from colm.errors import ConfigError, suggest
+from colm.sources import name_keys, name_setting
 
 LABELS_NAME = "labels.parquet"
 KNOWN = ("cluster", "map", "split", "merge_below", "merged", "labels")
@@ -37,15 +38,14 @@ def read_rules(values: Any, data: Mapping[str, Any], seed: int) -> SourceRules:
     for key in ("map", "split"):
         if not isinstance(given.get(key) or {}, dict):
             raise ConfigError(f"sources.{key} is {given[key]!r}; it must be a mapping by source.")
-    for old, new in (given.get("map") or {}).items():
-        if not isinstance(new, str) or not new.strip():
-            raise ConfigError(f"sources.map.{old} is {new!r}; it must be the name of a source.")
+    renamed = {
+        old: name_setting(f"sources.map.{old}", new)
+        for old, new in name_keys("sources.map", given.get("map") or {}).items()
+    }
     below = given.get("merge_below") or 0
     if not isinstance(below, int) or isinstance(below, bool) or below < 0:
         raise ConfigError(f"sources.merge_below={below!r} must be a whole number of rows of at least 0.")
-    merged = given.get("merged") or "other"
-    if not isinstance(merged, str):
-        raise ConfigError(f"sources.merged is {merged!r}; it must be the name of a source.")
+    merged = "other" if given.get("merged") is None else name_setting("sources.merged", given["merged"])
     labels = given.get("labels")
     if labels is not None and (not isinstance(labels, str) or Path(labels).suffix != ".parquet"):
         raise ConfigError(
@@ -54,10 +54,10 @@ def read_rules(values: Any, data: Mapping[str, Any], seed: int) -> SourceRules:
     cluster = given.get("cluster")
     rules = SourceRules(
         cluster=None if cluster is None or cluster is False else _clustering("sources.cluster", cluster, seed),
-        map={str(old): new for old, new in (given.get("map") or {}).items()},
+        map=renamed,
         split={
-            str(name): _clustering(f"sources.split.{name}", inner, seed)
-            for name, inner in (given.get("split") or {}).items()
+            name: _clustering(f"sources.split.{name}", inner, seed)
+            for name, inner in name_keys("sources.split", given.get("split") or {}).items()
         },
         merge_below=below,
         merged=merged,

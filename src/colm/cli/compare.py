@@ -17,13 +17,16 @@ from colm.cli.child import run_child
 from colm.cli.clustering import LABELS_NAME
 from colm.cli.console import make_console
 from colm.cli.finished import check_run_data, is_answered, read_asked, require_same
+from colm.cli.folder import RunFolder
+from colm.cli.recognize import is_recognized, is_settings_file
 from colm.cli.report import write_comparison_page
 from colm.cli.resume import read_fingerprint
 from colm.cli.settings import load_settings, resolve_settings
 from colm.errors import ConfigError
-from colm.integrations.checkpoints import last_complete_checkpoint
 from colm.methods import METHODS, method_settings
-from colm.record import ANSWERS_NAME, COMPARE_NAME, CONFIG_NAME, SUMMARY_NAME
+from colm.record import ANSWERS_NAME, COMPARE_NAME, CONFIG_NAME, SUMMARY_NAME, replace_file
+from colm.report.compare_page import PAGE_NAME
+from colm.report.page import check_page
 
 DEFAULT_METHODS = ("random", "control", "random-n", "colm")
 EVALUATIONS = 10
@@ -55,8 +58,9 @@ def compare_command(
     if eval_data:
         asked = read_asked(eval_data, eval_options, next(iter(runs.values())))
     todo = [folder for folder in runs if not (folder / SUMMARY_NAME).exists()]
-    print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished.", flush=True)
     out = Path(load_settings(config, overrides).output_dir)
+    check_places(out, todo)
+    print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished.", flush=True)
     for number, folder in enumerate(todo, start=1):
         print(f"[{number}/{len(todo)}] {folder.relative_to(out)}", flush=True)
         run_one(folder, runs[folder], launcher)
@@ -117,18 +121,37 @@ def run_one(folder: Path, settings: Mapping[str, Any], launcher: str) -> None:
         StoppedEarly: see `run_child`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder.with_suffix(".yaml")
-    path.write_text(yaml.safe_dump(dict(settings), sort_keys=False), encoding="utf-8")
-    started = (folder / CONFIG_NAME).exists()
-    goes_on = started and last_complete_checkpoint(folder) is not None
-    again = ["--resume"] if goes_on else ["--overwrite"]
+    path = _settings_path(folder)
+    replace_file(path, yaml.safe_dump(dict(settings), sort_keys=False))
     start = shlex.split(launcher) if launcher else [sys.executable]
-    status = run_child([*start, "-m", "colm", "train", str(path), *again], f"the training in {folder}")
+    status = run_child([*start, "-m", "colm", "train", str(path), "--resume"], f"the training in {folder}")
     if status:
         raise ConfigError(
             f"The run {folder} failed with exit status {status}; what it said stands above. Start the same "
-            "comparison again to go on with it."
+            "comparison again to resume it."
         )
+
+
+def check_places(out: Path, todo: Sequence[Path]) -> None:
+    """Check that what a comparison writes beside its runs may be written.
+
+    Args:
+        out: the comparison's folder, which is made.
+        todo: folders of the runs that are still to be trained.
+
+    Raises:
+        ConfigError: it cannot, or somebody else's file has such a name.
+    """
+    RunFolder(out).prepare()
+    check_page(out / PAGE_NAME)
+    files = {out / COMPARE_NAME: is_recognized, **{_settings_path(folder): is_settings_file for folder in todo}}
+    for path, is_own in files.items():
+        if os.path.lexists(path) and not is_own(path):
+            raise ConfigError(f"{path} is not a file that colm wrote. Move it away, or choose another output_dir.")
+
+
+def _settings_path(folder: Path) -> Path:
+    return folder.with_suffix(".yaml")
 
 
 def answer_one(folder: Path, data: Sequence[str], options: str) -> None:
@@ -143,7 +166,7 @@ def answer_one(folder: Path, data: Sequence[str], options: str) -> None:
     if status:
         raise ConfigError(
             f"colm eval of {folder} failed with exit status {status}; what it said stands above. Start the "
-            "same comparison again to go on with it."
+            "same comparison again to resume it."
         )
 
 
@@ -163,9 +186,7 @@ def write_comparison_json(out: Path) -> dict[str, Any]:
     order = {name: place for place, name in enumerate(METHODS)}
     methods = sorted(found, key=lambda name: (order.get(name.partition("+")[0], len(order)), name))
     ordered = {name: {seed: found[name][seed] for seed in sorted(found[name], key=int)} for name in methods}
-    partial = out / f"{COMPARE_NAME}.{os.getpid()}"  # jobs that run side by side each write their own
-    partial.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
-    partial.replace(out / COMPARE_NAME)
+    replace_file(out / COMPARE_NAME, json.dumps(ordered, indent=2) + "\n")
     return ordered
 
 
@@ -181,8 +202,8 @@ def figures(summary: Mapping[str, Any]) -> dict[str, Any]:
     big = [loss for name, loss in losses.items() if name not in summary["small_sources"]]
     rows = sum(source["rows"] for source in trained.values())
     return {
-        "macro": fmean(losses.values()),
-        "micro": sum(loss * trained[name]["rows"] for name, loss in losses.items()) / rows,
+        "macro": fmean(losses.values()) if losses else None,
+        "micro": sum(loss * trained[name]["rows"] for name, loss in losses.items()) / rows if losses else None,
         "small": fmean(small) if small else None,
         "big": fmean(big) if big else None,
         **{key: summary[key] for key in ("steps", "seconds", "selection_seconds", "peak_memory_bytes")},

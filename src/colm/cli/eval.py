@@ -8,25 +8,30 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from datasets import Dataset
 from rich.console import Console
 from rich.progress import Progress
 
 from colm.cli.answer_tables import compare_table, harness_table, run_table
 from colm.cli.console import make_console
-from colm.cli.prepare import read_rows_of
+from colm.cli.folder import RunFolder
+from colm.cli.own_rows import held_out_of
 from colm.cli.target import Target, describe_weights, find_target, load_target
 from colm.data.demo import demo_rows
-from colm.data.load import read_validation
+from colm.data.held_rows import Parts
 from colm.data.questions import Questions, read_question_files, read_questions
 from colm.errors import ConfigError
 from colm.evaluate.judge import Generation, Line, answer_questions, digest_questions, make_prompts, summarise_answers
-from colm.record import ANSWER_LINES_NAME, ANSWERS_NAME, HARNESS_NAME, StepLog, replace_file
+from colm.record import (
+    ANSWER_LINES_NAME,
+    ANSWER_NAMES,
+    ANSWERS_NAME,
+    HARNESS_NAME,
+    PARTIAL_ANSWERS_NAME,
+    StepLog,
+    replace_file,
+)
 from colm.report.runs import name_folders
 from colm.sandbox import find_program, run_program
-
-PARTIAL_NAME = "answers.partial.jsonl"
-"""Settings, and the answers so far, of an evaluation that has not ended."""
 
 DEMO_ROWS = 50
 """Rows of each source of ``--data demo``, unless ``--limit`` says otherwise."""
@@ -58,13 +63,16 @@ def eval_command(names: Sequence[str], overrides: Sequence[str], options: EvalOp
     targets = [find_target(name, overrides) for name in names]
     labels = name_folders([Path(target.name) for target in targets])
     folders = [_folder(target, label, options, len(targets)) for target, label in zip(targets, labels, strict=True)]
+    for folder in folders:
+        own = RunFolder(folder)
+        own.prepare()
+        own.refuse_foreign(ANSWER_NAMES)
     asked = None if options.tasks and not options.data else find_questions(targets[0], options)
     known = next((target.trained for target in targets if target.trained is not None), None)
     console = make_console()
     found: list[tuple[str, dict[str, Any], list[Line]]] = []
     for target, label, folder in zip(targets, labels, folders, strict=True):
         model, tokenizer = load_target(target)
-        folder.mkdir(parents=True, exist_ok=True)
         if asked is not None:
             trained = known if target.trained is None else target.trained
             figures, lines = evaluate_target(target, (model, tokenizer), folder, asked, options, trained, console)
@@ -76,7 +84,7 @@ def eval_command(names: Sequence[str], overrides: Sequence[str], options: EvalOp
             scores = run_harness(
                 model, tokenizer, options.tasks, batch_size=options.batch_size, limit=options.limit, seed=options.seed
             )
-            replace_file(folder / HARNESS_NAME, json.dumps(scores, indent=2) + "\n")
+            RunFolder(folder).write(HARNESS_NAME, json.dumps(scores, indent=2) + "\n")
             console.print(harness_table(scores, label))
         console.print(f"Written to {folder}.")
     if len(found) > 1:
@@ -92,7 +100,7 @@ def find_questions(target: Target, options: EvalOptions) -> Questions:
     """
     data = target.settings.data
     column = options.source_column or data["source_column"]
-    parts: Sequence[Dataset]
+    parts: Parts
     if options.data:
         files = [name for name in options.data if name != "demo"]
         parts = read_question_files(files, data["columns"], column)
@@ -102,13 +110,9 @@ def find_questions(target: Target, options: EvalOptions) -> Questions:
     elif target.folder is None:
         raise ConfigError(f"{target.name} is a model by name and has no data of its own; give some with --data.")
     else:
-        if data["streaming"]:  # what a stream held out is not to be had again without tokenising it
-            parts = read_validation(data)
-        else:
-            parts = read_rows_of(target.settings)[0].validation
+        parts = held_out_of(target.settings, target.folder)
         if not parts:
-            of_stream = " that can be read again, since its data are a stream" if data["streaming"] else ""
-            raise ConfigError(f"The run {target.name} held no validation data out{of_stream}; give some with --data.")
+            raise ConfigError(f"The run {target.name} held no validation data out; give some with --data.")
     return read_questions(
         parts,
         source_column=column,
@@ -151,7 +155,9 @@ def evaluate_target(
         "dtype": target.settings.dtype,
         "rows": questions.digest,
     }
-    partial = StepLog(folder / PARTIAL_NAME)
+    own = RunFolder(folder)
+    own.grow([PARTIAL_ANSWERS_NAME])
+    partial = StepLog(folder / PARTIAL_ANSWERS_NAME)
     answers = _go_on(partial, settings)
     try:
         with Progress(console=console, transient=True) as progress:
@@ -164,14 +170,14 @@ def evaluate_target(
                 progress.update(bar, completed=len(answers))
     except torch.OutOfMemoryError as error:
         raise ConfigError(
-            f"--batch-size {options.batch_size} needs more memory than there is; lower it. What has been answered is "
-            "kept for the same settings."
+            f"--batch-size {options.batch_size} needs more memory than there is; lower it. With another size it "
+            "begins again."
         ) from error
     held = [answers[index] for index in sorted(answers)]
     figures = {"settings": settings, **summarise_answers(held, questions.unanswerable, trained)}
-    replace_file(folder / ANSWER_LINES_NAME, "".join(json.dumps(line) + "\n" for line in held))
-    replace_file(folder / ANSWERS_NAME, json.dumps(figures, indent=2) + "\n")
-    partial.path.unlink()
+    own.write(ANSWER_LINES_NAME, "".join(json.dumps(line) + "\n" for line in held))
+    own.write(ANSWERS_NAME, json.dumps(figures, indent=2) + "\n")
+    own.remove([PARTIAL_ANSWERS_NAME])
     return figures, held
 
 

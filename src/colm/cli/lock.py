@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -63,7 +64,7 @@ def _lock(path: Path) -> int:
     except ImportError as error:  # on Windows
         raise OSError("the system has no flock") from error
     while True:
-        held = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(held, path):
@@ -79,9 +80,14 @@ def _lock(path: Path) -> int:
         except OSError:
             os.close(held)
             raise
+    said = os.read(held, 200).decode(errors="replace")
+    if said and not re.fullmatch(r"process \d+ on .*\n", said):
+        os.close(held)
+        raise ConfigError(f"{path} is not the lock that colm keeps there. Move it away, or choose another output_dir.")
     _held.add(held)
     with suppress(OSError):  # a full disk: the lock is held all the same
         os.truncate(held, 0)
+        os.lseek(held, 0, os.SEEK_SET)
         os.write(held, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     return held
 

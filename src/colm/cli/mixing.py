@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from colm.config_checks import require_count
+from colm.data.load import source_of_entry
 from colm.errors import ConfigError
+from colm.sources import name_keys
 
 MIXING_DEFAULTS: dict[str, Any] = {
     "revision": None,  # of a hub data set
@@ -20,15 +22,23 @@ MIXING_DEFAULTS: dict[str, Any] = {
 }
 
 
-def check_mixing(data: Mapping[str, Any]) -> None:
-    """Check how sources are mixed.
+BY_SOURCE = ("weights", "source_sizes", "cap", "validation_rows")
+"""Settings that may be mappings by source."""
+
+
+def check_mixing(data: dict[str, Any]) -> None:
+    """Check how sources are mixed, and put the sources' names in the place of keys that are numbers or truth values.
 
     Raises:
-        ConfigError: a value of the wrong kind or out of range, or settings that a stream can not follow.
+        ConfigError: a value of the wrong kind or out of range, two keys that are one source, or settings that a stream
+            can not follow.
     """
     for key in ("template", "labels", "weights", "source_sizes"):
         if not isinstance(data[key], dict):
             raise ConfigError(f"data.{key} is {data[key]!r}; it must be a mapping.")
+    for key in BY_SOURCE:
+        if isinstance(data[key], dict):
+            data[key] = name_keys(f"data.{key}", data[key])
     for name, text in data["template"].items():
         if not isinstance(text, str):
             raise ConfigError(f"data.template.{name} is {text!r}; it must be a text with columns in braces.")
@@ -55,3 +65,14 @@ def check_mixing(data: Mapping[str, Any]) -> None:
         raise ConfigError("data.streaming reads files and hub data sets, not the demo; set it to false.")
     if data["source_sizes"] and not data["streaming"]:
         raise ConfigError("data.source_sizes are those of a stream; leave them out, the rows are counted.")
+
+
+def name_entries(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the entries of `mixture`, with the name of each source in the place of a number or truth value.
+
+    Raises:
+        ConfigError: a source is empty, or a list or a mapping.
+    """
+    return [
+        dict(entry) if entry.get("source") is None else {**entry, "source": source_of_entry(entry)} for entry in entries
+    ]

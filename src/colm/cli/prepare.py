@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
@@ -16,13 +18,21 @@ from transformers import set_seed
 
 from colm.answers.gym import COLUMN
 from colm.cli.clustering import LABELS_NAME, saved_clustering
+from colm.cli.left import check_left
 from colm.cli.settings import RunSettings
 from colm.cluster.embed import Tuned
 from colm.cluster.labelling import Labelling
 from colm.cluster.relabel import Relabelled, relabel_parts
-from colm.data.load import Mixture, read_mixture, read_validation, tokenize_rows
+from colm.data.held_rows import Parts, read_held_out
+from colm.data.load import Mixture, count_left, read_mixture, read_validation, tokenize_rows
 from colm.data.stream import prepare_stream, read_stream
+from colm.data.validation import tokenize_held_out
+from colm.integrations.checkpoints import last_complete_checkpoint
 from colm.models import build_tiny_model, load_model, load_tokenizer, train_tiny_tokenizer
+from colm.record import HELD_OUT_NAME
+from colm.sources import RowsLeft
+
+logger = logging.getLogger(__name__)
 
 
 class PreparedData(NamedTuple):
@@ -33,14 +43,17 @@ class PreparedData(NamedTuple):
     validation: dict[str, Dataset]  # by source; empty where there is no validation data
     window: Dataset | None = None  # first rows of a stream
     labelling: Labelling | None = None  # where rows were clustered
+    held_out: Parts = ()  # the text of the validation rows, those too long to be measured included
+    counts: RowsLeft | None = None  # training rows by source, or a stream's first ones, and those that have a label
 
 
-def prepare_data(settings: RunSettings, *, resume: bool = False) -> PreparedData:
+def prepare_data(settings: RunSettings, *, resume: bool = False, kept: Path | None = None) -> PreparedData:
     """Read the mixture and tokenise it.
 
     Args:
         settings: the run.
         resume: a run goes on, so clusters that it has made must still fit; else they are made anew where they do not.
+        kept: folder of the run that goes on or is replayed, whose held-out rows these are; None to draw them.
 
     Raises:
         DataError: the data can not be read, or lacks something.
@@ -48,25 +61,29 @@ def prepare_data(settings: RunSettings, *, resume: bool = False) -> PreparedData
     """
     data = settings.data
     if data["streaming"]:
-        return _prepare_stream(settings)
-    mixture, labelling = read_rows_of(settings, resume=resume)
+        return _prepare_stream(settings, kept)
+    mixture, labelling = read_rows_of(settings, resume=resume, by_prompt=kept is None or not is_older(kept))
     if settings.model == "tiny":
         tokenizer = train_tiny_tokenizer(_texts(mixture.train, settings))
     else:
         tokenizer = load_tokenizer(settings.model)
 
-    def tokenize(parts: list[Dataset]) -> Dataset:
-        return tokenize_rows(
-            parts,
-            tokenizer,
-            format_name=data["format"],
-            max_length=data["max_length"],
-            source_column=data["source_column"],
-        )
+    train = tokenize_rows(
+        mixture.train,
+        tokenizer,
+        format_name=data["format"],
+        max_length=data["max_length"],
+        source_column=data["source_column"],
+    )
+    counts = count_left(mixture.train, train, data["source_column"], data["max_length"])
+    check_left(settings, counts)
+    validation = _by_source(tokenize_held_out(mixture.validation, tokenizer, data), data["source_column"])
+    return PreparedData(tokenizer, train, validation, labelling=labelling, held_out=mixture.validation, counts=counts)
 
-    train = tokenize(mixture.train)
-    validation = tokenize(mixture.validation) if mixture.validation else None
-    return PreparedData(tokenizer, train, _by_source(validation, data["source_column"]), labelling=labelling)
+
+def is_older(folder: Path) -> bool:
+    """Return whether a run does not keep its held-out rows. Then they were drawn whatever their prompts."""
+    return not (folder / HELD_OUT_NAME).exists()
 
 
 def longest_row(data: PreparedData, settings: RunSettings) -> int:
@@ -81,7 +98,9 @@ def longest_row(data: PreparedData, settings: RunSettings) -> int:
     return longest
 
 
-def read_rows_of(settings: RunSettings, *, resume: bool = True) -> tuple[Mixture, Labelling | None]:
+def read_rows_of(
+    settings: RunSettings, *, resume: bool = True, by_prompt: bool = True
+) -> tuple[Mixture, Labelling | None]:
     """Read the rows of a run that is no stream, each with the source that the run gives it.
 
     Raises as `prepare_data`.
@@ -89,7 +108,7 @@ def read_rows_of(settings: RunSettings, *, resume: bool = True) -> tuple[Mixture
     data, rules = settings.data, settings.sources
     seed = settings.seed if data["seed"] is None else data["seed"]
     if not rules.any:
-        return read_mixture(data, settings.mixture, seed), None
+        return read_mixture(data, settings.mixture, seed, by_prompt=by_prompt), None
     path = rules.labels or settings.output_dir / LABELS_NAME
     if rules.labels is not None and rules.cluster is None and (path.exists() or not rules.split):
         rules = replace(rules, cluster=saved_clustering(path))
@@ -112,7 +131,8 @@ def read_rows_of(settings: RunSettings, *, resume: bool = True) -> tuple[Mixture
             )
         return done[0].train, done[0].validation
 
-    return read_mixture(data, settings.mixture, seed, relabel), done[0].labelling if done else None
+    mixture = read_mixture(data, settings.mixture, seed, relabel, by_prompt=by_prompt)
+    return mixture, done[0].labelling if done else None
 
 
 @contextmanager
@@ -149,20 +169,36 @@ def _texts(parts: Iterable[Dataset], settings: RunSettings) -> Iterator[str]:
             yield from (str(text) for name, text in row.items() if name not in other)
 
 
-def _prepare_stream(settings: RunSettings) -> PreparedData:
+def _prepare_stream(settings: RunSettings, kept: Path | None) -> PreparedData:
     data, column = settings.data, settings.data["source_column"]
     stream = read_stream(data, settings.mixture)
-    if settings.model == "tiny":
+    saved = None if kept is None else last_complete_checkpoint(kept) or kept
+    if settings.model == "tiny" and saved is not None and (saved / "tokenizer.json").exists():
+        tokenizer = load_tokenizer(str(saved))  # the first rows may be others by now
+    elif settings.model == "tiny":
         rows = [row for part in stream.parts for row in part.take(data["window"])]
         tokenizer = train_tiny_tokenizer(str(text) for row in rows for name, text in row.items() if name != column)
     else:
         tokenizer = load_tokenizer(settings.model)
-    mixture = prepare_stream(stream, tokenizer, data, settings.seed if data["seed"] is None else data["seed"])
-    validation = mixture.validation
-    if data["validation"]:
-        options = {"format_name": data["format"], "max_length": data["max_length"], "source_column": column}
-        validation = tokenize_rows(read_validation(data), tokenizer, **options)
-    return PreparedData(tokenizer, mixture.train, _by_source(validation, column), mixture.window)
+    older = kept is not None and is_older(kept)
+    held_out: Parts | None
+    if kept is not None and not older:
+        held_out = read_held_out(kept / HELD_OUT_NAME)
+    else:
+        held_out = read_validation(data) or None
+    if older and held_out is None and data["validation_rows"]:
+        logger.warning(
+            "The run in %s is of an older version and does not keep its held-out rows. They are drawn again from the "
+            "stream's first rows, which must not have changed.",
+            kept,
+        )
+    seed = settings.seed if data["seed"] is None else data["seed"]
+    mixture = prepare_stream(stream, tokenizer, data, seed, held_out=held_out, by_prompt=not older)
+    check_left(settings, mixture.counts)
+    validation = _by_source(mixture.validation, column)
+    return PreparedData(
+        tokenizer, mixture.train, validation, mixture.window, held_out=mixture.held_out, counts=mixture.counts
+    )
 
 
 def _by_source(rows: Dataset | None, column: str) -> dict[str, Dataset]:
@@ -170,5 +206,5 @@ def _by_source(rows: Dataset | None, column: str) -> dict[str, Dataset]:
         return {}
     positions: dict[str, list[int]] = {}
     for row, name in enumerate(rows[column][:]):
-        positions.setdefault(str(name), []).append(row)
+        positions.setdefault(name, []).append(row)
     return {name: rows.select(held) for name, held in sorted(positions.items())}

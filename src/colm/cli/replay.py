@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from colm.cli.console import make_console
+from colm.cli.folder import RunFolder
 from colm.cli.settings import load_settings
 from colm.cli.train import check_output, hold_output, train
 from colm.errors import ConfigError, DataError
@@ -37,9 +38,10 @@ def replay_command(record: str, overrides: Sequence[str], *, resume: bool, overw
     if settings.output_dir.resolve() == folder:
         raise ConfigError(f"output_dir={settings.output_dir} is the run that is replayed; choose another folder.")
     _require_all_steps(path)
-    with hold_output(settings.output_dir):
-        checkpoint = check_output(settings, resume=resume, overwrite=overwrite)
-        summary = train(settings, checkpoint, replay=path)
+    output = RunFolder(settings.output_dir)
+    with hold_output(output):
+        checkpoint = check_output(settings, output, resume=resume, overwrite=overwrite)
+        summary = train(settings, output, checkpoint, replay=path)
     if summary:
         make_console().print(f"{summary['steps']} steps replayed. Saved in {settings.output_dir}.")
 

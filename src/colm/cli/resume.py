@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ from typing import Any
 import yaml
 from transformers import TrainerCallback, TrainingArguments
 
+from colm.cli.folder import RunFolder
 from colm.cli.prepare import PreparedData
 from colm.cli.settings import RunSettings, load_settings
-from colm.data.fingerprint import Fingerprint, describe_difference, fingerprint_data
+from colm.data.fingerprint import Fingerprint, describe_difference, fingerprint_data, fingerprint_stream
+from colm.data.held_rows import write_rows
 from colm.errors import ConfigError, DataError
-from colm.record import CONFIG_NAME, DATA_NAME, replace_file
+from colm.record import CONFIG_NAME, DATA_NAME, HELD_OUT_NAME
+
+logger = logging.getLogger(__name__)
 
 # ---- Settings that may change on --resume, since what is trained stays the same; all others may not ----
 
@@ -89,7 +94,9 @@ def find_differences(held: Any, given: Any, key: str = "") -> Iterator[tuple[str
 
 
 def check_data(folder: Path, found: Fingerprint | None) -> None:
-    """Check that a run goes on with the rows it began with; a stream's, or those of an older version, are not known.
+    """Check that a run goes on with the rows it began with, of a stream the held-out ones.
+
+    Those of older versions are not known.
 
     Raises:
         DataError: they differ; how many there were and are is said.
@@ -97,15 +104,15 @@ def check_data(folder: Path, found: Fingerprint | None) -> None:
     difference = describe_difference(read_fingerprint(folder), found)
     if difference is not None:
         raise DataError(
-            f"The data are not those that the run in {folder} began with ({difference}). Resume it with its data, "
-            "begin anew with --overwrite, or choose another output_dir."
+            f"The data are not those that the run in {folder} began with ({difference}). Put that data back, "
+            "or begin a new run with --overwrite or another output_dir."
         )
 
 
-def fingerprint_run(settings: RunSettings, data: PreparedData) -> Fingerprint | None:
-    """Return what tells the run's data from others; None for a stream, whose rows are read as they are needed."""
+def fingerprint_run(settings: RunSettings, data: PreparedData) -> Fingerprint:
+    """Return what tells the run's data from others; of a stream, whose rows come as they are needed, those held out."""
     if settings.data["streaming"]:
-        return None
+        return fingerprint_stream(write_rows(data.held_out, settings.data["format"]))
     return fingerprint_data(data.train, data.validation, settings.data["source_column"])
 
 
@@ -118,32 +125,79 @@ def read_fingerprint(folder: Path) -> Fingerprint | None:
     return held
 
 
-def write_beginning(settings: RunSettings, data: Fingerprint | None) -> None:
-    """Write the data's fingerprint and then the settings, which say that the folder is this run's."""
-    if data is not None:
-        replace_file(settings.output_dir / DATA_NAME, json.dumps(data, indent=2) + "\n")
-    write_config(settings)
+Texts = Mapping[str, Iterable[str]]
+"""Name -> lines, each with its end."""
 
 
-def write_config(settings: RunSettings) -> None:
-    """Write the resolved settings to the output folder."""
-    replace_file(settings.output_dir / CONFIG_NAME, yaml.safe_dump(settings.values, sort_keys=False))
-
-
-class WriteConfig(TrainerCallback):
-    """Writes the settings of a resumed run once its checkpoint is loaded, so once it was found to fit.
+def beginning(settings: RunSettings, data: Fingerprint, held_out: Iterable[str]) -> Texts:
+    """Return the files that a run begins with: what tells its data, the held-out rows, and the resolved settings.
 
     Args:
-        settings: the run's.
+        settings: the run.
+        data: its fingerprint.
+        held_out: a line for each held-out row, see `held_rows.write_rows`.
+    """
+    return {DATA_NAME: [json.dumps(data, indent=2) + "\n"], HELD_OUT_NAME: held_out, CONFIG_NAME: [_dump(settings)]}
+
+
+def _dump(settings: RunSettings) -> str:
+    return yaml.safe_dump(settings.values, sort_keys=False)
+
+
+def changed_settings(settings: RunSettings, folder: RunFolder) -> Texts:
+    """Return a resumed run's settings; nothing where the file says the same, or is not ours."""
+    path = folder.path / CONFIG_NAME
+    if path.exists() and load_settings(str(path), []).values == settings.values:
+        return {}
+    if path.exists() and CONFIG_NAME not in folder.own():
+        logger.warning("%s was changed, so it stays as it is: it does not say all settings of the resumed run.", path)
+        return {}
+    return {CONFIG_NAME: [_dump(settings)]}
+
+
+class BeginRun(TrainerCallback):
+    """Writes what a run begins with once its training does, so once all that can be checked has been.
+
+    A resumed run has loaded its checkpoint then, and its settings are written anew where they differ. Put it before all
+    callbacks that write to the folder.
+
+    Args:
+        folder: the run's; None in the processes that do not write.
+        texts: the files.
+        trainer: whose processes wait for the one that writes.
+        resumed_at: steps of the checkpoint; None where the run begins.
+        logs: names of further files that the run adds to.
+        then: called when all is written.
     """
 
-    def __init__(self, settings: RunSettings) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        folder: RunFolder | None,
+        texts: Texts,
+        trainer: Any,
+        *,
+        resumed_at: int | None,
+        logs: Collection[str],
+        then: Callable[[], None],
+    ) -> None:
+        self._folder, self._texts, self._trainer = folder, texts, trainer
+        self._resumed_at, self._logs, self._then = resumed_at, logs, then
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write them in one process."""
-        if state.is_world_process_zero:
-            write_config(self._settings)
+        if self._folder is not None:
+            self._folder.refuse_checkpoints(self._resumed_at or 0, state.max_steps)
+            if self._resumed_at is None:
+                self._folder.begin(self._texts, self._logs)
+            else:
+                self._folder.resume(self._texts, self._logs)
+        self._then()
+        self._trainer.accelerator.wait_for_everyone()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """List what was copied to the run's folder for the hub."""
+        if self._folder is not None and args.push_to_hub:
+            self._folder.list_copies(self._folder.path / f"checkpoint-{state.global_step}")
 
 
 def _may_change(key: str, held: Mapping[str, Any], given: Mapping[str, Any]) -> bool:

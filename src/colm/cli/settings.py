@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import yaml
 
 from colm.cli.clustering import read_rules
-from colm.cli.mixing import MIXING_DEFAULTS, check_mixing
+from colm.cli.mixing import MIXING_DEFAULTS, check_mixing, name_entries
 from colm.cluster.relabel import SourceRules, rules_to_dict
 from colm.config import SelectionConfig
 from colm.errors import ConfigError, suggest
+from colm.sources import source_name
 
 DATA_DEFAULTS: dict[str, Any] = {
     "train": None,  # file, hub name, or 'demo'
@@ -149,6 +150,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     *parents, leaf = key.split(".")
     place = values
     for parent in parents:
+        parent = _find_key(place, parent)
         inner = place.setdefault(parent, {})
         if inner is None:
             inner = place[parent] = {}
@@ -156,9 +158,14 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise ConfigError(f"{override!r} can not be set: {parent} is {inner!r}, no mapping.")
         place = inner
     try:
-        place[leaf] = _read_yaml(text)
+        place[_find_key(place, leaf)] = _read_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{override!r}: the value is not valid YAML ({error}).") from error
+
+
+def _find_key(place: Mapping[Any, Any], name: str) -> Any:
+    """Return the key of a mapping that a part of a dotted key names: ``data.cap.0`` is that of the source 0."""
+    return next((key for key in place if source_name(key) == name), name)
 
 
 def _check_keys(values: Mapping[str, Any], known: Mapping[str, Any] | Sequence[str], section: str) -> None:
@@ -192,7 +199,7 @@ def _mixture(values: Any, data: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise ConfigError(
             "Both data.train and mixture are set; list every file under mixture, or use data.train alone."
         )
-    return values
+    return name_entries(values)
 
 
 def _training(values: dict[str, Any]) -> dict[str, Any]:

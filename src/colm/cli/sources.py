@@ -10,8 +10,10 @@ from rich.table import Table
 
 from colm.cli.cluster import curve_table
 from colm.cli.console import make_console
+from colm.cli.folder import RunFolder
 from colm.cli.prepare import prepare_data
 from colm.cli.settings import load_settings
+from colm.report.page import check_page
 from colm.report.sources_page import write_sources_page
 from colm.survey.mixture import Survey, survey_mixture
 
@@ -27,6 +29,10 @@ def sources_command(config: str, overrides: Sequence[str], out: str | None = Non
         out: the HTML file; by default `sources.html` in the output folder.
     """
     settings = load_settings(config, overrides)
+    page = Path(out) if out else settings.output_dir / PAGE_NAME
+    if not out:
+        RunFolder(settings.output_dir).prepare()
+    check_page(page)
     data = prepare_data(settings)
     slots = int(settings.training.get("gradient_accumulation_steps", 1))  # of one process
     pool_rows = int(settings.training.get("per_device_train_batch_size", 8)) * slots
@@ -40,20 +46,20 @@ def sources_command(config: str, overrides: Sequence[str], out: str | None = Non
         pool_rows=pool_rows,
         slots=slots,
         sizes=given or None,
+        counts=data.counts,
         seed=settings.seed,
     )
     note = ""
     if data.window is not None:
         note = f"Read from the stream's first {len(data.window):,} rows" + ("." if given else ", sizes too.")
-    page = Path(out) if out else settings.output_dir / PAGE_NAME
-    if not out:
-        page.parent.mkdir(parents=True, exist_ok=True)
     console = make_console()
     tried = data.labelling.tried if data.labelling is not None else []
     if tried:
         console.print(curve_table(tried))
     for table in (_sizes_table(survey), _pool_table(survey), _words_table(survey)):
         console.print(table)
+    for name, told in survey.dropped.items():
+        console.print(f"{name}: {told}", markup=False)
     for warning in survey.warnings:
         console.print(f"{warning.title}: {warning.reason} {warning.advice}", style="bold", markup=False)
     if note:

@@ -21,7 +21,11 @@ def best_step(trainer: SourceTrainer) -> int | None:
 
 
 def summarise(
-    trainer: SourceTrainer, evaluations: Sequence[Mapping[str, Any]], best: int | None = None
+    trainer: SourceTrainer,
+    evaluations: Sequence[Mapping[str, Any]],
+    best: int | None = None,
+    *,
+    dropped: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Return the figures of a finished run; losses are None where there is no validation data.
 
@@ -29,7 +33,9 @@ def summarise(
         trainer: that has trained.
         evaluations: the lines of the recorder.
         best: the step whose weights are saved, whose losses are then those after; None for the last.
+        dropped: source -> rows without a labelled token, which were not trained on; of a stream, among its first ones.
     """
+    dropped = dropped or {}
     rule = trainer.selection.small_sources
     listed = "auto" if rule == "none" else rule  # which sources are small does not hang on what a method does with them
     lines = [line for line in evaluations if best is None or line["step"] <= best]
@@ -47,19 +53,23 @@ def summarise(
                 "rows": trainer.source_sizes.get(name, 0),
                 "pooled": trainer.figures.pooled.get(name, 0),
                 "kept": trainer.figures.kept.get(name, 0),
+                **({"dropped": dropped[name]} if dropped.get(name) else {}),
                 "eval_loss_before": before.get(name),
                 "eval_loss_after": after.get(name),
             }
-            for name in sorted(set(trainer.source_sizes) | set(trainer.validation))
+            for name in sorted({*trainer.source_sizes, *trainer.validation, *dropped})
         },
     }
 
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
-    """Return the figures as a table, a row for each source."""
+    """Return the figures as a table, a row for each source; with rows that were dropped, where there are any."""
+    counts = ["rows", "pooled", "kept"]
+    if any(source.get("dropped") for source in summary["sources"].values()):
+        counts.insert(1, "dropped")
     table = Table(title="Summary by source")
     table.add_column("source", overflow="fold")
-    for name in ("rows", "pooled", "kept", "loss before", "loss after"):
+    for name in (*counts, "loss before", "loss after"):
         table.add_column(name, justify="right")
 
     def loss(value: float | None) -> str:
@@ -68,14 +78,12 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     for name, source in sorted(summary["sources"].items(), key=lambda item: -item[1]["rows"]):
         table.add_row(
             name,
-            f"{source['rows']:,}",
-            f"{source['pooled']:,}",
-            f"{source['kept']:,}",
+            *(f"{source.get(key, 0):,}" for key in counts),
             loss(source["eval_loss_before"]),
             loss(source["eval_loss_after"]),
         )
     table.add_section()
-    totals = [f"{sum(source[key] for source in summary['sources'].values()):,}" for key in ("rows", "pooled", "kept")]
+    totals = [f"{sum(source.get(key, 0) for source in summary['sources'].values()):,}" for key in counts]
     table.add_row("all", *totals, loss(summary["eval_loss_before"]), loss(summary["eval_loss_after"]))
     return table
 

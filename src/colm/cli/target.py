@@ -49,7 +49,7 @@ def find_target(name: str, overrides: Sequence[str]) -> Target:
         settings = load_settings(str(folder / CONFIG_NAME), overrides)
         if not (folder / SUMMARY_NAME).is_file():
             raise ConfigError(
-                f"The run {name} has not finished (there is no {SUMMARY_NAME}); go on with colm train --resume first."
+                f"The run {name} has not finished (there is no {SUMMARY_NAME}); resume it with colm train --resume."
             )
         summary = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
         trained = frozenset(source for source, held in summary["sources"].items() if held["rows"])

@@ -6,10 +6,10 @@ import json
 import logging
 import math
 import os
-import shutil
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -23,30 +23,29 @@ from transformers import (
 )
 
 from colm.cli.console import make_console
+from colm.cli.disk import saying
+from colm.cli.folder import RunFolder, needed_names
 from colm.cli.kept import describe_kept
-from colm.cli.lock import hold_folder
 from colm.cli.prepare import PreparedData, longest_row, prepare_data
-from colm.cli.resume import WriteConfig, check_data, check_settings, fingerprint_run, write_beginning
+from colm.cli.resume import BeginRun, Texts, beginning, changed_settings, check_data, check_settings, fingerprint_run
 from colm.cli.settings import RunSettings, load_settings
 from colm.cli.summary import best_step, summarise, summary_table
-from colm.errors import ColmError, ConfigError, StoppedEarly
-from colm.integrations.checkpoints import last_complete_checkpoint
+from colm.data.held_rows import write_rows
+from colm.errors import ColmError, ConfigError, Interrupted, StoppedEarly
+from colm.integrations.checkpoints import step_of
 from colm.integrations.evaluation import EvaluationRecorder, SourceTrainer, peak_memory
 from colm.integrations.preemption import StopOnSignal
-from colm.integrations.profiling import TABLE_NAME, TRACE_NAME, StepProfiler
+from colm.integrations.profiling import StepProfiler
 from colm.models import add_lora, build_tiny_model, check_positions, count_positions, load_model
 from colm.record import (
-    ANSWER_LINES_NAME,
-    ANSWERS_NAME,
     CONFIG_NAME,
-    DATA_NAME,
     EVALUATIONS_NAME,
     EXAMPLES_NAME,
     FILE_NAME,
-    HARNESS_NAME,
+    PROFILE_NAME,
     SUMMARY_NAME,
+    TRACE_NAME,
     StepLog,
-    replace_file,
 )
 
 logger = logging.getLogger(__name__)
@@ -57,10 +56,11 @@ def train_command(
 ) -> None:
     """Train as the configuration says, save, and print the summary table."""
     settings = load_settings(config, overrides)
-    with hold_output(settings.output_dir):
-        checkpoint = check_output(settings, resume=resume, overwrite=overwrite)
+    folder = RunFolder(settings.output_dir)
+    with hold_output(folder):
+        checkpoint = check_output(settings, folder, resume=resume, overwrite=overwrite, profile=profile)
         profiler = StepProfiler(settings.output_dir) if profile and _is_first_rank() else None
-        summary = train(settings, checkpoint, callbacks=[profiler] if profiler else [])
+        summary = train(settings, folder, checkpoint, callbacks=[profiler] if profiler else [])
     if not _is_first_rank():
         return
     console = make_console()
@@ -71,50 +71,89 @@ def train_command(
         f"Saved in {settings.output_dir}."
     )
     if profiler is not None and profiler.report is not None:
-        print(f"\n{profiler.report}\n\nOperations: {TABLE_NAME}; trace: {TRACE_NAME}, for ui.perfetto.dev.")
+        print(f"\n{profiler.report}\n\nOperations: {PROFILE_NAME}; trace: {TRACE_NAME}, for ui.perfetto.dev.")
 
 
-def hold_output(folder: Path) -> AbstractContextManager[None]:
-    """Keep other trainings out of the output folder, in the process that writes there. Raises as `hold_folder`."""
-    return hold_folder(folder) if _is_first_rank() else nullcontext()
-
-
-def check_output(settings: RunSettings, *, resume: bool, overwrite: bool) -> Path | None:
-    """Check that the output folder may be written, and return the checkpoint to go on from, if any.
-
-    Nothing is deleted yet. Of several ranks the first one checks; all find the same checkpoint.
+@contextmanager
+def hold_output(folder: RunFolder) -> Iterator[None]:
+    """Hold the output folder in the process that writes there, and say in one line what goes wrong in writing.
 
     Raises:
-        ConfigError: the folder holds a run and neither flag is given, there is nothing to resume, or the run that is to
-            go on has other settings.
+        ConfigError: see `RunFolder.hold`; or a file could not be written.
+        Interrupted: Ctrl-C came; how to resume is said.
     """
-    folder = settings.output_dir
-    held = _run_files(folder)
-    if resume:
-        if not held:
-            raise ConfigError(f"There is no run to resume in {folder}; leave --resume out.")
-        if (folder / CONFIG_NAME).exists() and _is_first_rank():
-            check_settings(settings)
-        # The configuration goes first when a run is replaced, and comes last: without it the checkpoints are another's.
-        checkpoint = last_complete_checkpoint(folder) if (folder / CONFIG_NAME).exists() else None
-        if checkpoint is None:
-            logger.warning("%s holds no complete checkpoint; the run starts from the beginning.", folder)
+    advice = "Make room there, then resume with --resume, or choose another output_dir."
+    try:
+        with folder.hold() if _is_first_rank() else nullcontext(), saying(folder.path, advice):
+            folder.wait_for_recovery()
+            yield
+    except KeyboardInterrupt as error:
+        how = "resume with --resume" if folder.began else "nothing was begun; start again with the same command"
+        raise Interrupted(f"interrupted; {how}") from error
+
+
+def check_output(
+    settings: RunSettings, folder: RunFolder, *, resume: bool, overwrite: bool, profile: bool = False
+) -> Path | None:
+    """Check that the output folder may be written, and return the checkpoint to resume from, if any.
+
+    Nothing is deleted yet. Of several ranks the first one checks; all find the same checkpoint. Without a run, or a
+    checkpoint of it, ``--resume`` begins at the beginning, so that it may always be given.
+
+    Raises:
+        ConfigError: the folder holds a run and neither flag is given, something that colm did not write is in the way,
+            or the run to resume has other settings.
+    """
+    checkpoint = folder.last_checkpoint() if resume else None
+    if not _is_first_rank():
         return checkpoint
-    if held and not overwrite and _is_first_rank():
+    held = folder.held()
+    if held and not resume and not overwrite:
         raise ConfigError(
-            f"{folder} already holds a run ({held[0].name}). Go on with --resume, replace it with --overwrite, or "
+            f"{folder.path} already holds a run ({held}). Resume it with --resume, replace it with --overwrite, or "
             "choose another output_dir."
         )
-    return None
+    needs = needed_names(profile=profile, card=bool(settings.training.get("push_to_hub")))
+    if resume and held:
+        if (folder.path / CONFIG_NAME).is_file():
+            check_settings(settings)
+            if checkpoint is not None:
+                needs = _but(needs, CONFIG_NAME)  # which stays as it is, if somebody changed it
+        elif checkpoint is not None:
+            raise ConfigError(
+                f"The run in {folder.path} has lost its {CONFIG_NAME}, so nothing tells whether it has these settings. "
+                "Put it back, begin anew with --overwrite, or choose another output_dir."
+            )
+    folder.refuse_foreign(needs)
+    folder.refuse_checkpoints(step_of(checkpoint) if checkpoint else 0, settings.training.get("max_steps", 0))
+    if checkpoint is None:
+        _refuse_own_input(settings, folder)
+        if resume:
+            logger.warning("%s holds no complete checkpoint; the run starts from the beginning.", folder.path)
+    return checkpoint
 
 
-def _run_files(folder: Path) -> list[Path]:
-    names = (CONFIG_NAME, SUMMARY_NAME, EVALUATIONS_NAME, EXAMPLES_NAME, FILE_NAME, DATA_NAME)
-    return [folder / name for name in names if (folder / name).exists()] + list(folder.glob("checkpoint-*"))
+def _but(needs: Callable[[str], bool], left_out: str) -> Callable[[str], bool]:
+    return lambda name: name != left_out and needs(name)
+
+
+def _refuse_own_input(settings: RunSettings, folder: RunFolder) -> None:
+    """Refuse to replace files of a run that the new one reads."""
+    parts = [settings.data, *settings.mixture, {"model": settings.model}]
+    given = [part[key] for part in parts for key in ("train", "validation", "path", "model") if part.get(key)]
+    own = {(folder.path / name).resolve() for name in folder.own()}
+    for name in given:
+        path = Path(name).resolve() if isinstance(name, str) and Path(name).exists() else None
+        if path is not None and any(path == file or path in file.parents for file in own):
+            raise ConfigError(
+                f"{name} is of the run in {folder.path}, which would be replaced, and the new run reads it. Choose "
+                "another output_dir."
+            )
 
 
 def train(
     settings: RunSettings,
+    folder: RunFolder,
     checkpoint: Path | None = None,
     *,
     replay: Path | None = None,
@@ -124,8 +163,9 @@ def train(
 
     Args:
         settings: the run.
-        checkpoint: to go on from. Without one, a run that the folder holds is deleted, once data, model and settings
-            have been checked.
+        folder: its output folder, held.
+        checkpoint: to resume from. Without one, a run that the folder holds is replaced once the training begins, so
+            once data, model and settings have been checked.
         replay: a record whose choices are trained on, instead of selecting.
         callbacks: more of the Trainer's.
 
@@ -134,59 +174,102 @@ def train(
         StoppedEarly: SIGTERM came; the checkpoint of the step is written.
     """
     set_seed(settings.seed)
-    data = prepare_data(settings, resume=checkpoint is not None)
+    kept = settings.output_dir if checkpoint is not None else replay.parent if replay is not None else None
+    data = prepare_data(settings, resume=checkpoint is not None, kept=kept)
     fingerprint = fingerprint_run(settings, data) if _is_first_rank() else None
-    if checkpoint is not None:
-        check_data(settings.output_dir, fingerprint)
+    if kept is not None and fingerprint is not None:
+        trained = {key: value for key, value in fingerprint.items() if key == "train"}
+        check_data(kept, fingerprint if checkpoint is not None else trained)  # a replay may be measured on other rows
+    if _is_first_rank():
+        folder.refuse_foreign(_saved_names(data.tokenizer))
     set_seed(settings.seed)  # tokenising must not move the model's initialisation
     model = build_model(settings, data.tokenizer)
     if settings.data["max_length"] > (count_positions(model) or math.inf):  # else no row can be too long
         check_positions(model, longest_row(data, settings))
-    trainer = build_trainer(settings, model, data, replay=replay)
-    folder = settings.output_dir
     if _is_first_rank():
-        names = (ANSWERS_NAME, ANSWER_LINES_NAME, HARNESS_NAME, TABLE_NAME, TRACE_NAME)
-        stale = [folder / name for name in names if (folder / name).exists()]
-        for path in [*_run_files(folder), *stale] if checkpoint is None else stale:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        folder.mkdir(parents=True, exist_ok=True)
-        if checkpoint is None:
-            write_beginning(settings, fingerprint)
-    trainer.accelerator.wait_for_everyone()  # the first rank may still have been clearing the folder
-    evaluations = StepLog(folder / EVALUATIONS_NAME)
-    resumed_at = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    recorder = EvaluationRecorder(trainer, evaluations, resumed_at=resumed_at)
+        folder.require_room(_saved_bytes(model))
+    trainer = build_trainer(settings, model, data, replay=replay)
+    trainer.announce = folder.announce
+    if checkpoint is None and _is_first_rank():
+        folder.stage()  # the first evaluation comes before the run begins
+    evaluations = StepLog((folder.new if checkpoint is None else folder.path) / EVALUATIONS_NAME)
+    resumed_at = step_of(checkpoint) if checkpoint else None
+    recorder = EvaluationRecorder(trainer, evaluations, resumed_at=resumed_at or 0)
     trainer.add_callback(recorder)
     if data.validation and recorder.last_step is None:
         trainer.evaluate()
     set_seed(settings.seed)  # a resumed run does not evaluate first, and must shuffle the same
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+
+    def begun() -> None:
+        folder.began = True
+        evaluations.path = folder.path / EVALUATIONS_NAME
+
+    texts: Texts = {}
+    if checkpoint is not None:
+        texts = changed_settings(settings, folder)
+    elif fingerprint is not None:
+        texts = beginning(settings, fingerprint, write_rows(data.held_out, settings.data["format"]))
+    begin = BeginRun(
+        folder if _is_first_rank() else None,
+        texts,
+        trainer,
+        resumed_at=resumed_at,
+        logs=(PROFILE_NAME, TRACE_NAME) if any(isinstance(each, StepProfiler) for each in callbacks) else (),
+        then=begun,
+    )
+    trainer.callback_handler.callbacks.insert(0, begin)  # nothing else may write before
     stop = StopOnSignal()
-    for callback in (stop, *([WriteConfig(settings)] if checkpoint else []), *callbacks):
+    for callback in (stop, *callbacks):
         trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.stopped and trainer.state.global_step < trainer.state.max_steps:
         raise StoppedEarly(
-            f"told to stop (SIGTERM) in step {trainer.state.global_step}, whose checkpoint is written to {folder}; go "
-            "on with --resume"
+            f"told to stop (SIGTERM) in step {trainer.state.global_step}, whose checkpoint is written to "
+            f"{folder.path}; resume with --resume"
         )
     memory = peak_memory()
     best = best_step(trainer)
     if data.validation and best is None and recorder.last_step != trainer.state.global_step:
         trainer.evaluate()
-    trainer.save_model(str(folder))
+    _save_model(trainer, folder, data.tokenizer)
     if not _is_first_rank():
         return {}
-    data.tokenizer.save_pretrained(str(folder))
     examples: dict[str, Any] = {"most_kept": [], "least_kept": []}  # the rows of a stream are gone
     if data.window is None:
-        lines = StepLog(folder / FILE_NAME).read()
+        lines = StepLog(folder.path / FILE_NAME).read()
         examples = describe_kept(lines, trainer.selector.small, data.train, data.tokenizer)
-    replace_file(folder / EXAMPLES_NAME, json.dumps(examples, indent=2) + "\n")
-    summary = summarise(trainer, list(evaluations.read()), best) | memory
-    replace_file(folder / SUMMARY_NAME, json.dumps(summary, indent=2) + "\n")  # last: it says that the run is done
+    folder.write(EXAMPLES_NAME, json.dumps(examples, indent=2) + "\n")
+    dropped = data.counts.dropped if data.counts else {}
+    summary = summarise(trainer, list(evaluations.read()), best, dropped=dropped) | memory
+    folder.write(SUMMARY_NAME, json.dumps(summary, indent=2) + "\n")  # last: it says that the run is done
     return summary
+
+
+def _saved_names(tokenizer: Any) -> list[str]:
+    """Return the names that a tokenizer is saved under."""
+    with TemporaryDirectory() as place:
+        tokenizer.save_pretrained(place)
+        return os.listdir(place)
+
+
+def _saved_bytes(model: Any) -> int:
+    """Return the bytes of the weights that are saved: an adapter's, or all."""
+    adapter = hasattr(model, "peft_config")
+    return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad or not adapter)
+
+
+def _save_model(trainer: SourceTrainer, folder: RunFolder, tokenizer: Any) -> None:
+    """Save the model and the tokenizer, each file whole or not at all."""
+    if _is_first_rank():
+        folder.stage()
+    trainer.save_model(str(folder.new), _internal_call=True)  # which uploads nothing: the files are not in their place
+    if _is_first_rank():
+        tokenizer.save_pretrained(str(folder.new))
+        folder.adopt()
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub(commit_message="Model save", revision=trainer.args.hub_revision)
 
 
 def build_model(settings: RunSettings, tokenizer: Any) -> Any:
@@ -211,10 +294,13 @@ def build_trainer(
     settings: RunSettings, model: Any, data: PreparedData, *, replay: Path | None = None
 ) -> SourceTrainer:
     """Make the trainer; every check of its set-up happens here."""
+    training = settings.training
+    if data.held_out and not data.validation:  # all too long to be measured
+        training = {**training, "eval_strategy": "no", "eval_on_start": False, "load_best_model_at_end": False}
     try:
         trainer = SourceTrainer(
             model=model,
-            args=TrainingArguments(output_dir=str(settings.output_dir), seed=settings.seed, **settings.training),
+            args=TrainingArguments(output_dir=str(settings.output_dir), seed=settings.seed, **training),
             train_dataset=data.train,
             validation=data.validation,
             data_collator=DataCollatorForSeq2Seq(data.tokenizer, padding=True, label_pad_token_id=-100),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
+import os
+import re
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,17 @@ from colm.cluster.centroids import Centroids, Tried, fit_centroids
 from colm.cluster.config import ClusterConfig
 from colm.cluster.embed import Embedder, Tuned, make_embedder
 from colm.cluster.rows import Rows
-from colm.cluster.store import SavedLabels, load_arrays, load_centroids, load_labels, save_arrays, save_labels
+from colm.cluster.store import (
+    SavedLabels,
+    check_centroids,
+    keep_labels,
+    kept_path,
+    load_arrays,
+    load_centroids,
+    load_labels,
+    save_arrays,
+    save_labels,
+)
 from colm.errors import ConfigError, DataError
 from colm.record import replace_file
 
@@ -25,6 +36,11 @@ logger = logging.getLogger(__name__)
 
 FAMILIAR = 0.5
 """Share of the data's rows that a saved labelling must know; else it is another data set's."""
+
+
+PLAN = "plan.json"
+_OWN = re.compile(r"embedder\.npz(\.\d+)?|embeddings-\d+\.(npy|part)|plan\.json\.\d+")
+"""Beside the plan, in the folder that a labelling is made in."""
 
 
 class Labelling(NamedTuple):
@@ -49,28 +65,44 @@ def label_rows(
         config: the settings.
         path: of the labels, a Parquet file; its folder is made.
         tuned: the model that is tuned, for embeddings by it.
-        renew: make it again where the file has other settings or other data, instead of raising.
+        renew: make it again where the file has other settings or other data, instead of raising. That file is kept
+            beside it, where whoever needs it finds it.
 
     Raises:
-        ConfigError: the file was made with other settings; a package or a model is missing.
+        ConfigError: the file was made with other settings; something else has a name that is needed; a package or a
+            model is missing.
         DataError: fewer rows, or fewer distinct ones, than clusters; rows without text; a file of other data.
     """
     hashes = rows.hashes()
     settings = describe(config, tuned)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(path.name + ".lock")):
-        saved = load_labels(path) if path.exists() else None
-        if saved is not None:
-            complaint = _complain(saved, settings, hashes, path)
+    lock = path.with_name(path.name + ".lock")
+    if os.path.lexists(lock) and (lock.is_symlink() or not lock.is_file() or lock.stat().st_size):
+        raise ConfigError(f"{lock} is not the lock that colm keeps there. Move it away, or choose another folder.")
+    with FileLock(lock):
+        saved, complaint = _find(path, settings, hashes)
+        if saved is None and (kept := kept_path(path, settings)).exists():
+            found, _ = _find(kept, settings, hashes)
+            if found is not None:
+                saved, path = found, kept
+        if saved is None:
             if complaint is not None and not renew:
                 raise complaint
             if complaint is not None:
                 logger.warning("%s Clustered anew.", str(complaint).partition(". ")[0] + ".")
-                saved = None
-        if saved is None:
+                keep_labels(path)
             saved = _make(rows, hashes, config, settings, path, tuned)
     names, new = _assign(rows, hashes, saved, config, path, tuned)
     return Labelling(names, saved.tried, path, new)
+
+
+def _find(path: Path, settings: dict[str, Any], hashes: np.ndarray) -> tuple[SavedLabels | None, Exception | None]:
+    """Return the labelling at `path` if it fits, and else what is wrong with it."""
+    if not path.exists():
+        return None, None
+    saved = load_labels(path)
+    complaint = _complain(saved, settings, hashes, path)
+    return (saved, None) if complaint is None else (None, complaint)
 
 
 def assign_rows(rows: Rows, config: ClusterConfig, path: Path, *, tuned: Tuned | None = None) -> list[str]:
@@ -156,6 +188,7 @@ def _make(
             f"There are {what}, fewer than clusters={least}. Set sources.cluster.clusters to at most {distinct}, or "
             "give more data."
         )
+    check_centroids(path)
     embedder = make_embedder(config, tuned)
     folder = path.with_name(path.name + ".partial")
     plan = json.dumps({"settings": settings, "data": blake2b(hashes.tobytes(), digest_size=16).hexdigest()})
@@ -176,19 +209,31 @@ def _make(
     names = [f"cluster-{number:0{width}}" for number in range(len(order))]
     saved = SavedLabels(hashes, rank[clusters], names, settings, tried)
     save_labels(path, saved, centroids, embedder.state())
-    shutil.rmtree(folder)
+    _remove(folder)
     return saved
 
 
 def _begin(folder: Path, plan: str) -> None:
     """Keep what an interrupted labelling of the same data and settings has left, and nothing else."""
-    path = folder / "plan.json"
+    path = folder / PLAN
     if path.exists() and path.read_text(encoding="utf-8") == plan:
         return
-    if folder.exists():
-        shutil.rmtree(folder)
+    _remove(folder)
     folder.mkdir(parents=True)
     replace_file(path, plan)
+
+
+def _remove(folder: Path) -> None:
+    """Delete what a labelling leaves on its way; the plan goes last, as it tells that the rest is ours."""
+    if not os.path.lexists(folder):
+        return
+    held = [path for path in folder.iterdir() if path.name != PLAN] if folder.is_dir() else [folder]
+    if (held and not (folder / PLAN).is_file()) or any(not _OWN.fullmatch(path.name) for path in held):
+        raise ConfigError(f"{folder} holds what colm did not write. Move it away, or choose another folder.")
+    for path in held:
+        path.unlink()
+    (folder / PLAN).unlink(missing_ok=True)
+    folder.rmdir()
 
 
 def _fit_embedder(embedder: Embedder, rows: Rows, sample: np.ndarray, folder: Path) -> None:

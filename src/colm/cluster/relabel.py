@@ -18,6 +18,7 @@ from colm.cluster.labelling import Labelling, assign_rows, label_rows
 from colm.cluster.rows import Rows
 from colm.data.mix import check_names
 from colm.errors import DataError
+from colm.sources import name_sources
 
 Parts = Sequence[Dataset]
 
@@ -95,7 +96,8 @@ def relabel_parts(
     labelling = None
     if rules.cluster is not None:
         labelling = label_rows(Rows(train, format_name), rules.cluster, path, tuned=tuned, renew=renew)
-        held = assign_rows(Rows(validation, format_name), rules.cluster, path, tuned=tuned) if validation else []
+        path_used = labelling.path
+        held = assign_rows(Rows(validation, format_name), rules.cluster, path_used, tuned=tuned) if validation else []
         names = _Names(labelling.names, held)
     else:
         names = _Names(_read_names(train, column, "training"), _read_names(validation, column, "validation"))
@@ -129,11 +131,11 @@ def _split(
     renew: bool,
 ) -> _Names:
     own = split_path(path, source)
-    inner = label_rows(_rows_of(train, names.train, source, format_name), config, own, tuned=tuned, renew=renew).names
+    labelling = label_rows(_rows_of(train, names.train, source, format_name), config, own, tuned=tuned, renew=renew)
     of_validation = _rows_of(validation, names.validation, source, format_name)
-    held = assign_rows(of_validation, config, own, tuned=tuned) if len(of_validation) else []
+    held = assign_rows(of_validation, config, labelling.path, tuned=tuned) if len(of_validation) else []
     found = []
-    for outer, part in zip(names, (inner, held), strict=True):
+    for outer, part in zip(names, (labelling.names, held), strict=True):
         rest = iter(part)
         found.append([f"{source}/{next(rest)}" if name == source else name for name in outer])
     return _Names(*found)
@@ -168,7 +170,7 @@ def _read_names(parts: Parts, column: str, what: str) -> list[str]:
                 f"The {what} data has no column {column!r} for the source. It has: {', '.join(part.column_names)}. "
                 "Name the right one with data.source_column, or find sources by clustering: sources.cluster."
             )
-        names += [str(name) for name in part[column][:]]
+        names += name_sources(part.with_format(None)[column][:], column, of=f" of the {what} data")
     return names
 
 

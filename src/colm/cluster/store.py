@@ -7,6 +7,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,6 +60,34 @@ def save_labels(path: Path, saved: SavedLabels, centroids: Centroids, state: Map
     partial.replace(path)
 
 
+def kept_path(path: Path, settings: Mapping[str, Any]) -> Path:
+    """Return where a labelling with these settings is kept when another takes its place at `path`."""
+    digest = blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=4).hexdigest()
+    return path.with_name(f"{path.stem}.{digest}{path.suffix}")
+
+
+def keep_labels(path: Path) -> None:
+    """Move a labelling with what assigns new rows to where it is kept."""
+    kept = kept_path(path, load_labels(path).settings)
+    if kept.exists():
+        load_labels(kept)  # or it is another's
+    if centroids_path(path).exists():
+        check_centroids(kept)
+        centroids_path(path).replace(centroids_path(kept))
+    path.replace(kept)
+
+
+def check_centroids(path: Path) -> None:
+    """Refuse to write beside the labels at `path` where there is a file of somebody else. Raises DataError."""
+    beside = centroids_path(path)
+    try:
+        if not os.path.lexists(beside) or {"mean", "points"} <= set(load_arrays(beside)):
+            return
+    except (OSError, ValueError, KeyError, *DAMAGED):
+        pass
+    raise DataError(f"{beside} is not what colm keeps beside its labels. Move it away, or choose another file.")
+
+
 def load_labels(path: Path) -> SavedLabels:
     """Read a labelling.
 
@@ -77,8 +106,8 @@ def load_labels(path: Path) -> SavedLabels:
         hashes = table["text_hash"].to_numpy()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
         raise DataError(
-            f"{path} is no labelling that this version of colm has written ({type(error).__name__}: {error}). Make one "
-            "with colm sources --cluster, or delete the file."
+            f"{path} is no labelling that this version of colm has written ({type(error).__name__}: {error}). Give one "
+            "that colm sources --cluster made, or another file."
         ) from error
     tried = [Tried(*one) for one in meta["tried"]]
     return SavedLabels(hashes, clusters, meta["names"], meta["settings"], tried)

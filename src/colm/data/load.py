@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from datasets import Dataset, Value, concatenate_datasets, load_dataset
+from datasets import Dataset, Value, concatenate_datasets
 
 from colm.batch import IGNORE
 from colm.data.demo import demo_rows
-from colm.data.formats import detect_format, tokenizer_of_batch
-from colm.data.mix import cap_rows, check_names, weigh_rows
+from colm.data.files import split_ending
+from colm.data.formats import RowError, detect_format, tokenizer_of_batch
+from colm.data.held_out import hold_out, leave_out, warn_shared
+from colm.data.held_rows import part_keys
+from colm.data.mix import cap_rows, weigh_rows
+from colm.data.read import name_row, read_rows
 from colm.data.template import fill_template
 from colm.errors import DataError, suggest
-from colm.sources import count_sources
+from colm.sources import RowsLeft, count_sources, name_setting, name_sources
 
 logger = logging.getLogger(__name__)
 
 SHARD = 100_000
 """Rows that are tokenised at a time."""
-
-BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-"""File endings and the `datasets` builder that reads them."""
 
 
 class Mixture(NamedTuple):
@@ -34,60 +34,33 @@ class Mixture(NamedTuple):
     validation: list[Dataset]  # empty where there is none
 
 
-def read_rows(
-    name: str, *, split: str = "train", config: str | None = None, revision: str | None = None, streaming: bool = False
-) -> Any:
-    """Read one file, or a data set of the hub.
-
-    Args:
-        name: a path ending in .jsonl, .json, .csv or .parquet, a folder that `datasets` wrote, or a hub name.
-        split: of a hub data set.
-        config: of a hub data set.
-        revision: of a hub data set: a branch, a tag or a commit.
-        streaming: return an `IterableDataset`, whose rows are read when they are needed.
-
-    Raises:
-        DataError: the file is missing, empty or not readable, or the hub has no such data set.
-    """
-    path = Path(name)
-    builder = BUILDERS.get(path.suffix.lower())
-    if builder is not None and not path.is_file():
-        siblings = [str(sibling) for sibling in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise DataError(f"There is no file {name!r}.{suggest(name, siblings)}")
-    if builder is not None and path.stat().st_size == 0:
-        raise DataError(f"The file {name!r} is empty; it needs at least one row.")
-    try:
-        if builder is not None:
-            rows = load_dataset(builder, data_files=str(path), split="train", streaming=streaming)
-        elif path.is_dir() and (path / "dataset_info.json").exists():
-            rows = Dataset.load_from_disk(str(path))
-            rows = rows.to_iterable_dataset() if streaming else rows
-        else:
-            rows = load_dataset(name, config, split=split, revision=revision, streaming=streaming)
-    except Exception as error:  # every builder and the hub client raise their own
-        what = "file could not be read" if builder is not None else "data set could not be loaded"
-        raise DataError(
-            f"The {what}: {name!r} ({type(error).__name__}: {error}). Give a {', '.join(BUILDERS)} file or a hub name."
-        ) from error
-    if not streaming and len(rows) == 0:
-        raise DataError(f"{name!r} has no row; it needs at least one.")
-    return rows
-
-
 Relabel = Callable[[list[Dataset], list[Dataset]], tuple[list[Dataset], list[Dataset]]]
 """Gives training and validation parts other sources."""
 
 
+class UnlabelledError(DataError):
+    """None of the rows has a labelled token."""
+
+
 def read_mixture(
-    data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], seed: int, relabel: Relabel | None = None
+    data: Mapping[str, Any],
+    entries: Sequence[Mapping[str, Any]],
+    seed: int,
+    relabel: Relabel | None = None,
+    *,
+    by_prompt: bool = True,
 ) -> Mixture:
     """Read training and validation rows, each with its ``source``.
+
+    No training row has a prompt of a held-out row, see `held_out.draw_rows`. Where a file of its own is the validation
+    data, prompts that it shares with the training data are counted and logged.
 
     Args:
         data: the ``data`` section of a run's configuration.
         entries: the ``mixture`` list; each entry's rows are one source.
         seed: of the held-out split and of the demo's generators.
         relabel: gives rows their sources before any are held out, capped or weighted; None where they have theirs.
+        by_prompt: False to hold out as older versions did, whatever the prompts.
 
     Raises:
         DataError: nothing to read, a missing column, a row without a source.
@@ -112,10 +85,18 @@ def read_mixture(
         validation = read_validation(data, labelled=relabel is None)
     if relabel is not None:
         train, validation = relabel(train, validation)
-    for part in train:
-        _require_sources(part, column, "training")
+    files = [entry["path"] for entry in entries] or [data["train"]]
+    train = [_require_sources(part, column, "training", file) for part, file in zip(train, files, strict=True)]
+    format_name = data["format"]
     if not validation and data["validation_rows"]:
-        train, validation = hold_out(train, column, data["validation_rows"], seed)
+        options: dict[str, Any] = {"format_name": format_name, "by_prompt": by_prompt}
+        train, validation = hold_out(train, column, data["validation_rows"], seed, **options)
+    elif data["train"] == "demo" and not data["validation"] and by_prompt:
+        train = leave_out(train, validation, format_name, column)  # the demo draws its tasks with replacement
+    if data["validation"] or not by_prompt:
+        keys = (keys for part in train for keys in part_keys(part, format_name))
+        what = "data.validation" if data["validation"] else "What this run of an older version holds out"
+        warn_shared(keys, validation, format_name, column, what=what)
     if data["cap"] is not None:
         train = cap_rows(train, column, data["cap"], seed)
     if data["weights"]:
@@ -132,49 +113,15 @@ def read_validation(data: Mapping[str, Any], *, labelled: bool = True) -> list[D
         return []
     entry = {"path": data["validation"], "split": data["validation_split"], "config": data["config"]}
     rows = read_entry(entry, data, label=False)
-    if labelled:
-        _require_sources(rows, data["source_column"], "validation")
-    return [rows]
-
-
-def hold_out(
-    parts: Sequence[Dataset], column: str, per_source: int | Mapping[str, int], seed: int
-) -> tuple[list[Dataset], list[Dataset]]:
-    """Split off `per_source` rows of every source, at most half of it, at random.
-
-    A source may have rows in several parts; they count as one. Of sources that a mapping does not name none are held
-    out.
-
-    Returns:
-        The rest and the held-out rows, each in its old order, without parts that are empty.
-
-    Raises:
-        DataError: a mapping names a source that does not exist, or a row has none.
-    """
-    labels = [label for part in parts for label in part[column][:]]
-    sizes = count_sources(labels, column)
-    if isinstance(per_source, Mapping):
-        check_names("data.validation_rows", per_source, list(sizes))
-    wanted = per_source if isinstance(per_source, Mapping) else dict.fromkeys(sizes, per_source)
-    left = {name: min(wanted.get(name, 0), size // 2) for name, size in sizes.items()}
-    held = np.zeros(len(labels), dtype=bool)
-    for row in np.random.default_rng(seed).permutation(len(labels)).tolist():
-        name = str(labels[row])
-        if left[name] > 0:
-            left[name] -= 1
-            held[row] = True
-    masks = np.split(held, np.cumsum([len(part) for part in parts])[:-1])
-    rest, out = (
-        [part.select(np.flatnonzero(mask == side)) for part, mask in zip(parts, masks, strict=True)]
-        for side in (False, True)
-    )
-    return [part for part in rest if len(part)], [part for part in out if len(part)]
+    return [_require_sources(rows, data["source_column"], "validation", data["validation"]) if labelled else rows]
 
 
 def tokenize_rows(
     parts: Sequence[Dataset], tokenizer: Any, *, format_name: str, max_length: int, source_column: str
 ) -> Dataset:
     """Return ``input_ids``, ``attention_mask``, ``labels`` and the source of every row that has a label.
+
+    The log says how many rows of each source have none.
 
     Args:
         parts: rows of text; each part's format is found by its own columns where `format_name` is ``auto``.
@@ -184,57 +131,74 @@ def tokenize_rows(
         source_column: kept beside the tokens.
 
     Raises:
-        DataError: no format fits a part, or none of its rows has a labelled token.
+        DataError: no format fits a part, or none of its rows has a labelled token (`UnlabelledError`).
     """
-    return concatenate_datasets([_tokenize(part, tokenizer, format_name, max_length, source_column) for part in parts])
+    parts = [name_rows(part, source_column) for part in parts]
+    tokens = [_tokenize(part, tokenizer, format_name, max_length, source_column) for part in parts]
+    held = [part for part in tokens if part is not None]
+    if not held:
+        formats = {detect_format(part.column_names) if format_name == "auto" else format_name for part in parts}
+        raise UnlabelledError(
+            f"None of the {sum(map(len, parts))} rows has a labelled token within max_length={max_length} (format "
+            f"{', '.join(sorted(formats))}): completions are empty or cut off. Raise data.max_length, or check the "
+            "columns."
+        )
+    found = concatenate_datasets(held)
+    count_left(parts, found, source_column, max_length).warn()
+    return found
 
 
-def _tokenize(rows: Dataset, tokenizer: Any, format_name: str, max_length: int, source_column: str) -> Dataset:
+def count_left(parts: Sequence[Dataset], tokens: Dataset, source_column: str, max_length: int) -> RowsLeft:
+    """Count the rows of each source before they were tokenised, and those that are left.
+
+    Args:
+        parts: rows of text.
+        tokens: what `tokenize_rows` made of them.
+        source_column: of both.
+        max_length: tokens.
+    """
+    before = count_sources((name for part in parts for name in part[source_column][:]), source_column)
+    return RowsLeft(before, Counter(tokens[source_column][:]), f"a labelled token within max_length={max_length}")
+
+
+def _tokenize(rows: Dataset, tokenizer: Any, format_name: str, max_length: int, source_column: str) -> Dataset | None:
+    """Return the tokens of a part's rows; None where no row has a label."""
     chosen = detect_format(rows.column_names) if format_name == "auto" else format_name
     tokenize = tokenizer_of_batch(chosen, tokenizer, max_length)
 
-    def tokenize_labelled(columns: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
-        tokens: dict[str, Sequence[Any]] = {**tokenize(columns), source_column: columns[source_column]}
+    def tokenize_labelled(columns: Mapping[str, Sequence[Any]], numbers: Sequence[int]) -> dict[str, Sequence[Any]]:
+        try:
+            tokens: dict[str, Sequence[Any]] = {**tokenize(columns), source_column: columns[source_column]}
+        except RowError as error:
+            raise RowError(numbers[error.row], error.reason) from error
         kept = [row for row, labels in enumerate(tokens["labels"]) if any(label != IGNORE for label in labels[1:])]
         return {name: [values[row] for row in kept] for name, values in tokens.items()}
 
-    shards = [
+    shards = []
+    for start in range(0, len(rows), SHARD):
         # One at a time, so that an interrupted tokenising of files goes on from what `datasets` has kept of it.
-        rows.select(range(start, min(start + SHARD, len(rows)))).map(
-            tokenize_labelled,
-            batched=True,
-            remove_columns=rows.column_names,
-            desc=f"Tokenising from row {start:,}" if start else "Tokenising",
-        )
-        for start in range(0, len(rows), SHARD)
-    ]
+        try:
+            shards.append(
+                rows.select(range(start, min(start + SHARD, len(rows)))).map(
+                    tokenize_labelled,
+                    batched=True,
+                    with_indices=True,
+                    remove_columns=rows.column_names,
+                    desc=f"Tokenising from row {start:,}" if start else "Tokenising",
+                )
+            )
+        except RowError as error:
+            raise DataError(f"{name_row(rows, start + error.row)}: {error.reason}") from error
     held = [shard for shard in shards if len(shard)]
-    kept = sum(map(len, held))
-    dropped = len(rows) - kept
-    if not kept:
-        raise DataError(
-            f"None of the {len(rows)} rows has a labelled token within max_length={max_length} (format {chosen}): "
-            "completions are empty or cut off. Raise data.max_length, or check the columns."
-        )
-    if dropped:
-        logger.warning(
-            "%d of %d rows have no labelled token within max_length=%d and are dropped.",
-            dropped,
-            len(rows),
-            max_length,
-        )
-    tokens = concatenate_datasets(held)
-    if tokens.features[source_column] != Value("string"):
-        tokens = tokens.cast_column(source_column, Value("string"))
-    return tokens
+    return concatenate_datasets(held) if held else None
 
 
 def _require_distinct(entries: Sequence[Mapping[str, Any]]) -> None:
     """Refuse two entries whose sources would be one only because their files have the same name."""
     stems: dict[str, str] = {}
     for entry in entries:
-        if entry.get("path") and not entry.get("source"):
-            stem = Path(entry["path"]).stem
+        if entry.get("path") and entry.get("source") is None:
+            stem = source_of_entry(entry)
             if stem in stems:
                 raise DataError(
                     f"The mixture entries {stems[stem]!r} and {entry['path']!r} would both be the source {stem!r}; "
@@ -278,14 +242,28 @@ def read_entry(
     if options["template"]:
         rows = fill_template(rows, column_names(rows), options["template"], options["labels"] or {}, keep=column)
     present = column_names(rows)
-    if not label or (column in present and not entry.get("source")):
+    if not label or (column in present and entry.get("source") is None):
         return rows  # its own labels
-    source = str(entry.get("source") or Path(entry["path"]).stem)
+    source = source_of_entry(entry)
     if streaming:
         return rows.map(lambda row: {column: source})
     if column in present:
         rows = rows.remove_columns(column)
     return rows.add_column(column, [source] * len(rows))
+
+
+def source_of_entry(entry: Mapping[str, Any]) -> str:
+    """Return the source that a mixture entry names; where it names none, that is its file's name.
+
+    Raises:
+        ConfigError: the source that it names is empty.
+
+    >>> source_of_entry({"path": "a.jsonl", "source": 0}), source_of_entry({"path": "a.jsonl"})
+    ('0', 'a')
+    """
+    if entry.get("source") is None:
+        return split_ending(str(entry["path"]))[0]
+    return name_setting(f"The mixture entry of {entry.get('path')!r}", entry["source"])
 
 
 def column_names(rows: Any) -> list[str]:
@@ -314,11 +292,29 @@ def _rename(rows: Any, columns: Mapping[str, str]) -> Any:
     return rows
 
 
-def _require_sources(rows: Dataset, column: str, what: str) -> None:
+def _require_sources(rows: Dataset, column: str, what: str, file: str) -> Dataset:
+    """Return the rows with the names of their sources."""
     if column not in rows.column_names:
         raise DataError(
             f"The {what} data has no column {column!r} for the source.{suggest(column, rows.column_names)} "
             f"It has: {', '.join(rows.column_names)}. Name the right one with data.source_column, or list each "
             "file under mixture."
         )
-    count_sources(rows[column][:], column)  # all at once: a column gives single rows slowly
+    return name_rows(rows, column, file=file)
+
+
+def name_rows(rows: Dataset, column: str, *, file: str = "") -> Dataset:
+    """Return the rows with the names of their sources, as text, in the place of their labels.
+
+    Args:
+        rows: with a column of labels.
+        column: its name.
+        file: where the rows stand, for messages.
+
+    Raises:
+        DataError: a row has no source.
+    """
+    names = name_sources(rows.with_format(None)[column][:], column, file=file)  # at once: single rows are slow to get
+    if rows.features[column] == Value("string"):
+        return rows
+    return rows.remove_columns(column).add_column(column, names, feature=Value("string"))

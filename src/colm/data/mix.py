@@ -8,21 +8,33 @@ from collections.abc import Mapping, Sequence
 from datasets import Dataset
 
 from colm.errors import DataError, suggest
+from colm.sources import name_keys, name_sources
 
 Place = tuple[int, int]
 """Number of a part, and of a row in it."""
 
 
-def check_names(what: str, names: Mapping[str, object], sources: Sequence[str]) -> None:
+def check_names(
+    what: str, names: Mapping[str, object], sources: Sequence[str], gone: Mapping[str, str] | None = None
+) -> None:
     """Check that a setting by source names only sources that there are.
 
+    Args:
+        what: the setting.
+        names: what it names.
+        sources: those that there are.
+        gone: those of which no row is left, as `RowsLeft.gone`.
+
     Raises:
-        DataError: one does not exist, with the nearest one.
+        DataError: one does not exist, with the nearest one; or no row of it is left, and why.
     """
+    known = set(sources)
     for name in names:
-        if str(name) not in sources:
+        if name not in known and gone and name in gone:
+            raise DataError(f"{what} names {name!r}, which {gone[name]}. The other sources are: {', '.join(sources)}.")
+        if name not in known:
             raise DataError(
-                f"{what} names {name!r}, which is no source of the data.{suggest(str(name), sources)} "
+                f"{what} names {name!r}, which is no source of the data.{suggest(name, sources)} "
                 f"The sources are: {', '.join(sources)}."
             )
 
@@ -40,9 +52,8 @@ def cap_rows(parts: Sequence[Dataset], column: str, cap: int | Mapping[str, int]
         DataError: `cap` names a source that does not exist.
     """
     places = _find_places(parts, column)
-    if isinstance(cap, Mapping):
-        check_names("data.cap", cap, list(places))
-    caps = cap if isinstance(cap, Mapping) else dict.fromkeys(places, cap)
+    caps = name_keys("data.cap", cap) if isinstance(cap, Mapping) else dict.fromkeys(places, cap)
+    check_names("data.cap", caps, list(places))
     draw = random.Random(seed)
     kept = {
         name: draw.sample(held, caps[name]) if len(held) > caps.get(name, len(held)) else held
@@ -84,6 +95,7 @@ def share_of_weights(weights: Mapping[str, float], sources: Sequence[str]) -> di
     >>> share_of_weights({"a": 3, "b": 1}, ["a", "b"])
     {'a': 0.75, 'b': 0.25}
     """
+    weights = name_keys("data.weights", weights)
     check_names("data.weights", weights, sources)
     missing = [name for name in sources if name not in weights]
     if missing:
@@ -100,8 +112,8 @@ def share_of_weights(weights: Mapping[str, float], sources: Sequence[str]) -> di
 def _find_places(parts: Sequence[Dataset], column: str) -> dict[str, list[Place]]:
     places: dict[str, list[Place]] = {}
     for number, part in enumerate(parts):
-        for row, name in enumerate(part[column][:]):
-            places.setdefault(str(name), []).append((number, row))
+        for row, name in enumerate(name_sources(part[column][:], column)):
+            places.setdefault(name, []).append((number, row))
     return dict(sorted(places.items()))
 
 

@@ -6,16 +6,19 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from datasets import Dataset
 
 from colm.answers import extract_answer
 from colm.answers.gym import COLUMN, read_task
+from colm.data.files import split_ending
 from colm.data.formats import COLUMNS, PROMPT_COLUMNS, completion_of_row
-from colm.data.load import read_rows
+from colm.data.held_rows import Parts
+from colm.data.load import name_rows
+from colm.data.read import read_rows
 from colm.errors import DataError, suggest
+from colm.sources import name_of_row
 
 ANSWER = "answer"
 
@@ -48,7 +51,7 @@ def read_question_files(names: Sequence[str], columns: Mapping[str, str], source
         source_column: where a row's source stands.
 
     Raises:
-        DataError: a file is missing, empty or not readable, or a name is given twice.
+        DataError: a file is missing, empty or not readable, a row has no source, or a name is given twice.
     """
     parts = []
     for number, name in enumerate(names):
@@ -62,13 +65,13 @@ def read_question_files(names: Sequence[str], columns: Mapping[str, str], source
         }
         rows = rows.rename_columns(renamed) if renamed else rows
         if source_column not in rows.column_names:
-            rows = rows.add_column(source_column, [Path(name).stem] * len(rows))
-        parts.append(rows)
+            rows = rows.add_column(source_column, [split_ending(name)[0]] * len(rows))
+        parts.append(name_rows(rows, source_column, file=name))
     return parts
 
 
 def read_questions(
-    parts: Sequence[Dataset],
+    parts: Parts,
     *,
     source_column: str,
     format_name: str = "auto",
@@ -97,21 +100,25 @@ def read_questions(
     unanswerable: dict[str, int] = {}
     index, hasher = 0, hashlib.sha256()
     for part in parts:
+        if source_column not in part.column_names:
+            names = part.column_names
+            raise DataError(
+                f"The questions have no column {source_column!r} for the source.{suggest(source_column, names)} They "
+                f"have: {', '.join(names)}. Name the right one with --source-column."
+            )
         name = detect_question_format(part.column_names) if format_name == "auto" else format_name
         if name not in PROMPT_COLUMNS:
             raise DataError(f"format={name!r} has no prompt to answer; choose one of {', '.join(PROMPT_COLUMNS)}.")
         for row in part:
-            source = row[source_column]
-            if source is None or not str(source).strip():
-                raise DataError(f"Row {index} has no source: its {source_column!r} is {source!r}. Give it a label.")
-            hasher.update(json.dumps([name, str(source), row], sort_keys=True, default=str).encode())
+            source = name_of_row(row[source_column], source_column, index)
+            hasher.update(json.dumps([name, source, row], sort_keys=True, default=str).encode())
             task = read_task(row.get(COLUMN))
             expected = str(task["answer"]) if task else _expected(row, name, index, run)
-            unanswerable.setdefault(str(source), 0)
+            unanswerable.setdefault(source, 0)
             if expected:
-                asked.append(Question(str(source), index, name, row, expected, task))
+                asked.append(Question(source, index, name, row, expected, task))
             else:
-                unanswerable[str(source)] += 1
+                unanswerable[source] += 1
             index += 1
     if not asked:
         raise DataError(

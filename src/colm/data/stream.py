@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from datasets import Dataset, IterableDataset, interleave_datasets
 
 from colm.batch import IGNORE
 from colm.data.formats import detect_format, tokenizer_of_format
-from colm.data.load import column_names, hold_out, read_entry
-from colm.data.mix import share_of_weights
+from colm.data.held_out import HELD, draw_rows, warn_shared
+from colm.data.held_rows import Parts, group_rows, part_keys, write_row
+from colm.data.load import column_names, read_entry, source_of_entry
+from colm.data.mix import check_names, share_of_weights
+from colm.data.prompts import HeldPrompts, prompt_keys
+from colm.data.validation import tokenize_held_out
 from colm.errors import DataError, suggest
+from colm.sources import RowsLeft, name_of_row
+
+logger = logging.getLogger(__name__)
+
+TOKENS = ("input_ids", "attention_mask", "labels")
 
 BUFFER = 1000
 """Rows that a stream is shuffled among."""
+
+EXTRA = "colm_extra"
+"""A column that rows of a stream have on their way."""
 
 
 class StreamParts(NamedTuple):
@@ -25,6 +40,14 @@ class StreamParts(NamedTuple):
     parts: list[IterableDataset]
     chances: list[float] | None  # of each part; None: all the same
 
+    def take(self, places: Sequence[int]) -> StreamParts:
+        """Return some of the parts, with chances that add up to 1."""
+        if len(places) == len(self.parts):
+            return self
+        chances = [self.chances[place] for place in places] if self.chances else None
+        shares = None if chances is None else [chance / sum(chances) for chance in chances]
+        return StreamParts([self.parts[place] for place in places], shares)
+
 
 class StreamedMixture(NamedTuple):
     """A tokenised stream, and its first rows."""
@@ -32,6 +55,8 @@ class StreamedMixture(NamedTuple):
     train: IterableDataset
     window: Dataset
     validation: Dataset | None
+    held_out: Parts  # the text of the validation rows, those too long to be measured included
+    counts: RowsLeft  # of what was read until the window was full; rows that are read again count again
 
 
 def read_stream(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> StreamParts:
@@ -50,7 +75,7 @@ def read_stream(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -
     column = data["source_column"]
     if entries:
         parts = [read_entry(entry, data, streaming=True) for entry in entries]
-        names = [str(entry.get("source") or Path(str(entry["path"])).stem) for entry in entries]
+        names = [source_of_entry(entry) for entry in entries]
     elif data["train"]:
         entry = {"path": data["train"], "split": data["split"], "config": data["config"]}
         parts, names = [read_entry(entry, data, label=False, streaming=True)], []
@@ -73,54 +98,171 @@ def read_stream(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -
         return StreamParts(parts, None)
     shares = share_of_weights(weights, sorted(set(names)))
     chances = [shares[name] / names.count(name) for name in names]
-    held = [(part, chance) for part, chance in zip(parts, chances, strict=True) if chance > 0]
-    return StreamParts([part for part, _ in held], [chance for _, chance in held])
+    held = [place for place, chance in enumerate(chances) if chance > 0]
+    return StreamParts([parts[place] for place in held], [chances[place] for place in held])
 
 
-def prepare_stream(stream: StreamParts, tokenizer: Any, data: Mapping[str, Any], seed: int) -> StreamedMixture:
+def prepare_stream(
+    stream: StreamParts,
+    tokenizer: Any,
+    data: Mapping[str, Any],
+    seed: int,
+    *,
+    held_out: Parts | None = None,
+    by_prompt: bool = True,
+) -> StreamedMixture:
     """Tokenise, mix and shuffle the parts, and read the first rows.
 
-    Rows without a labelled token are passed over. Held-out rows come from the first window; rows with the same tokens
-    are not trained on.
+    Rows without a labelled token are passed over; the log says of which sources they are. Held-out rows come from the
+    first window, drawn as `held_out.draw_rows` says; rows with their prompts are not trained on, wherever in the stream
+    they come. Prompts that a validation file shares with the first window are counted and logged.
 
     Args:
         stream: the parts.
         tokenizer: a fast Hugging Face tokenizer.
         data: the ``data`` section of a run's configuration.
         seed: of the mixing, and of the held-out rows.
+        held_out: the validation rows: of the file that ``data.validation`` names, or those that a run which goes on
+            held out; None to draw them.
+        by_prompt: False to draw rows whatever their prompts, as older versions did.
 
     Raises:
         DataError: no row of the first window has a label, or held-out rows are asked of a source that is not there.
     """
     column = data["source_column"]
-    parts = [_tokenize(part, tokenizer, data) for part in stream.parts]
-    mixed = parts[0]
-    if len(parts) > 1:
-        mixed = interleave_datasets(parts, probabilities=stream.chances, seed=seed, stopping_strategy="all_exhausted")
-    rows = list(islice(iter(mixed), data["window"]))
+    draws = held_out is None and bool(data["validation_rows"])
+    counts = [_LabelledRows(column) for _ in stream.parts]
+    places = _find_labelled(stream, tokenizer, data, counts)
+    rows: list[dict[str, Any]] = []
+    if places:
+        stream = stream.take(places)
+        extra = write_row if draws or data["validation"] else None
+        texts = _mix(stream, tokenizer, data, seed, extra, [counts[place] for place in places])
+        rows = list(islice(iter(texts), data["window"]))
     if not rows:
         raise DataError(
             f"No row of the stream has a labelled token within max_length={data['max_length']}: completions are empty "
             "or cut off. Raise data.max_length, or check the columns."
         )
+    found = _add_up(counts, f"a labelled token within max_length={data['max_length']}")
+    found.warn()
+    _warn_missing(data["source_sizes"], found)
+    lines = [json.loads(row.pop(EXTRA)) for row in rows if EXTRA in row]
     window = Dataset.from_list(rows)
-    wanted = data["validation_rows"]
-    if data["validation"] or not wanted:
-        return StreamedMixture(mixed.shuffle(seed=seed, buffer_size=BUFFER), window, None)
-    _, out = hold_out([window], column, wanted, seed)
-    held = out[0] if out else None
-    # By their tokens: an entry that is read again, or in another order, brings its first rows back.
-    tokens = {tuple(ids) for ids in held["input_ids"]} if held else set()
-    rest = mixed.filter(lambda row: tuple(row["input_ids"]) not in tokens)
-    return StreamedMixture(rest.shuffle(seed=seed, buffer_size=BUFFER), window, held)
+    keys = [prompt_keys(line["format"], line["row"]) for line in lines]
+    if draws:
+        wanted = data["validation_rows"]
+        if isinstance(wanted, Mapping):
+            check_names("data.validation_rows", wanted, sorted(set(window[column])), found.gone)
+        sides = draw_rows(window[column][:], column, wanted, seed, keys if by_prompt else None)
+        held_out = group_rows(lines[row] for row in np.flatnonzero(sides == HELD))
+    held_out = held_out or []
+    train = _mix(stream, tokenizer, data, seed)
+    if data["validation"]:
+        warn_shared(keys, held_out, data["format"], column, among=f"'s first {len(rows):,} rows")
+    elif held_out:
+        prompts = HeldPrompts(keys for part in held_out for keys in part_keys(part, data["format"]))
+        marked = _mix(stream, tokenizer, data, seed, lambda name, row: prompts.meet(prompt_keys(name, row)))
+        train = marked.filter(lambda row: not row[EXTRA]).remove_columns([EXTRA])
+    train = train.shuffle(seed=seed, buffer_size=BUFFER)
+    return StreamedMixture(train, window, tokenize_held_out(held_out, tokenizer, data), held_out, found)
 
 
-def _tokenize(part: IterableDataset, tokenizer: Any, data: Mapping[str, Any]) -> IterableDataset:
+def _warn_missing(sizes: Mapping[str, int], found: RowsLeft) -> None:
+    for name in sizes:
+        if name not in found.before:
+            logger.warning(
+                "data.source_sizes names %r, but none of the first %d rows of the stream is of it.%s",
+                name,
+                sum(found.before.values()),
+                suggest(name, found.before),
+            )
+
+
+class _LabelledRows:
+    """Says whether a tokenised row has a label to learn, and counts the rows of each source that it was asked of.
+
+    A copy in a data loader's worker counts for itself.
+    """
+
+    def __init__(self, column: str) -> None:
+        self._column = column
+        self.asked: Counter[str] = Counter()
+        self.labelled: Counter[str] = Counter()
+
+    def __call__(self, row: Mapping[str, Any]) -> bool:
+        labelled = any(label != IGNORE for label in row["labels"][1:])
+        self.asked[row[self._column]] += 1
+        self.labelled[row[self._column]] += labelled
+        return labelled
+
+    def begin(self) -> None:
+        """Count from 0."""
+        self.asked.clear()
+        self.labelled.clear()
+
+
+def _add_up(counts: Sequence[_LabelledRows], need: str) -> RowsLeft:
+    asked: Counter[str] = sum((each.asked for each in counts), Counter())
+    return RowsLeft(dict(sorted(asked.items())), sum((each.labelled for each in counts), Counter()), need)
+
+
+Extra = Callable[[str, Mapping[str, Any]], Any]
+"""Makes a cell of `EXTRA` from a format and a row of text."""
+
+
+def _find_labelled(
+    stream: StreamParts, tokenizer: Any, data: Mapping[str, Any], counts: Sequence[_LabelledRows]
+) -> list[int]:
+    """Return which parts have a row with a label; the counts of these then begin.
+
+    One without such a row, with which `datasets` cannot interleave, is read to its end to find that out.
+    """
+    if len(stream.parts) == 1:
+        return [0]
+    parts = [_tokenize(part, tokenizer, data, None, count) for part, count in zip(stream.parts, counts, strict=True)]
+    held = [place for place, part in enumerate(parts) if next(iter(part), None) is not None]
+    for place in held:
+        counts[place].begin()  # a few rows were read only to see what there is
+    return held
+
+
+def _mix(
+    stream: StreamParts,
+    tokenizer: Any,
+    data: Mapping[str, Any],
+    seed: int,
+    extra: Extra | None = None,
+    counts: Sequence[_LabelledRows] | None = None,
+) -> IterableDataset:
+    """Tokenise and interleave the parts, whose rows with a label `counts` count."""
+    counts = counts or [_LabelledRows(data["source_column"]) for _ in stream.parts]
+    parts = [_tokenize(part, tokenizer, data, extra, count) for part, count in zip(stream.parts, counts, strict=True)]
+    if len(parts) == 1:
+        return parts[0]
+    mixed = interleave_datasets(parts, probabilities=stream.chances, seed=seed, stopping_strategy="all_exhausted")
+    for count in counts:
+        count.begin()  # interleaving reads the first rows for their types
+    return mixed
+
+
+def _tokenize(
+    part: IterableDataset, tokenizer: Any, data: Mapping[str, Any], extra: Extra | None, is_labelled: _LabelledRows
+) -> IterableDataset:
     columns, column = column_names(part), data["source_column"]
     chosen = detect_format(columns) if data["format"] == "auto" else data["format"]
     tokenize = tokenizer_of_format(chosen, tokenizer, data["max_length"])
-    tokens = part.map(
-        lambda row: {**tokenize(row), column: str(row[column])},
-        remove_columns=[name for name in columns if name != column],
-    )
-    return tokens.filter(lambda row: any(label != IGNORE for label in row["labels"][1:]))
+    place = part.info.description
+
+    def tokenize_row(row: Mapping[str, Any], number: int) -> dict[str, Any]:
+        row = {**dict.fromkeys(columns), **row, column: name_of_row(row.get(column), column, number, file=place)}
+        try:
+            tokens = {**tokenize(row), column: row[column]}
+        except DataError as error:
+            raise DataError(f"{place or 'The stream'}, row {number} (the first is 0): {error}") from error
+        return tokens if extra is None else {**tokens, EXTRA: extra(chosen, row)}
+
+    # A column that comes only in later rows is in no list of those to remove.
+    kept = [*TOKENS, column] if extra is None else [*TOKENS, column, EXTRA]
+    tokens = part.map(tokenize_row, with_indices=True).select_columns(kept)
+    return tokens.filter(lambda row: is_labelled(row))  # interleaving copies what is no function, with its counts

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from string import Formatter
 from typing import Any
 
 from colm.errors import ConfigError, DataError, suggest
+from colm.values import text_of_value
 
 Rows = Any
 """A `datasets.Dataset`, or an `IterableDataset`."""
@@ -36,12 +38,38 @@ def fill_template(
                 f"{suggest(field, columns)} It has: {', '.join(columns)}."
             )
 
-    def fill(row: Mapping[str, Any]) -> dict[str, str]:
-        values = {name: ("" if row[name] is None else row[name]) for name in named}
-        values |= {name: _label(name, values[name], texts) for name, texts in labels.items()}
-        return {name: text.format_map(values) for name, text in template.items()}
+    place = rows.info.description or "The data"
 
-    return rows.map(fill, remove_columns=[name for name in columns if name not in (keep, *template)])
+    def fill(row: Mapping[str, Any], number: int) -> dict[str, str]:
+        try:
+            values = {name: row[name] for name in named}
+            values |= {name: _label(name, values[name], texts) for name, texts in labels.items()}
+            return {name: _Cells().vformat(text, (), values) for name, text in template.items()}
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{place}, row {number} (the first is 0): {error}") from error
+
+    removed = [name for name in columns if name not in (keep, *template)]
+    return rows.map(fill, with_indices=True, remove_columns=removed)
+
+
+class _Cells(Formatter):
+    """Writes cells as they stand in the file; one with a format, such as ``{score:.1f}``, as a number."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        """Return the text of a cell."""
+        if format_spec:
+            return format(float(value) if isinstance(value, str) and _is_number(value) else value, format_spec)
+        if isinstance(value, list | dict):
+            return json.dumps(value, ensure_ascii=False)
+        return text_of_value(value) or ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _fields(text: str) -> list[str]:
@@ -58,9 +86,11 @@ def _fields(text: str) -> list[str]:
 
 
 def _label(name: str, value: Any, texts: Any) -> str:
-    known = {str(key): str(text) for key, text in (enumerate(texts) if isinstance(texts, list) else texts.items())}
-    if str(value) not in known:
+    pairs = enumerate(texts) if isinstance(texts, list) else texts.items()
+    known = {text_of_value(key) or "": text_of_value(text) or "" for key, text in pairs}
+    found = known.get(text_of_value(value) or "")
+    if found is None:
         raise DataError(
             f"The column {name!r} has the value {value!r}, for which data.labels has no text. It has: {known}."
         )
-    return known[str(value)]
+    return found

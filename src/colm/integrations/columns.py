@@ -7,9 +7,14 @@ the data, and a wrapped collator sets them aside while the real one works.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date, time, timedelta
+from decimal import Decimal
 from typing import Any, NamedTuple
 
+import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
@@ -17,39 +22,52 @@ from torch.utils.data import Dataset as TorchDataset
 from colm.batch import IGNORE
 from colm.errors import DataError, suggest
 from colm.facts import REPEATED
-from colm.sources import count_sources
+from colm.sources import name_sources
 from colm.types import Batch
 
 SOURCE_KEY = "colm_source"
 INDEX_KEY = "colm_index"
+
+LABELS = "labels"
+
+NO_TENSOR = (str, date, time, timedelta, Decimal, type(None))
+"""Labels of which no collator can make a tensor."""
 
 
 class EncodedData(NamedTuple):
     """A training set with its codes, and what they mean."""
 
     dataset: Any
-    sizes: dict[str, int]
+    sizes: dict[str, int]  # rows of each source
     names: list[str]  # code -> source
+    learnable: dict[str, int] | None = None  # of a stream's first rows: those of each source with a label to learn
 
 
 class CodedRows(TorchDataset[dict[str, Any]]):
-    """A map-style data set whose rows also carry a source code and their number."""
+    """A map-style data set whose rows also carry a source code and their number.
 
-    def __init__(self, rows: Any, codes: Sequence[int]) -> None:
+    Args:
+        rows: the data set.
+        codes: of each row's source.
+        learnable: whether each row has a label to learn, (len,) bool.
+    """
+
+    def __init__(self, rows: Any, codes: Sequence[int], learnable: np.ndarray) -> None:
         self._rows = rows
-        self._codes = codes
+        self.codes = codes
+        self.learnable = learnable
 
     def __len__(self) -> int:
-        return len(self._codes)
+        return len(self.codes)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self._rows[index], SOURCE_KEY: self._codes[index], INDEX_KEY: index}
+        return {**self._rows[index], SOURCE_KEY: self.codes[index], INDEX_KEY: index}
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         """Return a batch's rows, fetched together where the data set can do that."""
         fetch = getattr(self._rows, "__getitems__", None)
         rows = fetch(indices) if fetch else [self._rows[index] for index in indices]
-        return [{**row, SOURCE_KEY: self._codes[i], INDEX_KEY: i} for row, i in zip(rows, indices, strict=True)]
+        return [{**row, SOURCE_KEY: self.codes[i], INDEX_KEY: i} for row, i in zip(rows, indices, strict=True)]
 
 
 def encode_sources(dataset: Any, column: str) -> EncodedData:
@@ -57,7 +75,7 @@ def encode_sources(dataset: Any, column: str) -> EncodedData:
 
     Args:
         dataset: a `datasets.Dataset`, or any map-style data set of mappings.
-        column: the column with the source's name.
+        column: the column with the source's name, or another label that reads as one (`colm.sources.source_name`).
 
     Raises:
         DataError: the column is missing (with the nearest name), a row has no source, the data set is
@@ -85,13 +103,15 @@ def encode_sources(dataset: Any, column: str) -> EncodedData:
     if isinstance(dataset, Dataset):
         labels = dataset.with_format(None)[column][:]  # a format or transform may leave the column out
     else:
-        labels = [dataset[i][column] for i in range(len(dataset))]
-    sizes = count_sources(labels, column)
+        told = [(row.get(column), has_label(row)) for row in (dataset[i] for i in range(len(dataset)))]
+        labels = [label for label, _ in told]
+    of_rows = name_sources(labels, column)
+    sizes = dict(sorted(Counter(of_rows).items()))
     names = list(sizes)
     code_of = {name: code for code, name in enumerate(names)}
-    codes = [code_of[str(label)] for label in labels]
+    codes = [code_of[name] for name in of_rows]
     if not isinstance(dataset, Dataset):
-        return EncodedData(CodedRows(dataset, codes), sizes, names)
+        return EncodedData(CodedRows(dataset, codes, np.array([known for _, known in told])), sizes, names)
     return EncodedData(_add_codes(dataset, codes), sizes, names)
 
 
@@ -120,12 +140,65 @@ def _add_codes(dataset: Dataset, codes: Sequence[int]) -> Dataset:
     return coded.with_transform(transform_beside_codes, **options)
 
 
+def count_learnable(dataset: Any, names: Sequence[str]) -> dict[str, int]:
+    """Count the rows of each source that have a label to learn, as the trainer gets them; sources may have none.
+
+    Without a column of labels, which the collator then makes, all rows count.
+
+    Args:
+        dataset: a coded data set with a length, as it is after the trainer has prepared it.
+        names: code -> source.
+    """
+    if isinstance(dataset, CodedRows):
+        codes, learnable = dataset.codes, dataset.learnable
+    else:
+        codes, learnable = dataset.with_format(None)[SOURCE_KEY][:], _find_learnable(dataset)
+    rows = np.asarray(codes, dtype=np.int64)[learnable]
+    return _count_codes(rows, names)
+
+
+def count_window(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, int]:
+    """Count the coded rows of each source that have a label to learn. See `count_learnable`."""
+    return _count_codes([row[SOURCE_KEY] for row in rows if has_label(row)], names)
+
+
+def _count_codes(codes: Any, names: Sequence[str]) -> dict[str, int]:
+    counts = np.bincount(np.asarray(codes, dtype=np.int64), minlength=len(names))
+    return dict(zip(names, counts.tolist(), strict=True))
+
+
+def has_label(row: Mapping[str, Any]) -> bool:
+    """Return whether a row has a label to learn; without labels, which the collator then makes, it counts as having."""
+    labels = row.get(LABELS)
+    if labels is None or np.ndim(labels) != 1:
+        return True
+    return bool((np.asarray(labels)[1:] != IGNORE).any())  # nothing predicts a row's first token
+
+
+def _find_learnable(dataset: Dataset) -> np.ndarray:
+    """Return which rows have a label to learn, (len,) bool; see `has_label`."""
+    learnable = np.ones(len(dataset), dtype=bool)
+    if LABELS not in dataset.column_names or dataset.format["type"] == "custom":  # a transform may make others
+        return learnable
+    plain, start = dataset.with_format("arrow").select_columns([LABELS]), 0
+    for table in plain.iter(batch_size=10_000):
+        lists = table[LABELS].combine_chunks()
+        if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)) or lists.null_count:
+            return learnable
+        told = np.concatenate([[0], np.cumsum(lists.flatten().to_numpy(zero_copy_only=False) != IGNORE)])
+        ends = np.cumsum(lists.value_lengths().to_numpy(zero_copy_only=False))
+        firsts = np.minimum(ends, np.concatenate([[0], ends[:-1]]) + 1)
+        learnable[start : start + len(lists)] = told[ends] > told[firsts]
+        start += len(lists)
+    return learnable
+
+
 class CollatorWithCodes:
     """Calls the real collator without the codes, and adds them to its batch as (n,) int64 tensors.
 
     Args:
         collator: the real one; called with a list of mappings.
-        source_column: dropped from rows too, where it is text, which no collator can make a tensor of.
+        source_column: dropped from rows too, where no collator can make a tensor of it, as of text.
     """
 
     def __init__(self, collator: Callable[[list[dict[str, Any]]], Mapping[str, Any]], source_column: str) -> None:
@@ -139,7 +212,7 @@ class CollatorWithCodes:
             {
                 key: value
                 for key, value in row.items()
-                if key not in aside and not (key == self.source_column and isinstance(value, str))
+                if key not in aside and not (key == self.source_column and isinstance(value, NO_TENSOR))
             }
             for row in rows
         ]

@@ -13,7 +13,8 @@ pool is exchanged for its coreset, in as many micro-batches, and nothing of the 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +23,37 @@ from datasets import IterableDataset as HubStream
 from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer import OPTIMIZER_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import rotate_checkpoints
 
 from colm.batch import count_labelled
 from colm.config import SelectionConfig
 from colm.errors import ConfigError, DataError
 from colm.exchange import WEIGHT_KEY
-from colm.integrations.checkpoints import begin_checkpoint, is_complete, last_complete_checkpoint, mark_complete
+from colm.integrations.checkpoints import (
+    STATE_NAME,
+    begin_checkpoint,
+    drop_old_checkpoints,
+    is_complete,
+    last_complete_checkpoint,
+    mark_complete,
+)
 from colm.integrations.checks import check_pool_rows, check_trainer, pool_rows
 from colm.integrations.columns import (
     INDEX_KEY,
     SOURCE_KEY,
     CollatorWithCodes,
+    count_learnable,
+    count_window,
     encode_sources,
     set_codes_aside,
     silence_repeats,
 )
 from colm.integrations.figures import SelectionFigures
-from colm.integrations.passes import STATE_NAME, PassesMixin
+from colm.integrations.passes import PassesMixin
 from colm.integrations.streams import NumberedPasses, RunningSizes, encode_stream, is_stream
 from colm.record import FILE_NAME, StepLog, to_dict
 from colm.replay import ReplaySelector
 from colm.selector import CoresetSelector
+from colm.sources import RowsLeft, find_small_sources
 from colm.stages import FETCH, TRAIN, stage
 
 
@@ -57,6 +67,8 @@ class CoresetMixin(PassesMixin):
     selector: CoresetSelector
     selection: SelectionConfig
     _signature_columns: Any
+    announce: Callable[[str], None] | None = None
+    """Called with the name of each checkpoint before it is written, in the process that does."""
 
     def _prepare_data(
         self, kwargs: dict[str, Any], source_column: str, args: Any, sizes: Mapping[str, int] | None, window: int
@@ -83,6 +95,7 @@ class CoresetMixin(PassesMixin):
         else:
             encoded = encode_sources(kwargs["train_dataset"], source_column)
         kwargs["train_dataset"] = encoded.dataset
+        self._encoded, self._window = encoded, window
         self.source_sizes = encoded.sizes
         self._source_names = encoded.names
         self._source_column = source_column
@@ -90,10 +103,11 @@ class CoresetMixin(PassesMixin):
     def _prepare_selection(self, selection: SelectionConfig, replay: str | Path | None) -> None:
         """Check the whole set-up, then make the selector and hook it to the Trainer's events."""
         self.selection = selection
+        check_trainer(self, selection)
+        self._count_rows_left()
         stream: Any = self.train_dataset
         if self.args.world_size > 1 and isinstance(stream, HubStream):
             self.train_dataset: Any = NumberedPasses(stream)
-        check_trainer(self, selection)
         self.data_collator: Any = CollatorWithCodes(self.data_collator, self._source_column)
         model, sizes, pad = self.model, self.source_sizes, self._pad_token()
         if replay is None:
@@ -107,6 +121,35 @@ class CoresetMixin(PassesMixin):
         self.figures = SelectionFigures(self._source_names, by_source=selection.log_sources)
         # Before the callbacks that save at the end of a step: the Trainer's just-in-time checkpoint does.
         self.callback_handler.callbacks.insert(0, _CommitCallback(self))
+
+    def _count_rows_left(self) -> None:
+        """Let sizes be those of the rows that can be trained on, as the Trainer has them: TRL drops some.
+
+        Raises:
+            DataError: there is none.
+            ConfigError: `small_sources` names a source of which none is left.
+        """
+        names, before = self._source_names, self._encoded.sizes
+        if not is_stream(self.train_dataset):
+            left = count_learnable(self.train_dataset, names)
+        elif self._running is None:
+            return  # the sizes were given
+        elif self._encoded.learnable is not None and self.train_dataset is self._encoded.dataset:
+            left = self._encoded.learnable
+        else:
+            left = count_window(list(islice(iter(self.train_dataset), self._window)), names)
+            before = {name: count for name, count in before.items() if not left[name]}  # else of other rows
+        if self._running is not None:
+            self._running = RunningSizes(left)
+        limit = getattr(self.args, "max_length", None)  # TRL's
+        found = RowsLeft(before, left, "a labelled token" + (f" within max_length={limit}" if limit else ""))
+        held = {name: count for name, count in left.items() if count}
+        if not held:
+            raise DataError(f"None of the {sum(before.values())} rows of train_dataset has {found.need}.")
+        found.warn()
+        if not isinstance(self.selection.small_sources, str):
+            find_small_sources(held, self.selection.small_sources, found.gone)
+        self.source_sizes = left
 
     def _pad_token(self) -> int | None:
         pad = getattr(self.processing_class, "pad_token_id", None)
@@ -227,7 +270,10 @@ class CoresetMixin(PassesMixin):
         run_folder = Path(self._get_output_dir(trial=trial))
         folder = run_folder / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
+            if self.announce is not None:
+                self.announce(folder.name)
             begin_checkpoint(folder)
+        self.accelerator.wait_for_everyone()  # what other ranks write is not there before
         # The Trainer would delete the last complete checkpoint before this one is.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
@@ -248,8 +294,7 @@ class CoresetMixin(PassesMixin):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_complete(folder)
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(str(run_folder), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True)
+            drop_old_checkpoints(run_folder, limit, self.state.best_model_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load the selector's state too."""

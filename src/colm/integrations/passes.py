@@ -21,6 +21,7 @@ from torch.utils.data import RandomSampler, Sampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from colm.errors import ConfigError
+from colm.integrations.checkpoints import STATE_NAME
 from colm.integrations.checks import pool_rows
 from colm.integrations.columns import silence_repeats
 from colm.integrations.streams import NumberedPasses, is_stream, readers
@@ -205,9 +206,6 @@ class PassesMixin(_TrainerSeams):
                 f"The run read its stream in {before} data loader processes, now it would in {self._readers()}, which "
                 f"puts its rows in another order; set dataloader_num_workers={before} to resume it."
             )
-
-
-STATE_NAME = "coreset_state.pt"
 
 
 def read_pass_state(checkpoint: str) -> dict[str, Any] | None:

@@ -10,12 +10,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 from transformers import TrainerCallback
 
+from colm.record import PROFILE_NAME, TRACE_NAME
 from colm.stages import PREFIX
 
 logger = logging.getLogger(__name__)
 
-TABLE_NAME = "profile.txt"
-TRACE_NAME = "profile_trace.json"
 OPTIMIZER = "Optimizer.step#"
 """What the name of an optimiser's step begins with, in torch.profiler."""
 STEP = "ProfilerStep"
@@ -93,5 +92,5 @@ class StepProfiler(TrainerCallback):
         order = "self_cuda_time_total" if on_device else "self_cpu_time_total"
         table = averages.table(sort_by=order, row_limit=OPERATIONS, max_name_column_width=60)
         self.report = "\n".join(lines)
-        (self._folder / TABLE_NAME).write_text(f"{self.report}\n\n{table}\n", encoding="utf-8")
+        (self._folder / PROFILE_NAME).write_text(f"{self.report}\n\n{table}\n", encoding="utf-8")
         profiler.export_chrome_trace(str(self._folder / TRACE_NAME))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -12,8 +12,8 @@ from datasets import IterableDataset as HubStream
 from torch.utils.data import IterableDataset
 
 from colm.errors import ConfigError, DataError, suggest
-from colm.integrations.columns import INDEX_KEY, SOURCE_KEY, EncodedData
-from colm.sources import count_sources
+from colm.integrations.columns import INDEX_KEY, SOURCE_KEY, EncodedData, has_label
+from colm.sources import count_sources, name_keys, name_of_row, name_sources
 
 WINDOW = 1000
 """Rows from which sizes are estimated."""
@@ -28,8 +28,12 @@ class RunningSizes:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Rows of each source, in the proportions that the stream has had so far; at least 1."""
-        return {name: max(1, self._window.get(name, 0) + seen) for name, seen in self._seen.items()}
+        """Rows of each source, in the proportions that the stream has had so far.
+
+        At least 1, but 0 where all its rows in the window had nothing to learn, until one comes that has.
+        """
+        least = {name: min(1, rows) for name, rows in self._window.items()}
+        return {name: max(least.get(name, 1), self._window.get(name, 0) + seen) for name, seen in self._seen.items()}
 
     def meet(self, sources: Sequence[str]) -> bool:
         """Take up the sources that are new, and return whether there are any."""
@@ -114,10 +118,7 @@ class CodedStream(NumberedPasses):
         """Return a row's code and number. Raises DataError where its source is not known."""
         if self._column not in row:
             raise DataError(_no_column(self._column, row))
-        label = row[self._column]
-        if label is None or not str(label).strip():
-            raise DataError(f"Row {number} of the stream has no source: its {self._column!r} is {label!r}.")
-        name = str(label)
+        name = name_of_row(row[self._column], self._column, number, of=" of the stream")
         if name not in self._names:
             if not self._grows:
                 raise DataError(
@@ -172,7 +173,9 @@ def encode_stream(
     """
     if max_steps <= 0:
         raise ConfigError(f"A stream has no end, and max_steps is {max_steps}; set it to the steps to train for.")
+    learnable: dict[str, int] | None = None
     if source_sizes is not None:
+        source_sizes = name_keys("source_sizes", source_sizes)
         bad = [name for name, size in source_sizes.items() if size < 1]
         if bad or not source_sizes:
             raise ConfigError(
@@ -187,12 +190,14 @@ def encode_stream(
             raise DataError("The stream has no row; give it at least one.")
         if column not in rows[0]:
             raise DataError(_no_column(column, rows[0]))
-        sizes = count_sources((row[column] for row in rows), column)
+        sizes = count_sources((row.get(column) for row in rows), column)
+        known = Counter(name_sources(row[column] for row in rows if has_label(row)))
+        learnable = {name: known[name] for name in sizes}
     names = list(sizes)
     coded = CodedStream(dataset, column, names, grows=source_sizes is None and one_process)
     if isinstance(dataset, HubStream):  # map keeps what a hub's stream can do: shards, epochs, its place on resuming
-        return EncodedData(dataset.map(coded.encode, with_indices=True), sizes, names)
-    return EncodedData(coded, sizes, names)
+        return EncodedData(dataset.map(coded.encode, with_indices=True), sizes, names, learnable)
+    return EncodedData(coded, sizes, names, learnable)
 
 
 def _no_column(column: str, row: Mapping[str, Any]) -> str:

@@ -83,6 +83,7 @@ def write_comparison(folder: Path, *, out: Path | None = None, descriptions: Map
     ids = PlotIds()
     seeds = [len(method.figures) for method in methods]
     base = find_method(methods, RANDOM)
+    target = _mean_target(base) if base else None
     bases = [method for name in (CONTROL, RANDOM) if (method := find_method(methods, name))]
     return write_page(
         out or folder / PAGE_NAME,
@@ -101,8 +102,8 @@ def write_comparison(folder: Path, *, out: Path | None = None, descriptions: Map
         finals=[(method.name, len(method.figures), final_losses(method)) for method in methods],
         differences=[_tabulate_differences(methods, each) for each in bases],
         costs=_tabulate_costs(methods),
-        target=_mean_target(base) if base else None,
-        reaches=_tabulate_reaches(methods, _mean_target(base)) if base else [],
+        target=target,
+        reaches=_tabulate_reaches(methods, target) if target is not None else [],
         legend=draw_legend({method.name: i for i, method in enumerate(methods)}, ids),
         gaps=_draw_gaps(methods, bases[0], ids) if bases else [],
         base=bases[0].name if bases else "",
@@ -142,8 +143,9 @@ def _tabulate_costs(methods: Sequence[Method]) -> list[tuple[str, Cost]]:
     return [(method.name, count_cost(method)) for method in methods]
 
 
-def _mean_target(base: Method) -> float:
-    return fmean(run.losses["macro"] for run in base.figures.values() if "macro" in run.losses)
+def _mean_target(base: Method) -> float | None:
+    held = [run.losses["macro"] for run in base.figures.values() if "macro" in run.losses]
+    return fmean(held) if held else None
 
 
 def _tabulate_reaches(methods: Sequence[Method], target: float) -> list[tuple[str, Reach]]:

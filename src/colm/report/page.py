@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
+from hashlib import blake2b
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,10 +14,25 @@ import jinja2
 from markupsafe import Markup
 
 from colm.errors import ConfigError
+from colm.record import replace_file, write_partial
 from colm.report.plots import draw_key
 from colm.report.svg import PlotIds
 
 MISSING = "\N{EN DASH}"
+UNKNOWN = "0" * 32
+"""In the place of a page's digest, as it is taken."""
+PROBE_BYTES = 2**16
+HEAD_CHARACTERS = 1000
+_MARK = re.compile(r'(<meta name="generator" content="colm )([0-9a-f]{32})(">)')
+OLDER = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>"""
+"""What pages of versions without a mark begin with."""
 
 
 class Plot(NamedTuple):
@@ -32,18 +50,58 @@ class Key(NamedTuple):
     svg: Markup
 
 
+def check_page(out: Path) -> None:
+    """Check that a page may be written to a file, so that it is said before there is work to lose.
+
+    Raises:
+        ConfigError: it cannot, or the file is somebody else's: no page of colm's, or one that was changed since.
+    """
+    if os.path.lexists(out) and not _is_own(out):
+        raise ConfigError(
+            f"{out} is not a page that colm wrote, or was changed since. Move it away, or choose another --out."
+        )
+    try:
+        write_partial(out, " " * PROBE_BYTES).unlink()
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
 def write_page(out: Path, template: str, **context: Any) -> Path:
     """Render a template of this package to a file and return its path.
 
+    The page has a digest of itself, by which it is told from other people's pages.
+
     Raises:
-        ConfigError: the file can not be written.
+        ConfigError: see `check_page`.
     """
-    text = _environment().get_template(template).render(**context)
+    check_page(out)
+    text = _environment().get_template(template).render(digest=UNKNOWN, **context)
     try:
-        out.write_text(text, encoding="utf-8")
+        replace_file(out, text.replace(UNKNOWN, _digest(text), 1))
     except OSError as error:
-        raise ConfigError(f"The page can not be written to {out}: {error.strerror}. Choose another --out.") from error
+        raise _unwritable(out, error) from error
     return out
+
+
+def _unwritable(out: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"The page can not be written to {out}: {error.strerror}. Choose another --out.")
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _is_own(path: Path) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return False
+    try:
+        text = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError):
+        return False
+    found = _MARK.search(text[:HEAD_CHARACTERS])
+    if found is None:
+        return text.startswith(OLDER)
+    return found[2] == _digest(_MARK.sub(rf"\g<1>{UNKNOWN}\g<3>", text, count=1))
 
 
 def draw_legend(names: Mapping[str, int], ids: PlotIds) -> list[Key]:

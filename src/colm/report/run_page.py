@@ -25,6 +25,7 @@ from colm.report.run_plots import draw_losses, draw_selection, draw_sources
 from colm.report.runs import Run
 from colm.report.signatures import Verdict, check_run
 from colm.report.svg import PlotIds
+from colm.sources import RowsLeft
 
 
 class RunPart(NamedTuple):
@@ -35,6 +36,7 @@ class RunPart(NamedTuple):
     verdicts: list[Verdict]
     sources: list[SourceRow]
     config: str
+    dropped: dict[str, str]  # source -> how many of its rows were not trained on, and why
 
 
 def write_report(runs: Sequence[Run], out: Path) -> Path:
@@ -50,7 +52,14 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
     ids = PlotIds()
     others = runs if len(runs) > 1 else ()
     parts = [
-        RunPart(run, list_facts(run), check_run(run, others), measures.tabulate_sources(run), show_config(run.config))
+        RunPart(
+            run,
+            list_facts(run),
+            check_run(run, others),
+            measures.tabulate_sources(run),
+            show_config(run.config),
+            describe_dropped(run),
+        )
         for run in runs
     ]
     legend: list[Key] = draw_legend({run.name: i for i, run in enumerate(runs)}, ids) if others else []
@@ -92,6 +101,16 @@ def list_facts(run: Run) -> list[tuple[str, str]]:
         ("Of it selection", show_share(measures.divide(seconds[1], seconds[0]) if seconds else None)),
         (f"Peak memory, {kind}", show_bytes(summary.peak_memory if summary else None)),
     ]
+
+
+def describe_dropped(run: Run) -> dict[str, str]:
+    """Say of each source how many of its rows were not trained on since they have nothing to learn."""
+    if run.summary is None:
+        return {}
+    rows, dropped = run.summary.rows, run.summary.dropped
+    limit = (run.config.get("data") or {}).get("max_length")
+    need = "a labelled token" + (f" within max_length={limit}" if limit else "")
+    return RowsLeft({name: rows.get(name, 0) + lost for name, lost in dropped.items()}, rows, need).describe()
 
 
 def show_config(config: Mapping[str, Any]) -> str:

@@ -63,6 +63,7 @@ class Summary(NamedTuple):
     small: frozenset[str]
     before: dict[str, float]  # source -> evaluation loss
     after: dict[str, float]
+    dropped: dict[str, int]  # source -> rows without a labelled token, of sources that had any
 
 
 class Run(NamedTuple):
@@ -267,6 +268,7 @@ def _parse_summary(values: dict[str, Any]) -> Summary:
         small=find_small(rows) if small is None else frozenset(small),
         before=losses("eval_loss_before"),
         after=losses("eval_loss_after"),
+        dropped={name: int(source["dropped"]) for name, source in sources.items() if source.get("dropped")},
     )
 
 

@@ -45,6 +45,7 @@ def write_sources_page(survey: Survey, out: Path, *, name: str, note: str = "", 
         warnings=survey.warnings,
         total=total,
         method=METHOD,
+        dropped=survey.dropped,
         tried=tried,
         chosen=find_elbow(tried) if tried else None,
         facts=[

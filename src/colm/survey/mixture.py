@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from colm.config import SelectionConfig
 from colm.errors import DataError, suggest
-from colm.sources import count_sources
+from colm.sources import RowsLeft, count_sources, name_keys, name_sources
 from colm.survey.duplicates import find_near_duplicates
 from colm.survey.outlook import Outlook, SourceOutlook, even_share, expect_pool
 from colm.survey.words import count_words, distinguishing_words
@@ -52,6 +53,7 @@ class Survey(NamedTuple):
     sources: list[SourceFacts]
     outlook: Outlook
     warnings: list[Caution]
+    dropped: Mapping[str, str] = MappingProxyType({})  # source -> how many of its rows are not trained on, and why
 
 
 def survey_mixture(
@@ -63,6 +65,7 @@ def survey_mixture(
     pool_rows: int,
     slots: int,
     sizes: Mapping[str, int] | None = None,
+    counts: RowsLeft | None = None,
     seed: int = 0,
 ) -> Survey:
     """Read a tokenised mixture once and describe each source.
@@ -75,15 +78,16 @@ def survey_mixture(
         pool_rows: N.
         slots: micro-batches over all ranks.
         sizes: rows of each source where `rows` is only a part of the data, in the same proportions.
+        counts: rows of each source before they were tokenised, and those that are left.
         seed: of the rows that are sampled.
 
     Raises:
         DataError: a row without a source, or a source without a size.
         ConfigError: see `expect_pool`.
     """
-    labels = [str(label) for label in rows[source_column][:]]
+    labels = name_sources(rows[source_column][:], source_column)
     counted = count_sources(labels, source_column)
-    sizes = dict(sizes) if sizes is not None else counted
+    sizes = name_keys("source_sizes", sizes) if sizes is not None else counted
     for name in counted:
         if name not in sizes:
             raise DataError(
@@ -121,7 +125,18 @@ def survey_mixture(
                 outlook=outlook.sources[name],
             )
         )
-    return Survey(facts, outlook, find_warnings(sizes, selection, outlook, facts))
+    warnings = find_warnings(sizes, selection, outlook, facts)
+    if counts is None:
+        return Survey(facts, outlook, warnings)
+    return Survey(facts, outlook, [*_warn_of_gone(counts), *warnings], counts.describe())
+
+
+def _warn_of_gone(counts: RowsLeft) -> list[Caution]:
+    gone = [f"{name!r} {fate}" for name, fate in counts.gone.items()]
+    if not gone:
+        return []
+    reason = f"{'; '.join(gone)}: nothing of {'it' if len(gone) == 1 else 'them'} is trained on."
+    return [Caution("Sources without a row left", reason, "Raise data.max_length, mend the rows, or leave them out.")]
 
 
 def _examples(rows: Any, held: Sequence[int], lengths: np.ndarray, tokenizer: Any) -> list[tuple[int, str]]:

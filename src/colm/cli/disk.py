@@ -1,0 +1,67 @@
+"""What the system says of a file that cannot be written, in one line."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from colm.errors import ColmError, ConfigError
+
+_NUMBERS = {
+    getattr(errno, name)
+    for name in (
+        "ENOSPC",
+        "EDQUOT",
+        "EROFS",
+        "EACCES",
+        "EPERM",
+        "EISDIR",
+        "EEXIST",
+        "ENOTDIR",
+        "EFBIG",
+        "EIO",
+        "ENAMETOOLONG",
+    )
+    if hasattr(errno, name)
+}
+_SAID = re.compile(r"No space left on device|Disk quota exceeded|Read-only file system|Permission denied")
+
+
+def why_not_written(error: BaseException | None) -> str | None:
+    """Return why a file could not be written, for an error that says so or that such an error has caused; else None.
+
+    PyTorch and safetensors have errors of their own for a full disk, without the system's number.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NUMBERS:
+            where = f": {error.filename}" if error.filename else ""
+            return f"{error.strerror}{where}"
+        if type(error).__name__ in ("RuntimeError", "SafetensorError", "ArrowInvalid", "OSError"):
+            said = _SAID.search(str(error))
+            if said is not None:
+                return said.group()
+            if "inline_container" in str(error) or "PytorchStreamWriter" in str(error):
+                return "not all bytes could be written, as when the disk is full"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextmanager
+def saying(place: Path | str, advice: str) -> Iterator[None]:
+    """Turn what goes wrong as files are written within the block into one line with the place, the reason and advice.
+
+    Raises:
+        ConfigError: a file could not be written.
+    """
+    try:
+        yield
+    except ColmError:
+        raise
+    except Exception as error:
+        why = why_not_written(error)
+        if why is None:
+            raise
+        raise ConfigError(f"{place} cannot be written ({why}). {advice}") from error

@@ -1,0 +1,236 @@
+"""Rows of one file, one folder or one data set of the hub, as they are written there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+import pyarrow as pa
+from datasets import (
+    Dataset,
+    DatasetDict,
+    DownloadManager,
+    Features,
+    IterableDataset,
+    load_dataset,
+    load_dataset_builder,
+    load_from_disk,
+)
+from datasets.packaged_modules.csv.csv import Csv
+from datasets.packaged_modules.json.json import Json
+from pyarrow.parquet import ParquetFile
+
+from colm.data.cells import ColumnTypes, JsonCell, encode_row, features_of_arrow, restore_cells, rows_of_arrow
+from colm.data.chat import SEEN
+from colm.data.files import COMPRESSIONS, CSV_ENDINGS, JSON_ENDINGS, Row, read_file_rows, split_ending
+from colm.errors import ColmError, DataError, suggest
+from colm.values import text_of_value
+
+PARQUET = ".parquet"
+ENDINGS = (*JSON_ENDINGS, *CSV_ENDINGS, PARQUET)
+"""Of the files that are read; those that are not Parquet may be compressed."""
+
+PARQUET_ROWS = 1000
+"""Rows of a Parquet file that are read at a time."""
+
+OWN_READERS = {Json: ".jsonl", Csv: ".csv"}
+"""Builders of `datasets` whose files are read here, since they guess types."""
+
+
+READ = ("prompt", "completion", "messages", "instruction", "input", "output", "text", *SEEN)
+"""Columns that are tokenized."""
+
+
+def read_rows(
+    name: str, *, split: str = "train", config: str | None = None, revision: str | None = None, streaming: bool = False
+) -> Any:
+    """Read one file, or a data set of the hub.
+
+    The rows are those that are written there: texts are texts whatever they look like, lists and mappings have their
+    own keys only, in their own order.
+
+    Args:
+        name: a path with one of `ENDINGS`, a folder that `datasets` wrote, or a hub name or a folder of files.
+        split: of a hub data set or a folder.
+        config: of a hub data set.
+        revision: of a hub data set: a branch, a tag or a commit.
+        streaming: return an `IterableDataset`, whose rows are read when they are needed.
+
+    Returns:
+        A `Dataset` or an `IterableDataset`; ``info.description`` is `name`.
+
+    Raises:
+        DataError: the file is missing, empty or not readable, or the hub has no such data set; a row is damaged, with
+            its line.
+    """
+    try:
+        rows = _read(name, split, config, revision, streaming)
+    except ColmError:
+        raise
+    except Exception as error:  # every builder and the hub client raise their own
+        cause = error.__cause__ if isinstance(error.__cause__, DataError) else None
+        if cause is not None:
+            raise cause from error
+        what = "file could not be read" if Path(name).is_file() else "data set could not be loaded"
+        said = " ".join(str(error).split())
+        raise DataError(
+            f"The {what}: {name!r} ({type(error).__name__}: {said}). Give a {', '.join(ENDINGS)} file or a hub name."
+        ) from error
+    if not streaming and len(rows) == 0:
+        raise DataError(f"{name!r} has no row; it needs at least one.")
+    rows.info.description = name  # what messages about a row say
+    return rows
+
+
+def name_row(rows: Dataset, number: int) -> str:
+    """Return what a message calls a row: its place in the file that it was read from, or how it begins.
+
+    Args:
+        rows: what `read_rows` gave, or a part of it.
+        number: of a row of that.
+    """
+    row, name = rows[number], rows.info.description
+    cells = {_as_text(row[column]) for column in READ if row.get(column) not in (None, "", [], {})}
+    ending = split_ending(name)[1]
+    if os.path.isfile(name) and ending in (*JSON_ENDINGS, *CSV_ENDINGS):
+        for place, candidate in read_file_rows(name):
+            if cells <= {_as_text(cell) for cell in candidate.values()}:
+                return str(place)
+    begins = _as_text({column: row[column] for column in READ if column in row})[:80]
+    return f"{name or 'The data'}, the row that begins {begins}"
+
+
+def _as_text(cell: Any) -> str:
+    return json.dumps(cell, default=str) if isinstance(cell, list | dict) else text_of_value(cell) or ""
+
+
+def _read(name: str, split: str, config: str | None, revision: str | None, streaming: bool) -> Any:
+    path = Path(name)
+    _, ending, compression = split_ending(name)
+    if path.is_dir():
+        if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+            return _as_written(_from_disk(name, split), streaming)
+    elif path.exists() or ending in ENDINGS or compression:
+        _require_file(path, ending, compression)
+        if ending == PARQUET:
+            return _read_parquet(name, streaming)
+        return _read_files([name], ending, streaming=streaming)
+    builder = load_dataset_builder(name, config, revision=revision)
+    ending = next((own for kind, own in OWN_READERS.items() if isinstance(builder, kind)), "")
+    settings = builder.config
+    if not ending or getattr(settings, "field", None) is not None or not (settings.data_files or {}).get(split):
+        return _as_written(load_dataset(name, config, split=split, revision=revision, streaming=streaming), streaming)
+    files = list(settings.data_files[split])
+    separator = getattr(settings, "delimiter", None) or getattr(settings, "sep", None) or ","
+    if streaming:
+        return _read_files(files, ending, separator=separator, streaming=True)
+    # Downloaded files lose their names, which say whether they are compressed.
+    copies = DownloadManager().download(files)
+    return _read_files(files, ending, separator=separator, copies=copies)
+
+
+def _require_file(path: Path, ending: str, compression: str) -> None:
+    if not path.exists():
+        siblings = [str(sibling) for sibling in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise DataError(f"There is no file {str(path)!r}.{suggest(str(path), siblings)}")
+    if ending not in ENDINGS or (compression and ending == PARQUET):
+        raise DataError(
+            f"The file {str(path)!r} ends in {''.join(path.suffixes[-2:]) or 'nothing'}, by which its format is not "
+            f"known. Name it after its format: {', '.join(ENDINGS)}; all but {PARQUET} also with "
+            f"{', '.join(COMPRESSIONS)} behind."
+        )
+    if not path.is_file():
+        raise DataError(f"{str(path)!r} is not a regular file; give one that can be read more than once.")
+    if path.stat().st_size == 0:
+        raise DataError(f"The file {str(path)!r} is empty; it needs at least one row.")
+
+
+def _read_files(
+    names: Sequence[str], ending: str, *, separator: str = ",", streaming: bool = False, copies: Sequence[str] = ()
+) -> Any:
+    """Read JSON or CSV files; `copies` are where remote ones have been downloaded to."""
+    places = list(copies or names)
+    options: dict[str, Any] = {"names": list(names), "places": places, "ending": ending, "separator": separator}
+    if streaming:
+        return IterableDataset.from_generator(_generate, gen_kwargs=options)
+    types = ColumnTypes()
+    for row in _generate(**options):
+        types.add(row)
+    if not types.rows:
+        raise DataError(f"{names[0]!r} has no row; it needs at least one.")
+    features = types.features()
+    options |= {"features": features, "stamps": [_stamp(place) for place in places]}
+    return Dataset.from_generator(_generate, features=features, gen_kwargs=options)
+
+
+def _generate(
+    names: list[str],
+    places: list[str],
+    ending: str,
+    separator: str,
+    features: Features | None = None,
+    stamps: Sequence[Any] = (),
+) -> Iterator[Row]:
+    for name, place in zip(names, places, strict=True):
+        own = split_ending(name)[1]
+        kind = own if own in (*JSON_ENDINGS, *CSV_ENDINGS) else ending
+        for _, row in read_file_rows(name, ending=kind, separator=separator, open_file=partial(_open, place)):
+            yield row if features is None else encode_row(row, features)
+
+
+def _open(place: str, name: str) -> IO[bytes]:
+    if os.path.exists(place):
+        return open(place, "rb")
+    file: IO[bytes] = fsspec.open(place, "rb").open()
+    return file
+
+
+def _read_parquet(name: str, streaming: bool) -> Any:
+    # Not by the builder of `datasets`, which takes names for patterns.
+    if streaming:
+        return IterableDataset.from_generator(_generate_parquet, gen_kwargs={"name": name})
+    with open(name, "rb") as file:
+        features = features_of_arrow(ParquetFile(file).schema_arrow)
+    options = {"name": name, "features": features, "stamp": _stamp(name)}
+    return Dataset.from_generator(_generate_parquet, features=features, gen_kwargs=options)
+
+
+def _generate_parquet(name: str, features: Features | None = None, stamp: Any = None) -> Iterator[Row]:
+    with open(name, "rb") as file:
+        for batch in ParquetFile(file).iter_batches(PARQUET_ROWS):
+            for row in rows_of_arrow(batch):
+                yield row if features is None else encode_row(row, features)
+
+
+def _stamp(path: str) -> tuple[str, int, int]:
+    """Return what the cache of `datasets` knows a file by: one that changes is read again."""
+    stat = os.stat(path)
+    return os.path.abspath(path), stat.st_size, stat.st_mtime_ns
+
+
+def _from_disk(name: str, split: str) -> Dataset:
+    held = load_from_disk(name)
+    if not isinstance(held, DatasetDict):
+        return held
+    if split not in held:
+        raise DataError(f"The folder {name!r} has no split {split!r}.{suggest(split, held)} It has: {', '.join(held)}.")
+    return held[split]
+
+
+def _as_written(rows: Any, streaming: bool) -> Any:
+    """Give lists and mappings that Arrow stores as its own their own keys again."""
+    if streaming and isinstance(rows, Dataset):
+        rows = rows.to_iterable_dataset()
+    features = rows.features or {}
+    nested = [column.name for column in Features(features).arrow_schema if pa.types.is_nested(column.type)]
+    if not nested:
+        return rows
+    if streaming:
+        return rows.map(restore_cells, fn_kwargs={"nested": nested})
+    features = Features({**features, **{name: JsonCell() for name in nested}})
+    return rows.map(restore_cells, fn_kwargs={"nested": nested, "encode": JsonCell().encode_example}, features=features)
