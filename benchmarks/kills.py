@@ -1,10 +1,13 @@
 """Kill training runs with SIGKILL, resume them, and compare what they leave with a run that was never killed.
 
     python benchmarks/kills.py --kills 50
+    python benchmarks/kills.py --passes --sample 100
 
 Half of the kills come at a random time, half at a random file operation in the run's folder: within the writing of a
 checkpoint, a log line or the summary. A run is killed up to three times before it may end. What must agree: the bytes
 of the weights, every line of selection.jsonl and evaluations.jsonl (without seconds).
+
+With --passes the kills come right behind a checkpoint instead, at the places that kills_in_passes.py multiplies out.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import Any, NamedTuple
 import yaml
 
 WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
+LINES = ("selection.jsonl", "evaluations.jsonl")
 TIMES = ("seconds", "step_seconds")
 
 
@@ -111,7 +115,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     """Return what two runs must agree on."""
     weights = next(folder.glob("*.safetensors")).read_bytes()
     found: dict[str, Any] = {"weights": hashlib.sha256(weights).hexdigest()}
-    for name in ("selection.jsonl", "evaluations.jsonl"):
+    for name in (one for one in LINES if (folder / one).exists()):
         lines = [json.loads(line) for line in (folder / name).read_text().splitlines()]
         found[name] = [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
     return found
@@ -153,8 +157,8 @@ def kill_and_resume(folder: Path, whole: Whole, draw: random.Random, *, kills: i
 def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     """Say what differs: the weights, the number of lines of a file, or the first line of it that does."""
     differing = [] if found["weights"] == expected["weights"] else ["weights"]
-    for name in ("selection.jsonl", "evaluations.jsonl"):
-        ours, theirs = found[name], expected[name]
+    for name in LINES:
+        ours, theirs = found.get(name, []), expected.get(name, [])
         if [line["step"] for line in ours] != [line["step"] for line in theirs]:
             differing.append(f"{name}: steps {[line['step'] for line in ours]}")
         elif ours != theirs:
@@ -180,7 +184,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--passes", action="store_true", help="kill in each of three passes over the data instead")
+    parser.add_argument("--sample", type=int, default=0, help="so many cases of --passes, drawn; default: all")
     options = parser.parse_args()
+    if options.passes:
+        from kills_in_passes import kill_in_passes
+
+        with tempfile.TemporaryDirectory() as scratch:
+            kill_in_passes(Path(scratch), sample=options.sample, seed=options.seed)
+        return
     draw, hits, failures, runs = random.Random(options.seed), Counter[str](), [], 0
     import colm.cli.train  # noqa: F401  the children are forked with it
 

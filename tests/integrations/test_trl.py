@@ -280,7 +280,7 @@ def test_refusals_of_data(tmp_path: Path, tokenizer: Any) -> None:
         build(data, compute_loss_func=lambda *_: None)
     with pytest.raises(ConfigError, match="a column 'image': selection takes rows of text only"):
         build(data.add_column("image", ["x"] * len(data)))
-    with pytest.raises(DataError, match="apply it with Dataset.map first"):
+    with pytest.raises(ValueError, match="SFTTrainer cannot prepare a dataset that uses"):
         build(data.with_transform(lambda rows: rows))
     with pytest.raises(DataError, match="no column 'kind' for the source"):
         build(data, source_column="kind")

@@ -63,6 +63,12 @@ class CodedRows(TorchDataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {**self._rows[index], SOURCE_KEY: self.codes[index], INDEX_KEY: index}
 
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        """Return a batch's rows, fetched together where the data set can do that."""
+        fetch = getattr(self._rows, "__getitems__", None)
+        rows = fetch(indices) if fetch else [self._rows[index] for index in indices]
+        return [{**row, SOURCE_KEY: self.codes[i], INDEX_KEY: i} for row, i in zip(rows, indices, strict=True)]
+
 
 def encode_sources(dataset: Any, column: str) -> EncodedData:
     """Add the source code and the row number to every row.
@@ -106,11 +112,32 @@ def encode_sources(dataset: Any, column: str) -> EncodedData:
     codes = [code_of[name] for name in of_rows]
     if not isinstance(dataset, Dataset):
         return EncodedData(CodedRows(dataset, codes, np.array([known for _, known in told])), sizes, names)
-    if dataset.format["type"] is not None:
-        return EncodedData(CodedRows(dataset, codes, _find_learnable(dataset)), sizes, names)
-    stale = [key for key in (SOURCE_KEY, INDEX_KEY) if key in columns]
-    coded = dataset.remove_columns(stale).add_column(SOURCE_KEY, codes).add_column(INDEX_KEY, list(range(len(codes))))
-    return EncodedData(coded, sizes, names)
+    return EncodedData(_add_codes(dataset, codes), sizes, names)
+
+
+def _add_codes(dataset: Dataset, codes: Sequence[int]) -> Dataset:
+    """Return the data set with codes and numbers as columns, which its format or transform leaves as they are.
+
+    So it stays what the trainer knows how to handle, and to complain about.
+    """
+    keys, kept = [SOURCE_KEY, INDEX_KEY], dataset.format
+    plain = dataset.with_format(None)
+    plain = plain.remove_columns([key for key in keys if key in plain.column_names])
+    coded = plain.add_column(SOURCE_KEY, codes).add_column(INDEX_KEY, list(range(len(codes))))
+    if kept["type"] is None and set(kept["columns"]) == set(dataset.column_names):
+        return coded
+    options = {"columns": [*(name for name in kept["columns"] if name not in keys), *keys]}
+    options["output_all_columns"] = kept["output_all_columns"]
+    if kept["type"] != "custom":
+        return coded.with_format(kept["type"], **options, **kept["format_kwargs"])
+    transform = kept["format_kwargs"]["transform"]
+
+    def transform_beside_codes(batch: Mapping[str, Any]) -> Any:
+        made = transform({key: value for key, value in batch.items() if key not in keys})
+        beside = {key: batch[key] for key in keys if key in batch}  # a view for lengths may leave them out
+        return {**made, **beside} if isinstance(made, Mapping) else made
+
+    return coded.with_transform(transform_beside_codes, **options)
 
 
 def count_learnable(dataset: Any, names: Sequence[str]) -> dict[str, int]:

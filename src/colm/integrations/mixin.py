@@ -16,12 +16,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from datasets import IterableDataset as HubStream
 from torch import Tensor, nn
 from transformers import TrainerCallback
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer import OPTIMIZER_NAME, TRAINING_ARGS_NAME
 
 from colm.batch import count_labelled
 from colm.config import SelectionConfig
@@ -47,20 +48,16 @@ from colm.integrations.columns import (
     silence_repeats,
 )
 from colm.integrations.figures import SelectionFigures
-from colm.integrations.streams import RunningSizes, encode_stream, is_stream
+from colm.integrations.passes import PassesMixin
+from colm.integrations.streams import NumberedPasses, RunningSizes, encode_stream, is_stream
 from colm.record import FILE_NAME, StepLog, to_dict
 from colm.replay import ReplaySelector
 from colm.selector import CoresetSelector
 from colm.sources import RowsLeft, find_small_sources
 from colm.stages import FETCH, TRAIN, stage
 
-if TYPE_CHECKING:
-    from transformers import Trainer as _TrainerSeams
-else:
-    _TrainerSeams = object  # the subclass brings the Trainer, or TRL's
 
-
-class CoresetMixin(_TrainerSeams):
+class CoresetMixin(PassesMixin):
     """What turns a Trainer into one that trains on coresets; put it before the Trainer in the bases.
 
     The subclass calls `_prepare_data` before, and `_prepare_selection` after the Trainer's own
@@ -69,6 +66,7 @@ class CoresetMixin(_TrainerSeams):
 
     selector: CoresetSelector
     selection: SelectionConfig
+    _signature_columns: Any
     announce: Callable[[str], None] | None = None
     """Called with the name of each checkpoint before it is written, in the process that does."""
 
@@ -107,6 +105,9 @@ class CoresetMixin(_TrainerSeams):
         self.selection = selection
         check_trainer(self, selection)
         self._count_rows_left()
+        stream: Any = self.train_dataset
+        if self.args.world_size > 1 and isinstance(stream, HubStream):
+            self.train_dataset: Any = NumberedPasses(stream)
         self.data_collator: Any = CollatorWithCodes(self.data_collator, self._source_column)
         model, sizes, pad = self.model, self.source_sizes, self._pad_token()
         if replay is None:
@@ -167,6 +168,7 @@ class CoresetMixin(_TrainerSeams):
         self._step_start = time.perf_counter()
         with stage(FETCH):
             batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches = self.fill_pool(batches, num_batches)
         if not batches:
             return batches, None
         batches[-1] = self._without_repeats(batches[-1])
@@ -196,6 +198,7 @@ class CoresetMixin(_TrainerSeams):
             or not last
             or INDEX_KEY not in batch
             or not hasattr(self.train_dataset, "__len__")
+            or self.args.train_sampling_strategy == "batch_rebalance"  # whose batches are of any size
         ):
             return batch
         rows = len(batch[INDEX_KEY])
@@ -215,8 +218,20 @@ class CoresetMixin(_TrainerSeams):
 
     def _set_signature_columns_if_needed(self) -> None:
         """Let the two integer columns pass the removal of columns that the model does not take."""
+        found = self._signature_columns is not None
         super()._set_signature_columns_if_needed()
-        self._signature_columns += [k for k in (SOURCE_KEY, INDEX_KEY) if k not in self._signature_columns]
+        if not found:
+            self._signature_columns += [SOURCE_KEY, INDEX_KEY]
+
+    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
+        """Leave the codes out where they would be all that is left, which the Trainer says is an error."""
+        if self.args.remove_unused_columns:
+            self._set_signature_columns_if_needed()
+            codes = {SOURCE_KEY, INDEX_KEY} & set(dataset.column_names)
+            if not (set(dataset.column_names) - codes) & set(self._signature_columns):
+                self._signature_columns = [name for name in self._signature_columns if name not in codes]
+                dataset = dataset.remove_columns(list(codes))
+        return super()._remove_unused_columns(dataset, description)
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         """Set the rows' weights and sources aside, which the model does not take."""
@@ -271,6 +286,7 @@ class CoresetMixin(_TrainerSeams):
                 "selector": self.selector.state_dict(),
                 "figures": self.figures.state_dict(),
                 "pool_rows": pool_rows(self.args),
+                "pass": self.pass_state(),
             }
             if self._running is not None:
                 state["stream"] = self._running.state_dict()
@@ -290,6 +306,11 @@ class CoresetMixin(_TrainerSeams):
             raise ConfigError(
                 f"{folder} is no complete checkpoint of a coreset run (its marker or one of its files is missing); "
                 "resume from an earlier one."
+            )
+        if not (folder / OPTIMIZER_NAME).exists():
+            raise ConfigError(
+                f"{folder} holds the model without its optimizer's state, as save_only_model=True leaves it, so the "
+                "run cannot be resumed to what it would have been; begin anew, with save_only_model=False."
             )
         state = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True)
         check_pool_rows(self.args, state.get("pool_rows"))
@@ -326,6 +347,7 @@ class CoresetMixin(_TrainerSeams):
         record = self.selector.commit(stepped=not self.accelerator.optimizer_step_was_skipped)
         record = record._replace(step_seconds=round(time.perf_counter() - self._step_start, 6))
         self.figures.add_step(record)
+        self.count_step()
         if self._running is not None:
             self._running.add(record.pool)
             self._follow_sizes()
@@ -351,6 +373,10 @@ class _CommitCallback(TrainerCallback):
         check_trainer(self._trainer, self._trainer.selection)  # a search for hyperparameters sets others for each trial
         if state.global_step == 0:
             self._trainer.start_afresh()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note it before anything is evaluated or saved there."""
+        self._trainer.end_pass()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Commit the selection that this step trained on."""

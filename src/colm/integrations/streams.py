@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import torch
 from datasets import IterableDataset as HubStream
 from torch.utils.data import IterableDataset
 
@@ -58,7 +59,42 @@ class RunningSizes:
         self._seen = dict.fromkeys(self._window, 0) | {name: int(rows) for name, rows in state.items()}
 
 
-class CodedStream(IterableDataset[dict[str, Any]]):
+class NumberedPasses(IterableDataset[dict[str, Any]]):
+    """A stream that is told the number of each pass, also in data loader processes that live through several.
+
+    Every rank reads every row of it. accelerate would deal out the shards of a hub's stream instead, and where these
+    differ in length ranks wait for each other for ever.
+
+    A stream without ``set_epoch`` may draw its order from a generator of its own. Passes that a resumed run has behind
+    it are then read again, and thrown away, to bring that to where it was.
+
+    Args:
+        rows: the stream.
+    """
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+        self.stays = True  # the process that reads a pass reads the next one, too
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+        self._read = 0  # passes, in this process
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the pass."""
+        self._epoch.fill_(epoch)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        if hasattr(self.rows, "set_epoch"):
+            self.rows.set_epoch(int(self._epoch))
+        elif self.stays:
+            for _ in range(self._read, int(self._epoch)):
+                deque(self.rows, maxlen=0)
+                self._read += 1
+        yield from self.rows
+        self._read += 1
+
+
+class CodedStream(NumberedPasses):
     """A stream whose rows also carry a source code and their number in it.
 
     Args:
@@ -69,13 +105,13 @@ class CodedStream(IterableDataset[dict[str, Any]]):
     """
 
     def __init__(self, rows: Any, column: str, names: list[str], *, grows: bool) -> None:
-        self._rows = rows
+        super().__init__(rows)
         self._column = column
         self._names = names
         self._grows = grows
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for number, row in enumerate(self._rows):
+        for number, row in enumerate(super().__iter__()):
             yield {**row, **self.encode(row, number)}
 
     def encode(self, row: Mapping[str, Any], number: int) -> dict[str, int]:
@@ -97,6 +133,19 @@ class CodedStream(IterableDataset[dict[str, Any]]):
 def is_stream(dataset: Any) -> bool:
     """Return whether a data set is read from its beginning, and has no length."""
     return isinstance(dataset, IterableDataset | HubStream)
+
+
+def readers(dataset: Any, workers: int) -> int:
+    """Return how many processes of a data loader read parts of a stream, by which its rows alternate; 0 if it is none.
+
+    Args:
+        dataset: a training set.
+        workers: of the data loader.
+    """
+    rows = dataset.rows if isinstance(dataset, NumberedPasses) else dataset
+    if not is_stream(rows):
+        return 0
+    return min(max(1, workers), rows.num_shards) if isinstance(rows, HubStream) else max(1, workers)
 
 
 def encode_stream(
@@ -134,6 +183,8 @@ def encode_stream(
             )
         sizes = dict(sorted(source_sizes.items()))
     else:
+        if hasattr(dataset, "set_epoch"):
+            dataset.set_epoch(0)  # another training may have left it in a later pass
         rows = list(islice(iter(dataset), window))
         if not rows:
             raise DataError("The stream has no row; give it at least one.")

@@ -16,7 +16,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from colm.config import SelectionConfig
-from colm.errors import ConfigError, DataError
+from colm.errors import ConfigError
 from colm.features.capture import changed_output
 from colm.integrations.mixin import CoresetMixin
 from colm.integrations.streams import WINDOW
@@ -122,7 +122,6 @@ def _check_sft(args: Any, kwargs: dict[str, Any]) -> None:
 
     Raises:
         ConfigError: a setting, and what to do instead.
-        DataError: a data set that it can not number.
     """
     for name in ("packing", "padding_free", "eval_packing"):
         if getattr(args, name, None):
@@ -144,8 +143,5 @@ def _check_sft(args: Any, kwargs: dict[str, Any]) -> None:
             f"The training data has a column {images[0]!r}: selection takes rows of text only, since image tensors "
             "have no entry for each row. Use text, or TRL without selection."
         )
-    if dataset.format["type"] == "custom":
-        raise DataError(
-            "train_dataset has a transform, through which TRL can not prepare it; apply it with Dataset.map first."
-        )
-    kwargs["train_dataset"] = dataset.with_format(None)  # the codes are columns that a format may leave out
+    if dataset.format["type"] != "custom":  # a transform is TRL's to take or to refuse
+        kwargs["train_dataset"] = dataset.with_format(None)  # TRL would drop the codes with what a format leaves out
