@@ -184,9 +184,7 @@ def _save_model(trainer: SourceTrainer, folder: RunFolder, tokenizer: Any) -> No
     """Save the model and the tokenizer, each file whole or not at all."""
     if is_first_rank():
         folder.staging.make()
-    trainer.save_model(
-        str(folder.staging.new), _internal_call=True
-    )  # which uploads nothing: the files are not in their place
+    trainer.save_model(str(folder.staging.new), _internal_call=True)  # uploads nothing: the files are not in place yet
     if is_first_rank():
         tokenizer.save_pretrained(str(folder.staging.new))
         folder.adopt()
