@@ -18,8 +18,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colm.cli.folder import NEW, OLD, RunFolder, needed_names
+from colm.cli.folder import RunFolder, needed_names
 from colm.cli.lock import LOCK_NAME
+from colm.cli.staging import NEW, OLD
 from colm.errors import ConfigError
 from colm.integrations.checkpoints import begin_checkpoint, mark_complete
 from colm.record import ANSWER_NAMES, MANIFEST_NAME, RUN_NAMES
@@ -54,16 +55,16 @@ def train_in(path: Path, mark: str = "", *, steps: int = 1) -> None:
     """Leave what a training leaves, by the same calls."""
     folder = RunFolder(path)
     with folder.hold():
-        folder.stage()
-        (folder.new / "evaluations.jsonl").write_text(json.dumps(EVALUATION) + "\n")
+        folder.staging.make()
+        (folder.staging.new / "evaluations.jsonl").write_text(json.dumps(EVALUATION) + "\n")
         folder.begin({"data.json": fingerprint_text(), "config.yaml": settings_text(mark)})
         for step in range(steps):
             with (path / "selection.jsonl").open("a") as file:
                 file.write(json.dumps({**STEP, "step": step}) + "\n")
             write_checkpoint(folder, step + 1, mark)
-        folder.stage()
-        (folder.new / "model.safetensors").write_text(f"weights {mark}")
-        (folder.new / "tokenizer.json").write_text("{}")
+        folder.staging.make()
+        (folder.staging.new / "model.safetensors").write_text(f"weights {mark}")
+        (folder.staging.new / "tokenizer.json").write_text("{}")
         folder.adopt()
         folder.write("examples.json", json.dumps({"most_kept": [], "least_kept": []}, indent=2) + "\n")
         summary = {"steps": steps, "selection_seconds": 0.0, "small_sources": [], "sources": {}, "mark": mark}
@@ -346,9 +347,9 @@ def test_what_came_while_the_run_trained_stays_and_the_model_is_kept(tmp_path: P
         folder.begin({"config.yaml": settings_text()})
         for name in ("model.safetensors", "README.md"):
             (tmp_path / name).write_text("mine")
-        folder.stage()
+        folder.staging.make()
         for name in ("model.safetensors", "README.md"):
-            (folder.new / name).write_text("trained")
+            (folder.staging.new / name).write_text("trained")
         with pytest.raises(ConfigError, match=r"model.safetensors came into .* is in .*trained-\d+"):
             folder.adopt()
     assert (tmp_path / "model.safetensors").read_text() == (tmp_path / "README.md").read_text() == "mine"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 import torch
 from tests.cli.test_commands import read_lines, write_run
 from tests.cli.test_folder import contents
+from transformers import Trainer
 
 from colm.cli import main
 from colm.integrations.mixin import CoresetMixin
@@ -260,3 +263,50 @@ def test_a_place_that_cannot_be_written_is_said_before_the_work(
         assert error.count("\n") == 1, error
         assert error.startswith("colm: ")
     assert (tmp_path / "file").read_bytes() == MINE
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Return what mounts a disk with options; the test is skipped where that is not allowed."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = False
+
+    def mount(options: str) -> Path:
+        nonlocal mounted
+        first = ["-t", "tmpfs", "-o", options, "none"]
+        command = ["mount", *(["-o", options] if mounted else first), str(place)]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("no disk can be mounted here")
+        mounted = True
+        return place
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_small_disk_and_one_that_is_read_only_are_said_before_the_work(
+    done: Path,
+    tmp_path: Path,
+    small_disk: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config, run = copy_of(done, tmp_path)
+    disk = small_disk("size=3m")
+    monkeypatch.setattr(Trainer, "train", lambda *_, **__: pytest.fail("trained before"))
+    assert main(["train", config, f"output_dir={disk / 'run'}"]) == 2
+    assert re.search(r"has room for [\d,]+ bytes, but the model alone takes 3,\d", capsys.readouterr().err)
+    small_disk("remount,ro")
+    for command in (
+        ["train", config, f"output_dir={disk}"],
+        ["train", config, f"output_dir={disk / 'run'}"],
+        ["eval", str(run), "--out", str(disk)],
+        ["sources", config, "--out", str(disk / "page.html")],
+        ["report", str(run), "--out", str(disk / "page.html")],
+    ):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert "Read-only file system" in error
+        assert "Tokenising" not in error

@@ -120,8 +120,25 @@ def test_other_settings_or_data_are_refused_or_clustered_anew(tmp_path: Path) ->
         label_rows(rows, four, path)
     with pytest.raises(DataError, match="does not fit the data: .*200 rows and knows 0% of the 2 here, below 50%"):
         label_rows(texts("one row", "another row"), THREE, path)
+    before = label_rows(rows, THREE, path)
     assert len(set(label_rows(rows, four, path, renew=True).names)) == 4
     assert len(set(label_rows(rows, four, path).names)) == 4
+    kept = label_rows(rows, THREE, path)  # whoever has these settings finds the labelling that gave way
+    assert kept.names == before.names
+    assert kept.path != path
+    assert assign_rows(rows, THREE, kept.path) == before.names
+
+
+@pytest.mark.parametrize(
+    "name", ["labels.parquet", "labels.parquet.lock", "labels.centroids.npz", "labels.parquet.partial/plan.txt"]
+)
+def test_files_of_somebody_else_stay(tmp_path: Path, name: str) -> None:
+    theirs = tmp_path / name
+    theirs.parent.mkdir(exist_ok=True)
+    theirs.write_bytes(b"mine")
+    with pytest.raises((ConfigError, DataError), match="mine|colm"):
+        label_rows(Rows([topic_rows(50)]), THREE, tmp_path / "labels.parquet", renew=True)
+    assert theirs.read_bytes() == b"mine"
 
 
 def test_a_setting_that_plays_no_part_may_differ(tmp_path: Path) -> None:

@@ -18,7 +18,14 @@ from tests.cli.test_commands import read_lines, write_run
 from tests.integrations.test_hf import coreset_trainer, lines, weights
 
 from colm import ConfigError
-from colm.integrations.checkpoints import begin_checkpoint, is_complete, last_complete_checkpoint, mark_complete
+from colm.integrations.checkpoints import (
+    begin_checkpoint,
+    drop_old_checkpoints,
+    is_complete,
+    last_complete_checkpoint,
+    mark_complete,
+    own_files,
+)
 
 KILLS = Path(__file__).parents[2] / "benchmarks" / "kills.py"
 TIMES = ("seconds", "step_seconds")
@@ -55,6 +62,45 @@ def test_the_marker_leaves_out_what_passes(tmp_path: Path) -> None:
     mark_complete(folder)
     (folder / "checkpoint-is-incomplete.txt").unlink()
     assert is_complete(folder)
+
+
+def test_only_own_files_of_own_checkpoints_are_deleted(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        mark_complete(checkpoint(tmp_path, step))
+    theirs = [
+        *("checkpoint-2/notes.txt", "checkpoint-best/model.safetensors", "checkpoint-7/model.safetensors"),
+        "checkpoint-1-b/x",
+    ]
+    for name in theirs:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    half = checkpoint(tmp_path, 5)
+    begin_checkpoint(half)  # and then it was killed
+    begun = checkpoint(tmp_path, 6)
+    (begun / "model.safetensors").unlink()
+    (begun / "deep" / "state.pt").unlink()
+    begin_checkpoint(begun)
+    (begun / "model.safetensors").write_bytes(b"half")
+    drop_old_checkpoints(tmp_path, 2, str(tmp_path / "checkpoint-1"))
+    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
+    assert {path.name for path in tmp_path.iterdir() if is_complete(path)} == {"checkpoint-1", "checkpoint-4"}
+    assert all((tmp_path / name).read_text() == "mine" for name in theirs)
+    assert [path.name for path in (tmp_path / "checkpoint-2").iterdir()] == ["notes.txt"]
+    assert not (tmp_path / "checkpoint-3").exists()
+    assert not begun.exists()
+    assert own_files(half) == []  # its files were there before, by somebody else
+    assert (half / "model.safetensors").exists()
+
+
+def test_what_was_in_a_checkpoints_folder_before_is_not_claimed(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-1"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    begin_checkpoint(folder)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    mark_complete(folder)
+    assert json.loads((folder / "coreset_complete.json").read_text()) == {"model.safetensors": 7}
+    assert own_files(folder) == ["model.safetensors", "coreset_complete.json"]
 
 
 def test_a_checkpoint_of_the_last_step_trains_no_step_more(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from colm.cli.console import make_console
+from colm.cli.disk import saying
 from colm.cli.folder import RunFolder
 from colm.cli.prepare import read_rows_of
 from colm.cli.settings import load_settings, resolve_settings
@@ -58,7 +59,8 @@ def cluster_command(data: str, config: str | None, overrides: Sequence[str], out
         and settings.model == "none"
     ):
         raise ConfigError("embedding=model needs a model: give model=NAME, or a configuration that names it.")
-    rows, labelling = read_rows_of(settings)
+    with saying(Path(labels).parent, "Make room there, then start again with the same command, which resumes."):
+        rows, labelling = read_rows_of(settings)
     assert labelling is not None
     console = make_console()
     if labelling.tried:

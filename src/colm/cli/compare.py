@@ -240,7 +240,7 @@ def _check_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     path = folder / CONFIG_NAME
     if not path.exists():
         return
-    held = resolve_settings(yaml.safe_load(path.read_text(encoding="utf-8"))).values  # a newer key has its default
+    held = load_settings(str(path), []).values  # a newer key has its default
     differing = [key for key in settings if held.get(key) != settings[key]]
     if differing:
         raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +52,11 @@ def why_not_written(error: BaseException | None) -> str | None:
 
 @contextmanager
 def saying(place: Path | str, advice: str) -> Iterator[None]:
-    """Turn what goes wrong as files are written within the block into one line with the place, the reason and advice.
+    """Turn what goes wrong as files are written to a folder within the block into one line with the reason and advice.
+
+    Args:
+        place: the folder; what is said of a file elsewhere is left to others.
+        advice: a sentence.
 
     Raises:
         ConfigError: a file could not be written.
@@ -62,6 +67,11 @@ def saying(place: Path | str, advice: str) -> Iterator[None]:
         raise
     except Exception as error:
         why = why_not_written(error)
-        if why is None:
+        if why is None or not _is_within(error, Path(place)):
             raise
         raise ConfigError(f"{place} cannot be written ({why}). {advice}") from error
+
+
+def _is_within(error: BaseException, folder: Path) -> bool:
+    name = error.filename if isinstance(error, OSError) else None
+    return not isinstance(name, str | bytes) or Path(os.fsdecode(name)).absolute().is_relative_to(folder.absolute())

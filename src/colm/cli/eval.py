@@ -13,6 +13,7 @@ from rich.progress import Progress
 
 from colm.cli.answer_tables import compare_table, harness_table, run_table
 from colm.cli.console import make_console
+from colm.cli.disk import saying
 from colm.cli.folder import RunFolder
 from colm.cli.own_rows import held_out_of
 from colm.cli.target import Target, describe_weights, find_target, load_target
@@ -73,19 +74,25 @@ def eval_command(names: Sequence[str], overrides: Sequence[str], options: EvalOp
     found: list[tuple[str, dict[str, Any], list[Line]]] = []
     for target, label, folder in zip(targets, labels, folders, strict=True):
         model, tokenizer = load_target(target)
-        if asked is not None:
-            trained = known if target.trained is None else target.trained
-            figures, lines = evaluate_target(target, (model, tokenizer), folder, asked, options, trained, console)
-            found.append((label, figures, lines))
-            console.print(run_table(figures, label))
-        if options.tasks:
-            from colm.integrations.harness import run_harness
+        with saying(folder, "Make room there, then start again with the same command: what was answered is kept."):
+            if asked is not None:
+                trained = known if target.trained is None else target.trained
+                figures, lines = evaluate_target(target, (model, tokenizer), folder, asked, options, trained, console)
+                found.append((label, figures, lines))
+                console.print(run_table(figures, label))
+            if options.tasks:
+                from colm.integrations.harness import run_harness
 
-            scores = run_harness(
-                model, tokenizer, options.tasks, batch_size=options.batch_size, limit=options.limit, seed=options.seed
-            )
-            RunFolder(folder).write(HARNESS_NAME, json.dumps(scores, indent=2) + "\n")
-            console.print(harness_table(scores, label))
+                scores = run_harness(
+                    model,
+                    tokenizer,
+                    options.tasks,
+                    batch_size=options.batch_size,
+                    limit=options.limit,
+                    seed=options.seed,
+                )
+                RunFolder(folder).write(HARNESS_NAME, json.dumps(scores, indent=2) + "\n")
+                console.print(harness_table(scores, label))
         console.print(f"Written to {folder}.")
     if len(found) > 1:
         console.print(compare_table(found))

@@ -1,9 +1,6 @@
-"""A run's output folder: which of its files are colm's, and how one run takes another's place in it.
+"""A run's output folder: which of its files are colm's. What colm did not write is never deleted or overwritten.
 
-What colm did not write is never deleted or overwritten. A list (`manifest`) says what it wrote; a file that somebody
-changed since is not colm's. A run that begins is first written to a folder within the output folder. Then the files of
-the run before are moved to another, the new list takes its place (from here on the new run is the one), the new files
-follow, and the old ones are deleted. Whoever holds the folder next undoes or ends what a kill left halfway.
+A list (`manifest`) says what colm wrote; a file that somebody changed since is not colm's.
 """
 
 from __future__ import annotations
@@ -11,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +15,7 @@ from pathlib import Path
 from colm.cli.lock import hold_folder
 from colm.cli.manifest import Manifest, changed_manifest, read_manifest
 from colm.cli.recognize import RECOGNIZED, identify, is_recognized
+from colm.cli.staging import Staging, refuse
 from colm.errors import ConfigError
 from colm.integrations.checkpoints import (
     is_complete,
@@ -26,14 +23,12 @@ from colm.integrations.checkpoints import (
     list_checkpoints,
     may_be_written,
     own_files,
-    remove_empty,
     step_of,
 )
 from colm.record import (
     ANSWER_NAMES,
     EVALUATIONS_NAME,
     FILE_NAME,
-    MANIFEST_NAME,
     PROFILE_NAME,
     RUN_NAMES,
     TRACE_NAME,
@@ -41,9 +36,6 @@ from colm.record import (
     write_partial,
 )
 
-NEW, OLD = "_colm_new", "_colm_old"
-SIGN = "README.txt"
-"""In a folder `NEW`; deleted last."""
 LOGS = (FILE_NAME, EVALUATIONS_NAME)
 OUTDATED = (*ANSWER_NAMES, PROFILE_NAME, TRACE_NAME)
 """What says nothing of a run that has gone on."""
@@ -62,15 +54,14 @@ class RunFolder:
         path: of the folder.
 
     Attributes:
-        new: where a run writes what is then moved to its place; there from `stage` to `begin` or `adopt`.
+        staging: where a run writes what is then moved to its place.
         began: this process has begun a run, or resumed it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.new = path / NEW
+        self.staging = Staging(path)
         self.began = False
-        self._old = path / OLD
 
     # ---- Taking the folder ----
 
@@ -83,12 +74,12 @@ class RunFolder:
         """
         with hold_folder(self.path):
             self.prepare()
-            self._recover()
+            self.staging.recover()
             try:
                 yield
             finally:
                 with suppress(OSError):  # a full disk; what happened before has been said
-                    self._clear_new()
+                    self.staging.clear()
                     if self.began:
                         self._settle()
 
@@ -101,13 +92,6 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path} cannot be written ({error.strerror}). Choose another folder, or make room."
             ) from error
-
-    def wait_for_recovery(self) -> None:
-        """Wait, in a process that does not write, until the one that does has ended what a kill left halfway."""
-        for _ in range(600):
-            if not (self._old / MANIFEST_NAME).exists():
-                return
-            time.sleep(0.1)
 
     def require_room(self, needed: int) -> None:
         """Check that so many bytes fit, once the run that is there is replaced. Raises ConfigError."""
@@ -159,7 +143,7 @@ class RunFolder:
         needs = wanted if callable(wanted) else set(wanted).__contains__
         own = set(self.own())
         found = [path.name for path in self.path.iterdir() if needs(path.name) and path.name not in own]
-        self._refuse(found)
+        refuse(self.path, found)
 
     def refuse_checkpoints(self, after: int, last: int) -> None:
         """Refuse to train where something else has the name of a checkpoint of the steps `after` + 1 to `last`.
@@ -175,7 +159,7 @@ class RunFolder:
                 found.append(path.name)
                 continue
             found += [name for name in (f"{path.name}/{inner}" for inner in may_be_written(path)) if name not in own]
-        self._refuse(found)
+        refuse(self.path, found)
 
     # ---- Writing ----
 
@@ -214,31 +198,19 @@ class RunFolder:
                 if name in written or _same(self.path / name, checkpoint):
                     manifest.files[name] = self._now(name)
 
-    def stage(self) -> Path:
-        """Make the folder `new` and return it."""
-        if not self.new.exists():
-            self.new.mkdir()
-            (self.new / SIGN).write_text("colm writes here what it then moves to its place. It may delete it.\n")
-        return self.new
-
     def begin(self, texts: Mapping[str, Iterable[str]], logs: Collection[str] = ()) -> None:
         """Begin a run, in the place of the one that is there.
 
         Args:
-            texts: name -> lines, of the files that it begins with. What is in `new` already is of the run, too.
+            texts: name -> lines, of the files that it begins with. What is in `staging.new` already is of the run, too.
             logs: names of further files that it adds to.
         """
-        self.stage()
+        new = self.staging.make()
         for name, lines in texts.items():
-            replace_lines(self.new / name, lines)
-        files = {name: [identify(self.new / name)] for name in texts}
-        Manifest(run=True, files={**files, **dict.fromkeys((*LOGS, *logs))}).write(self.new)
-        self._set_aside(self.own())
-        (self.new / MANIFEST_NAME).replace(self.path / MANIFEST_NAME)
+            replace_lines(new / name, lines)
+        files = {name: [identify(new / name)] for name in texts}
+        self.staging.replace(self.own(), Manifest(run=True, files={**files, **dict.fromkeys((*LOGS, *logs))}))
         self.began = True
-        self._bring_in()
-        self._clear_new()
-        self._clear_old()
 
     def resume(self, texts: Mapping[str, Iterable[str]], logs: Collection[str] = ()) -> None:
         """Resume the run that is there.
@@ -260,30 +232,29 @@ class RunFolder:
             self.write(name, "".join(lines))
 
     def adopt(self) -> None:
-        """Move what was saved to `new` to its place.
+        """Move what was saved to `staging.new` to its place.
 
         Raises:
             ConfigError: something else has come to a name of it; what was saved is kept.
         """
-        own = set(self.own())
-        found = [name for name in _files(self.new) if name != SIGN]
+        own, new = set(self.own()), self.staging.new
+        found = self.staging.files()
         foreign = [name for name in found if os.path.lexists(self.path / name) and name not in own]
         blocked = sorted(set(foreign).difference(OPTIONAL))
         if blocked:
             kept = self.path / f"trained-{os.getpid()}"
-            (self.new / SIGN).unlink()
-            self.new.rename(kept)
+            self.staging.keep(kept)
             raise ConfigError(
                 f"{', '.join(blocked)} came into {self.path} while the run trained, and colm did not write that. The "
                 f"trained model is in {kept}."
             )
         names = [name for name in found if name not in foreign]
         with changed_manifest(self.path) as manifest:
-            manifest.files |= {name: [*self._now(name), identify(self.new / name)] for name in names}
+            manifest.files |= {name: [*self._now(name), identify(new / name)] for name in names}
         for name in names:
             (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-            (self.new / name).replace(self.path / name)
-        self._clear_new()
+            (new / name).replace(self.path / name)
+        self.staging.clear()
 
     # ---- Within ----
 
@@ -311,72 +282,6 @@ class RunFolder:
             if not folder.is_symlink() and (folder.name in manifest.checkpoints or not manifest.run)
         ]
 
-    def _refuse(self, names: Collection[str]) -> None:
-        if names:
-            shown = ", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            raise ConfigError(
-                f"{self.path} holds what colm did not write, or somebody changed since, under names that it needs: "
-                f"{shown}. Move that away, or choose another folder (output_dir, --out)."
-            )
-
-    def _set_aside(self, names: list[str]) -> None:
-        if not names:
-            return
-        manifest = read_manifest(self.path)
-        manifest.moved = names
-        (self.new / OLD).mkdir()
-        manifest.write(self.new / OLD)
-        (self.new / OLD).rename(self._old)  # so it is never there without its list
-        (self.path / MANIFEST_NAME).unlink(missing_ok=True)
-        _move(names, self.path, self._old)
-
-    def _bring_in(self) -> None:
-        listed = read_manifest(self.path).files
-        for name in _files(self.new):
-            if name not in listed or (self.path / name).exists():
-                continue
-            if listed[name] is None or identify(self.new / name) in (listed[name] or ()):
-                (self.new / name).rename(self.path / name)
-
-    def _recover(self) -> None:
-        """End or undo the replacing of a run in which a process was killed."""
-        if os.path.lexists(self._old):
-            if (self._old / MANIFEST_NAME).is_file():
-                if (self.path / MANIFEST_NAME).exists():  # the new run has begun, or nothing was moved yet
-                    self._bring_in()
-                    self._clear_old()
-                else:
-                    back = [name for name in read_manifest(self._old).moved if (self._old / name).exists()]
-                    self._refuse([name for name in back if os.path.lexists(self.path / name)])
-                    _move(back, self._old, self.path)
-                    (self._old / MANIFEST_NAME).rename(self.path / MANIFEST_NAME)
-            if self._old.is_dir() and not self._old.is_symlink():
-                remove_empty(self._old)
-            self._refuse([OLD] if os.path.lexists(self._old) else [])
-        self._clear_new()
-
-    def _clear_new(self) -> None:
-        if not os.path.lexists(self.new):
-            return
-        if self.new.is_symlink() or not self.new.is_dir() or (any(self.new.iterdir()) and not self._has_sign()):
-            self._refuse([NEW])
-        for path in self.new.iterdir():
-            if path.name != SIGN:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        (self.new / SIGN).unlink(missing_ok=True)
-        self.new.rmdir()
-
-    def _has_sign(self) -> bool:
-        return (self.new / SIGN).is_file()
-
-    def _clear_old(self) -> None:
-        if not (self._old / MANIFEST_NAME).is_file():
-            return
-        for name in read_manifest(self._old).moved:
-            (self._old / name).unlink(missing_ok=True)
-        (self._old / MANIFEST_NAME).unlink()
-        remove_empty(self._old)
-
     def _settle(self) -> None:
         """Note what the logs have become, so that a change of them is seen from now on."""
         with changed_manifest(self.path) as manifest:
@@ -396,14 +301,6 @@ def needed_names(*, profile: bool = False, card: bool = False) -> Callable[[str]
     return lambda name: name in RUN_NAMES or name in more or MODEL_NAMES.fullmatch(name) is not None
 
 
-def _move(names: list[str], source: Path, target: Path) -> None:
-    for name in names:
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).rename(target / name)
-    for folder in {name.partition("/")[0] for name in names if "/" in name}:
-        remove_empty(source / folder)
-
-
 def _is_file(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
@@ -411,7 +308,3 @@ def _is_file(path: Path) -> bool:
 def _same(path: Path, folder: Path) -> bool:
     other = folder / path.name
     return other.is_file() and other.stat().st_size == path.stat().st_size and identify(other) == identify(path)
-
-
-def _files(folder: Path) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir()]

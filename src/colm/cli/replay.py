@@ -8,8 +8,9 @@ from pathlib import Path
 
 from colm.cli.console import make_console
 from colm.cli.folder import RunFolder
+from colm.cli.output import check_output, hold_output
 from colm.cli.settings import load_settings
-from colm.cli.train import check_output, hold_output, train
+from colm.cli.train import train
 from colm.errors import ConfigError, DataError
 from colm.record import CONFIG_NAME, FILE_NAME, SUMMARY_NAME, StepLog
 

@@ -6,8 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,22 +22,21 @@ from transformers import (
 )
 
 from colm.cli.console import make_console
-from colm.cli.disk import saying
-from colm.cli.folder import RunFolder, needed_names
+from colm.cli.folder import RunFolder
 from colm.cli.kept import describe_kept
+from colm.cli.output import check_output, hold_output, is_first_rank
 from colm.cli.prepare import PreparedData, longest_row, prepare_data
-from colm.cli.resume import BeginRun, Texts, beginning, changed_settings, check_data, check_settings, fingerprint_run
+from colm.cli.resume import BeginRun, Texts, beginning, changed_settings, check_data, fingerprint_run
 from colm.cli.settings import RunSettings, load_settings
 from colm.cli.summary import best_step, summarise, summary_table
 from colm.data.held_rows import write_rows
-from colm.errors import ColmError, ConfigError, Interrupted, StoppedEarly
+from colm.errors import ColmError, ConfigError, StoppedEarly
 from colm.integrations.checkpoints import step_of
 from colm.integrations.evaluation import EvaluationRecorder, SourceTrainer, peak_memory
 from colm.integrations.preemption import StopOnSignal
 from colm.integrations.profiling import StepProfiler
 from colm.models import add_lora, build_tiny_model, check_positions, count_positions, load_model
 from colm.record import (
-    CONFIG_NAME,
     EVALUATIONS_NAME,
     EXAMPLES_NAME,
     FILE_NAME,
@@ -59,9 +57,9 @@ def train_command(
     folder = RunFolder(settings.output_dir)
     with hold_output(folder):
         checkpoint = check_output(settings, folder, resume=resume, overwrite=overwrite, profile=profile)
-        profiler = StepProfiler(settings.output_dir) if profile and _is_first_rank() else None
+        profiler = StepProfiler(settings.output_dir) if profile and is_first_rank() else None
         summary = train(settings, folder, checkpoint, callbacks=[profiler] if profiler else [])
-    if not _is_first_rank():
+    if not is_first_rank():
         return
     console = make_console()
     console.print(summary_table(summary))
@@ -72,83 +70,6 @@ def train_command(
     )
     if profiler is not None and profiler.report is not None:
         print(f"\n{profiler.report}\n\nOperations: {PROFILE_NAME}; trace: {TRACE_NAME}, for ui.perfetto.dev.")
-
-
-@contextmanager
-def hold_output(folder: RunFolder) -> Iterator[None]:
-    """Hold the output folder in the process that writes there, and say in one line what goes wrong in writing.
-
-    Raises:
-        ConfigError: see `RunFolder.hold`; or a file could not be written.
-        Interrupted: Ctrl-C came; how to resume is said.
-    """
-    advice = "Make room there, then resume with --resume, or choose another output_dir."
-    try:
-        with folder.hold() if _is_first_rank() else nullcontext(), saying(folder.path, advice):
-            folder.wait_for_recovery()
-            yield
-    except KeyboardInterrupt as error:
-        how = "resume with --resume" if folder.began else "nothing was begun; start again with the same command"
-        raise Interrupted(f"interrupted; {how}") from error
-
-
-def check_output(
-    settings: RunSettings, folder: RunFolder, *, resume: bool, overwrite: bool, profile: bool = False
-) -> Path | None:
-    """Check that the output folder may be written, and return the checkpoint to resume from, if any.
-
-    Nothing is deleted yet. Of several ranks the first one checks; all find the same checkpoint. Without a run, or a
-    checkpoint of it, ``--resume`` begins at the beginning, so that it may always be given.
-
-    Raises:
-        ConfigError: the folder holds a run and neither flag is given, something that colm did not write is in the way,
-            or the run to resume has other settings.
-    """
-    checkpoint = folder.last_checkpoint() if resume else None
-    if not _is_first_rank():
-        return checkpoint
-    held = folder.held()
-    if held and not resume and not overwrite:
-        raise ConfigError(
-            f"{folder.path} already holds a run ({held}). Resume it with --resume, replace it with --overwrite, or "
-            "choose another output_dir."
-        )
-    needs = needed_names(profile=profile, card=bool(settings.training.get("push_to_hub")))
-    if resume and held:
-        if (folder.path / CONFIG_NAME).is_file():
-            check_settings(settings)
-            if checkpoint is not None:
-                needs = _but(needs, CONFIG_NAME)  # which stays as it is, if somebody changed it
-        elif checkpoint is not None:
-            raise ConfigError(
-                f"The run in {folder.path} has lost its {CONFIG_NAME}, so nothing tells whether it has these settings. "
-                "Put it back, begin anew with --overwrite, or choose another output_dir."
-            )
-    folder.refuse_foreign(needs)
-    folder.refuse_checkpoints(step_of(checkpoint) if checkpoint else 0, settings.training.get("max_steps", 0))
-    if checkpoint is None:
-        _refuse_own_input(settings, folder)
-        if resume:
-            logger.warning("%s holds no complete checkpoint; the run starts from the beginning.", folder.path)
-    return checkpoint
-
-
-def _but(needs: Callable[[str], bool], left_out: str) -> Callable[[str], bool]:
-    return lambda name: name != left_out and needs(name)
-
-
-def _refuse_own_input(settings: RunSettings, folder: RunFolder) -> None:
-    """Refuse to replace files of a run that the new one reads."""
-    parts = [settings.data, *settings.mixture, {"model": settings.model}]
-    given = [part[key] for part in parts for key in ("train", "validation", "path", "model") if part.get(key)]
-    own = {(folder.path / name).resolve() for name in folder.own()}
-    for name in given:
-        path = Path(name).resolve() if isinstance(name, str) and Path(name).exists() else None
-        if path is not None and any(path == file or path in file.parents for file in own):
-            raise ConfigError(
-                f"{name} is of the run in {folder.path}, which would be replaced, and the new run reads it. Choose "
-                "another output_dir."
-            )
 
 
 def train(
@@ -176,23 +97,23 @@ def train(
     set_seed(settings.seed)
     kept = settings.output_dir if checkpoint is not None else replay.parent if replay is not None else None
     data = prepare_data(settings, resume=checkpoint is not None, kept=kept)
-    fingerprint = fingerprint_run(settings, data) if _is_first_rank() else None
+    fingerprint = fingerprint_run(settings, data) if is_first_rank() else None
     if kept is not None and fingerprint is not None:
         trained = {key: value for key, value in fingerprint.items() if key == "train"}
         check_data(kept, fingerprint if checkpoint is not None else trained)  # a replay may be measured on other rows
-    if _is_first_rank():
+    if is_first_rank():
         folder.refuse_foreign(_saved_names(data.tokenizer))
     set_seed(settings.seed)  # tokenising must not move the model's initialisation
     model = build_model(settings, data.tokenizer)
     if settings.data["max_length"] > (count_positions(model) or math.inf):  # else no row can be too long
         check_positions(model, longest_row(data, settings))
-    if _is_first_rank():
+    if is_first_rank():
         folder.require_room(_saved_bytes(model))
     trainer = build_trainer(settings, model, data, replay=replay)
     trainer.announce = folder.announce
-    if checkpoint is None and _is_first_rank():
-        folder.stage()  # the first evaluation comes before the run begins
-    evaluations = StepLog((folder.new if checkpoint is None else folder.path) / EVALUATIONS_NAME)
+    if checkpoint is None and is_first_rank():
+        folder.staging.make()  # the first evaluation comes before the run begins
+    evaluations = StepLog((folder.staging.new if checkpoint is None else folder.path) / EVALUATIONS_NAME)
     resumed_at = step_of(checkpoint) if checkpoint else None
     recorder = EvaluationRecorder(trainer, evaluations, resumed_at=resumed_at or 0)
     trainer.add_callback(recorder)
@@ -212,7 +133,7 @@ def train(
     elif fingerprint is not None:
         texts = beginning(settings, fingerprint, write_rows(data.held_out, settings.data["format"]))
     begin = BeginRun(
-        folder if _is_first_rank() else None,
+        folder if is_first_rank() else None,
         texts,
         trainer,
         resumed_at=resumed_at,
@@ -234,7 +155,7 @@ def train(
     if data.validation and best is None and recorder.last_step != trainer.state.global_step:
         trainer.evaluate()
     _save_model(trainer, folder, data.tokenizer)
-    if not _is_first_rank():
+    if not is_first_rank():
         return {}
     examples: dict[str, Any] = {"most_kept": [], "least_kept": []}  # the rows of a stream are gone
     if data.window is None:
@@ -262,11 +183,11 @@ def _saved_bytes(model: Any) -> int:
 
 def _save_model(trainer: SourceTrainer, folder: RunFolder, tokenizer: Any) -> None:
     """Save the model and the tokenizer, each file whole or not at all."""
-    if _is_first_rank():
-        folder.stage()
-    trainer.save_model(str(folder.new), _internal_call=True)  # which uploads nothing: the files are not in their place
-    if _is_first_rank():
-        tokenizer.save_pretrained(str(folder.new))
+    if is_first_rank():
+        folder.staging.make()
+    trainer.save_model(str(folder.staging.new), _internal_call=True)  # uploads nothing: the files are not in place yet
+    if is_first_rank():
+        tokenizer.save_pretrained(str(folder.staging.new))
         folder.adopt()
     if trainer.args.push_to_hub:
         trainer.push_to_hub(commit_message="Model save", revision=trainer.args.hub_revision)
@@ -319,11 +240,6 @@ def build_trainer(
         trainer.remove_callback(callback)
     trainer.add_callback(_Progress())
     return trainer
-
-
-def _is_first_rank() -> bool:
-    """True in the process that writes, also before the ranks have met."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 class _Progress(ProgressCallback):
