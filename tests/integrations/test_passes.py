@@ -62,6 +62,15 @@ def test_also_on_two_ranks(tmp_path: Path) -> None:
         assert {name(case): differing for case, differing in zip(ON_RANKS, found, strict=True) if differing} == {}
 
 
+@pytest.mark.slow
+def test_also_when_killed_by_the_system() -> None:
+    kills = Path(__file__).parents[2] / "benchmarks" / "kills.py"
+    command = [sys.executable, str(kills), "--passes", "--sample", "6"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert "never killed: 6 of 6 (the product has 576)" in done.stdout
+
+
 def test_a_short_last_pool_of_a_stream_is_a_step_of_its_own(tmp_path: Path) -> None:
     args = {"max_steps": 4, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
     trainer = coreset_trainer(tmp_path, train_dataset=mixture(5).to_iterable_dataset(), args=args)
@@ -75,6 +84,20 @@ def test_a_short_last_pool_of_a_stream_is_a_step_of_its_own(tmp_path: Path) -> N
     counted.train()
     for one, other in zip(weights(trainer), weights(counted), strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("steps", [3, 4, 5])
+def test_a_run_that_is_made_longer_finishes_its_pass(tmp_path: Path, streams: bool, steps: int) -> None:
+    data: Any = mixture(48)  # of four steps a pass
+    data = data.to_iterable_dataset().shuffle(seed=0, buffer_size=9) if streams else data
+    args = {"save_strategy": "epoch"}  # which also saves where a training ends within a pass
+    for folder, lengths in (("whole", [9]), ("longer", [steps, 9])):
+        for length in lengths:
+            trainer = coreset_trainer(tmp_path / folder, train_dataset=data, args={**args, "max_steps": length})
+            trainer.train(resume_from_checkpoint=length > lengths[0])
+    whole, longer = (lines(tmp_path / folder) for folder in ("whole", "longer"))
+    assert [line["pool"] for line in longer] == [line["pool"] for line in whole]
 
 
 @pytest.mark.parametrize("streams", [False, True])

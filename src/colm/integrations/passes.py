@@ -74,6 +74,8 @@ class PassesMixin(_TrainerSeams):
     _pass_start: dict[str, Any] | None = None  # random states that the pass's reading began with
     _resumed_from: dict[str, Any] | None = None
     _order_seed: int | None = None
+    _steps_of_pass = 0  # where that is known
+    _exhausted = False  # a stream's pass
 
     def pass_state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold of the place in the data."""
@@ -84,8 +86,8 @@ class PassesMixin(_TrainerSeams):
         self.place = self.place._replace(steps=self.place.steps + 1)
 
     def end_pass(self) -> None:
-        """Note that what belongs to the pass's end comes now."""
-        self.place = self.place._replace(ended=True)
+        """Note that what belongs to the pass's end comes now, where it is no stop within the pass."""
+        self.place = self.place._replace(ended=self._exhausted or self.place.steps == self._steps_of_pass)
 
     def fill_pool(self, batches: list[Any], wanted: int) -> list[Any]:
         """Return a stream's last micro-batches filled up with rows that train nothing, so that a step is made of them.
@@ -96,6 +98,7 @@ class PassesMixin(_TrainerSeams):
         if not is_stream(self.train_dataset):
             return batches
         if not batches:
+            self._exhausted = True
             self.control.should_epoch_stop = True  # rather than to ask again for each step that is left
             return batches
         return batches + [silence_repeats(batches[-1], 0)] * (wanted - len(batches))
@@ -158,6 +161,8 @@ class PassesMixin(_TrainerSeams):
         self._order_seed = next((part.initial_seed for part in samplers(loader) if hasattr(part, "initial_seed")), None)
         self._pass_start = random_states()
         self.place = Place(epoch, done // accumulated)
+        self._steps_of_pass = 0 if is_stream(self.train_dataset) else kwargs["num_update_steps_per_epoch"]
+        self._exhausted = False
         if done and done >= kwargs["num_update_steps_per_epoch"] * accumulated:
             self._load_rng_state(checkpoint)  # which the Trainer does when the next batch is there
         if (

@@ -62,8 +62,8 @@ class RunningSizes:
 class NumberedPasses(IterableDataset[dict[str, Any]]):
     """A stream that is told the number of each pass, also in data loader processes that live through several.
 
-    Every rank reads every row of it. accelerate would deal out the shards of a hub's stream instead, and where these
-    differ in length ranks wait for each other for ever.
+    Every rank reads every row of it. accelerate would deal out the shards of a hub's stream instead, so pools would
+    depend on the ranks, and where shards differ in length each rank would be in a pass of its own.
 
     A stream without ``set_epoch`` may draw its order from a generator of its own. Passes that a resumed run has behind
     it are then read again, and thrown away, to bring that to where it was.
