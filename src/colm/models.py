@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from colm.errors import ConfigError
+from colm.typed import hints_of
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +63,30 @@ def add_lora(model: Any, lora: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: they do not fit the model.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     try:
-        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"The lora settings do not fit the model: {error}") from error
+        return get_peft_model(model, lora_config(lora))
+    except Exception as error:  # each kind of adapter raises its own
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"The lora settings do not fit the model ({said}).") from error
+
+
+def lora_config(lora: Mapping[str, Any]) -> Any:
+    """Make PEFT's configuration of fields as a file has them; mappings where it has configurations of its own.
+
+    Raises:
+        ValueError, TypeError: PEFT refuses the values.
+    """
+    from peft import LoraConfig
+
+    made = {name: _nested_config(hints_of(LoraConfig)[name], value) for name, value in lora.items()}
+    return LoraConfig(**{"task_type": "CAUSAL_LM", **made})
+
+
+def _nested_config(hint: Any, value: Any) -> Any:
+    kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind)]
+    return kinds[0](**value) if kinds and isinstance(value, Mapping) else value
 
 
 def count_positions(model: Any) -> int | None:

@@ -11,19 +11,18 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
-
 from colm.cli.child import run_child
 from colm.cli.clustering import LABELS_NAME
 from colm.cli.console import make_console
 from colm.cli.finished import check_run_data, is_answered, read_asked, require_same
 from colm.cli.report import write_comparison_page
 from colm.cli.resume import read_fingerprint
-from colm.cli.settings import load_settings, resolve_settings
+from colm.cli.settings import check_run, load_settings, resolve_settings
 from colm.errors import ConfigError
 from colm.integrations.checkpoints import last_complete_checkpoint
 from colm.methods import METHODS, method_settings
 from colm.record import ANSWERS_NAME, COMPARE_NAME, CONFIG_NAME, SUMMARY_NAME
+from colm.yaml12 import write_yaml
 
 DEFAULT_METHODS = ("random", "control", "random-n", "colm")
 EVALUATIONS = 10
@@ -102,7 +101,9 @@ def plan_runs(
             settings["selection"]["seed"] = seed
             folder = base.output_dir / method / f"seed-{seed}"
             settings["output_dir"] = str(folder)
-            settings = resolve_settings(settings).values
+            resolved = resolve_settings(settings)
+            check_run(resolved, whole=False)
+            settings = resolved.values
             _check_folder(folder, settings)
             runs[folder] = settings
     check_run_data(base.output_dir, runs)
@@ -118,7 +119,7 @@ def run_one(folder: Path, settings: Mapping[str, Any], launcher: str) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder.with_suffix(".yaml")
-    path.write_text(yaml.safe_dump(dict(settings), sort_keys=False), encoding="utf-8")
+    path.write_text(write_yaml(dict(settings)), encoding="utf-8")
     started = (folder / CONFIG_NAME).exists()
     goes_on = started and last_complete_checkpoint(folder) is not None
     again = ["--resume"] if goes_on else ["--overwrite"]
@@ -219,7 +220,7 @@ def _check_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     path = folder / CONFIG_NAME
     if not path.exists():
         return
-    held = resolve_settings(yaml.safe_load(path.read_text(encoding="utf-8"))).values  # a newer key has its default
+    held = load_settings(str(path), []).values  # a newer key has its default
     differing = [key for key in settings if held.get(key) != settings[key]]
     if differing:
         raise ConfigError(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from colm.cli.console import make_console
-from colm.cli.settings import load_settings
+from colm.cli.settings import check_run, load_settings
 from colm.cli.train import check_output, hold_output, train
 from colm.errors import ConfigError, DataError
 from colm.record import CONFIG_NAME, FILE_NAME, SUMMARY_NAME, StepLog
@@ -34,6 +34,7 @@ def replay_command(record: str, overrides: Sequence[str], *, resume: bool, overw
             raise ConfigError(f"There is no {needed}; give the {FILE_NAME} of a run, beside its {CONFIG_NAME}.")
     folder = path.resolve().parent
     settings = load_settings(str(config), [f"output_dir={folder.with_name(folder.name + '-replay')}", *overrides])
+    check_run(settings)
     if settings.output_dir.resolve() == folder:
         raise ConfigError(f"output_dir={settings.output_dir} is the run that is replayed; choose another folder.")
     _require_all_steps(path)

@@ -8,7 +8,6 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import TrainerCallback, TrainingArguments
 
 from colm.cli.prepare import PreparedData
@@ -16,6 +15,7 @@ from colm.cli.settings import RunSettings, load_settings
 from colm.data.fingerprint import Fingerprint, describe_difference, fingerprint_data
 from colm.errors import ConfigError, DataError
 from colm.record import CONFIG_NAME, DATA_NAME, replace_file
+from colm.yaml12 import write_yaml
 
 # ---- Settings that may change on --resume, since what is trained stays the same; all others may not ----
 
@@ -127,7 +127,7 @@ def write_beginning(settings: RunSettings, data: Fingerprint | None) -> None:
 
 def write_config(settings: RunSettings) -> None:
     """Write the resolved settings to the output folder."""
-    replace_file(settings.output_dir / CONFIG_NAME, yaml.safe_dump(settings.values, sort_keys=False))
+    replace_file(settings.output_dir / CONFIG_NAME, write_yaml(settings.values))
 
 
 class WriteConfig(TrainerCallback):

@@ -27,7 +27,7 @@ from colm.cli.kept import describe_kept
 from colm.cli.lock import hold_folder
 from colm.cli.prepare import PreparedData, longest_row, prepare_data
 from colm.cli.resume import WriteConfig, check_data, check_settings, fingerprint_run, write_beginning
-from colm.cli.settings import RunSettings, load_settings
+from colm.cli.settings import RunSettings, check_run, load_settings
 from colm.cli.summary import best_step, summarise, summary_table
 from colm.errors import ColmError, ConfigError, StoppedEarly
 from colm.integrations.checkpoints import last_complete_checkpoint
@@ -57,6 +57,7 @@ def train_command(
 ) -> None:
     """Train as the configuration says, save, and print the summary table."""
     settings = load_settings(config, overrides)
+    check_run(settings)
     with hold_output(settings.output_dir):
         checkpoint = check_output(settings, resume=resume, overwrite=overwrite)
         profiler = StepProfiler(settings.output_dir) if profile and _is_first_rank() else None
