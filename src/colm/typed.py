@@ -138,6 +138,8 @@ def read_value(name: str, hint: Any, value: Any) -> Any:
         for fit in (_fits, _converted):
             for arm, bounds in arms:
                 found = fit(arm, value)
+                if found is not _NOTHING and arm is Any:
+                    return value
                 if found is not _NOTHING:
                     return _within(name, hint, found, bounds)
     raise _wrong(name, hint, value)
@@ -260,7 +262,7 @@ def _read_list(name: str, arm: Any, value: Sequence[Any]) -> list[Any]:
 def _wrong(name: str, hint: Any, value: Any) -> ConfigError:
     arms = [arm for arm, _ in _arms(hint)]
     options = [option for arm in arms for option in _options(arm)]
-    if isinstance(value, str) and options:
+    if isinstance(value, str) and options and not {int, float} & set(arms):
         listed = ", ".join(map(repr, options))
         return ConfigError(f"{name}={show(value)} is not one of {listed}.{suggest(value, map(str, options))}")
     scalar = any(arm in (int, float, bool) for arm in arms)

@@ -19,6 +19,15 @@ from colm.errors import ConfigError
 from colm.typed import check_keys, hints_of, read_section, show
 from colm.yaml12 import read_yaml
 
+MODEL_COLUMNS = frozenset(
+    (
+        *("input_ids", "attention_mask", "labels", "label", "label_ids", "position_ids", "token_type_ids", "length"),
+        *("inputs_embeds", "past_key_values", "use_cache", "cache_position", "logits_to_keep", "num_items_in_batch"),
+        *("output_attentions", "output_hidden_states", "return_dict", "row_weights"),
+    )
+)
+"""Columns that would reach the model, or the loss, as what they are called."""
+
 DATA_DEFAULTS: dict[str, Any] = asdict(DataSettings())
 
 
@@ -110,6 +119,8 @@ def resolve_settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -
     merged["mixture"] = _mixture(merged["mixture"], merged["data"])
     merged["training"] = read_training(merged["training"])
     merged["lora"] = read_lora(merged["lora"])
+    if not isinstance(merged["selection"] or {}, dict):
+        raise ConfigError(f"selection is {show(merged['selection'])}; it must be a mapping of settings.")
     selection = SelectionConfig.from_dict({"seed": merged["seed"], **(merged["selection"] or {})})
     merged["selection"] = selection.to_dict()
     seed = merged["seed"] if merged["data"]["seed"] is None else merged["data"]["seed"]
@@ -152,6 +163,11 @@ def _apply(values: dict[str, Any], override: str) -> None:
 def _data(values: Any) -> dict[str, Any]:
     merged = {**DATA_DEFAULTS, **read_section("data", DATA_HINTS, values)}
     check_mixing(merged)
+    if merged["source_column"] in MODEL_COLUMNS:
+        raise ConfigError(
+            f"data.source_column={merged['source_column']!r} is what a column of tokens, or an argument of the model, is "
+            f"called. Rename it: data.columns={{source: {merged['source_column']}}}, and leave data.source_column out."
+        )
     return merged
 
 

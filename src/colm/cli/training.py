@@ -20,6 +20,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from colm.errors import ConfigError
 from colm.typed import Count, CountOrZero, Range, Seed, hints_of, read_section, show
+from colm.yaml12 import read_yaml
 
 Least0 = Annotated[float, Range(0)]
 Below1 = Annotated[float, Range(0, 1)]
@@ -29,16 +30,9 @@ TRAINING_DEFAULTS: dict[str, Any] = {"report_to": "none", "logging_steps": 10, "
 OWNED = ("output_dir", "seed")
 """Training arguments that have one place of their own in the file."""
 
-_FORWARD = {
-    name: hint
-    for name, hint in {
-        "use_reentrant": bool,
-        "preserve_rng_state": bool,
-        "determinism_check": Literal["default", "none"],
-        "debug": bool,
-        "early_stop": bool,
-    }.items()
-    if name in inspect.signature(torch.utils.checkpoint.checkpoint).parameters
+CHECKPOINT_HINTS: dict[str, Any] = {
+    **dict.fromkeys(("use_reentrant", "preserve_rng_state", "debug", "early_stop"), bool),
+    "determinism_check": Literal["default", "none"],
 }
 """What a checkpoint of activations can be told in a file."""
 
@@ -60,7 +54,9 @@ TRAINING_RANGES: dict[str, Any] = {
     "ddp_timeout": Annotated[int, Range(1, 10**8, open="")],
     "include_num_input_tokens_seen": Literal["all", "non_padding", "no"] | bool,
     "include_for_metrics": list[Literal["inputs", "loss"]],
-    "lr_scheduler_kwargs": dict[str, Any] | str | None,
+    "lr_scheduler_kwargs": dict[str, Any] | None,
+    **dict.fromkeys(("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"), dict[str, Any] | None),
+    "parallelism_config": type(None),  # an object, which no file can hold
 }
 """Type hints that say more than those of `transformers.TrainingArguments`."""
 
@@ -70,6 +66,8 @@ LORA_RANGES: dict[str, Any] = {
     "lora_dropout": Below1,
     "rank_pattern": dict[str, Count],
     "alpha_pattern": dict[str, Annotated[float, Range(0, open="both")]],
+    "qalora_group_size": Count,
+    "trainable_token_indices": list[CountOrZero] | dict[str, list[CountOrZero]] | None,
     "layers_to_transform": list[CountOrZero] | CountOrZero | None,
     "task_type": Literal["CAUSAL_LM"] | None,
     "peft_type": Literal["LORA"] | None,
@@ -80,7 +78,6 @@ LORA_RANGES: dict[str, Any] = {
 ELSEWHERE = {
     "resume_from_checkpoint": "colm train --resume goes on from the last checkpoint",
     "do_predict": "colm eval answers questions",
-    "parallelism_config": "it can not be written in a file, and splits examples in ways that selection can not follow",
 }
 """Arguments that the Trainer leaves to the program around it, which does it in another way."""
 
@@ -93,10 +90,7 @@ def training_hints() -> dict[str, Any]:
         if field.name in hints and field.metadata.get("choices"):
             options: Any = Literal[tuple(field.metadata["choices"])]
             hints[field.name] = options | None if field.default is None else options
-    hints |= {name: hint for name, hint in TRAINING_RANGES.items() if name in hints}
-    for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
-        hints[name] = dict | str | None
-    return hints
+    return hints | {name: hint for name, hint in TRAINING_RANGES.items() if name in hints}
 
 
 def read_training(values: Any) -> dict[str, Any]:
@@ -109,10 +103,7 @@ def read_training(values: Any) -> dict[str, Any]:
         for key in OWNED:
             if key in values:
                 raise ConfigError(f"training.{key} is set; move {key} to the top of the file, where colm reads it too.")
-        # YAML 1.1 reads a bare no as false, where the Trainer's strategies know "no".
-        values = {
-            key: "no" if str(key).endswith("_strategy") and value is False else value for key, value in values.items()
-        }
+        values = {key: _plain(str(key), value) for key, value in values.items()}
     place = "in training (the fields of transformers.TrainingArguments)"
     given = read_section("training", training_hints(), values, place)
     for name, instead in ELSEWHERE.items():
@@ -120,7 +111,7 @@ def read_training(values: Any) -> dict[str, Any]:
             raise ConfigError(f"training.{name}={show(given[name])} has no effect here: {instead}. Leave it out.")
     for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
         if isinstance(given.get(name), Mapping):
-            given[name] = read_section(f"training.{name}", _FORWARD, given[name])
+            given[name] = read_section(f"training.{name}", CHECKPOINT_HINTS, given[name])
     # Pinning memory without an accelerator only warns; without use_cpu each of several processes trains for itself.
     machine = {"dataloader_pin_memory": torch.cuda.is_available(), "use_cpu": not torch.accelerator.is_available()}
     merged = {**machine, **TRAINING_DEFAULTS, **given}
@@ -129,6 +120,18 @@ def read_training(values: Any) -> dict[str, Any]:
     _check_steps(merged)
     _build(merged, elsewhere=True)
     return merged
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a mapping for its JSON, and the Trainer's "no" for what YAML 1.1 makes of it."""
+    if name.endswith("_strategy") and value is False:
+        return "no"
+    if name in TrainingArguments._VALID_DICT_FIELDS and isinstance(value, str) and value.startswith("{"):
+        try:
+            return read_yaml(value)
+        except ConfigError as error:
+            raise ConfigError(f"training.{name}={show(value)} is not valid JSON ({error}).") from error
+    return value
 
 
 def read_lora(values: Any) -> dict[str, Any] | None:
@@ -213,6 +216,8 @@ def _build(training: Mapping[str, Any], *, elsewhere: bool = False) -> TrainingA
                 f"training.{name}={show(training[name])}: {what} has not been tested with selection in the Trainer; "
                 "use DistributedDataParallel (accelerate launch or torchrun without it)."
             )
+    if training.get("fsdp_config"):
+        raise ConfigError("training.fsdp_config has no effect without FSDP; leave it out.")
     values = {"output_dir": "unused", **training, **(MACHINE if elsewhere else {})}
     with _as_settings("training", "transformers.TrainingArguments"):
         args = _Unplaced(**values)

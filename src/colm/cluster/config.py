@@ -106,5 +106,5 @@ class ClusterConfig:
 
 
 def _require_whole(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**32:  # as scikit-learn's seeds
         raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}.")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from datasets import Dataset
 
-from colm.data.formats import COLUMNS, detect_format, text_of_row
+from colm.data.formats import COLUMNS, choose_format, text_of_row
 from colm.errors import ConfigError, DataError, suggest
 
 BLOCK = 10_000
@@ -47,7 +47,7 @@ class Rows:
                 f"format={format_name!r} is not one of {', '.join(COLUMNS)} or auto.{suggest(format_name, COLUMNS)}"
             )
         self.parts = list(parts)
-        self.formats = [detect_format(part.column_names) if format_name == "auto" else format_name for part in parts]
+        self.formats = [choose_format(format_name, part.column_names) for part in parts]
         self.ends = list(accumulate(len(part) for part in parts))
 
     def __len__(self) -> int:

@@ -44,6 +44,24 @@ def detect_format(columns: Sequence[str]) -> str:
     )
 
 
+def choose_format(name: str, columns: Sequence[str]) -> str:
+    """Return the format to read columns by: `name`, or the one that fits where that is ``auto``.
+
+    Raises:
+        DataError: columns that the format needs are missing.
+    """
+    if name == "auto":
+        return detect_format(columns)
+    missing = [column for column in COLUMNS.get(name, ()) if column not in columns]
+    if missing:
+        raise DataError(
+            f"data.format={name!r} needs the column {missing[0]!r}, which the data does not have."
+            f"{suggest(missing[0], columns)} It has: {', '.join(columns)}. Map it with data.columns, or set data.format "
+            "to auto."
+        )
+    return name
+
+
 def tokenizer_of_format(name: str, tokenizer: Any, max_length: int) -> Callable[[Mapping[str, Any]], Tokens]:
     """Return the function that turns a row into ``input_ids``, ``attention_mask`` and ``labels``.
 

@@ -12,7 +12,7 @@ from datasets import Dataset, Value, concatenate_datasets, load_dataset
 
 from colm.batch import IGNORE
 from colm.data.demo import demo_rows
-from colm.data.formats import detect_format, tokenizer_of_batch
+from colm.data.formats import choose_format, tokenizer_of_batch
 from colm.data.mix import cap_rows, check_names, weigh_rows
 from colm.data.template import fill_template
 from colm.errors import DataError, suggest
@@ -190,7 +190,7 @@ def tokenize_rows(
 
 
 def _tokenize(rows: Dataset, tokenizer: Any, format_name: str, max_length: int, source_column: str) -> Dataset:
-    chosen = detect_format(rows.column_names) if format_name == "auto" else format_name
+    chosen = choose_format(format_name, rows.column_names)
     tokenize = tokenizer_of_batch(chosen, tokenizer, max_length)
 
     def tokenize_labelled(columns: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:

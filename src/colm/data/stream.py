@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from datasets import Dataset, IterableDataset, interleave_datasets
 
 from colm.batch import IGNORE
-from colm.data.formats import detect_format, tokenizer_of_format
+from colm.data.formats import choose_format, tokenizer_of_format
 from colm.data.load import column_names, hold_out, read_entry
 from colm.data.mix import share_of_weights
 from colm.errors import DataError, suggest
@@ -117,7 +117,7 @@ def prepare_stream(stream: StreamParts, tokenizer: Any, data: Mapping[str, Any],
 
 def _tokenize(part: IterableDataset, tokenizer: Any, data: Mapping[str, Any]) -> IterableDataset:
     columns, column = column_names(part), data["source_column"]
-    chosen = detect_format(columns) if data["format"] == "auto" else data["format"]
+    chosen = choose_format(data["format"], columns)
     tokenize = tokenizer_of_format(chosen, tokenizer, data["max_length"])
     tokens = part.map(
         lambda row: {**tokenize(row), column: str(row[column])},
