@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import logging
-from collections.abc import Iterable, Mapping
+import re
+import warnings
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -18,6 +21,10 @@ from colm.typed import hints_of
 logger = logging.getLogger(__name__)
 
 TINY_VOCABULARY = 1024
+
+_OTHER_HEADS = re.compile(
+    r"For(MaskedLM|\w*Classification|QuestionAnswering|MultipleChoice|PreTraining|\w*Prediction)$"
+)
 
 
 def load_model(name: str, *, dtype: str = "auto") -> Any:
@@ -35,10 +42,15 @@ def load_model(name: str, *, dtype: str = "auto") -> Any:
     path = _gguf_path(name)
     try:
         if path is None:
-            return AutoModelForCausalLM.from_pretrained(name, dtype=wanted)
+            _check_kind(name, load_config(name))
+            loaded, report = AutoModelForCausalLM.from_pretrained(name, dtype=wanted, output_loading_info=True)
+            _check_whole(name, report["missing_keys"])
+            return loaded
         loaded = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32 if wanted == "auto" else wanted
         )
+    except ConfigError:
+        raise
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(
             f"The model {name!r} could not be loaded ({type(error).__name__}: {error}). Give a hub name, a folder, "
@@ -51,6 +63,33 @@ def load_model(name: str, *, dtype: str = "auto") -> Any:
     model.load_state_dict(loaded.state_dict())
     model.name_or_path = ""  # neither a folder nor a hub name that PEFT could look the base up by
     return model
+
+
+def _check_kind(name: str, config: Any) -> None:
+    """Refuse a model of which loading it as a causal one would make something else.
+
+    Raises:
+        ConfigError: an encoder, or an encoder with a decoder, or one with another head.
+    """
+    others = [kind for kind in getattr(config, "architectures", None) or () if _OTHER_HEADS.search(kind)]
+    if getattr(config, "is_encoder_decoder", False) or others:
+        what = others[0] if others else f"an encoder with a decoder ({type(config).__name__})"
+        raise ConfigError(
+            f"The model {name!r} is {what}, not a causal language model; give one whose architecture is ...ForCausalLM."
+        )
+
+
+def _check_whole(name: str, missing: Collection[str]) -> None:
+    """Refuse a model whose folder lacks weights, which would be drawn at random.
+
+    Raises:
+        ConfigError: names one of them.
+    """
+    if missing:
+        raise ConfigError(
+            f"The model {name!r} lacks {len(missing)} of its weights ({sorted(missing)[0]}), which would be drawn at "
+            "random; give the folder of a whole causal language model."
+        )
 
 
 def add_lora(model: Any, lora: Mapping[str, Any]) -> Any:
@@ -126,6 +165,43 @@ def check_positions(model: Any, tokens: int) -> None:
     )
 
 
+def check_vocabulary(model: Any, largest: int, what: str) -> None:
+    """Check that the model has a row for every token.
+
+    Args:
+        model: bare or with adapters.
+        largest: token id that it will be given.
+        what: has the token.
+
+    Raises:
+        ConfigError: there are fewer rows, so the token would index out of the table.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if largest >= rows:
+        raise ConfigError(
+            f"{what} the token {largest}, but the model has rows for {rows} tokens only (0 to {rows - 1}): tokens were "
+            "added to the tokenizer and not to the model. Give it rows, model.resize_token_embeddings(len(tokenizer)), "
+            "save it and name that folder, or use a tokenizer without them."
+        )
+
+
+def pad_within(tokenizer: Any, model: Any) -> None:
+    """Let a tokenizer whose padding token the model has no row for pad with another token, which nobody reads.
+
+    Raises:
+        ConfigError: it has no end-of-text token that the model knows.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokenizer.pad_token_id < rows:
+        return
+    if tokenizer.eos_token_id is None or tokenizer.eos_token_id >= rows:
+        check_vocabulary(model, tokenizer.pad_token_id, "The tokenizer pads with")
+    logger.warning(
+        "The model has no row for the padding token %r; %r pads in its place.", tokenizer.pad_token, tokenizer.eos_token
+    )
+    tokenizer.pad_token = tokenizer.eos_token
+
+
 def load_config(name: str) -> Any:
     """Load the configuration of the model `name` (see `load_model`; also ``tiny``) without its weights.
 
@@ -146,18 +222,38 @@ def load_config(name: str) -> Any:
         ) from error
 
 
-def load_adapted(base: Any, folder: Path) -> Any:
+def load_adapted(base: Any, folder: str, *, config: Any = None) -> Any:
     """Return `base` with the adapter that `folder` holds.
 
+    Args:
+        base: the bare model.
+        folder: of the adapter, or its hub name.
+        config: of the adapter, which then is trained; None for one that only answers.
+
     Raises:
-        ConfigError: the adapter can not be read, or does not fit the model.
+        ConfigError: the adapter can not be read, lacks weights, or does not fit the model.
     """
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(base, str(folder))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            return PeftModel.from_pretrained(base, folder, config=config, is_trainable=config is not None)
     except Exception as error:  # files, configurations and weights each raise their own
         raise ConfigError(f"The adapter in {folder} could not be loaded ({type(error).__name__}: {error}).") from error
+
+
+def adapted_modules(config: Any, lora: Mapping[str, Any]) -> set[str]:
+    """Return the names of the modules of a model that LoRA's settings adapt, without any weights.
+
+    Raises:
+        ConfigError: they do not fit the model.
+    """
+    config = copy.deepcopy(config)
+    config.__dict__.pop("quantization_config", None)
+    with torch.device("meta"):
+        model = add_lora(AutoModelForCausalLM.from_config(config), lora)
+    return {name.rpartition(".lora_")[0] for name, _ in model.named_parameters() if ".lora_" in name}
 
 
 def load_tokenizer(name: str) -> Any:

@@ -8,7 +8,6 @@ import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
-from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from colm.errors import ConfigError, suggest
@@ -52,8 +51,7 @@ Seed = Annotated[int, Range(0, 2**32 - 1, open="")]
 """NumPy takes no larger one."""
 
 
-@cache
-def hints_of(settings: type) -> dict[str, Any]:
+def hints_of(settings: type[Any]) -> dict[str, Any]:
     """Return the type hints of a dataclass's settings, by name."""
     hints = get_type_hints(settings, include_extras=True)
     return {field.name: hints[field.name] for field in fields(settings) if field.init}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -14,7 +14,7 @@ from colm.errors import ConfigError
 class _Loader(yaml.SafeLoader):
     """Text stays text: no, yes, on, off, dates, 007, 1_000 and 1:30 are no truth values, dates and numbers."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+    yaml_implicit_resolvers = {}  # noqa: RUF012
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Refuse a key that stands twice, which PyYAML takes the last of in silence."""
@@ -79,9 +79,9 @@ def read_yaml(text: str) -> Any:
     return values
 
 
-def write_yaml(values: Any) -> str:
-    """Return plain values as YAML that `read_yaml` gives back, keys in their order."""
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False)
+def write_yaml(values: Any, *, flow: bool = False) -> str:
+    """Return plain values as YAML that `read_yaml` gives back, keys in their order; with `flow` as ``{a: 1}``."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, width=1000 if flow else 80)
 
 
 def _refuse_cycles(value: Any, *, above: set[int], done: set[int]) -> None:

@@ -11,13 +11,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from colm.cli.check import check_run
 from colm.cli.child import run_child
 from colm.cli.clustering import LABELS_NAME
 from colm.cli.console import make_console
 from colm.cli.finished import check_run_data, is_answered, read_asked, require_same
 from colm.cli.report import write_comparison_page
 from colm.cli.resume import read_fingerprint
-from colm.cli.settings import check_run, load_settings, resolve_settings
+from colm.cli.settings import load_settings, resolve_settings
 from colm.errors import ConfigError
 from colm.integrations.checkpoints import last_complete_checkpoint
 from colm.methods import METHODS, method_settings

@@ -21,6 +21,7 @@ from colm.data.load import read_validation
 from colm.data.questions import Questions, read_question_files, read_questions
 from colm.errors import ConfigError
 from colm.evaluate.judge import Generation, Line, answer_questions, digest_questions, make_prompts, summarise_answers
+from colm.models import check_vocabulary
 from colm.record import ANSWER_LINES_NAME, ANSWERS_NAME, HARNESS_NAME, StepLog, replace_file
 from colm.report.runs import name_folders
 from colm.sandbox import find_program, run_program
@@ -139,6 +140,8 @@ def evaluate_target(
     model, tokenizer = loaded
     asked = questions.asked
     prompts = make_prompts(asked, model, tokenizer, options.max_new_tokens)
+    longest = max((token for prompt in prompts.ids for token in prompt), default=0)
+    check_vocabulary(model, longest, "A question has")
     how = Generation(options.max_new_tokens, options.batch_size, options.temperature, options.seed)
     settings = {
         "run": target.name,

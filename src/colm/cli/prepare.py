@@ -16,13 +16,14 @@ from transformers import set_seed
 
 from colm.answers.gym import COLUMN
 from colm.cli.clustering import LABELS_NAME, saved_clustering
+from colm.cli.named import find_model, load_base, load_named_tokenizer
 from colm.cli.settings import RunSettings
 from colm.cluster.embed import Tuned
 from colm.cluster.labelling import Labelling
 from colm.cluster.relabel import Relabelled, relabel_parts
 from colm.data.load import Mixture, read_mixture, read_validation, tokenize_rows
 from colm.data.stream import prepare_stream, read_stream
-from colm.models import build_tiny_model, load_model, load_tokenizer, train_tiny_tokenizer
+from colm.models import build_tiny_model, load_adapted, train_tiny_tokenizer
 
 
 class PreparedData(NamedTuple):
@@ -53,7 +54,7 @@ def prepare_data(settings: RunSettings, *, resume: bool = False) -> PreparedData
     if settings.model == "tiny":
         tokenizer = train_tiny_tokenizer(_texts(mixture.train, settings))
     else:
-        tokenizer = load_tokenizer(settings.model)
+        tokenizer = load_named_tokenizer(settings.model)
 
     def tokenize(parts: list[Dataset]) -> Dataset:
         return tokenize_rows(
@@ -79,6 +80,18 @@ def longest_row(data: PreparedData, settings: RunSettings) -> int:
         for batch in part.with_format("arrow").iter(batch_size=10_000):
             longest = max(longest, pc.max(pc.list_value_length(batch["input_ids"])).as_py() or 0)
     return longest
+
+
+def largest_token(data: PreparedData) -> int:
+    """Return the largest token id that may come; a stream's rows are not known, so that of its tokenizer."""
+    if data.window is not None:
+        known: int = max(data.tokenizer.get_vocab().values())
+        return known
+    largest = 0
+    for part in (data.train, *data.validation.values()):
+        for batch in part.with_format("arrow").iter(batch_size=10_000):
+            largest = max(largest, pc.max(pc.list_flatten(batch["input_ids"])).as_py() or 0)
+    return largest
 
 
 def read_rows_of(settings: RunSettings, *, resume: bool = True) -> tuple[Mixture, Labelling | None]:
@@ -138,8 +151,11 @@ def _load_tuned(settings: RunSettings, parts: Iterable[Dataset]) -> tuple[Any, A
         tokenizer = train_tiny_tokenizer(_texts(parts, settings))
         set_seed(settings.seed)
         return build_tiny_model(tokenizer), tokenizer
-    model = load_model(settings.model, dtype=settings.dtype)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), load_tokenizer(settings.model)
+    tokenizer, named = load_named_tokenizer(settings.model), find_model(settings.model)
+    model = load_base(named, settings.dtype, tokenizer)
+    if named.adapter is not None:
+        model = load_adapted(model, named.adapter).get_base_model()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
 def _texts(parts: Iterable[Dataset], settings: RunSettings) -> Iterator[str]:
@@ -156,7 +172,7 @@ def _prepare_stream(settings: RunSettings) -> PreparedData:
         rows = [row for part in stream.parts for row in part.take(data["window"])]
         tokenizer = train_tiny_tokenizer(str(text) for row in rows for name, text in row.items() if name != column)
     else:
-        tokenizer = load_tokenizer(settings.model)
+        tokenizer = load_named_tokenizer(settings.model)
     mixture = prepare_stream(stream, tokenizer, data, settings.seed if data["seed"] is None else data["seed"])
     validation = mixture.validation
     if data["validation"]:

@@ -6,8 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from colm.cli.check import check_run
 from colm.cli.console import make_console
-from colm.cli.settings import check_run, load_settings
+from colm.cli.settings import load_settings
 from colm.cli.train import check_output, hold_output, train
 from colm.errors import ConfigError, DataError
 from colm.record import CONFIG_NAME, FILE_NAME, SUMMARY_NAME, StepLog

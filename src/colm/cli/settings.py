@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 from colm.cli.clustering import read_rules
 from colm.cli.mixing import check_mixing
 from colm.cli.sections import DATA_HINTS, DataSettings, MixtureEntry, TopSettings
-from colm.cli.training import check_training, read_lora, read_training
+from colm.cli.training import read_lora, read_training
 from colm.cluster.relabel import SourceRules, rules_to_dict
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
@@ -88,23 +87,6 @@ def read_config_file(path: Path) -> dict[str, Any]:
     return values
 
 
-def check_run(settings: RunSettings, *, whole: bool = True) -> None:
-    """Check what the settings alone decide of a training on this machine, before data or model are read.
-
-    Args:
-        settings: the run's.
-        whole: this process is one of those that train; else a launcher may start any number.
-
-    Raises:
-        ConfigError: packages that are missing, arguments that are refused, a pool that is too small.
-    """
-    training = settings.training
-    check_training(training, output_dir=str(settings.output_dir), seed=settings.seed)
-    if whole:
-        slots = training.get("gradient_accumulation_steps", 1) * int(os.environ.get("WORLD_SIZE") or 1)
-        settings.selection.check_pool(training.get("per_device_train_batch_size", 8) * slots, slots)
-
-
 def resolve_settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunSettings:
     """Override, fill in defaults and check every key. Raises as `load_settings`."""
     given = copy.deepcopy(dict(values))
@@ -165,7 +147,7 @@ def _data(values: Any) -> dict[str, Any]:
     check_mixing(merged)
     if merged["source_column"] in MODEL_COLUMNS:
         raise ConfigError(
-            f"data.source_column={merged['source_column']!r} is what a column of tokens, or an argument of the model, is "
+            f"data.source_column={merged['source_column']!r} is what a column of tokens or an argument of the model is "
             f"called. Rename it: data.columns={{source: {merged['source_column']}}}, and leave data.source_column out."
         )
     return merged

@@ -22,19 +22,21 @@ from transformers import (
     set_seed,
 )
 
+from colm.cli.check import check_run
 from colm.cli.console import make_console
 from colm.cli.kept import describe_kept
 from colm.cli.lock import hold_folder
-from colm.cli.prepare import PreparedData, longest_row, prepare_data
+from colm.cli.named import check_adapter, load_named
+from colm.cli.prepare import PreparedData, largest_token, longest_row, prepare_data
 from colm.cli.resume import WriteConfig, check_data, check_settings, fingerprint_run, write_beginning
-from colm.cli.settings import RunSettings, check_run, load_settings
+from colm.cli.settings import RunSettings, load_settings
 from colm.cli.summary import best_step, summarise, summary_table
 from colm.errors import ColmError, ConfigError, StoppedEarly
 from colm.integrations.checkpoints import last_complete_checkpoint
 from colm.integrations.evaluation import EvaluationRecorder, SourceTrainer, peak_memory
 from colm.integrations.preemption import StopOnSignal
 from colm.integrations.profiling import TABLE_NAME, TRACE_NAME, StepProfiler
-from colm.models import add_lora, build_tiny_model, check_positions, count_positions, load_model
+from colm.models import add_lora, check_positions, check_vocabulary, count_positions, pad_within
 from colm.record import (
     ANSWER_LINES_NAME,
     ANSWERS_NAME,
@@ -141,6 +143,8 @@ def train(
         check_data(settings.output_dir, fingerprint)
     set_seed(settings.seed)  # tokenising must not move the model's initialisation
     model = build_model(settings, data.tokenizer)
+    pad_within(data.tokenizer, model)
+    check_vocabulary(model, largest_token(data), "The stream may have" if data.window is not None else "The data has")
     if settings.data["max_length"] > (count_positions(model) or math.inf):  # else no row can be too long
         check_positions(model, longest_row(data, settings))
     trainer = build_trainer(settings, model, data, replay=replay)
@@ -196,13 +200,12 @@ def build_model(settings: RunSettings, tokenizer: Any) -> Any:
     Raises:
         ConfigError: the model can not be loaded, or LoRA's settings do not fit it.
     """
-    if settings.model == "tiny":
-        model = build_tiny_model(tokenizer)
-    else:
-        model = load_model(settings.model, dtype=settings.dtype)
+    named = check_adapter(settings)
+    model = load_named(settings, named, tokenizer)
     if settings.lora is None:
         return model
-    model = add_lora(model, settings.lora)
+    if named.adapter is None:
+        model = add_lora(model, settings.lora)
     if settings.training.get("gradient_checkpointing") or settings.training.get("activation_checkpointing"):
         model.enable_input_require_grads()  # a checkpointed layer with a frozen base needs an input with a gradient
     return model

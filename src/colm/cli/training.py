@@ -195,7 +195,7 @@ class _Unplaced(TrainingArguments):
     """Training arguments that look for no device, so that ranks do not meet before each of them has checked."""
 
     @property
-    def _setup_devices(self) -> torch.device:  # type: ignore[override]
+    def _setup_devices(self) -> torch.device:
         return torch.device("cpu")
 
 

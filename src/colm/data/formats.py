@@ -56,8 +56,8 @@ def choose_format(name: str, columns: Sequence[str]) -> str:
     if missing:
         raise DataError(
             f"data.format={name!r} needs the column {missing[0]!r}, which the data does not have."
-            f"{suggest(missing[0], columns)} It has: {', '.join(columns)}. Map it with data.columns, or set data.format "
-            "to auto."
+            f"{suggest(missing[0], columns)} It has: {', '.join(columns)}. Map it with "
+            "data.columns, or set data.format to auto."
         )
     return name
 
