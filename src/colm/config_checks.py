@@ -62,6 +62,8 @@ def require_count(name: str, value: object, *, minimum: int) -> None:
 def _check_values(config: SelectionConfig) -> None:
     for name, minimum in COUNTS.items():
         require_count(name, getattr(config, name), minimum=minimum)
+    if config.seed >= 2**32:
+        raise ConfigError(f"seed={show(config.seed)} must be below 2**32, as seeds of NumPy.")
     for name, minimum in OPTIONAL_COUNTS.items():
         if getattr(config, name) is not None:
             require_count(name, getattr(config, name), minimum=minimum)

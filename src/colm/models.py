@@ -15,7 +15,7 @@ from typing import Any, get_args
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from colm.errors import ConfigError
+from colm.errors import ConfigError, suggest
 from colm.typed import hints_of
 
 logger = logging.getLogger(__name__)
@@ -104,11 +104,32 @@ def add_lora(model: Any, lora: Mapping[str, Any]) -> Any:
     """
     from peft import get_peft_model
 
+    _check_names(model, lora)
     try:
         return get_peft_model(model, lora_config(lora))
     except Exception as error:  # each kind of adapter raises its own
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(f"The lora settings do not fit the model ({said}).") from error
+
+
+def _check_names(model: Any, lora: Mapping[str, Any]) -> None:
+    """Refuse names that no module of the model has, which PEFT passes over in silence where others fit.
+
+    Raises:
+        ConfigError: the first of them.
+    """
+    modules = [name for name, _ in model.named_modules()]
+    parameters = [name for name, _ in model.named_parameters()]
+    for setting in ("target_modules", "modules_to_save", "target_parameters"):
+        named = lora.get(setting)
+        known = parameters if setting == "target_parameters" else modules
+        for name in named if isinstance(named, list) else ():
+            if not any(held == name or held.endswith(f".{name}") for held in known):
+                ends = sorted({held.rpartition(".")[2] for held in known})
+                raise ConfigError(
+                    f"The lora settings do not fit the model: lora.{setting} names {name!r}, which it does not have."
+                    f"{suggest(name, ends)}"
+                )
 
 
 def lora_config(lora: Mapping[str, Any]) -> Any:
@@ -314,6 +335,12 @@ def build_tiny_model(tokenizer: Any) -> Any:
     return LlamaForCausalLM(
         tiny_config(len(tokenizer), pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
     )
+
+
+def in_dtype(model: Any, dtype: str) -> Any:
+    """Return the model with weights of a dtype, see `load_model`; ``auto`` leaves them as they are."""
+    wanted = _dtype(dtype)
+    return model if wanted == "auto" else model.to(wanted)
 
 
 def tiny_config(vocabulary: int, *, pad_token_id: int, eos_token_id: int) -> Any:

@@ -17,6 +17,7 @@ from colm.errors import ConfigError
 from colm.models import (
     adapted_modules,
     build_tiny_model,
+    in_dtype,
     load_adapted,
     load_model,
     load_tokenizer,
@@ -167,7 +168,7 @@ def load_base(named: NamedModel, dtype: str, tokenizer: Any) -> Any:
     if named.base != "tiny":
         return load_model(named.base, dtype=dtype)
     set_seed(named.seed)  # an adapter's random base is not saved, but drawn again
-    return build_tiny_model(tokenizer)
+    return in_dtype(build_tiny_model(tokenizer), dtype)
 
 
 def load_named_tokenizer(name: str) -> Any:

@@ -31,9 +31,9 @@ from colm.cli.prepare import PreparedData, largest_token, longest_row, prepare_d
 from colm.cli.resume import WriteConfig, check_data, check_settings, fingerprint_run, write_beginning
 from colm.cli.settings import RunSettings, load_settings
 from colm.cli.summary import best_step, summarise, summary_table
-from colm.errors import ColmError, ConfigError, StoppedEarly
+from colm.errors import ColmError, ConfigError, StoppedEarly, suggest
 from colm.integrations.checkpoints import last_complete_checkpoint
-from colm.integrations.evaluation import EvaluationRecorder, SourceTrainer, peak_memory
+from colm.integrations.evaluation import MACRO, EvaluationRecorder, SourceTrainer, name_metric, peak_memory
 from colm.integrations.preemption import StopOnSignal
 from colm.integrations.profiling import TABLE_NAME, TRACE_NAME, StepProfiler
 from colm.models import add_lora, check_positions, check_vocabulary, count_positions, pad_within
@@ -231,12 +231,30 @@ def build_trainer(
         )
     except ColmError:
         raise
-    except (ValueError, TypeError) as error:  # what transformers says of its own arguments
-        raise ConfigError(f"The training settings were refused: {error}") from error
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
-    trainer.add_callback(_Progress())
+    except Exception as error:  # of transformers, and of what it asks: packages, the hub
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"The training settings were refused ({said}).") from error
+    _check_metric(trainer)
+    if not trainer.args.disable_tqdm:
+        for callback in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(callback)
+        trainer.add_callback(_Progress())
     return trainer
+
+
+def _check_metric(trainer: SourceTrainer) -> None:
+    """Refuse a metric to choose by that no evaluation has, which the Trainer finds out after the first one."""
+    args = trainer.args
+    chooses = args.load_best_model_at_end or args.save_strategy == "best"
+    if not chooses and args.lr_scheduler_type not in ("reduce_lr_on_plateau", "greedy"):
+        return
+    known = ["loss", MACRO, *map(name_metric, trainer.validation)]
+    name = str(args.metric_for_best_model).removeprefix("eval_")
+    if name not in known:
+        raise ConfigError(
+            f"training.metric_for_best_model={args.metric_for_best_model!r} is no metric of the evaluation."
+            f"{suggest(name, known)} There are: {', '.join(known)}."
+        )
 
 
 def _is_first_rank() -> bool:

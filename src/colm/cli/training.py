@@ -75,11 +75,26 @@ LORA_RANGES: dict[str, Any] = {
 }
 """Type hints that say more than those of `peft.LoraConfig`."""
 
+FIXED: dict[str, Any] = {
+    "prediction_loss_only": Literal[False],
+    "batch_eval_metrics": Literal[False],
+    "eval_do_concat_batches": Literal[True],
+    "label_names": list[Literal["labels"]] | None,
+}
+"""What colm's evaluation needs, which gives each source's loss."""
+
 ELSEWHERE = {
     "resume_from_checkpoint": "colm train --resume goes on from the last checkpoint",
     "do_predict": "colm eval answers questions",
 }
 """Arguments that the Trainer leaves to the program around it, which does it in another way."""
+
+
+PREPARED = ("eva", "corda", "lora_ga")
+"""Initial weights of LoRA that programs of PEFT's make from data."""
+
+NEEDS_INIT = {"eva_config": "eva", "corda_config": "corda", "lora_ga_config": "lora_ga", "loftq_config": "loftq"}
+"""Settings of LoRA that count only with certain initial weights."""
 
 
 @cache
@@ -90,7 +105,7 @@ def training_hints() -> dict[str, Any]:
         if field.name in hints and field.metadata.get("choices"):
             options: Any = Literal[tuple(field.metadata["choices"])]
             hints[field.name] = options | None if field.default is None else options
-    return hints | {name: hint for name, hint in TRAINING_RANGES.items() if name in hints}
+    return hints | {name: hint for name, hint in {**TRAINING_RANGES, **FIXED}.items() if name in hints}
 
 
 def read_training(values: Any) -> dict[str, Any]:
@@ -151,6 +166,14 @@ def read_lora(values: Any) -> dict[str, Any] | None:
         "target_modules": "all-linear",
         **read_section("lora", hints, values, "in lora (the fields of peft.LoraConfig)"),
     }
+    for name, needs in NEEDS_INIT.items():
+        if given.get(name) is not None and given.get("init_lora_weights") != needs:
+            raise ConfigError(f"lora.{name} has no effect without lora.init_lora_weights={needs}; leave it out.")
+    if given.get("init_lora_weights") in PREPARED:
+        raise ConfigError(
+            f"lora.init_lora_weights={given['init_lora_weights']} looks at data before the training, which colm does "
+            "not do; choose another one, such as true, olora or pissa."
+        )
     make_lora_config(given)
     return given
 
@@ -167,8 +190,11 @@ def make_lora_config(lora: Mapping[str, Any]) -> LoraConfig:
         return lora_config(lora)
 
 
-def check_training(training: Mapping[str, Any], *, output_dir: str, seed: int) -> None:
+def check_training(training: Mapping[str, Any], *, output_dir: str, seed: int) -> TrainingArguments:
     """Check, where the training will run, all that its settings decide: packages, optimizer, schedule, loader.
+
+    Returns:
+        The arguments, which no device is chosen for.
 
     Raises:
         ConfigError: what is refused, and by whom.
@@ -189,6 +215,7 @@ def check_training(training: Mapping[str, Any], *, output_dir: str, seed: int) -
         with _as_settings("training.torch_compile_backend or torch_compile_mode", "torch.compile"):
             torch.compile(nn.Identity(), backend=str(args.torch_compile_backend), mode=args.torch_compile_mode)
     _check_schedule(args, _check_optimizer(args))
+    return args
 
 
 class _Unplaced(TrainingArguments):
