@@ -47,7 +47,7 @@ from colm.errors import ConfigError
         ({"seed": -1}, "seed=-1 must be a whole number of at least 0"),
         ({"pick": "best"}, "pick='best' is not one of 'medoids', 'largest'"),
         ({"weights": "even"}, "weights='even' is not one of 'uniform', 'represented'"),
-        ({"adam": "yes"}, "adam='yes' must be true or false"),
+        ({"adam": "maybe"}, "adam='maybe' must be true or false"),
         ({"by_source": 1}, "by_source=1 must be true or false"),
         ({"features": "none", "pick": "largest"}, "pick='largest' needs features to pick by"),
         (

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "src" / "colm"
 
 LAYERS = [
-    {"types", "errors", "config", "config_checks", "schedule", "sources", "stages", "values"},
+    {"types", "errors", "config", "config_checks", "schedule", "sources", "stages", "values", "typed", "yaml12"},
     {"batch", "losses", "gather", "sharding", "record", "methods", "answers", "sandbox"},
     {"features", "select", "facts", "exchange", "data", "models", "state"},
     {"picking", "survey", "cluster", "reuse"},
@@ -32,7 +32,7 @@ SIBLINGS = {
 ONLY = {
     "report": {"record", "types", "errors", "survey", "cluster", "sources", "values"},
     "survey": {"config", "errors", "select", "sources", "values"},
-    "cluster": {"batch", "data", "errors", "record", "sources", "values"},
+    "cluster": {"batch", "data", "errors", "record", "sources", "typed", "values"},
 }
 """Packages that know of no more than these."""
 

@@ -20,6 +20,7 @@ from colm.config_checks import (
 from colm.errors import ConfigError, suggest
 from colm.schedule import check_schedule, keep_at, selects_at
 from colm.sources import name_setting
+from colm.typed import convert_known, hints_of
 
 PRESETS: dict[str, dict[str, Any]] = {
     "colm": {"features": "exact"},
@@ -188,23 +189,24 @@ class SelectionConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> SelectionConfig:
         """Make a config from a mapping, such as a section of a YAML file.
 
-        The key ``preset`` names a set of values (`PRESETS`) that the other keys change.
+        The key ``preset`` names a set of values (`PRESETS`) that the other keys change. Numbers and truth values may be
+        written as text: ``"0.25"``, ``"no"``.
 
         Raises:
             ConfigError: for an unknown key, with the nearest known one, or a value out of range.
         """
         values = dict(values)
         preset = values.pop("preset", "colm")
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise ConfigError(f"preset={preset!r} is not one of {', '.join(PRESETS)}.{suggest(str(preset), PRESETS)}")
         values = {**PRESETS[preset], **values}
         known = [f.name for f in fields(cls)]
         for key in values:
             if key not in known:
                 raise ConfigError(
-                    f"Unknown selection setting {key!r}.{suggest(key, known)} Known settings: {', '.join(known)}."
+                    f"Unknown selection setting {key!r}.{suggest(str(key), known)} Known settings: {', '.join(known)}."
                 )
-        return cls(**values)
+        return cls(**convert_known(hints_of(cls), values))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values that YAML and JSON can hold."""

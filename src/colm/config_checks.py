@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, get_args
 
 from colm.errors import ConfigError, suggest
+from colm.typed import LARGEST, show
 
 if TYPE_CHECKING:
     from colm.config import SelectionConfig
@@ -50,15 +51,19 @@ def require_count(name: str, value: object, *, minimum: int) -> None:
     """Check a whole number.
 
     Raises:
-        ConfigError: it is none, or below the minimum.
+        ConfigError: it is none, below the minimum, or more than 63 bits hold.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise ConfigError(f"{name}={value!r} must be a whole number of at least {minimum}.")
+        raise ConfigError(f"{name}={show(value)} must be a whole number of at least {minimum}.")
+    if value > LARGEST:
+        raise ConfigError(f"{name}={show(value)} must be a whole number of at most {LARGEST}.")
 
 
 def _check_values(config: SelectionConfig) -> None:
     for name, minimum in COUNTS.items():
         require_count(name, getattr(config, name), minimum=minimum)
+    if config.seed >= 2**32:
+        raise ConfigError(f"seed={show(config.seed)} must be below 2**32, as seeds of NumPy.")
     for name, minimum in OPTIONAL_COUNTS.items():
         if getattr(config, name) is not None:
             require_count(name, getattr(config, name), minimum=minimum)
@@ -67,7 +72,9 @@ def _check_values(config: SelectionConfig) -> None:
     for name in SWITCHES:
         if not isinstance(getattr(config, name), bool):
             raise ConfigError(f"{name}={getattr(config, name)!r} must be true or false.")
-    if not (_is_number(config.spsa_eps) and config.spsa_eps > 0):
+    if config.value_module is not None and not isinstance(config.value_module, str):
+        raise ConfigError(f"value_module={config.value_module!r} must be the dotted path of a module, or null.")
+    if not (_is_number(config.spsa_eps) and 0 < config.spsa_eps < float("inf")):
         raise ConfigError(f"spsa_eps={config.spsa_eps!r} must be a number above 0, such as 1e-3.")
     for name, example in (("balance", 0.3), ("carry", 0.95)):
         value = getattr(config, name)

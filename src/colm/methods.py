@@ -6,10 +6,9 @@ import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import yaml
-
 from colm.config import PRESETS, SelectionConfig
 from colm.errors import ConfigError, suggest
+from colm.yaml12 import read_yaml
 
 
 class Method(NamedTuple):
@@ -99,5 +98,8 @@ def _parse_changes(name: str, text: str) -> dict[str, Any]:
         key, equals, value = part.partition("=")
         if not key or not equals:
             raise ConfigError(f"{part!r} in the method {name!r} is no change; write METHOD+key=value,key=value.")
-        changes[key] = yaml.safe_load(value)
+        try:
+            changes[key] = read_yaml(value)
+        except ConfigError as error:
+            raise ConfigError(f"{part!r} in the method {name!r}: the value is not valid YAML ({error}).") from error
     return changes

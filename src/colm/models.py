@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import logging
-from collections.abc import Iterable, Mapping
+import re
+import warnings
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from colm.errors import ConfigError
+from colm.errors import ConfigError, suggest
+from colm.typed import hints_of
 
 logger = logging.getLogger(__name__)
 
 TINY_VOCABULARY = 1024
+
+_OTHER_HEADS = re.compile(
+    r"For(MaskedLM|\w*Classification|QuestionAnswering|MultipleChoice|PreTraining|\w*Prediction)$"
+)
 
 
 def load_model(name: str, *, dtype: str = "auto") -> Any:
@@ -33,10 +42,15 @@ def load_model(name: str, *, dtype: str = "auto") -> Any:
     path = _gguf_path(name)
     try:
         if path is None:
-            return AutoModelForCausalLM.from_pretrained(name, dtype=wanted)
+            _check_kind(name, load_config(name))
+            loaded, report = AutoModelForCausalLM.from_pretrained(name, dtype=wanted, output_loading_info=True)
+            _check_whole(name, report["missing_keys"])
+            return loaded
         loaded = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32 if wanted == "auto" else wanted
         )
+    except ConfigError:
+        raise
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(
             f"The model {name!r} could not be loaded ({type(error).__name__}: {error}). Give a hub name, a folder, "
@@ -51,6 +65,33 @@ def load_model(name: str, *, dtype: str = "auto") -> Any:
     return model
 
 
+def _check_kind(name: str, config: Any) -> None:
+    """Refuse a model of which loading it as a causal one would make something else.
+
+    Raises:
+        ConfigError: an encoder, or an encoder with a decoder, or one with another head.
+    """
+    others = [kind for kind in getattr(config, "architectures", None) or () if _OTHER_HEADS.search(kind)]
+    if getattr(config, "is_encoder_decoder", False) or others:
+        what = others[0] if others else f"an encoder with a decoder ({type(config).__name__})"
+        raise ConfigError(
+            f"The model {name!r} is {what}, not a causal language model; give one whose architecture is ...ForCausalLM."
+        )
+
+
+def _check_whole(name: str, missing: Collection[str]) -> None:
+    """Refuse a model whose folder lacks weights, which would be drawn at random.
+
+    Raises:
+        ConfigError: names one of them.
+    """
+    if missing:
+        raise ConfigError(
+            f"The model {name!r} lacks {len(missing)} of its weights ({sorted(missing)[0]}), which would be drawn at "
+            "random; give the folder of a whole causal language model."
+        )
+
+
 def add_lora(model: Any, lora: Mapping[str, Any]) -> Any:
     """Put LoRA on a causal language model.
 
@@ -61,12 +102,51 @@ def add_lora(model: Any, lora: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: they do not fit the model.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
+    _check_names(model, lora)
     try:
-        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"The lora settings do not fit the model: {error}") from error
+        return get_peft_model(model, lora_config(lora))
+    except Exception as error:  # each kind of adapter raises its own
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"The lora settings do not fit the model ({said}).") from error
+
+
+def _check_names(model: Any, lora: Mapping[str, Any]) -> None:
+    """Refuse names that no module of the model has, which PEFT passes over in silence where others fit.
+
+    Raises:
+        ConfigError: the first of them.
+    """
+    modules = [name for name, _ in model.named_modules()]
+    parameters = [name for name, _ in model.named_parameters()]
+    for setting in ("target_modules", "modules_to_save", "target_parameters"):
+        named = lora.get(setting)
+        known = parameters if setting == "target_parameters" else modules
+        for name in named if isinstance(named, list) else ():
+            if not any(held == name or held.endswith(f".{name}") for held in known):
+                ends = sorted({held.rpartition(".")[2] for held in known})
+                raise ConfigError(
+                    f"The lora settings do not fit the model: lora.{setting} names {name!r}, which it does not have."
+                    f"{suggest(name, ends)}"
+                )
+
+
+def lora_config(lora: Mapping[str, Any]) -> Any:
+    """Make PEFT's configuration of fields as a file has them; mappings where it has configurations of its own.
+
+    Raises:
+        ValueError, TypeError: PEFT refuses the values.
+    """
+    from peft import LoraConfig
+
+    made = {name: _nested_config(hints_of(LoraConfig)[name], value) for name, value in lora.items()}
+    return LoraConfig(**{"task_type": "CAUSAL_LM", **made})
+
+
+def _nested_config(hint: Any, value: Any) -> Any:
+    kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind)]
+    return kinds[0](**value) if kinds and isinstance(value, Mapping) else value
 
 
 def count_positions(model: Any) -> int | None:
@@ -106,6 +186,43 @@ def check_positions(model: Any, tokens: int) -> None:
     )
 
 
+def check_vocabulary(model: Any, largest: int, what: str) -> None:
+    """Check that the model has a row for every token.
+
+    Args:
+        model: bare or with adapters.
+        largest: token id that it will be given.
+        what: has the token.
+
+    Raises:
+        ConfigError: there are fewer rows, so the token would index out of the table.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if largest >= rows:
+        raise ConfigError(
+            f"{what} the token {largest}, but the model has rows for {rows} tokens only (0 to {rows - 1}): tokens were "
+            "added to the tokenizer and not to the model. Give it rows, model.resize_token_embeddings(len(tokenizer)), "
+            "save it and name that folder, or use a tokenizer without them."
+        )
+
+
+def pad_within(tokenizer: Any, model: Any) -> None:
+    """Let a tokenizer whose padding token the model has no row for pad with another token, which nobody reads.
+
+    Raises:
+        ConfigError: it has no end-of-text token that the model knows.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokenizer.pad_token_id < rows:
+        return
+    if tokenizer.eos_token_id is None or tokenizer.eos_token_id >= rows:
+        check_vocabulary(model, tokenizer.pad_token_id, "The tokenizer pads with")
+    logger.warning(
+        "The model has no row for the padding token %r; %r pads in its place.", tokenizer.pad_token, tokenizer.eos_token
+    )
+    tokenizer.pad_token = tokenizer.eos_token
+
+
 def load_config(name: str) -> Any:
     """Load the configuration of the model `name` (see `load_model`; also ``tiny``) without its weights.
 
@@ -126,18 +243,38 @@ def load_config(name: str) -> Any:
         ) from error
 
 
-def load_adapted(base: Any, folder: Path) -> Any:
+def load_adapted(base: Any, folder: str, *, config: Any = None) -> Any:
     """Return `base` with the adapter that `folder` holds.
 
+    Args:
+        base: the bare model.
+        folder: of the adapter, or its hub name.
+        config: of the adapter, which then is trained; None for one that only answers.
+
     Raises:
-        ConfigError: the adapter can not be read, or does not fit the model.
+        ConfigError: the adapter can not be read, lacks weights, or does not fit the model.
     """
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(base, str(folder))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            return PeftModel.from_pretrained(base, folder, config=config, is_trainable=config is not None)
     except Exception as error:  # files, configurations and weights each raise their own
         raise ConfigError(f"The adapter in {folder} could not be loaded ({type(error).__name__}: {error}).") from error
+
+
+def adapted_modules(config: Any, lora: Mapping[str, Any]) -> set[str]:
+    """Return the names of the modules of a model that LoRA's settings adapt, without any weights.
+
+    Raises:
+        ConfigError: they do not fit the model.
+    """
+    config = copy.deepcopy(config)
+    config.__dict__.pop("quantization_config", None)
+    with torch.device("meta"):
+        model = add_lora(AutoModelForCausalLM.from_config(config), lora)
+    return {name.rpartition(".lora_")[0] for name, _ in model.named_parameters() if ".lora_" in name}
 
 
 def load_tokenizer(name: str) -> Any:
@@ -198,6 +335,12 @@ def build_tiny_model(tokenizer: Any) -> Any:
     return LlamaForCausalLM(
         tiny_config(len(tokenizer), pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
     )
+
+
+def in_dtype(model: Any, dtype: str) -> Any:
+    """Return the model with weights of a dtype, see `load_model`; ``auto`` leaves them as they are."""
+    wanted = _dtype(dtype)
+    return model if wanted == "auto" else model.to(wanted)
 
 
 def tiny_config(vocabulary: int, *, pad_token_id: int, eos_token_id: int) -> Any:

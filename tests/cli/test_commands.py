@@ -195,7 +195,10 @@ def test_a_stream_is_shown_and_trained_on(tmp_path: Path, capsys: pytest.Capture
         ({"model": "no-such/model"}, "The tokenizer of 'no-such/model' could not be loaded"),
         ({"data": {"train": "missing.jsonl"}}, "no file 'missing.jsonl'"),
         ({"lora": {"r": 4, "target_modules": ["nothing"]}}, "lora settings do not fit the model"),
-        ({"training": {"eval_strategy": "sometimes", "use_cpu": True}}, "training settings were refused"),
+        (
+            {"training": {"eval_strategy": "sometimes"}},
+            "training.eval_strategy='sometimes' is not one of 'no', 'steps'",
+        ),
         ({"selection": {"value_module": "v_prj"}}, "value_module='v_prj' names no module"),
         ({"selection": {"small_sources": ["addng"]}}, "names 'addng', which is no source. Did you mean 'adding'"),
     ],

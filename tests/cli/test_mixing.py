@@ -27,7 +27,7 @@ def resolve(**data: Any) -> Any:
         ({"template": {"prompt": 3}}, "data.template.prompt is 3; it must be a text"),
         ({"labels": {"label": "yes"}}, "data.labels.label is 'yes'; it must be a list or a mapping"),
         ({"window": 0, "streaming": True}, "data.window=0 must be a whole number of at least 1"),
-        ({"streaming": "yes"}, "data.streaming='yes' must be true or false"),
+        ({"streaming": "maybe"}, "data.streaming='maybe' must be true or false"),
         ({"streaming": True, "cap": 5}, "data.cap needs rows that are counted"),
         ({"streaming": True, "train": "demo"}, "not the demo; set it to false"),
         ({"source_sizes": {"a": 5}}, "data.source_sizes are those of a stream; leave them out"),

@@ -11,8 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
-
+from colm.cli.check import check_run
 from colm.cli.child import run_child
 from colm.cli.clustering import LABELS_NAME
 from colm.cli.console import make_console
@@ -27,6 +26,7 @@ from colm.methods import METHODS, method_settings
 from colm.record import ANSWERS_NAME, COMPARE_NAME, CONFIG_NAME, SUMMARY_NAME, replace_file
 from colm.report.compare_page import PAGE_NAME
 from colm.report.page import check_page
+from colm.yaml12 import write_yaml
 
 DEFAULT_METHODS = ("random", "control", "random-n", "colm")
 EVALUATIONS = 10
@@ -106,7 +106,9 @@ def plan_runs(
             settings["selection"]["seed"] = seed
             folder = base.output_dir / method / f"seed-{seed}"
             settings["output_dir"] = str(folder)
-            settings = resolve_settings(settings).values
+            resolved = resolve_settings(settings)
+            check_run(resolved, whole=False)
+            settings = resolved.values
             _check_folder(folder, settings)
             runs[folder] = settings
     check_run_data(base.output_dir, runs)
@@ -122,7 +124,7 @@ def run_one(folder: Path, settings: Mapping[str, Any], launcher: str) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = _settings_path(folder)
-    replace_file(path, yaml.safe_dump(dict(settings), sort_keys=False))
+    replace_file(path, write_yaml(dict(settings)))
     start = shlex.split(launcher) if launcher else [sys.executable]
     status = run_child([*start, "-m", "colm", "train", str(path), "--resume"], f"the training in {folder}")
     if status:

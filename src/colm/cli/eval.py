@@ -22,6 +22,7 @@ from colm.data.held_rows import Parts
 from colm.data.questions import Questions, read_question_files, read_questions
 from colm.errors import ConfigError
 from colm.evaluate.judge import Generation, Line, answer_questions, digest_questions, make_prompts, summarise_answers
+from colm.models import check_vocabulary
 from colm.record import (
     ANSWER_LINES_NAME,
     ANSWER_NAMES,
@@ -150,6 +151,8 @@ def evaluate_target(
     model, tokenizer = loaded
     asked = questions.asked
     prompts = make_prompts(asked, model, tokenizer, options.max_new_tokens)
+    longest = max((token for prompt in prompts.ids for token in prompt), default=0)
+    check_vocabulary(model, longest, "A question has")
     how = Generation(options.max_new_tokens, options.batch_size, options.temperature, options.seed)
     settings = {
         "run": target.name,

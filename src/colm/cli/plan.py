@@ -11,6 +11,7 @@ import torch
 from rich.table import Table
 
 from colm.cli.console import make_console
+from colm.cli.named import adapter_settings, check_adapter, read_adapter
 from colm.cli.settings import RunSettings, load_settings
 from colm.errors import ConfigError
 from colm.plan.memory import parse_memory, show_memory
@@ -108,13 +109,15 @@ def make_request(settings: RunSettings, sequence_length: int | None = None, labe
             raise ConfigError(f"training.{name}={sizes[name]!r} must be a whole number of at least 1.")
     micro_batch, micro_batches = sizes.values()
     settings.selection.check_pool(micro_batch * micro_batches, micro_batches)
+    named = check_adapter(settings)
+    lora = settings.lora if named.adapter is None else adapter_settings(read_adapter(named.adapter))
     autocast = torch.bfloat16 if training.get("bf16") else torch.float16 if training.get("fp16") else None
     checkpointing = None
     for old in ("gradient_checkpointing", "activation_checkpointing"):
         if training.get(old):
             checkpointing = dict(training.get(f"{old}_kwargs") or {})
     return Request(
-        model=ModelSpec(settings.model, settings.dtype, settings.lora, autocast, checkpointing),
+        model=ModelSpec(named.base, settings.dtype, lora, autocast, checkpointing),
         selection=replace(settings.selection, reuse_forward=False, reuse_offload=False),
         rows=Rows(tokens, labelled),
         micro_batch=micro_batch,

@@ -19,6 +19,7 @@ from transformers import set_seed
 from colm.answers.gym import COLUMN
 from colm.cli.clustering import LABELS_NAME, saved_clustering
 from colm.cli.left import check_left
+from colm.cli.named import find_model, load_base, load_named_tokenizer
 from colm.cli.settings import RunSettings
 from colm.cluster.embed import Tuned
 from colm.cluster.labelling import Labelling
@@ -28,7 +29,7 @@ from colm.data.load import Mixture, count_left, read_mixture, read_validation, t
 from colm.data.stream import prepare_stream, read_stream
 from colm.data.validation import tokenize_held_out
 from colm.integrations.checkpoints import last_complete_checkpoint
-from colm.models import build_tiny_model, load_model, load_tokenizer, train_tiny_tokenizer
+from colm.models import build_tiny_model, load_adapted, load_tokenizer, train_tiny_tokenizer
 from colm.record import HELD_OUT_NAME
 from colm.sources import RowsLeft
 
@@ -66,7 +67,7 @@ def prepare_data(settings: RunSettings, *, resume: bool = False, kept: Path | No
     if settings.model == "tiny":
         tokenizer = train_tiny_tokenizer(_texts(mixture.train, settings))
     else:
-        tokenizer = load_tokenizer(settings.model)
+        tokenizer = load_named_tokenizer(settings.model)
 
     train = tokenize_rows(
         mixture.train,
@@ -96,6 +97,18 @@ def longest_row(data: PreparedData, settings: RunSettings) -> int:
         for batch in part.with_format("arrow").iter(batch_size=10_000):
             longest = max(longest, pc.max(pc.list_value_length(batch["input_ids"])).as_py() or 0)
     return longest
+
+
+def largest_token(data: PreparedData) -> int:
+    """Return the largest token id that may come; a stream's rows are not known, so that of its tokenizer."""
+    if data.window is not None:
+        known: int = max(data.tokenizer.get_vocab().values())
+        return known
+    largest = 0
+    for part in (data.train, *data.validation.values()):
+        for batch in part.with_format("arrow").iter(batch_size=10_000):
+            largest = max(largest, pc.max(pc.list_flatten(batch["input_ids"])).as_py() or 0)
+    return largest
 
 
 def read_rows_of(
@@ -158,8 +171,11 @@ def _load_tuned(settings: RunSettings, parts: Iterable[Dataset]) -> tuple[Any, A
         tokenizer = train_tiny_tokenizer(_texts(parts, settings))
         set_seed(settings.seed)
         return build_tiny_model(tokenizer), tokenizer
-    model = load_model(settings.model, dtype=settings.dtype)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), load_tokenizer(settings.model)
+    tokenizer, named = load_named_tokenizer(settings.model), find_model(settings.model)
+    model = load_base(named, settings.dtype, tokenizer)
+    if named.adapter is not None:
+        model = load_adapted(model, named.adapter).get_base_model()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
 def _texts(parts: Iterable[Dataset], settings: RunSettings) -> Iterator[str]:
@@ -179,7 +195,7 @@ def _prepare_stream(settings: RunSettings, kept: Path | None) -> PreparedData:
         rows = [row for part in stream.parts for row in part.take(data["window"])]
         tokenizer = train_tiny_tokenizer(str(text) for row in rows for name, text in row.items() if name != column)
     else:
-        tokenizer = load_tokenizer(settings.model)
+        tokenizer = load_named_tokenizer(settings.model)
     older = kept is not None and is_older(kept)
     held_out: Parts | None
     if kept is not None and not older:

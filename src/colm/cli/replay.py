@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from colm.cli.check import check_run
 from colm.cli.console import make_console
 from colm.cli.folder import RunFolder
 from colm.cli.output import check_output, hold_output
@@ -36,6 +37,7 @@ def replay_command(record: str, overrides: Sequence[str], *, resume: bool, overw
             raise ConfigError(f"There is no {needed}; give the {FILE_NAME} of a run, beside its {CONFIG_NAME}.")
     folder = path.resolve().parent
     settings = load_settings(str(config), [f"output_dir={folder.with_name(folder.name + '-replay')}", *overrides])
+    check_run(settings)
     if settings.output_dir.resolve() == folder:
         raise ConfigError(f"output_dir={settings.output_dir} is the run that is replayed; choose another folder.")
     _require_all_steps(path)

@@ -9,7 +9,6 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import TrainerCallback, TrainingArguments
 
 from colm.cli.folder import RunFolder
@@ -19,6 +18,7 @@ from colm.data.fingerprint import Fingerprint, describe_difference, fingerprint_
 from colm.data.held_rows import write_rows
 from colm.errors import ConfigError, DataError
 from colm.record import CONFIG_NAME, DATA_NAME, HELD_OUT_NAME
+from colm.yaml12 import write_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def beginning(settings: RunSettings, data: Fingerprint, held_out: Iterable[str])
 
 
 def _dump(settings: RunSettings) -> str:
-    return yaml.safe_dump(settings.values, sort_keys=False)
+    return write_yaml(settings.values)
 
 
 def changed_settings(settings: RunSettings, folder: RunFolder) -> Texts:

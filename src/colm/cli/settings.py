@@ -3,54 +3,32 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from colm.cli.clustering import read_rules
-from colm.cli.mixing import MIXING_DEFAULTS, check_mixing, name_entries
+from colm.cli.mixing import check_mixing, name_entries
+from colm.cli.sections import DATA_HINTS, DataSettings, MixtureEntry, TopSettings
+from colm.cli.training import read_lora, read_training
 from colm.cluster.relabel import SourceRules, rules_to_dict
 from colm.config import SelectionConfig
-from colm.errors import ConfigError, suggest
+from colm.errors import ConfigError
 from colm.sources import source_name
+from colm.typed import check_keys, hints_of, read_section, show
+from colm.yaml12 import read_yaml
 
-DATA_DEFAULTS: dict[str, Any] = {
-    "train": None,  # file, hub name, or 'demo'
-    "config": None,  # of a hub data set
-    "split": "train",
-    "validation": None,  # file or hub name
-    "validation_split": "validation",
-    "validation_rows": 0,  # rows of each source to hold out where there is no validation data, or source -> rows
-    "source_column": "source",
-    "format": "auto",
-    "columns": {},  # colm's column name -> the data's
-    "max_length": 512,  # tokens
-    "demo_rows": 1500,
-    "seed": None,  # of the held-out rows and of the demo's tasks; default the run's
-    **MIXING_DEFAULTS,
-}
+MODEL_COLUMNS = frozenset(
+    (
+        *("input_ids", "attention_mask", "labels", "label", "label_ids", "position_ids", "token_type_ids", "length"),
+        *("inputs_embeds", "past_key_values", "use_cache", "cache_position", "logits_to_keep", "num_items_in_batch"),
+        *("output_attentions", "output_hidden_states", "return_dict", "row_weights"),
+    )
+)
+"""Columns that would reach the model, or the loss, as what they are called."""
 
-TOP_DEFAULTS: dict[str, Any] = {
-    "model": None,
-    "dtype": "auto",
-    "lora": None,  # fields of peft.LoraConfig, or null for full fine-tuning
-    "data": DATA_DEFAULTS,
-    "mixture": [],
-    "sources": {},  # clusters in the place of labels, sources split, merged and renamed
-    "selection": {},
-    "training": {},  # fields of transformers.TrainingArguments
-    "output_dir": None,
-    "seed": 0,
-}
-
-TRAINING_DEFAULTS: dict[str, Any] = {"report_to": "none", "logging_steps": 10, "remove_unused_columns": True}
-
-OWNED = ("output_dir", "seed")
-"""Training arguments that have one place of their own in the file."""
+DATA_DEFAULTS: dict[str, Any] = asdict(DataSettings())
 
 
 class RunSettings(NamedTuple):
@@ -74,21 +52,40 @@ def load_settings(path: str, overrides: Sequence[str]) -> RunSettings:
 
     Args:
         path: a YAML file.
-        overrides: ``key=value``, keys dotted, values in YAML: ``training.max_steps=20``.
+        overrides: ``key=value``, keys dotted, values in YAML: ``training.max_steps=20``. Of two for the same key the
+            later one holds.
 
     Raises:
-        ConfigError: the file is missing or no mapping, a key is unknown (with the nearest one), a value
+        ConfigError: the file is missing or no mapping, a key is unknown (with the nearest one) or stands twice, a value
             has the wrong kind or is out of range.
     """
-    if not Path(path).is_file():
-        raise ConfigError(f"There is no configuration file {path!r}.")
+    return resolve_settings(read_config_file(Path(path)), overrides)
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Return what a YAML file of settings holds.
+
+    Raises:
+        ConfigError: it is missing, not readable, no YAML, or no mapping.
+    """
+    if not path.is_file():
+        what = "a folder, not a file" if path.is_dir() else "no file"
+        raise ConfigError(f"There is no configuration file {str(path)!r}: it is {what}.")
     try:
-        values = _read_yaml(Path(path).read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        values = read_yaml(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} is not UTF-8: byte {error.start + 1} is 0x{error.object[error.start]:02x}. Save it as UTF-8."
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"The configuration {path} can not be read ({error.strerror}).") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}.") from error
+    if values is None:
+        return {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds a {type(values).__name__}; it must be a mapping of settings.")
-    return resolve_settings(values, overrides)
+    return values
 
 
 def resolve_settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunSettings:
@@ -96,22 +93,19 @@ def resolve_settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -
     given = copy.deepcopy(dict(values))
     for override in overrides:
         _apply(given, override)
-    _check_keys(given, TOP_DEFAULTS, "")
-    merged = {**copy.deepcopy(TOP_DEFAULTS), **given}
-    for name in ("data", "selection", "training"):
-        if not isinstance(merged[name] or {}, dict):
-            raise ConfigError(f"{name} is {merged[name]!r}; it must be a mapping of settings.")
-    merged["data"] = _data(merged["data"] or {})
-    merged["mixture"] = _mixture(merged["mixture"] or [], merged["data"])
-    merged["training"] = _training(merged["training"] or {})
-    merged["lora"] = _lora(merged["lora"])
+    check_keys(given, hints_of(TopSettings))
+    for name in ("model", "output_dir"):
+        if not given.get(name) or not isinstance(given[name], str):
+            raise ConfigError(f"{name} is {show(given.get(name))}; it must be set to a text.")
+    merged = {**asdict(TopSettings()), **read_section("", hints_of(TopSettings), given)}
+    merged["data"] = _data(merged["data"])
+    merged["mixture"] = _mixture(merged["mixture"], merged["data"])
+    merged["training"] = read_training(merged["training"])
+    merged["lora"] = read_lora(merged["lora"])
+    if not isinstance(merged["selection"] or {}, dict):
+        raise ConfigError(f"selection is {show(merged['selection'])}; it must be a mapping of settings.")
     selection = SelectionConfig.from_dict({"seed": merged["seed"], **(merged["selection"] or {})})
     merged["selection"] = selection.to_dict()
-    for name in ("model", "output_dir"):
-        if not merged[name] or not isinstance(merged[name], str):
-            raise ConfigError(f"{name} is {merged[name]!r}; it must be set to a text.")
-    if not isinstance(merged["seed"], int) or merged["seed"] < 0:
-        raise ConfigError(f"seed={merged['seed']!r} must be a whole number of at least 0.")
     seed = merged["seed"] if merged["data"]["seed"] is None else merged["data"]["seed"]
     rules = read_rules(merged["sources"], merged["data"], seed)
     merged["sources"] = rules_to_dict(rules)
@@ -130,19 +124,6 @@ def resolve_settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -
     )
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers: 2e-5 is one, which PyYAML takes for text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def _read_yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)
-
-
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
@@ -155,76 +136,40 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if inner is None:
             inner = place[parent] = {}
         if not isinstance(inner, dict):
-            raise ConfigError(f"{override!r} can not be set: {parent} is {inner!r}, no mapping.")
+            raise ConfigError(f"{override!r} can not be set: {parent} is {show(inner)}, no mapping.")
         place = inner
     try:
-        place[_find_key(place, leaf)] = _read_yaml(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{override!r}: the value is not valid YAML ({error}).") from error
+        place[_find_key(place, leaf)] = read_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"{show(override)}: the value is not valid YAML ({error}).") from error
 
 
 def _find_key(place: Mapping[Any, Any], name: str) -> Any:
     """Return the key of a mapping that a part of a dotted key names: ``data.cap.0`` is that of the source 0."""
-    return next((key for key in place if source_name(key) == name), name)
+    return next((key for key in place if not isinstance(key, tuple) and source_name(key) == name), name)
 
 
-def _check_keys(values: Mapping[str, Any], known: Mapping[str, Any] | Sequence[str], section: str) -> None:
-    for key in values:
-        if key not in known:
-            where = f" in {section}" if section else ""
-            raise ConfigError(
-                f"Unknown setting {key!r}{where}.{suggest(str(key), known)} "
-                f"Known: {', '.join(sorted(known)) if len(known) < 20 else 'see the documentation'}."
-            )
-
-
-def _data(values: dict[str, Any]) -> dict[str, Any]:
-    _check_keys(values, DATA_DEFAULTS, "data")
-    merged = {**DATA_DEFAULTS, **values}
-    for key, least in (("max_length", 2), ("demo_rows", 100)):
-        if not isinstance(merged[key], int) or isinstance(merged[key], bool) or merged[key] < least:
-            raise ConfigError(f"data.{key}={merged[key]!r} must be a whole number of at least {least}.")
-    if merged["seed"] is not None and (not isinstance(merged["seed"], int) or merged["seed"] < 0):
-        raise ConfigError(f"data.seed={merged['seed']!r} must be a whole number of at least 0.")
-    if not isinstance(merged["columns"], dict):
-        raise ConfigError(f"data.columns is {merged['columns']!r}; it must map colm's column names to the data's.")
+def _data(values: Any) -> dict[str, Any]:
+    merged = {**DATA_DEFAULTS, **read_section("data", DATA_HINTS, values)}
     check_mixing(merged)
+    if merged["source_column"] in MODEL_COLUMNS:
+        raise ConfigError(
+            f"data.source_column={merged['source_column']!r} is what a column of tokens or an argument of the model is "
+            f"called. Rename it: data.columns={{source: {merged['source_column']}}}, and leave data.source_column out."
+        )
     return merged
 
 
 def _mixture(values: Any, data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    if not isinstance(values, list) or not all(isinstance(entry, dict) for entry in values):
-        raise ConfigError(f"mixture is {values!r}; it must be a list of entries such as {{path: a.jsonl, source: a}}.")
+    if not isinstance(values or [], list) or not all(isinstance(entry, dict) for entry in values or []):
+        raise ConfigError(
+            f"mixture is {show(values)}; it must be a list of entries such as {{path: a.jsonl, source: a}}."
+        )
     if values and data["train"]:
         raise ConfigError(
             "Both data.train and mixture are set; list every file under mixture, or use data.train alone."
         )
-    return name_entries(values)
-
-
-def _training(values: dict[str, Any]) -> dict[str, Any]:
-    from transformers import TrainingArguments
-
-    known = [f.name for f in fields(TrainingArguments) if f.init]
-    _check_keys(values, known, "training (the fields of transformers.TrainingArguments)")
-    for key in OWNED:
-        if key in values:
-            raise ConfigError(f"training.{key} is set; move {key} to the top of the file, where colm reads it too.")
-    # YAML reads a bare no as false, where the Trainer's strategies know "no".
-    values = {key: "no" if key.endswith("_strategy") and value is False else value for key, value in values.items()}
-    import torch
-
-    # Pinning memory without an accelerator only warns; without use_cpu each of several processes trains for itself.
-    machine = {"dataloader_pin_memory": torch.cuda.is_available(), "use_cpu": not torch.accelerator.is_available()}
-    return {**machine, **TRAINING_DEFAULTS, **values}
-
-
-def _lora(values: Any) -> dict[str, Any] | None:
-    if values is None or values is False:
-        return None
-    if not isinstance(values, dict):
-        raise ConfigError(f"lora is {values!r}; it must be a mapping of LoraConfig fields, or null for full training.")
-    from peft import LoraConfig
-
-    _check_keys(values, [f.name for f in fields(LoraConfig) if f.init], "lora (the fields of peft.LoraConfig)")
-    return {"target_modules": "all-linear", **values}
+    hints = hints_of(MixtureEntry)
+    for number, entry in enumerate(values or []):
+        read_section(f"mixture[{number}]", hints, entry, "in a mixture entry")
+    return name_entries(values or [])

@@ -7,17 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers import set_seed
-
+from colm.cli.named import ADAPTER_NAME, find_model, load_base, load_named_tokenizer
 from colm.cli.settings import RunSettings, load_settings, resolve_settings
 from colm.errors import ConfigError
-from colm.models import build_tiny_model, load_adapted, load_model, load_tokenizer
+from colm.models import load_adapted, pad_within
 from colm.record import COMPARE_NAME, CONFIG_NAME, SUMMARY_NAME
 
 ALLOWED = ("data.columns", "data.format", "data.source_column", "dtype")
 """Settings that an evaluation may change."""
-
-ADAPTER_NAME = "adapter_config.json"
 
 
 class Target(NamedTuple):
@@ -58,7 +55,7 @@ def find_target(name: str, overrides: Sequence[str]) -> Target:
         raise ConfigError(f"{name} holds a comparison; give its runs, {name}/<method>/seed-<seed>.")
     if name == "tiny":
         raise ConfigError("'tiny' is a random model without a tokenizer of its own; give the folder of a run.")
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    if folder.is_dir() and not any((folder / file).is_file() for file in ("config.json", ADAPTER_NAME)):
         raise ConfigError(
             f"{name} is neither the output folder of colm train (no {CONFIG_NAME}) nor a model (no config.json)."
         )
@@ -70,19 +67,18 @@ def load_target(target: Target) -> tuple[Any, Any]:
     import torch
 
     settings = target.settings
-    if target.folder is None:
-        try:
-            tokenizer, model = load_tokenizer(settings.model), load_model(settings.model, dtype=settings.dtype)
-        except ConfigError as error:
-            raise ConfigError(
-                f"{target.name!r} is no output folder of colm train, and no model either. {error}"
-            ) from error
-    else:
-        tokenizer = load_tokenizer(str(target.folder))
-        if (target.folder / ADAPTER_NAME).is_file():
-            model = load_adapted(_load_base(settings, tokenizer), target.folder)
-        else:
-            model = load_model(str(target.folder), dtype=settings.dtype)
+    name = settings.model if target.folder is None else str(target.folder)
+    try:
+        named = find_model(name)
+        tokenizer = load_named_tokenizer(name)
+        model = load_base(named, settings.dtype, tokenizer)
+    except ConfigError as error:
+        if target.folder is not None:
+            raise
+        raise ConfigError(f"{target.name!r} is no output folder of colm train, and no model either. {error}") from error
+    if named.adapter is not None:
+        model = load_adapted(model, named.adapter)
+    pad_within(tokenizer, model)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 
@@ -91,10 +87,3 @@ def describe_weights(target: Target) -> list[list[Any]]:
     folder = target.folder or Path(target.name)
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-
-
-def _load_base(settings: RunSettings, tokenizer: Any) -> Any:
-    if settings.model != "tiny":
-        return load_model(settings.model, dtype=settings.dtype)
-    set_seed(settings.seed)  # as in training: an adapter's random base is not saved, but drawn again
-    return build_tiny_model(tokenizer)

@@ -21,21 +21,23 @@ from transformers import (
     set_seed,
 )
 
+from colm.cli.check import check_run
 from colm.cli.console import make_console
 from colm.cli.folder import RunFolder
 from colm.cli.kept import describe_kept
+from colm.cli.named import check_adapter, load_named
 from colm.cli.output import check_output, hold_output, is_first_rank
-from colm.cli.prepare import PreparedData, longest_row, prepare_data
+from colm.cli.prepare import PreparedData, largest_token, longest_row, prepare_data
 from colm.cli.resume import BeginRun, Texts, beginning, changed_settings, check_data, fingerprint_run
 from colm.cli.settings import RunSettings, load_settings
 from colm.cli.summary import best_step, summarise, summary_table
 from colm.data.held_rows import write_rows
-from colm.errors import ColmError, ConfigError, StoppedEarly
+from colm.errors import ColmError, ConfigError, StoppedEarly, suggest
 from colm.integrations.checkpoints import step_of
-from colm.integrations.evaluation import EvaluationRecorder, SourceTrainer, peak_memory
+from colm.integrations.evaluation import MACRO, EvaluationRecorder, SourceTrainer, name_metric, peak_memory
 from colm.integrations.preemption import StopOnSignal
 from colm.integrations.profiling import StepProfiler
-from colm.models import add_lora, build_tiny_model, check_positions, count_positions, load_model
+from colm.models import add_lora, check_positions, check_vocabulary, count_positions, pad_within
 from colm.record import (
     EVALUATIONS_NAME,
     EXAMPLES_NAME,
@@ -54,6 +56,7 @@ def train_command(
 ) -> None:
     """Train as the configuration says, save, and print the summary table."""
     settings = load_settings(config, overrides)
+    check_run(settings)
     folder = RunFolder(settings.output_dir)
     with hold_output(folder):
         checkpoint = check_output(settings, folder, resume=resume, overwrite=overwrite, profile=profile)
@@ -105,6 +108,8 @@ def train(
         folder.refuse_foreign(_saved_names(data.tokenizer))
     set_seed(settings.seed)  # tokenising must not move the model's initialisation
     model = build_model(settings, data.tokenizer)
+    pad_within(data.tokenizer, model)
+    check_vocabulary(model, largest_token(data), "The stream may have" if data.window is not None else "The data has")
     if settings.data["max_length"] > (count_positions(model) or math.inf):  # else no row can be too long
         check_positions(model, longest_row(data, settings))
     if is_first_rank():
@@ -199,13 +204,12 @@ def build_model(settings: RunSettings, tokenizer: Any) -> Any:
     Raises:
         ConfigError: the model can not be loaded, or LoRA's settings do not fit it.
     """
-    if settings.model == "tiny":
-        model = build_tiny_model(tokenizer)
-    else:
-        model = load_model(settings.model, dtype=settings.dtype)
+    named = check_adapter(settings)
+    model = load_named(settings, named, tokenizer)
     if settings.lora is None:
         return model
-    model = add_lora(model, settings.lora)
+    if named.adapter is None:
+        model = add_lora(model, settings.lora)
     if settings.training.get("gradient_checkpointing") or settings.training.get("activation_checkpointing"):
         model.enable_input_require_grads()  # a checkpointed layer with a frozen base needs an input with a gradient
     return model
@@ -234,12 +238,30 @@ def build_trainer(
         )
     except ColmError:
         raise
-    except (ValueError, TypeError) as error:  # what transformers says of its own arguments
-        raise ConfigError(f"The training settings were refused: {error}") from error
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
-    trainer.add_callback(_Progress())
+    except Exception as error:  # of transformers, and of what it asks: packages, the hub
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"The training settings were refused ({said}).") from error
+    _check_metric(trainer)
+    if not trainer.args.disable_tqdm:
+        for callback in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(callback)
+        trainer.add_callback(_Progress())
     return trainer
+
+
+def _check_metric(trainer: SourceTrainer) -> None:
+    """Refuse a metric to choose by that no evaluation has, which the Trainer finds out after the first one."""
+    args = trainer.args
+    chooses = args.load_best_model_at_end or args.save_strategy == "best"
+    if not chooses and args.lr_scheduler_type not in ("reduce_lr_on_plateau", "greedy"):
+        return
+    known = ["loss", MACRO, *map(name_metric, trainer.validation)]
+    name = str(args.metric_for_best_model).removeprefix("eval_")
+    if name not in known:
+        raise ConfigError(
+            f"training.metric_for_best_model={args.metric_for_best_model!r} is no metric of the evaluation."
+            f"{suggest(name, known)} There are: {', '.join(known)}."
+        )
 
 
 class _Progress(ProgressCallback):

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from colm.errors import ConfigError, suggest
+from colm.typed import convert_known, hints_of
 
 EMBEDDINGS = ("tfidf", "sentence", "model")
 ALGORITHMS = ("kmeans", "minibatch")
@@ -96,7 +97,7 @@ class ClusterConfig:
                 raise ConfigError(
                     f"Unknown setting {key!r} of clustering.{suggest(str(key), known)} Known: {', '.join(known)}."
                 )
-        return cls(**values)
+        return cls(**convert_known(hints_of(cls), values))
 
     def to_dict(self) -> dict[str, Any]:
         """Return all settings by name."""
@@ -105,5 +106,5 @@ class ClusterConfig:
 
 
 def _require_whole(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**32:  # as scikit-learn's seeds
         raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}.")

@@ -85,6 +85,12 @@ class HiddenEmbedder:
                 counted[place, :length] = 1
             else:
                 counted[place, : length - 1] = asked
+        rows = self.trunk.get_input_embeddings().weight.shape[0]
+        if ids.max() >= rows:
+            raise ConfigError(
+                f"The data has the token {int(ids.max())}, but the model has rows for {rows} tokens only; give it rows "
+                "(model.resize_token_embeddings(len(tokenizer))), save it and name that folder."
+            )
         given = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
         states = self.trunk(**given, output_hidden_states=True, use_cache=False).hidden_states[self.config.layer]
         sums = torch.einsum("nt,ntd->nd", counted.to(self.device), states.float())

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from datasets import Dataset
 
-from colm.data.formats import COLUMNS, detect_format, text_of_row
-from colm.errors import ConfigError, DataError, suggest
+from colm.data.formats import choose_format, text_of_row
+from colm.errors import DataError
 
 BLOCK = 10_000
 """Rows that are read at a time."""
@@ -42,12 +42,8 @@ class Rows:
     """
 
     def __init__(self, parts: Sequence[Dataset], format_name: str = "auto") -> None:
-        if format_name not in (*COLUMNS, "auto"):
-            raise ConfigError(
-                f"format={format_name!r} is not one of {', '.join(COLUMNS)} or auto.{suggest(format_name, COLUMNS)}"
-            )
         self.parts = list(parts)
-        self.formats = [detect_format(part.column_names) if format_name == "auto" else format_name for part in parts]
+        self.formats = [choose_format(format_name, part.column_names) for part in parts]
         self.ends = list(accumulate(len(part) for part in parts))
 
     def __len__(self) -> int:

@@ -56,6 +56,27 @@ class RowError(DataError):
         self.reason = reason
 
 
+def choose_format(name: str, columns: Sequence[str]) -> str:
+    """Return the format to read columns by: `name`, or the one that fits where that is ``auto``.
+
+    Raises:
+        ConfigError: there is no such format.
+        DataError: columns that the format needs are missing.
+    """
+    if name == "auto":
+        return detect_format(columns)
+    if name not in COLUMNS:
+        raise ConfigError(f"format={name!r} is not one of {', '.join(COLUMNS)} or auto.{suggest(name, COLUMNS)}")
+    missing = [column for column in COLUMNS[name] if column not in columns]
+    if missing:
+        raise DataError(
+            f"data.format={name!r} needs the column {missing[0]!r}, which the data does not have."
+            f"{suggest(missing[0], columns)} It has: {', '.join(columns)}. Map it with data.columns, or leave "
+            "data.format at auto."
+        )
+    return name
+
+
 def tokenizer_of_format(name: str, tokenizer: Any, max_length: int) -> Callable[[Mapping[str, Any]], Tokens]:
     """Return the function that turns a row into ``input_ids``, ``attention_mask`` and ``labels``.
 

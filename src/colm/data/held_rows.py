@@ -12,9 +12,9 @@ from typing import Any
 from datasets import Dataset
 
 from colm.data.chat import SEEN
-from colm.data.formats import COLUMNS, detect_format
+from colm.data.formats import COLUMNS, choose_format
 from colm.data.prompts import Keys, prompt_keys
-from colm.errors import ConfigError, DataError, suggest
+from colm.errors import DataError
 from colm.record import StepLog
 from colm.values import text_of_value
 
@@ -77,20 +77,7 @@ def format_of(part: Dataset | TextRows, format_name: str = "auto") -> str:
     """
     if isinstance(part, TextRows):
         return part.format
-    if format_name == "auto":
-        return detect_format(part.column_names)
-    if format_name not in COLUMNS:
-        raise ConfigError(
-            f"format={format_name!r} is not one of {', '.join(COLUMNS)} or auto.{suggest(format_name, COLUMNS)}"
-        )
-    missing = [column for column in COLUMNS[format_name] if column not in part.column_names]
-    if missing:
-        raise DataError(
-            f"format={format_name!r} needs the column {missing[0]!r}, which the data does not have."
-            f"{suggest(missing[0], part.column_names)} It has: {', '.join(part.column_names)}. Map it with "
-            "data.columns, or leave data.format at auto."
-        )
-    return format_name
+    return choose_format(format_name, part.column_names)
 
 
 def write_row(name: str, row: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from datasets import Dataset, Value, concatenate_datasets
 from colm.batch import IGNORE
 from colm.data.demo import demo_rows
 from colm.data.files import split_ending
-from colm.data.formats import RowError, detect_format, tokenizer_of_batch
+from colm.data.formats import RowError, choose_format, tokenizer_of_batch
 from colm.data.held_out import hold_out, leave_out, warn_shared
 from colm.data.held_rows import part_keys
 from colm.data.mix import cap_rows, weigh_rows
@@ -137,7 +137,7 @@ def tokenize_rows(
     tokens = [_tokenize(part, tokenizer, format_name, max_length, source_column) for part in parts]
     held = [part for part in tokens if part is not None]
     if not held:
-        formats = {detect_format(part.column_names) if format_name == "auto" else format_name for part in parts}
+        formats = {choose_format(format_name, part.column_names) for part in parts}
         raise UnlabelledError(
             f"None of the {sum(map(len, parts))} rows has a labelled token within max_length={max_length} (format "
             f"{', '.join(sorted(formats))}): completions are empty or cut off. Raise data.max_length, or check the "
@@ -163,7 +163,7 @@ def count_left(parts: Sequence[Dataset], tokens: Dataset, source_column: str, ma
 
 def _tokenize(rows: Dataset, tokenizer: Any, format_name: str, max_length: int, source_column: str) -> Dataset | None:
     """Return the tokens of a part's rows; None where no row has a label."""
-    chosen = detect_format(rows.column_names) if format_name == "auto" else format_name
+    chosen = choose_format(format_name, rows.column_names)
     tokenize = tokenizer_of_batch(chosen, tokenizer, max_length)
 
     def tokenize_labelled(columns: Mapping[str, Sequence[Any]], numbers: Sequence[int]) -> dict[str, Sequence[Any]]:

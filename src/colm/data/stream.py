@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset, IterableDataset, interleave_datasets
 
 from colm.batch import IGNORE
-from colm.data.formats import detect_format, tokenizer_of_format
+from colm.data.formats import choose_format, tokenizer_of_format
 from colm.data.held_out import HELD, draw_rows, warn_shared
 from colm.data.held_rows import Parts, group_rows, part_keys, write_row
 from colm.data.load import column_names, read_entry, source_of_entry
@@ -250,7 +250,7 @@ def _tokenize(
     part: IterableDataset, tokenizer: Any, data: Mapping[str, Any], extra: Extra | None, is_labelled: _LabelledRows
 ) -> IterableDataset:
     columns, column = column_names(part), data["source_column"]
-    chosen = detect_format(columns) if data["format"] == "auto" else data["format"]
+    chosen = choose_format(data["format"], columns)
     tokenize = tokenizer_of_format(chosen, tokenizer, data["max_length"])
     place = part.info.description
 

@@ -29,21 +29,7 @@ def check_trainer(trainer: Any, selection: SelectionConfig) -> None:
             f"{args.n_gpu} GPUs in one process mean DataParallel, which selection can not see into. "
             "Show one GPU to the process, with CUDA_VISIBLE_DEVICES=0."
         )
-    if args.label_smoothing_factor:
-        raise ConfigError(
-            f"label_smoothing_factor={args.label_smoothing_factor} is ignored beside the example mean; set it to 0."
-        )
-    if getattr(args, "loss_type", None) == "dft":
-        raise ConfigError("loss_type='dft' is not a mean of token losses that can be weighed by example; use 'nll'.")
-    if getattr(args, "use_liger_kernel", False):
-        raise ConfigError(
-            "use_liger_kernel fuses the head with the cross-entropy, which hides the logits from the selection pass "
-            "and the example mean; set it to False."
-        )
-    if getattr(args, "auto_find_batch_size", False):
-        raise ConfigError(
-            "auto_find_batch_size changes the pool while it searches; set it to False and choose the batch size."
-        )
+    check_arguments(args, selection)
     prompts = [
         name
         for name, config in getattr(trainer.model, "peft_config", {}).items()
@@ -84,6 +70,44 @@ def check_trainer(trainer: Any, selection: SelectionConfig) -> None:
     selection.check_pool(pool, args.gradient_accumulation_steps * args.world_size)
     if rows < pool and selection.keep_count is not None and selection.keep_count > rows:
         raise ConfigError(f"keep_count={selection.keep_count} is above the {rows} rows of the data; lower it.")
+
+
+def check_arguments(args: Any, selection: SelectionConfig) -> None:
+    """Refuse arguments of the Trainer that would count for nothing, or for something else, beside the selection's.
+
+    Raises:
+        ConfigError: what is set, why it does not work, and what to do instead.
+    """
+    if args.label_smoothing_factor:
+        raise ConfigError(
+            f"label_smoothing_factor={args.label_smoothing_factor} is ignored beside the example mean; set it to 0."
+        )
+    if getattr(args, "loss_type", None) == "dft":
+        raise ConfigError("loss_type='dft' is not a mean of token losses that can be weighed by example; use 'nll'.")
+    if getattr(args, "use_liger_kernel", False):
+        raise ConfigError(
+            "use_liger_kernel fuses the head with the cross-entropy, which hides the logits from the selection pass "
+            "and the example mean; set it to False."
+        )
+    if getattr(args, "auto_find_batch_size", False):
+        raise ConfigError(
+            "auto_find_batch_size changes the pool while it searches; set it to False and choose the batch size."
+        )
+    if getattr(args.accelerator_config, "split_batches", False):
+        raise ConfigError(
+            "split_batches=True in accelerator_config makes per_device_train_batch_size that of all processes "
+            "together, by which the pool is not counted; set it to False."
+        )
+    if getattr(args, "neftune_noise_alpha", None) and selection.reuse_forward:
+        raise ConfigError(
+            f"neftune_noise_alpha={args.neftune_noise_alpha} adds noise to the embeddings in training, but "
+            "reuse_forward=True trains from the selection pass, which has none; set one of them to null or False."
+        )
+    if getattr(args, "torch_compile", False) and selection.reuse_forward:
+        raise ConfigError(
+            "torch_compile=True builds in the layers' checkpoint function, which reuse_forward=True exchanges at each "
+            "step; set one of them to False."
+        )
 
 
 def pool_rows(args: Any) -> int:
@@ -130,11 +154,6 @@ def _check_reuse(trainer: Any) -> None:
         raise ConfigError(
             "reuse_forward=True saves a forward of gradient checkpointing, which is off; set "
             "gradient_checkpointing=True in the training arguments, or reuse_forward=False."
-        )
-    if getattr(args, "torch_compile", False):
-        raise ConfigError(
-            "torch_compile=True builds in the layers' checkpoint function, which reuse_forward=True exchanges at each "
-            "step; set one of them to False."
         )
 
 

@@ -72,6 +72,7 @@ class ForwardReuse:
         self._installed = ExitStack()
         self._recognised = self._warned = False
         self._checked: dict[str, tuple[Tensor, ...]] = {}
+        self._hooks: list[tuple[int, ...]] = []
 
     def begin(self, pool: Pool) -> None:
         """Drop the last step, and check what may have changed since.
@@ -87,6 +88,10 @@ class ForwardReuse:
                 "reuse_forward=True can not train from the selection pass; pad on the right "
                 '(tokenizer.padding_side = "right"), or set reuse_forward=False.'
             )
+        hooks = [(id(module), *module._forward_hooks, *module._forward_pre_hooks) for module in self._caller.modules()]
+        if hooks != self._hooks:  # what they do is looked at anew
+            self._checked.clear()
+            self._hooks = hooks
         self._keys = [key for key, value in pool.batches[0].items() if isinstance(value, Tensor) and key != "labels"]
         self._weights = self._count_writes()
         self._recording = Recording(self.layers, offload=self._offload)

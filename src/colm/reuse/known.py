@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from colm.errors import ConfigError, UnsupportedModelError
 from colm.features.precision import Precision
-from colm.reuse.recompute import LayerCall, run_known
+from colm.reuse.recompute import LOOSE, TOLERANCES, LayerCall, relative_difference, run_known
 
 
 class KnownForward:
@@ -63,6 +63,8 @@ class KnownForward:
         stored, output = self._states[number], self._states[number + 1]
         assert stored is not None
         assert output is not None
+        if number == 0:
+            self._check_beginning(name, hidden.detach(), stored)
         self._states[number] = None  # from here on held by the graph alone
         expected = None if name in self._checked else output
         last = number == len(self._states) - 2
@@ -70,6 +72,20 @@ class KnownForward:
         call = LayerCall(name, function, rest, precision, seen, expected, self._checked, self._used)
         known = run_known(call, hidden, stored, [p for p in layer.parameters() if p.requires_grad])
         return (known, *[None] * (self._parts[name] - 1)) if name in self._parts else known
+
+    def _check_beginning(self, name: str, given: Tensor, stored: Tensor) -> None:
+        """Compare what the first layer is given in training with what it was given in the selection pass.
+
+        Raises:
+            UnsupportedModelError: they differ, so that what comes before the layers would count for nothing.
+        """
+        error = relative_difference(stored, given, self._used)
+        if not error <= TOLERANCES.get(given.dtype, LOOSE):
+            raise UnsupportedModelError(
+                f"{name}, the first layer, is given other values in training than in the selection pass (relative "
+                f"difference {error:.1e}): a hook on the embeddings, noise or dropout works in training only, which "
+                "reuse_forward=True would leave out; remove it, or set reuse_forward=False."
+            )
 
 
 def _hand_out(output: Tensor, hidden: Tensor, *, last: bool) -> Tensor:

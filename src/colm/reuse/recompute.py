@@ -51,6 +51,16 @@ def run_known(call: LayerCall, hidden: Tensor, stored: Tensor, parameters: list[
     return output
 
 
+def relative_difference(expected: Tensor, found: Tensor, used: Tensor | None) -> float:
+    """Return how far states, (n, T, d), are from others at the tokens that are used, (n, T), in l2 norm."""
+    expected = expected.to(found.device)
+    difference, size = found.float() - expected.float(), expected.float()
+    if used is not None:
+        counted = used.to(found.device)[..., None] != 0
+        difference, size = difference * counted, size * counted
+    return float(difference.norm() / size.norm().clamp_min(1e-30))
+
+
 def first_tensor(output: Any) -> Tensor | None:
     """Return a layer's hidden states, if its output is these alone, or a tuple of these and nothing."""
     if isinstance(output, tuple | list) and output and all(part is None for part in output[1:]):
@@ -90,12 +100,7 @@ def _check_second_run(call: LayerCall, expected: Tensor, output: Tensor) -> None
     Raises:
         UnsupportedModelError: they differ, so that gradients would be wrong.
     """
-    expected = expected.to(output.device)
-    difference, size = output.float() - expected.float(), expected.float()
-    if call.used is not None:
-        used = call.used.to(output.device)[..., None] != 0
-        difference, size = difference * used, size * used
-    error = float(difference.norm() / size.norm().clamp_min(1e-30))
+    error = relative_difference(expected, output, call.used)
     if output.dtype != expected.dtype or not error <= TOLERANCES.get(output.dtype, LOOSE):
         raise UnsupportedModelError(
             f"{call.name} gives another output in training than in the selection pass (relative difference "

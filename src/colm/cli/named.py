@@ -1,0 +1,200 @@
+"""What `model:` names: a model, or an adapter and the base that it was trained on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from peft import LoraConfig, PeftConfig
+from transformers import set_seed
+from transformers.utils import find_adapter_config_file
+
+from colm.cli.settings import RunSettings, read_config_file
+from colm.errors import ConfigError
+from colm.models import (
+    adapted_modules,
+    build_tiny_model,
+    in_dtype,
+    load_adapted,
+    load_model,
+    load_tokenizer,
+    lora_config,
+)
+from colm.record import CONFIG_NAME
+from colm.yaml12 import write_yaml
+
+logger = logging.getLogger(__name__)
+
+ADAPTER_NAME = "adapter_config.json"
+
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+
+NOT_SAVED = {"task_type", "peft_type", "inference_mode", "base_model_name_or_path", "revision", "auto_mapping"}
+FREE = NOT_SAVED | {"peft_version", "runtime_config", "target_modules", "exclude_modules", "lora_dropout"}
+"""Fields of a LoRA that one which goes on need not have as its adapter, or that are compared in another way."""
+
+
+class NamedModel(NamedTuple):
+    """A model by its name."""
+
+    base: str  # as `load_model` takes it, or 'tiny'
+    adapter: str | None = None  # folder, or hub name
+    seed: int = 0  # that a random base was drawn with
+
+
+def find_model(name: str, seed: int = 0) -> NamedModel:
+    """Return what a name stands for, without loading it.
+
+    Args:
+        name: a hub name, a folder of a model, of an adapter or of a run or its checkpoint; a .gguf file, demo or tiny.
+        seed: of a random base.
+
+    Raises:
+        ConfigError: the adapter can not be read, its base is not known, or the folder holds whole weights besides.
+    """
+    folder = Path(name)
+    if name in ("tiny", "demo", "none") or name.endswith(".gguf"):
+        return NamedModel(name, None, seed)
+    if folder.is_dir():
+        found = (folder / ADAPTER_NAME).is_file()
+        if found and any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
+            raise ConfigError(
+                f"The folder {name!r} holds a whole model and an adapter ({ADAPTER_NAME}), of which only one can be "
+                "meant; move the other's files to another folder."
+            )
+    else:
+        found = _is_hub_adapter(name)
+    if not found:
+        return NamedModel(name, None, seed)
+    base = read_adapter(name).base_model_name_or_path
+    run = folder.parent if folder.name.startswith("checkpoint-") else folder
+    if not base and (run / CONFIG_NAME).is_file():
+        held = read_config_file(run / CONFIG_NAME)
+        under = find_model(str(held.get("model")), int(held.get("seed") or 0))
+        return under._replace(adapter=name)
+    if not base:
+        raise ConfigError(
+            f"The adapter in {name!r} does not say which model it was trained on; set base_model_name_or_path in its "
+            f"{ADAPTER_NAME} to the model's name or folder."
+        )
+    return NamedModel(str(base), name, seed)
+
+
+def _is_hub_adapter(name: str) -> bool:
+    try:
+        return find_adapter_config_file(name) is not None
+    except Exception:  # no such name, or no way to ask: loading the model says what is wrong
+        return False
+
+
+def read_adapter(name: str) -> Any:
+    """Return PEFT's configuration of an adapter. Raises ConfigError where it can not be read."""
+    try:
+        return PeftConfig.from_pretrained(name)
+    except Exception as error:  # a file of any content
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"The {ADAPTER_NAME} of {name!r} can not be read ({said}).") from error
+
+
+def check_adapter(settings: RunSettings) -> NamedModel:
+    """Return what the run's model is; an adapter must be one that the settings of `lora` go on with.
+
+    Raises:
+        ConfigError: as `find_model`, or full fine-tuning of an adapter, no LoRA, or one with other settings.
+    """
+    named, lora = find_model(settings.model, settings.seed), settings.lora
+    if named.adapter is None:
+        return named
+    adapter = read_adapter(named.adapter)
+    kind = getattr(adapter.peft_type, "value", adapter.peft_type)
+    if kind != "LORA":
+        raise ConfigError(
+            f"The model {settings.model!r} is an adapter of the kind {kind}, which training can not go on with; merge "
+            "it into its base (merge_and_unload of PEFT), save that, and name its folder as the model."
+        )
+    if lora is None:
+        raise ConfigError(
+            f"The model {settings.model!r} is a LoRA adapter on {named.base!r}, but lora is null: to go on training "
+            f"the adapter set lora to its settings, {_flow(adapter_settings(adapter, 'r', 'target_modules'))}; to "
+            "train all weights merge it into its base first (merge_and_unload of PEFT) and name that folder."
+        )
+    wanted = lora_config(lora)
+    differing = [
+        key
+        for key in lora
+        if key not in FREE and _comparable(getattr(wanted, key)) != _comparable(getattr(adapter, key))
+    ]
+    if differing:
+        raise ConfigError(
+            f"The model {settings.model!r} is a LoRA adapter with {_flow(adapter_settings(adapter, *differing))}, but "
+            f"lora says {_flow({key: lora[key] for key in differing})}. Write the adapter's settings to go on training "
+            "it, or merge it into its base and name that folder for a new one."
+        )
+    return named
+
+
+def load_named(settings: RunSettings, named: NamedModel, tokenizer: Any) -> Any:
+    """Return the model that is trained on from: bare, or with its adapter, whose weights are trained then.
+
+    Raises:
+        ConfigError: it can not be loaded, or the adapter is on other layers than `lora` says.
+    """
+    base = load_base(named, settings.dtype, tokenizer)
+    if named.adapter is None or settings.lora is None:
+        return base
+    adapter = read_adapter(named.adapter)
+    if "lora_dropout" in settings.lora:
+        adapter.lora_dropout = settings.lora["lora_dropout"]
+    wanted = adapted_modules(base.config, settings.lora)
+    model = load_adapted(base, named.adapter, config=adapter)
+    held = adapted_modules(base.config, adapter_settings(adapter))
+    if wanted != held:
+        raise ConfigError(
+            f"The model {settings.model!r} is an adapter on {len(held)} layers, but by lora.target_modules="
+            f"{settings.lora['target_modules']!r} it would be on {len(wanted)}. To go on training it set "
+            f"lora.target_modules to {_flow(adapter_settings(adapter, 'target_modules')['target_modules'])}."
+        )
+    set_seed(settings.seed)
+    logger.info("Training goes on from the adapter %s on %s.", named.adapter, named.base)
+    return model
+
+
+def load_base(named: NamedModel, dtype: str, tokenizer: Any) -> Any:
+    """Return the model without its adapter. Raises ConfigError."""
+    if named.base != "tiny":
+        return load_model(named.base, dtype=dtype)
+    set_seed(named.seed)  # an adapter's random base is not saved, but drawn again
+    return in_dtype(build_tiny_model(tokenizer), dtype)
+
+
+def load_named_tokenizer(name: str) -> Any:
+    """Return the tokenizer of a model or an adapter; of an adapter that has none, its base's. Raises ConfigError."""
+    named = find_model(name)
+    own = named.adapter is None or any((Path(named.adapter) / file).is_file() for file in TOKENIZERS)
+    return load_tokenizer(name if own else named.base)
+
+
+def adapter_settings(adapter: Any, *names: str) -> dict[str, Any]:
+    """Return fields of an adapter's configuration as the section `lora` has them; all that shape it without `names`."""
+    known = [field.name for field in fields(LoraConfig) if field.init]
+    wanted = names or [
+        key for key in known if key not in NOT_SAVED | {"peft_version", "runtime_config", "init_lora_weights"}
+    ]
+    return {key: _comparable(getattr(adapter, key)) for key in wanted}
+
+
+def _comparable(value: Any) -> Any:
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: _comparable(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, Mapping):
+        return {key: _comparable(part) for key, part in value.items()}
+    return sorted(map(str, value)) if isinstance(value, set | frozenset) else value
+
+
+def _flow(value: Any) -> str:
+    """Return settings as they can be written in one line."""
+    return " ".join(write_yaml(value, flow=True).split())

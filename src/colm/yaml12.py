@@ -1,0 +1,95 @@
+"""YAML as its version 1.2 reads plain words, and as strict as a file of settings needs it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+from colm.errors import ConfigError
+
+
+class _Loader(yaml.SafeLoader):
+    """Text stays text: no, yes, on, off, dates, 007, 1_000 and 1:30 are no truth values, dates and numbers."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that stands twice, which PyYAML takes the last of in silence."""
+        if isinstance(node, yaml.MappingNode):
+            self._refuse_doubled(node)
+        return super().construct_mapping(node, deep=deep)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Look before merge keys put others' keys in, which the mapping's own may replace."""
+        self._refuse_doubled(node)
+        super().flatten_mapping(node)
+
+    def _refuse_doubled(self, node: yaml.MappingNode) -> None:
+        if getattr(node, "looked_at", False):
+            return
+        node.looked_at = True  # type: ignore[attr-defined]
+        first: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            key = "<<" if key_node.tag == _MERGE else self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                continue  # PyYAML refuses it
+            line = key_node.start_mark.line + 1
+            if key in first:
+                raise _Refused(f"the key {key!r} stands twice (lines {first[key]} and {line}), where only one can hold")
+            first[key] = line
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that the loader, or a reader of YAML 1.1, would take for something else."""
+
+
+class _Refused(yaml.YAMLError):
+    """What YAML allows and settings can not have."""
+
+
+_MERGE = "tag:yaml.org,2002:merge"
+_FLOAT = r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?$|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
+for _tag, _pattern, _begin in (
+    ("null", r"~$|null$|Null$|NULL$|$", ["~", "n", "N", ""]),
+    ("bool", r"true$|True$|TRUE$|false$|False$|FALSE$", list("tTfF")),
+    ("int", r"[-+]?(?:0|[1-9]\d*)$|0x[0-9a-fA-F]+$", list("-+0123456789")),
+    ("float", _FLOAT, list("-+.0123456789")),
+    ("merge", r"<<$", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _begin)
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), list("-+.0123456789"))
+
+
+def read_yaml(text: str) -> Any:
+    """Return what one YAML document holds.
+
+    Raises:
+        ConfigError: it is no YAML, has a key twice, refers to itself, or holds a second document; in one line.
+    """
+    try:
+        values = yaml.load(text, Loader=_Loader)
+        _refuse_cycles(values, above=set(), done=set())
+    except (yaml.YAMLError, ValueError) as error:  # numbers of thousands of digits, tags that do not fit
+        raise ConfigError(" ".join(str(error).replace('"<unicode string>", ', "").split())) from error
+    except RecursionError as error:
+        raise ConfigError("it is nested too deeply") from error
+    return values
+
+
+def write_yaml(values: Any, *, flow: bool = False) -> str:
+    """Return plain values as YAML that `read_yaml` gives back, keys in their order; with `flow` as ``{a: 1}``."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, width=1000 if flow else 80)
+
+
+def _refuse_cycles(value: Any, *, above: set[int], done: set[int]) -> None:
+    """Refuse an anchor that stands within itself, which nobody could walk to its end."""
+    if id(value) in above:
+        raise _Refused("an anchor refers to what it stands in")
+    if id(value) in done or not isinstance(value, dict | list):
+        return
+    for part in value.values() if isinstance(value, dict) else value:
+        _refuse_cycles(part, above=above | {id(value)}, done=done)
+    done.add(id(value))

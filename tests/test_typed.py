@@ -1,0 +1,113 @@
+"""Values as they are written become what a type hint asks for, or one line says what is wrong."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any, Literal
+
+import pytest
+
+from colm.errors import ConfigError
+from colm.typed import Count, Range, convert_known, hints_of, read_section, read_value
+
+
+class Color(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclass
+class Inner:
+    size: int = 1
+
+
+@pytest.mark.parametrize(
+    ("hint", "given", "read"),
+    [
+        (int, 5, 5),
+        (int, "5", 5),
+        (int, 1e3, 1000),
+        (int, "1e3", 1000),
+        (float, "1e-5", 1e-5),
+        (float, 5, 5),
+        (bool, "yes", True),
+        (bool, "off", False),
+        (bool, "No", False),
+        (str, "no", "no"),
+        (int | str, "5", "5"),
+        (float | None, None, None),
+        (float | None, "0.5", 0.5),
+        (str | bool, True, True),
+        (Color | str, "red", "red"),
+        (Literal["a", "b"] | bool, "yes", True),
+        (Literal["pissa_niter_[number of iters]"], "pissa_niter_16", "pissa_niter_16"),
+        (Literal[-1] | Count, -1, -1),
+        (list[int] | int | None, ["1", 2], [1, 2]),
+        (list[tuple[int, int]], [[0, 4]], [[0, 4]]),
+        (dict[Any, Count] | Count, {0: "3", "a": 4}, {0: 3, "a": 4}),
+        (Inner | dict | None, {"size": "2"}, {"size": 2}),
+        (Annotated[float, Range(0, open="")], math.inf, math.inf),
+        (Any, object, object),
+    ],
+)
+def test_values_that_are_read(hint: Any, given: Any, read: Any) -> None:
+    found = read_value("x", hint, given)
+    assert found == read
+    assert type(found) is type(read)
+
+
+@pytest.mark.parametrize(
+    ("hint", "given", "message"),
+    [
+        (int, "abc", "x='abc' must be a whole number."),
+        (int, 1.5, "x=1.5 must be a whole number."),
+        (int, True, "x=True must be a whole number."),
+        (int, 10**20, "must be a whole number."),
+        (Count, 0, "x=0 must be a whole number of at least 1."),
+        (float, math.nan, "x=nan must be a number."),
+        (float, math.inf, "x=inf must be a number."),
+        (float, "nan", "x='nan' must be a number."),
+        (float, "1_0", "x='1_0' must be a number."),
+        (Annotated[float, Range(0, 1)], 1, "x=1 must be a number of at least 0 and below 1."),
+        (Annotated[float, Range(0, 1, open="least")], 0, "x=0 must be a number above 0 and at most 1."),
+        (Count | None, "", "x='' must be a whole number of at least 1 or null."),
+        (Literal[-1] | Count, 0, "x=0 must be one of -1 or a whole number of at least 1."),
+        (bool, 1, "x=1 must be true or false."),
+        (str, 5, "x is 5; it must be a text."),
+        (str, "a\0b", r"x is 'a\\x00b'; it must be a text."),
+        (Color | str, "rde", "x='rde' is not one of 'red', 'blue'. Did you mean 'red'?"),
+        (Literal["a", "b"], 5, "x is 5; it must be one of 'a', 'b'."),
+        (Literal["niter_[number]"], "niter_x", "x='niter_x' is not one of"),
+        (list[str], "abc", "x is 'abc'; it must be a list of texts."),
+        (list[str], ["a", 5], r"x\[1\] is 5; it must be a text."),
+        (dict[Any, Count], {"a": -1}, "x.a=-1 must be a whole number of at least 1."),
+        (dict[str, Any] | None, [1], r"x is \[1\]; it must be a mapping or null."),
+        (list[tuple[int, int]], [[1]], r"x\[0\] is \[1\]; it must be a list of 2."),
+        (Inner, {"sise": 1}, "Unknown setting 'sise' in x. Did you mean 'size'"),
+    ],
+)
+def test_values_that_are_wrong(hint: Any, given: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_value("x", hint, given)
+
+
+def test_a_number_that_python_does_not_print_is_still_said() -> None:
+    with pytest.raises(ConfigError, match="x=a number of thousands of digits must be a whole number"):
+        read_value("x", int, 10**5000)
+
+
+def test_a_section_leaves_out_what_is_null_and_can_not_be() -> None:
+    hints = {"a": int, "b": int | None}
+    assert read_section("s", hints, {"a": None, "b": None}) == {"b": None}
+    assert read_section("s", hints, None) == {}
+    with pytest.raises(ConfigError, match="s is 5; it must be a mapping of settings"):
+        read_section("s", hints, 5)
+    with pytest.raises(ConfigError, match="Unknown setting 7 in s. .*Known: a, b"):
+        read_section("s", hints, {7: 1})
+
+
+def test_what_can_not_be_converted_stays_for_others_to_refuse() -> None:
+    assert convert_known(hints_of(Inner), {"size": "3", "other": "3"}) == {"size": 3, "other": "3"}
+    assert convert_known(hints_of(Inner), {"size": "three"}) == {"size": "three"}
