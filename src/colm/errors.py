@@ -36,5 +36,7 @@ def suggest(name: str, options: Iterable[str]) -> str:
     >>> suggest("sorce", ["source", "output"])
     " Did you mean 'source'?"
     """
-    nearest = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
+    known = list(options)
+    longer = [option for option in known if len(name) > 3 and option.startswith(name)]
+    nearest = longer or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""

@@ -87,7 +87,7 @@ def read_section(section: str, hints: Mapping[str, Any], values: Any, place: str
         place: words for the section, in the message on unknown keys.
 
     Returns:
-        The settings that are given. One that is null though it can not be is left out, so that its default holds.
+        The settings that are given. One that is null though it cannot be is left out, so that its default holds.
 
     Raises:
         ConfigError: no mapping, an unknown key, or a value of another type or out of range.

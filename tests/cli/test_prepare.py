@@ -54,8 +54,8 @@ def test_a_rank_embeds_on_its_own_gpu(
         monkeypatch.setenv("LOCAL_RANK", rank)
     placed = []
     model = SimpleNamespace(to=lambda device: placed.append((str(device), gpus.current)))
-    monkeypatch.setattr(prepare, "load_model", lambda name, dtype: model)
-    monkeypatch.setattr(prepare, "load_tokenizer", lambda name: None)
+    monkeypatch.setattr(prepare, "load_base", lambda named, dtype, tokenizer: model)
+    monkeypatch.setattr(prepare, "load_named_tokenizer", lambda name: None)
 
     def relabel(train: list[Dataset], validation: list[Dataset], *args: Any, tuned: Any, **options: Any) -> Any:
         tuned.load()

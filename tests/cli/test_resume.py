@@ -76,6 +76,9 @@ def test_a_replay_goes_on_with_its_own_settings(tmp_path: Path, capsys: pytest.C
     assert main([*replay, "--resume"]) == 0
 
 
+EACH = [f"training.{name}" for name in ("eval_strategy=steps", "eval_steps=1", "save_strategy=steps", "save_steps=1")]
+
+
 @pytest.mark.parametrize(
     ("before", "now", "refused"),
     [
@@ -87,9 +90,13 @@ def test_a_replay_goes_on_with_its_own_settings(tmp_path: Path, capsys: pytest.C
         ([], ["training.weight_decay=0.0", "training.lr_scheduler_type=linear"], ""),  # the defaults, spelled out
         ([], ["lora.r=4"], "lora: None -> {'target_modules': 'all-linear', 'r': 4}"),
         (["lora.r=4"], ["lora.r=4", "lora.bias=none"], ""),
-        ([], ["training.load_best_model_at_end=true"], "training.load_best_model_at_end: False -> True"),
-        (["training.load_best_model_at_end=true"], ["training.eval_steps=2"], "training.eval_steps: None -> 2"),
-        (["training.lr_scheduler_type=reduce_lr_on_plateau"], ["training.eval_steps=2"], "eval_steps: None -> 2"),
+        (EACH, ["training.load_best_model_at_end=true"], "training.load_best_model_at_end: False -> True"),
+        (
+            [*EACH, "training.load_best_model_at_end=true"],
+            ["training.eval_steps=2", "training.save_steps=2"],
+            "training.eval_steps: 1 -> 2; training.save_steps: 1 -> 2",
+        ),
+        ([*EACH, "training.lr_scheduler_type=reduce_lr_on_plateau"], ["training.eval_steps=2"], "eval_steps: 1 -> 2"),
         ([], ["data.max_length=16", "model=demo"], "model: 'tiny' -> 'demo'; data.max_length: 32 -> 16"),
         ([], ["data.validation_rows={rare: 1}"], "data.validation_rows: 2 -> {'rare': 1}"),
     ],

@@ -149,8 +149,8 @@ def test_a_recipe_trains(recipe: Path, tmp_path: Path, monkeypatch: pytest.Monke
     builder = SimpleNamespace(config=SimpleNamespace(data_files=None))
     monkeypatch.setattr("colm.data.read.load_dataset_builder", lambda *_, **__: builder)
     monkeypatch.setattr("colm.data.read.load_dataset", load)
-    monkeypatch.setattr("colm.cli.prepare.load_tokenizer", lambda name: tokenizer)
-    monkeypatch.setattr("colm.cli.train.load_model", lambda name, dtype: tiny_family(name, len(tokenizer)))
+    monkeypatch.setattr("colm.cli.named.load_tokenizer", lambda name: tokenizer)
+    monkeypatch.setattr("colm.cli.named.load_model", lambda name, dtype: tiny_family(name, len(tokenizer)))
     changes = on_this_machine(tmp_path / "run")
     if recipe.stem == STREAM:
         changes += ["data.validation_rows=0", "data.window=200"]

@@ -17,7 +17,7 @@ def check_mixing(data: dict[str, Any]) -> None:
     """Check how sources are mixed, and put the sources' names in the place of keys that are numbers or truth values.
 
     Raises:
-        ConfigError: two keys that are one source, or settings that a stream can not follow.
+        ConfigError: two keys that are one source, or settings that a stream cannot follow.
     """
     for key in BY_SOURCE:
         if isinstance(data[key], dict):

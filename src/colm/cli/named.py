@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -54,12 +55,13 @@ def find_model(name: str, seed: int = 0) -> NamedModel:
         seed: of a random base.
 
     Raises:
-        ConfigError: the adapter can not be read, its base is not known, or the folder holds whole weights besides.
+        ConfigError: the adapter cannot be read, its base is not known, or the folder holds whole weights besides.
     """
     folder = Path(name)
+    is_folder = os.path.isdir(name)  # False for what cannot be a name, too
     if name in ("tiny", "demo", "none") or name.endswith(".gguf"):
         return NamedModel(name, None, seed)
-    if folder.is_dir():
+    if is_folder:
         found = (folder / ADAPTER_NAME).is_file()
         if found and any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
             raise ConfigError(
@@ -92,12 +94,12 @@ def _is_hub_adapter(name: str) -> bool:
 
 
 def read_adapter(name: str) -> Any:
-    """Return PEFT's configuration of an adapter. Raises ConfigError where it can not be read."""
+    """Return PEFT's configuration of an adapter. Raises ConfigError where it cannot be read."""
     try:
         return PeftConfig.from_pretrained(name)
     except Exception as error:  # a file of any content
         said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"The {ADAPTER_NAME} of {name!r} can not be read ({said}).") from error
+        raise ConfigError(f"The {ADAPTER_NAME} of {name!r} cannot be read ({said}).") from error
 
 
 def check_adapter(settings: RunSettings) -> NamedModel:
@@ -113,7 +115,7 @@ def check_adapter(settings: RunSettings) -> NamedModel:
     kind = getattr(adapter.peft_type, "value", adapter.peft_type)
     if kind != "LORA":
         raise ConfigError(
-            f"The model {settings.model!r} is an adapter of the kind {kind}, which training can not go on with; merge "
+            f"The model {settings.model!r} is an adapter of the kind {kind}, which training cannot go on with; merge "
             "it into its base (merge_and_unload of PEFT), save that, and name its folder as the model."
         )
     if lora is None:
@@ -141,7 +143,7 @@ def load_named(settings: RunSettings, named: NamedModel, tokenizer: Any) -> Any:
     """Return the model that is trained on from: bare, or with its adapter, whose weights are trained then.
 
     Raises:
-        ConfigError: it can not be loaded, or the adapter is on other layers than `lora` says.
+        ConfigError: it cannot be loaded, or the adapter is on other layers than `lora` says.
     """
     base = load_base(named, settings.dtype, tokenizer)
     if named.adapter is None or settings.lora is None:

@@ -47,7 +47,7 @@ class MixtureEntry:
     """One entry of `mixture`: a file or hub data set whose rows are one source; the rest is as in `data`."""
 
     path: str
-    source: str | int | float | bool | None = None
+    source: Any = None  # see `sources.source_name`
     split: str | None = None
     config: str | None = None
     revision: str | None = None

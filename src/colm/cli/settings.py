@@ -78,7 +78,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
             f"{path} is not UTF-8: byte {error.start + 1} is 0x{error.object[error.start]:02x}. Save it as UTF-8."
         ) from error
     except OSError as error:
-        raise ConfigError(f"The configuration {path} can not be read ({error.strerror}).") from error
+        raise ConfigError(f"The configuration {path} cannot be read ({error.strerror}).") from error
     except ConfigError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}.") from error
     if values is None:
@@ -136,7 +136,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if inner is None:
             inner = place[parent] = {}
         if not isinstance(inner, dict):
-            raise ConfigError(f"{override!r} can not be set: {parent} is {show(inner)}, no mapping.")
+            raise ConfigError(f"{override!r} cannot be set: {parent} is {show(inner)}, no mapping.")
         place = inner
     try:
         place[_find_key(place, leaf)] = read_yaml(text)
