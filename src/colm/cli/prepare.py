@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -92,11 +92,7 @@ def longest_row(data: PreparedData, settings: RunSettings) -> int:
     if data.window is not None:
         limit: int = settings.data["max_length"]
         return limit
-    longest = 0
-    for part in (data.train, *data.validation.values()):
-        for batch in part.with_format("arrow").iter(batch_size=10_000):
-            longest = max(longest, pc.max(pc.list_value_length(batch["input_ids"])).as_py() or 0)
-    return longest
+    return _largest(data, pc.list_value_length)
 
 
 def largest_token(data: PreparedData) -> int:
@@ -104,11 +100,13 @@ def largest_token(data: PreparedData) -> int:
     if data.window is not None:
         known: int = max(data.tokenizer.get_vocab().values())
         return known
-    largest = 0
-    for part in (data.train, *data.validation.values()):
-        for batch in part.with_format("arrow").iter(batch_size=10_000):
-            largest = max(largest, pc.max(pc.list_flatten(batch["input_ids"])).as_py() or 0)
-    return largest
+    return _largest(data, pc.list_flatten)
+
+
+def _largest(data: PreparedData, measure: Callable[[Any], Any]) -> int:
+    parts = (data.train, *data.validation.values())
+    batches = (batch for part in parts for batch in part.with_format("arrow").iter(batch_size=10_000))
+    return max((pc.max(measure(batch["input_ids"])).as_py() or 0 for batch in batches), default=0)
 
 
 def read_rows_of(
