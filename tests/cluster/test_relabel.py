@@ -76,3 +76,12 @@ def test_rules_that_do_not_fit_are_refused(rules: dict[str, Any], message: str, 
 def test_rows_without_a_label_need_clusters(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no column 'source'.* or find sources by clustering: sources.cluster"):
         relabel(tmp_path, [topic_rows(100, labelled=False)], [], merge_below=5)
+
+
+def test_rules_see_labels_by_their_names_and_need_one_in_every_row(tmp_path: Path) -> None:
+    rows = [{"source": i % 3 == 0, "prompt": f"{i}", "completion": "1"} for i in range(9)]
+    found = relabel(tmp_path, [Dataset.from_list(rows)], [], map={"true": "third"})
+    assert Counter(sources(found.train)) == {"third": 3, "false": 6}
+    rows[4]["source"] = None
+    with pytest.raises(DataError, match="Row 4 of the training data has no source: its 'source' is None"):
+        relabel(tmp_path, [Dataset.from_list(rows)], [], map={"true": "third"})
