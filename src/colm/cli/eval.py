@@ -214,8 +214,8 @@ def _folder(target: Target, label: str, options: EvalOptions, targets: int) -> P
 def _check(options: EvalOptions) -> None:
     if options.limit is not None and options.limit < 1:
         raise ConfigError(f"--limit {options.limit} must be at least 1 row of each source.")
-    if options.seed < 0:
-        raise ConfigError(f"--seed {options.seed} must be a whole number of at least 0.")
+    if not 0 <= options.seed < 2**32:
+        raise ConfigError(f"--seed {options.seed} must be a whole number of at least 0 and below 2**32.")
     if not 0 <= options.temperature <= 100:
         raise ConfigError(f"--sample {options.temperature} must be a temperature from 0 (greedy) to 100.")
     if options.batch_size < 1 or options.max_new_tokens < 1:
