@@ -15,7 +15,7 @@ from typing import Any, get_args
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from colm.errors import ConfigError, suggest
+from colm.errors import ConfigError, one_line, suggest
 from colm.typed import hints_of
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def load_model(name: str, *, dtype: str = "auto") -> Any:
         raise
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(
-            f"The model {name!r} could not be loaded ({type(error).__name__}: {error}). Give a hub name, a folder, "
+            f"The model {name!r} could not be loaded ({one_line(error)}). Give a hub name, a folder, "
             "a .gguf file, 'demo' or 'tiny'."
         ) from error
     # Its config still says GGUF, which would make save_pretrained's result unreadable.
@@ -108,8 +108,7 @@ def add_lora(model: Any, lora: Mapping[str, Any]) -> Any:
     try:
         return get_peft_model(model, lora_config(lora))
     except Exception as error:  # each kind of adapter raises its own
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"The lora settings do not fit the model ({said}).") from error
+        raise ConfigError(f"The lora settings do not fit the model ({one_line(error)}).") from error
 
 
 def _check_names(model: Any, lora: Mapping[str, Any]) -> None:
@@ -238,7 +237,7 @@ def load_config(name: str) -> Any:
         return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(
-            f"The configuration of the model {name!r} could not be read ({type(error).__name__}: {error}). Give a hub "
+            f"The configuration of the model {name!r} could not be read ({one_line(error)}). Give a hub "
             "name, a folder, a .gguf file, 'demo' or 'tiny'."
         ) from error
 
@@ -261,7 +260,7 @@ def load_adapted(base: Any, folder: str, *, config: Any = None) -> Any:
             warnings.filterwarnings("error", message="Found missing adapter keys")
             return PeftModel.from_pretrained(base, folder, config=config, is_trainable=config is not None)
     except Exception as error:  # files, configurations and weights each raise their own
-        raise ConfigError(f"The adapter in {folder} could not be loaded ({type(error).__name__}: {error}).") from error
+        raise ConfigError(f"The adapter in {folder} could not be loaded ({one_line(error)}).") from error
 
 
 def adapted_modules(config: Any, lora: Mapping[str, Any]) -> set[str]:
@@ -290,9 +289,7 @@ def load_tokenizer(name: str) -> Any:
         else:
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(
-            f"The tokenizer of {name!r} could not be loaded ({type(error).__name__}: {error})."
-        ) from error
+        raise ConfigError(f"The tokenizer of {name!r} could not be loaded ({one_line(error)}).") from error
     return with_padding(tokenizer)
 
 
