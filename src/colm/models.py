@@ -45,13 +45,14 @@ def load_model(name: str, *, dtype: str = "auto") -> Any:
             _check_kind(name, load_config(name))
             loaded, report = AutoModelForCausalLM.from_pretrained(name, dtype=wanted, output_loading_info=True)
             _check_whole(name, report["missing_keys"])
+            _check_causal(name, loaded)
             return loaded
         loaded = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32 if wanted == "auto" else wanted
         )
     except ConfigError:
         raise
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # files of any content
         raise ConfigError(
             f"The model {name!r} could not be loaded ({one_line(error)}). Give a hub name, a folder, "
             "a .gguf file, 'demo' or 'tiny'."
@@ -89,6 +90,20 @@ def _check_whole(name: str, missing: Collection[str]) -> None:
         raise ConfigError(
             f"The model {name!r} lacks {len(missing)} of its weights ({sorted(missing)[0]}), which would be drawn at "
             "random; give the folder of a whole causal language model."
+        )
+
+
+def _check_causal(name: str, model: Any) -> None:
+    """Refuse an encoder that was loaded as it is, so that a token would see those it is to predict.
+
+    Raises:
+        ConfigError: it attends to later tokens.
+    """
+    looks_ahead = any(getattr(module, "is_causal", True) is False for module in model.modules())
+    if getattr(model.config, "is_decoder", True) is False and looks_ahead:
+        raise ConfigError(
+            f"The model {name!r} is an encoder ({type(model).__name__} with is_decoder false), whose tokens see those "
+            "that come after them; give a causal language model."
         )
 
 
@@ -235,7 +250,7 @@ def load_config(name: str) -> Any:
         if path is None:
             return AutoConfig.from_pretrained(name)
         return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # files of any content
         raise ConfigError(
             f"The configuration of the model {name!r} could not be read ({one_line(error)}). Give a hub "
             "name, a folder, a .gguf file, 'demo' or 'tiny'."
@@ -288,7 +303,7 @@ def load_tokenizer(name: str) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(name)
         else:
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # files of any content
         raise ConfigError(f"The tokenizer of {name!r} could not be loaded ({one_line(error)}).") from error
     return with_padding(tokenizer)
 
