@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import transformers as tr
-from tests.conftest import tiny_model
 
 from colm.errors import ConfigError
 from colm.models import (
@@ -21,6 +20,7 @@ from colm.models import (
     pad_within,
     train_tiny_tokenizer,
 )
+from tests.conftest import tiny_model
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 64,

@@ -14,6 +14,7 @@ from transformers import set_seed
 from transformers.utils import find_adapter_config_file
 
 from colm.cli.settings import RunSettings, read_config_file
+from colm.cli.training import NEEDS_INIT
 from colm.errors import ConfigError, one_line
 from colm.models import (
     adapted_modules,
@@ -39,6 +40,9 @@ TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 NOT_SAVED = {"task_type", "peft_type", "inference_mode", "base_model_name_or_path", "revision", "auto_mapping"}
 FREE = NOT_SAVED | {"peft_version", "runtime_config", "target_modules", "exclude_modules", "lora_dropout"}
 """Fields of a LoRA that one which goes on need not have as its adapter, or that are compared in another way."""
+
+NOT_SHAPE = NOT_SAVED | {"peft_version", "runtime_config", "init_lora_weights", *NEEDS_INIT}
+"""Fields of a LoRA that its weights do not depend on once they are there."""
 
 PLACES = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "layer_replication")
 """Fields of a LoRA that say which layers it is on."""
@@ -217,11 +221,15 @@ def load_named_tokenizer(name: str) -> Any:
 
 def adapter_settings(adapter: Any, *names: str) -> dict[str, Any]:
     """Return fields of an adapter's configuration as the section `lora` has them; all that shape it without `names`."""
-    known = [field.name for field in fields(LoraConfig) if field.init]
-    wanted = names or [
-        key for key in known if key not in NOT_SAVED | {"peft_version", "runtime_config", "init_lora_weights"}
-    ]
-    return {key: _comparable(getattr(adapter, key)) for key in wanted}
+    if names:
+        return {name: _comparable(getattr(adapter, name)) for name in names}
+    default = LoraConfig()
+    known = {field.name for field in fields(LoraConfig) if field.init} - NOT_SHAPE
+    return {
+        name: _comparable(value)
+        for name in sorted(known)
+        if (value := getattr(adapter, name)) != getattr(default, name)
+    }
 
 
 def _places(adapter: Any) -> dict[str, Any]:
