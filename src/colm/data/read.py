@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,6 +52,9 @@ ENDINGS = (*JSON_ENDINGS, *CSV_ENDINGS, PARQUET)
 
 PARQUET_ROWS = 1000
 """Rows of a Parquet file that are read at a time."""
+
+FIRST_ROWS = 1000
+"""Rows of a stream whose columns all its rows have."""
 
 OWN_READERS = {Json: ".jsonl", Csv: ".csv"}
 """Builders of `datasets` whose files are read here, since they guess types."""
@@ -214,7 +218,11 @@ def _read_files(
     places = list(copies or names)
     options: dict[str, Any] = {"names": list(names), "places": places, "ending": ending, **reading}
     if streaming:
-        return IterableDataset.from_generator(_generate, gen_kwargs=options)
+        first = islice(_generate(**options), FIRST_ROWS)
+        columns = tuple(dict.fromkeys(column for row in first for column in row))  # lists would be shards
+        if not columns:
+            raise DataError(f"{names[0]!r} has no row; it needs at least one.")
+        return IterableDataset.from_generator(_generate, gen_kwargs={**options, "columns": columns})
     types = ColumnTypes()
     for row in _generate(**options):
         types.add(row)
@@ -231,10 +239,11 @@ def _generate(
     ending: str,
     separator: str = ",",
     pandas: Mapping[str, Any] | None = None,
+    columns: Sequence[str] = (),
     features: Features | None = None,
     stamps: Sequence[Any] = (),
 ) -> Iterator[Row]:
-    """Yield the rows of files; `pandas` are settings of CSV files that only its reader knows."""
+    """Yield the rows of files, each with all `columns`; `pandas` are settings that only its reader of CSV knows."""
     for name, place in zip(names, places, strict=True):
         own = split_ending(name)[1]
         kind = own if own in (*JSON_ENDINGS, *CSV_ENDINGS) else ending
@@ -244,7 +253,7 @@ def _generate(
             held = read_file_rows(name, ending=kind, separator=separator, open_file=partial(_open, place))
             rows = (row for _, row in held)
         for row in rows:
-            yield row if features is None else encode_row(row, features)
+            yield {**dict.fromkeys(columns), **row} if features is None else encode_row(row, features)
 
 
 def _rows_of_pandas(name: str, place: str, settings: Mapping[str, Any]) -> Iterator[Row]:
