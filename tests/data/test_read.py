@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from colm.cli.settings import DATA_DEFAULTS
-from colm.data.load import read_mixture, tokenize_rows
+from colm.data.load import read_mixture
 from colm.data.read import read_rows
 from colm.data.stream import prepare_stream, read_stream
+from colm.data.tokenize import tokenize_rows
 from colm.errors import DataError
 from colm.models import train_tiny_tokenizer
 from colm.values import text_of_value
