@@ -161,6 +161,14 @@ def test_every_run_answers_questions(tmp_path: Path, capsys: pytest.CaptureFixtu
         ({}, ["--methods", "colmm"], "There is no method 'colmm'. Did you mean 'colm'"),
         ({}, ["--seeds", "-1"], "--seeds -1: a seed must be"),
         ({}, ["--methods", "colm+keep=2"], "keep=2 is outside"),
+        ({}, ["--launcher", "no-such-program -n 2"], "there is no program 'no-such-program'"),
+        ({}, ["--launcher", "torchrun '"], '--launcher "torchrun \'" is not a part of a command line'),
+        ({}, ["--eval-options=--limit 3"], "has no effect without --eval-data"),
+        ({}, ["--eval-data", "demo", "--eval-options=--limit '"], '--eval-options "--limit \'" is not a part'),
+        ({}, ["--eval-data", "demo", "--eval-options=--limit -1"], "--limit -1 must be at least 1"),
+        ({}, ["--eval-data", "demo", "--eval-options=--batch-size 0"], "--batch-size must be at least 1"),
+        ({}, ["--eval-data", "demo", "--eval-options=--sample nan"], "--sample nan must be a temperature"),
+        ({}, ["--eval-data", "demo", "--eval-options=--seed 4294967296"], "--seed 4294967296 must be a whole number"),
     ],
 )
 def test_bad_comparisons_are_refused_before_anything_runs(

@@ -216,6 +216,7 @@ def test_tasks_of_the_harness(
         (["RUN", "--data", "null.jsonl"], "None of the 1 rows has a final answer"),
         (["RUN", "--limit", "0"], "--limit 0 must be at least 1"),
         (["RUN", "--seed", "-1"], "--seed -1 must be a whole number"),
+        (["RUN", "--seed", str(10**22)], f"--seed {10**22} must be a whole number of at least 0 and below 2**32"),
         (["RUN", "--sample", "-0.5"], "--sample -0.5 must be a temperature from 0"),
         (["RUN", "--batch-size", "0"], "--batch-size must be at least 1; it is 0"),
         (["RUN", "--max-new-tokens", "0"], "--max-new-tokens must be at least 1; it is 0"),

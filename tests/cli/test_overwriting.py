@@ -18,6 +18,7 @@ from tests.cli.test_folder import contents
 from transformers import Trainer
 
 from colm.cli import main
+from colm.integrations.checkpoints import may_be_written, own_files
 from colm.integrations.mixin import CoresetMixin
 from colm.record import ANSWER_NAMES, RUN_NAMES
 
@@ -65,6 +66,13 @@ def test_a_training_refuses_a_file_of_somebody_else_under_its_names(
         assert name in (error := capsys.readouterr().err)
         assert "Move that away, or choose another folder" in error
         assert contents(run) == {theirs.relative_to(run).as_posix(): MINE}
+
+
+def test_every_name_that_a_checkpoint_has_is_looked_for(done: Path) -> None:
+    checkpoint = done / "run" / "checkpoint-1"
+    written = sorted(contents(checkpoint))
+    assert may_be_written(checkpoint) == written
+    assert sorted(own_files(checkpoint)) == written
 
 
 def test_the_settings_and_the_data_may_stand_in_the_output_folder(

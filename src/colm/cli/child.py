@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from types import FrameType
 
-from colm.errors import StoppedEarly
+from colm.errors import ConfigError, StoppedEarly
 
 GRACE = 5.0
 """Seconds that a child has to end after Ctrl-C, which a terminal sends to it too, before it gets SIGTERM."""
+
+
+def split_words(option: str, text: str) -> list[str]:
+    """Return the words of an option that holds a part of a command line.
+
+    Raises:
+        ConfigError: a quotation in it does not end.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"{option} {text!r} is not a part of a command line: {error}.") from error
+
+
+def read_launcher(text: str) -> list[str]:
+    """Return the words that start a run's processes; this Python where there are none.
+
+    Raises:
+        ConfigError: they cannot be read, or there is no such program.
+    """
+    words = split_words("--launcher", text) or [sys.executable]
+    if shutil.which(words[0]) is None:
+        raise ConfigError(f"--launcher {text!r}: there is no program {words[0]!r}. Give its path, or install it.")
+    return words
 
 
 def run_child(command: Sequence[str], what: str) -> int:

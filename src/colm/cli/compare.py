@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from colm.cli.check import check_run
-from colm.cli.child import run_child
+from colm.cli.child import read_launcher, run_child, split_words
 from colm.cli.clustering import LABELS_NAME
 from colm.cli.console import make_console
 from colm.cli.finished import check_run_data, is_answered, read_asked, require_same
@@ -54,6 +53,9 @@ def compare_command(
         eval_data: questions that each finished run answers, as ``colm eval --data``; empty for none.
         eval_options: further options of ``colm eval``, as on a command line.
     """
+    start = read_launcher(launcher)
+    if eval_options and not eval_data:
+        raise ConfigError(f"--eval-options {eval_options!r} has no effect without --eval-data; give both, or neither.")
     runs = plan_runs(config, overrides, methods, seeds)
     if eval_data:
         asked = read_asked(eval_data, eval_options, next(iter(runs.values())))
@@ -63,7 +65,7 @@ def compare_command(
     print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished.", flush=True)
     for number, folder in enumerate(todo, start=1):
         print(f"[{number}/{len(todo)}] {folder.relative_to(out)}", flush=True)
-        run_one(folder, runs[folder], launcher)
+        run_one(folder, runs[folder], start)
         finished = [other for other in runs if (other / SUMMARY_NAME).exists()]
         require_same({other: read_fingerprint(other) for other in finished}, read_fingerprint(folder))
         if eval_data:
@@ -115,7 +117,7 @@ def plan_runs(
     return runs
 
 
-def run_one(folder: Path, settings: Mapping[str, Any], launcher: str) -> None:
+def run_one(folder: Path, settings: Mapping[str, Any], start: Sequence[str]) -> None:
     """Train one run in a process of its own, from its last complete checkpoint if it has one.
 
     Raises:
@@ -125,7 +127,6 @@ def run_one(folder: Path, settings: Mapping[str, Any], launcher: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = _settings_path(folder)
     replace_file(path, write_yaml(dict(settings)))
-    start = shlex.split(launcher) if launcher else [sys.executable]
     status = run_child([*start, "-m", "colm", "train", str(path), "--resume"], f"the training in {folder}")
     if status:
         raise ConfigError(
@@ -163,7 +164,16 @@ def answer_one(folder: Path, data: Sequence[str], options: str) -> None:
         ConfigError: the process failed; its output has been shown.
         StoppedEarly: see `run_child`.
     """
-    command = [sys.executable, "-m", "colm", "eval", str(folder), "--data", *data, *shlex.split(options)]
+    command = [
+        sys.executable,
+        "-m",
+        "colm",
+        "eval",
+        str(folder),
+        "--data",
+        *data,
+        *split_words("--eval-options", options),
+    ]
     status = run_child(command, f"colm eval of {folder}")
     if status:
         raise ConfigError(

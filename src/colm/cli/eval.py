@@ -61,7 +61,7 @@ def eval_command(names: Sequence[str], overrides: Sequence[str], options: EvalOp
         ConfigError: no run or model, a run that has not finished, or an option out of range.
         DataError: there are no questions, or no answers to compare with.
     """
-    _check(options)
+    check_options(options)
     targets = [find_target(name, overrides) for name in names]
     labels = name_folders([Path(target.name) for target in targets])
     folders = [_folder(target, label, options, len(targets)) for target, label in zip(targets, labels, strict=True)]
@@ -211,11 +211,12 @@ def _folder(target: Target, label: str, options: EvalOptions, targets: int) -> P
     return target.folder or Path("answers") / label
 
 
-def _check(options: EvalOptions) -> None:
+def check_options(options: EvalOptions) -> None:
+    """Refuse values out of range. Raises ConfigError."""
     if options.limit is not None and options.limit < 1:
         raise ConfigError(f"--limit {options.limit} must be at least 1 row of each source.")
-    if options.seed < 0:
-        raise ConfigError(f"--seed {options.seed} must be a whole number of at least 0.")
+    if not 0 <= options.seed < 2**32:
+        raise ConfigError(f"--seed {options.seed} must be a whole number of at least 0 and below 2**32.")
     if not 0 <= options.temperature <= 100:
         raise ConfigError(f"--sample {options.temperature} must be a temperature from 0 (greedy) to 100.")
     if options.batch_size < 1 or options.max_new_tokens < 1:

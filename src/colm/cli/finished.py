@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from colm.cli import parse_eval
-from colm.cli.eval import EvalOptions
+from colm.cli.child import split_words
+from colm.cli.eval import EvalOptions, check_options
 from colm.cli.prepare import prepare_data
 from colm.cli.resume import fingerprint_run, read_fingerprint
 from colm.cli.settings import resolve_settings
@@ -73,10 +73,12 @@ def read_asked(data: Sequence[str], options: str, settings: Mapping[str, Any]) -
         settings: of one of the runs.
 
     Raises:
+        ConfigError: the options cannot be read, or one is out of range.
         DataError: see `data.questions`.
     """
-    given = parse_eval(["run", "--data", *data, *shlex.split(options)])
+    given = parse_eval(["run", "--data", *data, *split_words("--eval-options", options)])
     how = EvalOptions(**{name: getattr(given, name) for name in EvalOptions._fields})
+    check_options(how)
     run = resolve_settings(settings, given.overrides)
     column = how.source_column or run.data["source_column"]
     parts = read_question_files(how.data, run.data["columns"], column)

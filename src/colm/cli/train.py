@@ -251,9 +251,8 @@ def build_trainer(
 def _check_metric(trainer: SourceTrainer) -> None:
     """Refuse a metric to choose by that no evaluation has, which the Trainer finds out after the first one."""
     args = trainer.args
-    chooses = args.load_best_model_at_end or args.save_strategy == "best"
-    if not chooses and args.lr_scheduler_type not in ("reduce_lr_on_plateau", "greedy"):
-        return
+    if args.metric_for_best_model is None or not trainer.validation:
+        return  # where it is set, each evaluation looks for it, whatever for
     known = ["loss", MACRO, *map(name_metric, trainer.validation)]
     name = str(args.metric_for_best_model).removeprefix("eval_")
     if name not in known:

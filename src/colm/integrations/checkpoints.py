@@ -19,7 +19,7 @@ PASSING = "checkpoint-is-incomplete.txt"
 
 _WRITTEN = re.compile(
     r"(pytorch_model|model|adapter_model)[\w.-]*\.(safetensors|bin|json)|(adapter_|generation_)?config\.json|README\.md"
-    r"|(optimizer|scaler|scheduler)\.(pt|bin)|rng_state[\w]*\.pth|trainer_state\.json|training_args\.bin"
+    r"|(optimizer|scaler|scheduler)\.(pt|bin)|(rng_state|pass_start)[\w]*\.pth|trainer_state\.json|training_args\.bin"
     r"|coreset_(state\.pt|(complete|begun)\.json[.\d]*)|checkpoint-is-incomplete\.txt"
     r"|(tokenizer|special_tokens_map|added_tokens|vocab|merges|chat_template|spiece|sentencepiece)[\w.-]*"
 )
