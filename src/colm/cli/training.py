@@ -223,6 +223,10 @@ def check_training(training: Mapping[str, Any], *, output_dir: str, seed: int) -
     return args
 
 
+WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
+"""Schedules for which transformers passes the warm-up over in silence."""
+
+
 class _Unplaced(TrainingArguments):
     """Training arguments that look for no device, so that ranks do not meet before each of them has checked."""
 
@@ -293,7 +297,13 @@ def _check_optimizer(args: TrainingArguments) -> torch.optim.Optimizer:
 def _check_schedule(args: TrainingArguments, optimizer: torch.optim.Optimizer) -> None:
     """Ask the schedule for the learning rates at its beginning, its middle and its end."""
     steps = args.max_steps if args.max_steps > 0 else 1000
-    name = f"training.lr_scheduler_type={show(str(getattr(args.lr_scheduler_type, 'value', args.lr_scheduler_type)))}"
+    kind = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+    if kind in WITHOUT_WARMUP and args.get_warmup_steps(steps):
+        raise ConfigError(
+            f"training.warmup_steps={args.warmup_steps} has no effect with lr_scheduler_type={kind}, which does not "
+            "warm up; leave it out, or choose another schedule, such as constant_with_warmup."
+        )
+    name = f"training.lr_scheduler_type={show(kind)}"
     with _as_settings(f"{name} with lr_scheduler_kwargs={show(args.lr_scheduler_kwargs)}", "transformers"):
         kwargs: Any = args.lr_scheduler_kwargs
         if kwargs is not None and not isinstance(kwargs, dict):
