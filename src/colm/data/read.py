@@ -21,6 +21,7 @@ from datasets import (
     load_dataset_builder,
     load_from_disk,
 )
+from datasets import config as settings
 from datasets.packaged_modules.csv.csv import Csv
 from datasets.packaged_modules.json.json import Json
 from pyarrow.parquet import ParquetFile
@@ -76,6 +77,11 @@ def read_rows(
         cause = error.__cause__ if isinstance(error.__cause__, DataError) else None
         if cause is not None:
             raise cause from error
+        if isinstance(error, OSError) and _is_in_cache(error.filename):
+            raise DataError(
+                f"The cache {settings.HF_DATASETS_CACHE}, through which data is read, cannot be written "
+                f"({error.strerror}: {error.filename}). Set HF_HOME, or HF_DATASETS_CACHE, to a folder that can be."
+            ) from error
         what = "file could not be read" if Path(name).is_file() else "data set could not be loaded"
         said = " ".join(str(error).split())
         raise DataError(
@@ -85,6 +91,14 @@ def read_rows(
         raise DataError(f"{name!r} has no row; it needs at least one.")
     rows.info.description = name  # what messages about a row say
     return rows
+
+
+def _is_in_cache(name: object) -> bool:
+    """Return whether a path is in the data sets' cache, or is a folder that the cache would be in."""
+    if not isinstance(name, str):
+        return False
+    path, cache = Path(name).absolute(), Path(settings.HF_DATASETS_CACHE).absolute()
+    return path.is_relative_to(cache) or cache.is_relative_to(path)
 
 
 def name_row(rows: Dataset, number: int) -> str:
