@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -14,12 +16,14 @@ from colm.errors import ColmError, Interrupted, StoppedEarly
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 _STOPPED = 143  # as shells count SIGTERM
 _INTERRUPTED = 130
+_UNREAD = 141  # as shells count SIGPIPE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
-    0; 2 after an error of the user's making; 130 and 143 after SIGINT and SIGTERM, as shells count them.
+    0; 2 after an error of the user's making; 130, 141 and 143 after SIGINT, a closed output and SIGTERM, as shells
+    count them.
     """
     parser = argparse.ArgumentParser(
         prog="colm", description="Fine-tune causal language models on data mixtures by mini-batch coresets."
@@ -75,6 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         first = options.overrides[0]
         parser.error(f"colm report takes no settings ({first}); a folder of that name is ./{first}")
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # names that the terminal's encoding lacks are no reason to stop
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("colm").setLevel(logging.INFO)
     status = _run(options)
@@ -94,7 +101,8 @@ def parse_eval(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _parse(parser: argparse.ArgumentParser, given: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args([argument for argument in given if not _OVERRIDE.match(argument)])
-    options.overrides = [argument for argument in given if _OVERRIDE.match(argument)]
+    others = getattr(options, "overrides", [])  # no overrides, which whoever applies them says
+    options.overrides = [*others, *(argument for argument in given if _OVERRIDE.match(argument))]
     if options.command == "eval":
         options.data = [name for names in options.data for name in names if name]
     return options
@@ -158,12 +166,18 @@ def _run(options: argparse.Namespace) -> int:
                 cluster_command(options.cluster, options.config, options.overrides, options.out)
             else:
                 sources_command(options.config, options.overrides, options.out)
+        sys.stdout.flush()
     except ColmError as error:
-        print(f"colm: {error}", file=sys.stderr)
+        lines = map(str.strip, str(error).splitlines())  # what other packages say may have several
+        print(f"colm: {' '.join(filter(None, lines))}", file=sys.stderr)
         return {StoppedEarly: _STOPPED, Interrupted: _INTERRUPTED}.get(type(error), 2)
     except KeyboardInterrupt:  # a training that has begun says that it resumes with --resume
         print("colm: interrupted; start again with the same command", file=sys.stderr)
         return _INTERRUPTED
+    except BrokenPipeError:
+        if not _stop_unread():
+            raise
+        return _UNREAD
     except Exception as error:
         from colm.cli.disk import why_not_written
 
@@ -173,6 +187,16 @@ def _run(options: argparse.Namespace) -> int:
         print(f"colm: a file cannot be written or read ({why}). Make room, or choose another place.", file=sys.stderr)
         return 2
     return 0
+
+
+def _stop_unread() -> bool:
+    """Return whether nobody reads the output any more, as behind ``| head``; if so, nothing more is printed."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would fail again as it ends
+        return True
+    return False
 
 
 def _add(

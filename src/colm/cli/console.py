@@ -11,4 +11,10 @@ def make_console() -> Console:
     Sources, words, clusters and paths come from data: ``[bold]``, ``[/x]`` and ``:fire:`` are names like others, in
     tables and their titles too.
     """
-    return Console(markup=False, emoji=False)
+    return _Console(markup=False, emoji=False)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave a closed output to the command, instead of ending the process."""
+        raise BrokenPipeError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,10 @@ def why_not_written(error: BaseException | None) -> str | None:
         if isinstance(error, OSError) and error.errno in _NUMBERS:
             where = f": {error.filename}" if error.filename else ""
             return f"{error.strerror}{where}"
+        if isinstance(error, UnicodeEncodeError) and error.encoding == sys.getfilesystemencoding():
+            return (
+                f"the name {error.object!r} is not in {error.encoding}, as this system writes names; set PYTHONUTF8=1"
+            )
         if type(error).__name__ in ("RuntimeError", "SafetensorError", "ArrowInvalid", "OSError"):
             said = _SAID.search(str(error))
             if said is not None:

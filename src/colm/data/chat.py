@@ -178,7 +178,7 @@ class Chat:
         return opened, [IGNORE] * more + labels if more >= 0 else labels[-more:]
 
     def _begin(self, asked: Sequence[Turn], extras: Mapping[str, Any], text: str) -> int | None:
-        """Return the character of a rendering at which the answer to its first turns begins; None if it is not known."""
+        """Return where in a rendering the answer to its first turns begins, in characters; None if it is not known."""
         if not asked:
             return 0
         prompt = self._render(asked, extras, ask=True)

@@ -27,6 +27,7 @@ from datasets import (
     load_dataset_builder,
     load_from_disk,
 )
+from datasets import config as datasets_config
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.csv.csv import Csv
 from datasets.packaged_modules.json.json import Json
@@ -94,6 +95,11 @@ def read_rows(
         cause = error.__cause__ if isinstance(error.__cause__, DataError) else None
         if cause is not None:
             raise cause from error
+        if isinstance(error, OSError) and _is_in_cache(error.filename):
+            raise DataError(
+                f"The cache {datasets_config.HF_DATASETS_CACHE}, through which data is read, cannot be written "
+                f"({error.strerror}: {error.filename}). Set HF_HOME, or HF_DATASETS_CACHE, to a folder that can be."
+            ) from error
         what = "file could not be read" if Path(name).is_file() else "data set could not be loaded"
         raised = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
         said = " ".join(str(raised).split())
@@ -104,6 +110,14 @@ def read_rows(
         raise DataError(f"{name!r} has no row; it needs at least one.")
     rows.info.description = name  # what messages about a row say
     return rows
+
+
+def _is_in_cache(name: object) -> bool:
+    """Return whether a path is in the data sets' cache, or is a folder that the cache would be in."""
+    if not isinstance(name, str):
+        return False
+    path, cache = Path(name).absolute(), Path(datasets_config.HF_DATASETS_CACHE).absolute()
+    return path.is_relative_to(cache) or cache.is_relative_to(path)
 
 
 def name_row(rows: Dataset, number: int) -> str:
