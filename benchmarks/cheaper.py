@@ -34,7 +34,8 @@ from variance_gather import Gathering, make_pool
 
 from colm import CoresetSelector, SelectionConfig, example_mean
 from colm.cli.settings import load_settings
-from colm.data.load import read_rows, tokenize_rows
+from colm.data.read import read_rows
+from colm.data.tokenize import tokenize_rows
 from colm.models import load_model, load_tokenizer
 from colm.report.intervals import estimate_mean
 from colm.sources import count_sources

@@ -35,7 +35,7 @@ from colm.cluster.config import ClusterConfig
 from colm.cluster.embed import Tuned, make_embedder
 from colm.cluster.rows import Rows
 from colm.config import SelectionConfig
-from colm.data.load import read_rows
+from colm.data.read import read_rows
 from colm.losses import example_mean
 from colm.models import load_model, load_tokenizer
 from colm.selector import CoresetSelector

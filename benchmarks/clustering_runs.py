@@ -27,7 +27,7 @@ from colm.cli.settings import load_settings, resolve_settings
 from colm.cluster.config import ClusterConfig
 from colm.cluster.labelling import label_rows
 from colm.cluster.rows import Rows
-from colm.data.load import read_rows
+from colm.data.read import read_rows
 from colm.methods import method_settings
 from colm.record import FILE_NAME, SUMMARY_NAME, StepLog
 from colm.sources import count_sources, find_small_sources

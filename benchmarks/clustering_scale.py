@@ -62,7 +62,7 @@ def measure(path: Path, folder: Path) -> dict[str, float]:
         }
     )
     import colm.cli.prepare as prepare
-    from colm.data.load import read_rows
+    from colm.data.read import read_rows
     from colm.models import train_tiny_tokenizer
 
     # The tokenizer of a real model is there already; that of the tiny one is trained on a part only.

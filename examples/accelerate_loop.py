@@ -13,7 +13,7 @@ from transformers import DataCollatorForSeq2Seq
 
 from colm import CoresetSelector, SelectionConfig, example_mean
 from colm.data.demo import demo_rows
-from colm.data.load import tokenize_rows
+from colm.data.tokenize import tokenize_rows
 from colm.models import build_tiny_model, train_tiny_tokenizer
 from colm.sources import count_sources
 

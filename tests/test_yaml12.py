@@ -60,6 +60,7 @@ def test_numbers_truth_values_and_null(word: str, value: Any) -> None:
         ("a: 1\nb: 2\na: 3", r"the key 'a' stands twice \(lines 1 and 3\)"),
         ("x:\n  y:\n    a: 1\n    b: 2\n    a: 3", r"'a' stands twice \(lines 3 and 5\)"),
         ("x: {a: 1, a: 1}", "'a' stands twice"),
+        ("x: {0: 1, false: 2}", r"the keys 0 and False \(lines 1 and 1\) count as one; quote them"),
         ("x: [{b: {a: 1, 'a': 2}}]", "'a' stands twice"),
         ("{1: a, 1: b}", "1 stands twice"),
         ("a: &x {b: 1}\nc:\n  <<: *x\n  b: 2\n  b: 3", r"'b' stands twice \(lines 4 and 5\)"),

@@ -13,7 +13,8 @@ from torch import Tensor
 from colm import example_mean
 from colm.batch import Pool
 from colm.cli.settings import load_settings
-from colm.data.load import read_rows, tokenize_rows
+from colm.data.read import read_rows
+from colm.data.tokenize import tokenize_rows
 from colm.features.adam import AdamConstants, to_adam_steps
 from colm.features.locate import locate_value_site
 from colm.features.sketch import draw_sketch

@@ -33,7 +33,8 @@ from setting import describe_setting
 from colm import example_mean
 from colm.batch import Pool
 from colm.data.demo import demo_rows
-from colm.data.load import read_rows, tokenize_rows
+from colm.data.read import read_rows
+from colm.data.tokenize import tokenize_rows
 from colm.facts import share_facts
 from colm.features.adam import AdamConstants, empty_history
 from colm.features.exact import exact_features

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Iterable
 
 
@@ -28,6 +29,15 @@ class StoppedEarly(ColmError):
 
 class Interrupted(ColmError):
     """Ctrl-C came; the message says how to resume."""
+
+
+def one_line(error: Exception) -> str:
+    """Return a library's error as a part of a message: its type and text in one line, cut where it is long.
+
+    >>> one_line(ValueError("size mismatch:\\n  4"))
+    'ValueError: size mismatch: 4'
+    """
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 600, placeholder=" ...")
 
 
 def suggest(name: str, options: Iterable[str]) -> str:

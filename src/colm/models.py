@@ -15,7 +15,7 @@ from typing import Any, get_args
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from colm.errors import ConfigError, suggest
+from colm.errors import ConfigError, one_line, suggest
 from colm.typed import hints_of
 
 logger = logging.getLogger(__name__)
@@ -45,15 +45,16 @@ def load_model(name: str, *, dtype: str = "auto") -> Any:
             _check_kind(name, load_config(name))
             loaded, report = AutoModelForCausalLM.from_pretrained(name, dtype=wanted, output_loading_info=True)
             _check_whole(name, report["missing_keys"])
+            _check_causal(name, loaded)
             return loaded
         loaded = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32 if wanted == "auto" else wanted
         )
     except ConfigError:
         raise
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # files of any content
         raise ConfigError(
-            f"The model {name!r} could not be loaded ({type(error).__name__}: {error}). Give a hub name, a folder, "
+            f"The model {name!r} could not be loaded ({one_line(error)}). Give a hub name, a folder, "
             "a .gguf file, 'demo' or 'tiny'."
         ) from error
     # Its config still says GGUF, which would make save_pretrained's result unreadable.
@@ -92,6 +93,20 @@ def _check_whole(name: str, missing: Collection[str]) -> None:
         )
 
 
+def _check_causal(name: str, model: Any) -> None:
+    """Refuse an encoder that was loaded as it is, so that a token would see those it is to predict.
+
+    Raises:
+        ConfigError: it attends to later tokens.
+    """
+    looks_ahead = any(getattr(module, "is_causal", True) is False for module in model.modules())
+    if getattr(model.config, "is_decoder", True) is False and looks_ahead:
+        raise ConfigError(
+            f"The model {name!r} is an encoder ({type(model).__name__} with is_decoder false), whose tokens see those "
+            "that come after them; give a causal language model."
+        )
+
+
 def add_lora(model: Any, lora: Mapping[str, Any]) -> Any:
     """Put LoRA on a causal language model.
 
@@ -108,8 +123,7 @@ def add_lora(model: Any, lora: Mapping[str, Any]) -> Any:
     try:
         return get_peft_model(model, lora_config(lora))
     except Exception as error:  # each kind of adapter raises its own
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"The lora settings do not fit the model ({said}).") from error
+        raise ConfigError(f"The lora settings do not fit the model ({one_line(error)}).") from error
 
 
 def _check_names(model: Any, lora: Mapping[str, Any]) -> None:
@@ -236,9 +250,9 @@ def load_config(name: str) -> Any:
         if path is None:
             return AutoConfig.from_pretrained(name)
         return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # files of any content
         raise ConfigError(
-            f"The configuration of the model {name!r} could not be read ({type(error).__name__}: {error}). Give a hub "
+            f"The configuration of the model {name!r} could not be read ({one_line(error)}). Give a hub "
             "name, a folder, a .gguf file, 'demo' or 'tiny'."
         ) from error
 
@@ -261,7 +275,7 @@ def load_adapted(base: Any, folder: str, *, config: Any = None) -> Any:
             warnings.filterwarnings("error", message="Found missing adapter keys")
             return PeftModel.from_pretrained(base, folder, config=config, is_trainable=config is not None)
     except Exception as error:  # files, configurations and weights each raise their own
-        raise ConfigError(f"The adapter in {folder} could not be loaded ({type(error).__name__}: {error}).") from error
+        raise ConfigError(f"The adapter in {folder} could not be loaded ({one_line(error)}).") from error
 
 
 def adapted_modules(config: Any, lora: Mapping[str, Any]) -> set[str]:
@@ -289,10 +303,8 @@ def load_tokenizer(name: str) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(name)
         else:
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(
-            f"The tokenizer of {name!r} could not be loaded ({type(error).__name__}: {error})."
-        ) from error
+    except Exception as error:  # files of any content
+        raise ConfigError(f"The tokenizer of {name!r} could not be loaded ({one_line(error)}).") from error
     return with_padding(tokenizer)
 
 

@@ -51,10 +51,15 @@ Seed = Annotated[int, Range(0, 2**32 - 1, open="")]
 """NumPy takes no larger one."""
 
 
+_HINTS: dict[type[Any], dict[str, Any]] = {}
+
+
 def hints_of(settings: type[Any]) -> dict[str, Any]:
     """Return the type hints of a dataclass's settings, by name."""
-    hints = get_type_hints(settings, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(settings) if field.init}
+    if settings not in _HINTS:
+        hints = get_type_hints(settings, include_extras=True)
+        _HINTS[settings] = {field.name: hints[field.name] for field in fields(settings) if field.init}
+    return _HINTS[settings]
 
 
 def check_keys(values: Mapping[Any, Any], known: Iterable[str], place: str = "", *, kind: str = "setting") -> None:

@@ -31,15 +31,20 @@ class _Loader(yaml.SafeLoader):
         if getattr(node, "looked_at", False):
             return
         node.looked_at = True  # type: ignore[attr-defined]
-        first: dict[Any, int] = {}
+        first: dict[Any, tuple[Any, int]] = {}
         for key_node, _ in node.value:
             key = "<<" if key_node.tag == _MERGE else self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
                 continue  # PyYAML refuses it
             line = key_node.start_mark.line + 1
             if key in first:
-                raise _Refused(f"the key {key!r} stands twice (lines {first[key]} and {line}), where only one can hold")
-            first[key] = line
+                other, place = first[key]
+                if type(other) is not type(key):  # 0 and false, 1 and 1.0: Python has one key for both
+                    raise _Refused(
+                        f"the keys {other!r} and {key!r} (lines {place} and {line}) count as one; quote them"
+                    )
+                raise _Refused(f"the key {key!r} stands twice (lines {place} and {line}), where only one can hold")
+            first[key] = key, line
 
 
 class _Dumper(yaml.SafeDumper):

@@ -40,10 +40,44 @@ def test_as_a_person_would(pair: Pair) -> None:
         ("The correct option is C", "C", True),
         ("I had 42 at first. The answer is unknown.", "42", False),
         ("\\boxed{5\\text{ million}}", "5", False),
+        ("\\boxed{\\tfrac34}", "3/4", True),
+        ("\\boxed{0.\\overline{3}}", "0", False),
+        ("It is 0.\\overline{3}", "0", False),
+        ("A is wrong, B is wrong, so the answer must be C", "C", True),
+        ("So the answer should be $12.", "12", True),
+        ("The answer must be positive, so x = 5", "5", True),
+        ("The answer must be a whole number: 5", "5", True),
+        ("Antwort: B", "B", True),
+        ("La respuesta es (C).", "C", True),
+        ("答案是B", "B", True),
     ],
 )
 def test_what_stands_around_an_answer(said: str, expected: str, right: bool) -> None:
     assert judge(said, expected) is right
+
+
+@pytest.mark.parametrize(("first", "second"), [("12", "15"), ("B", "C"), ("$3.50", "$4"), ("1/2", "\\frac{3}{4}")])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "The answer is {}. Wait, actually it should be {}.",
+        "The answer is {}.\n\nWait, that's wrong. It should be {}.",
+        "Answer: {}\nCorrection: that is {}.",
+        "The answer is {}. No, it's {}.",
+        "The answer is {}. Sorry, the correct value: {}",
+        "The answer is {}. Wait, I made a mistake. The answer is {}.",
+    ],
+)
+def test_an_answer_that_is_taken_back(said: str, first: str, second: str) -> None:
+    assert judge(said.format(first, second), second)
+    assert not judge(said.format(first, second), first)
+
+
+@pytest.mark.parametrize(
+    "said", ["Wait, let me check: 3 * 4 = 12. Yes.", "Actually, he had 20 at first.", "No: 13 is odd.", "Wait, 15?"]
+)
+def test_an_answer_that_is_doubted_only(said: str) -> None:
+    assert judge(f"The answer is 12. {said}", "12")
 
 
 @given(

@@ -80,8 +80,9 @@ def try_all(given: Iterator[dict[str, Any]]) -> int:
         assert "\n" not in said, change
         assert len(said) < 1500, change
         if settings is not None:  # what is taken can be written, and is taken again as it is
-            written = write_yaml(settings.values)
-            assert write_yaml(resolve_settings(read_yaml(written)).values) == written, change
+            written = write_yaml({key: settings.values[key] for key in change})
+            again = resolve_settings({**settings.values, **read_yaml(written)})
+            assert write_yaml({key: again.values[key] for key in change}) == written, change
     return tried
 
 

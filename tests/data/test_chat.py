@@ -198,3 +198,22 @@ def test_a_row_that_does_not_fit_is_refused_by_its_number(messages: Any, message
 def test_arguments_that_are_not_a_rows_to_set() -> None:
     with pytest.raises(DataError, match="chat_template_kwargs sets 'tokenize', which colm sets itself"):
         shown(make_tokenizer(), {"messages": PAIR, "chat_template_kwargs": {"tokenize": True}})
+
+
+CLOSED = CHATML.replace(ASK, "") + ASK.replace("{% endif %}", "{% else %}{{ eos_token }}{% endif %}")
+
+
+@given(st.lists(st.sampled_from(["hi", "<end>", " a ", "", "x\n"]), min_size=1, max_size=4), st.booleans())
+def test_every_turn_is_learned_where_the_template_closes_conversations(answers: list[str], asks: bool) -> None:
+    turns = [turn for answer in answers for turn in (say("user", "2?"), say("assistant", answer))]
+    _, learned = shown(make_tokenizer(CLOSED), {"messages": [*turns, *[say("user", "more?")] * asks]})
+    assert learned == "".join(f"{answer}<|im_end|>\n" for answer in answers) + "<end>" * (not asks)
+
+
+def test_what_a_tokenizer_adds_behind_a_text_is_in_no_prompt() -> None:
+    unnamed = make_tokenizer(None, bos=True, closes=True, eos=None)
+    assert shown(unnamed, {"prompt": "2?", "completion": "5"}, "prompt_completion") == ("<s>2?5", "5")
+    one = make_tokenizer(None, bos=True, eos="<s>")  # the beginning is the end
+    for completion, learned in (("5", "5<s>"), ("<s>", "<s>"), ("<s>5<s>", "5<s>"), ("", "")):
+        row = {"prompt": "2?", "completion": completion}
+        assert shown(one, row, "prompt_completion") == (f"<s>2?{learned}", learned)

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 
 from colm.cli.settings import DATA_DEFAULTS
 from colm.data.fingerprint import fingerprint_data
-from colm.data.load import count_left, name_rows, read_mixture, read_validation, source_of_entry, tokenize_rows
+from colm.data.load import read_mixture, read_validation, source_of_entry
 from colm.data.questions import read_question_files, read_questions
 from colm.data.stream import prepare_stream, read_stream
+from colm.data.tokenize import count_left, name_rows, tokenize_rows
 from colm.errors import ConfigError, DataError
 from colm.models import train_tiny_tokenizer
 

@@ -9,7 +9,9 @@ from datasets import Dataset
 
 from colm.cli.settings import DATA_DEFAULTS
 from colm.data.demo import SHARES, demo_rows
-from colm.data.load import read_mixture, read_rows, tokenize_rows
+from colm.data.load import read_mixture
+from colm.data.read import read_rows
+from colm.data.tokenize import tokenize_rows
 from colm.errors import DataError
 from colm.models import train_tiny_tokenizer
 

@@ -7,6 +7,8 @@ import gzip
 import io
 import json
 import lzma
+import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,10 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from colm.cli.settings import DATA_DEFAULTS
-from colm.data.load import read_mixture, tokenize_rows
+from colm.data.load import read_mixture
 from colm.data.read import read_rows
 from colm.data.stream import prepare_stream, read_stream
+from colm.data.tokenize import tokenize_rows
 from colm.errors import DataError
 from colm.models import train_tiny_tokenizer
 from colm.values import text_of_value
@@ -299,3 +302,125 @@ def test_rows_that_lack_a_column_have_it_empty_in_a_stream_too(tmp_path: Path) -
     tokenizer = train_tiny_tokenizer(["0123456789 the"])
     mixture = prepare_stream(read_stream(data, []), tokenizer, data, seed=0)
     assert sorted(tokenizer.decode(row["input_ids"]) for row in mixture.train) == ["2<eos>", "x1<eos>"]
+
+
+def test_floats_maps_and_bytes_of_a_table(tmp_path: Path) -> None:
+    values = [1.0, 0.1, 1e10, None, float("nan")]
+    pair = pa.struct([("m", pa.map_(pa.string(), pa.float32())), ("empty", pa.int8())])
+    for kind in (pa.float16(), pa.float32(), pa.float64()):
+        table = pa.table(
+            {
+                "number": pa.array([None if value is None else min(value, 2.0**11) for value in values], kind),
+                "map": pa.array([[("z", 1), ("a", 2)], None, [], [], []], pa.map_(pa.string(), pa.int8())),
+                "within": pa.array([[{"m": [("k", 0.1)], "empty": None}]] * 5, pa.list_(pair)),
+                "image": pa.array([{"bytes": b"\xff\xd8", "path": None}] * 5),
+                "images": pa.array([[b"\xff"]] * 5),
+            }
+        )
+        parquet.write_table(table, tmp_path / "rows.parquet")
+        for streaming in (False, True):
+            rows = list(read_rows(str(tmp_path / "rows.parquet"), streaming=streaming))
+            numbers = [text_of_value(row["number"]) for row in rows]
+            assert numbers == ["1.0", "0.1", "2048.0", None, None]
+            assert [row["map"] for row in rows] == [{"z": 1, "a": 2}, None, {}, {}, {}]
+            assert rows[0]["within"] == [{"m": {"k": 0.1}}]
+            assert rows[0]["image"]["bytes"] == b"\xff\xd8"
+            assert rows[0]["images"] == [b"\xff"]
+    doubled = pa.table([["a"], ["b"]], names=["text", "text"])
+    parquet.write_table(doubled, tmp_path / "twice.parquet")
+    with pytest.raises(DataError, match="has the column 'text' twice"):
+        read_rows(str(tmp_path / "twice.parquet"))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\r\r\n"])
+def test_every_line_end_is_one(end: str, tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_bytes(f'a,b{end}1,"x\ry"{end}2,z{end}'.encode())
+    (tmp_path / "r.jsonl").write_bytes(f'{{"a": "1"}}{end}{{"a": "2"}}'.encode())
+    for streaming in (False, True):
+        rows = list(read_rows(str(tmp_path / "r.csv"), streaming=streaming))
+        assert rows == [{"a": "1", "b": "x\ry"}, {"a": "2", "b": "z"}]
+        assert list(read_rows(str(tmp_path / "r.jsonl"), streaming=streaming)) == [{"a": "1"}, {"a": "2"}]
+
+
+def test_a_file_is_read_again_even_if_its_size_and_time_are_the_same(tmp_path: Path) -> None:
+    for name, write in FILES.items():
+        for text in ("1", "2"):
+            (tmp_path / "new").write_bytes(write([{"text": text}]))
+            os.utime(tmp_path / "new", (1, 1))
+            (tmp_path / "new").replace(tmp_path / name)
+            assert list(read_rows(str(tmp_path / name))) == [{"text": text}]
+
+
+CARDS: dict[str, tuple[str, bytes]] = {
+    "separator": ('sep: ";"', b'prompt;completion\n007;"a;b"\nNA;\n'),
+    "delimiter": ('delimiter: "\\t"', b'prompt\tcompletion\n007\t"a;b"\nNA\t\n'),
+    "names": ("column_names: [prompt, completion]", b"007,a;b\nNA,\n"),
+    "skipped": ("skiprows: 1", b"# of 2024\nprompt,completion\n007,a;b\nNA,\n"),
+    "quotes": ('quotechar: "\'"', b"prompt,completion\n'007','a;b'\n'NA',\n"),
+    "encoding": ("encoding: utf-16", "prompt,completion\n007,a;b\nNA,\n".encode("utf-16")),
+}
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_what_a_card_says_of_its_files_holds(card: str, tmp_path: Path) -> None:
+    setting, content = CARDS[card]
+    header = f"---\nconfigs:\n- config_name: default\n  data_files: rows.csv\n  {setting}\n---\n"
+    (tmp_path / "README.md").write_text(header)
+    (tmp_path / "rows.csv").write_bytes(content)
+    for streaming in (False, True):
+        rows = list(read_rows(str(tmp_path), streaming=streaming))
+        assert rows == [{"prompt": "007", "completion": "a;b"}, {"prompt": "NA", "completion": ""}]
+
+
+def test_parts_of_splits_and_archives_are_read_as_written(tmp_path: Path) -> None:
+    texts = ["2024-01-01T10:00:00Z", "007", "1.50"]
+    lines = [json.dumps({"text": text}) for text in texts]
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "train.jsonl").write_text("\n".join(lines[:2]))
+    (tmp_path / "hub" / "test.jsonl").write_text(lines[2])
+    for split, held in {
+        "train[1:]": [1],
+        "train[:50%]+test": [0, 2],
+        "test+train": [2, 0, 1],
+        "all": [0, 1, 2],
+    }.items():
+        rows = read_rows(str(tmp_path / "hub"), split=split)
+        assert sorted(row["text"] for row in rows) == sorted(texts[number] for number in held)
+        with pytest.raises(DataError, match="cannot be streamed"):
+            read_rows(str(tmp_path / "hub"), split=split, streaming=True)
+    for streaming in (False, True):
+        with pytest.raises(DataError, match="has no split 'trai'. Did you mean 'train'"):
+            read_rows(str(tmp_path / "hub"), split="trai", streaming=streaming)
+    (tmp_path / "packed").mkdir()
+    for text in texts:
+        with zipfile.ZipFile(tmp_path / "packed" / "train.zip", "w") as archive:
+            archive.writestr("part/rows.jsonl", json.dumps({"text": text}))
+            archive.writestr("more.csv", f"text\n{text}\n")
+        for streaming in (False, True):
+            assert list(read_rows(str(tmp_path / "packed"), streaming=streaming)) == [{"text": text}] * 2
+
+
+@pytest.mark.parametrize("late", ["prompt", "completion", "note"])
+def test_a_stream_has_the_columns_of_later_rows(late: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"source": "a", "q": "x", "a": str(number), "note": "!"} for number in range(3)]
+    rows[0].pop({"prompt": "q", "completion": "a"}.get(late, late))
+    path.write_bytes(as_json_lines(rows))
+    tokenizer = train_tiny_tokenizer(["0123456789 the"])
+    for change in (
+        {"columns": {"prompt": "q", "completion": "a"}},
+        {"template": {"prompt": "{q}{note}", "completion": "{a}"}},
+    ):
+        data = {**DATA_DEFAULTS, "train": str(path), **change}
+        mixture = read_mixture(data, [], seed=0)
+        whole = tokenize_rows(mixture.train, tokenizer, format_name="auto", max_length=20, source_column="source")
+        streamed = prepare_stream(read_stream(data, []), tokenizer, data, seed=0).train
+        assert sorted(row["input_ids"] for row in streamed) == sorted(whole["input_ids"])
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.json", "r.jsonl"])
+def test_a_stream_without_rows_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text({"r.csv": "prompt,completion\n", "r.json": "[]", "r.jsonl": "\n"}[name])
+    for streaming in (False, True):
+        with pytest.raises(DataError, match="has no row"):
+            read_rows(str(tmp_path / name), streaming=streaming)

@@ -11,8 +11,9 @@ import pytest
 from datasets import Dataset
 
 from colm.cli.settings import DATA_DEFAULTS
-from colm.data.load import read_mixture, read_validation, tokenize_rows
+from colm.data.load import read_mixture, read_validation
 from colm.data.stream import prepare_stream, read_stream
+from colm.data.tokenize import tokenize_rows
 from colm.errors import DataError
 from colm.models import train_tiny_tokenizer
 

@@ -24,7 +24,8 @@ from torch.utils.data import IterableDataset
 from transformers import set_seed
 
 from colm import ConfigError, CoresetSelector, CoresetSFTTrainer, DataError, SelectionConfig
-from colm.integrations.columns import INDEX_KEY, SOURCE_KEY, count_learnable, encode_sources
+from colm.integrations.columns import INDEX_KEY, SOURCE_KEY, encode_sources
+from colm.integrations.left import count_learnable
 from colm.integrations.streams import RunningSizes, encode_stream
 from colm.models import build_tiny_model, train_tiny_tokenizer
 from colm.sources import source_name

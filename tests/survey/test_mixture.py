@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from colm import SelectionConfig
 from colm.data.demo import demo_rows
-from colm.data.load import tokenize_rows
+from colm.data.tokenize import tokenize_rows
 from colm.models import train_tiny_tokenizer
 from colm.survey import mixture
 from colm.survey.mixture import find_warnings, survey_mixture

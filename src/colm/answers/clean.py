@@ -25,7 +25,7 @@ _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
         (r"</?[A-Za-z][\w-]{0,30}\s?/?>", " "),
         (r"\\(?:boxed|fbox)\s?\{(?:([^{}]*)\})?", lambda found: f" {found[1] or ''} "),
         (rf"\\(?:{_STYLE})\s?\{{([^{{}}]*)\}}", r" \1"),
-        (r"\\[dtc]frac\b", r"\\frac"),
+        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\frac\s?([0-9])\s?([0-9])(?![0-9])", r"\\frac{\1}{\2}"),
         (r"\\(?:,|!)|\{,\}(?=[0-9]{3})", lambda found: "," if found[0] == "{,}" else ""),
         (r"\\[;:]|\\ |\\q?quad\b|\\displaystyle\b|~(?=\S)", " "),

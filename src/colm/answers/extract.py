@@ -14,14 +14,28 @@ from colm.answers.standing import free_numbers
 LONGEST_LINE = 200
 """Characters of a last line that can be an answer; a longer one is a text without a final answer."""
 
+NEAR = 2000
+"""Characters after a mark in which its answer may be taken back."""
+
 MARKS = 8
 """Marks of a final answer that are looked at, from the last one; a model may write the same mark for ever."""
 
+_SHORT = r"[\s*$\\({]{1,4}-?(?:[0-9]|\\?(?:[dt]?frac|sqrt|boxed)|(?-i:[A-J])(?:[).,*]|\s?$))"
+"""A number or an option."""
+
 _MARKER = re.compile(
     r"\banswer\b(?:\s[^\n.:=?!]{0,40}?)?(?:\*\*)?\s*(?:\bis\b\s*:?|\bwould be\b|:|=)(?:\*\*)?|####|<answer>"
+    rf"|\banswer\s(?:must|should|will|has\sto|can\sonly)\sbe\b(?={_SHORT})"
+    r"|(?:\b(?:Antwort|respuesta|r[ée]ponse|resposta|risposta)\b|答案|Ответ)(?:\*\*)?\s?(?:ist\b|es\b|est\b|é|è|是|为|:|\uff1a)"
     r"|\\boxed\s?(?=\{)",
     re.IGNORECASE,
 )
+_CORRECTION = re.compile(
+    r"\b(?:wait|actually|correction|sorry|oops|scratch\sthat|no)\b[^\n.]{0,40}(?:\.\s)?[^\n.]{0,20}?"
+    rf"\b(?:(?:it|that|this)(?:['\u2019]s|\s(?:is|should\sbe|must\sbe|equals))|(?:correct|right)\s\w{{1,10}}:)(?={_SHORT})",
+    re.IGNORECASE,
+)
+"""What takes back an answer and gives another."""
 _CLAUSE = re.compile(r"(?:,|\s\(|;)?\s{1,3}(?:because|since|given that)\b", re.IGNORECASE)
 _STOP = re.compile(
     r"(?<=[^\s.])(?<!\b[A-Za-z])(?<!\b(?:Mr|Ms|Dr|St|Jr|Sr|vs|No|Rs))(?<!\bMrs)(?<!approx)(?:[.?]\s|!\s(?=[A-Z]))"
@@ -92,6 +106,8 @@ def extract_marked(text: str) -> str | None:
             if "\\boxed" in line:  # it was cut off before it ended, or would have been found
                 continue
             found = _cut(line)
+            for correction in islice(_CORRECTION.finditer(rest[:NEAR]), MARKS):
+                found = _cut(rest[correction.end() :].lstrip().partition("\n")[0])
             if match.group() == "####" and kind_of(found) == "text" and "\n" in rest.strip():
                 continue  # a heading
         found = clean_mathematics(found)

@@ -38,7 +38,7 @@ _JOINED_AFTER = re.compile(
     "|".join(
         (
             r"\s?(?:\\?[)\]}]){0,2}\s?(?:\^|!(?!\s[A-Z]))",  # a power or a factorial, not an exclamation
-            r"[({_\[]|\\[A-Za-z]|\s?\\(?:times|cdot|div|pi|sqrt|frac|pm|mod|ln|log|sin|cos|tan|infty)",
+            r"[({_\[]|\.?\\[A-Za-z]|\s?\\(?:times|cdot|div|pi|sqrt|frac|pm|mod|ln|log|sin|cos|tan|infty)",
             r"\s?[*/\u00d7÷·][^A-Za-z]|\s?[*\u00d7÷·]\s?[A-Za-z(\\]|\s?/\s?[A-Za-z](?![A-Za-z])|\s?[√π∞±<>≤≥≠²³+]",
             r"\s?-\s?(?:[0-9(\\.$]|[A-Za-z](?![A-Za-z]))|\s?x\s?[0-9(]|\stimes\s(?:[A-Za-z]\b|[0-9(\\])",
             r"[.,:][0-9]|[A-Z][0-9]|[\s-](?:squared|cubed)|\sto\sthe\s(?:power|[0-9])",

@@ -23,7 +23,7 @@ def check_left(settings: RunSettings, counts: RowsLeft) -> None:
     data, gone = settings.data, counts.gone
     rule = settings.selection.small_sources
     if not isinstance(rule, str):
-        left = {name: rows for name, rows in counts.left.items() if rows}
+        left = {name: rows for name, rows in sorted(counts.left.items()) if rows}
         find_small_sources(data["source_sizes"] or left, rule, gone)
     by_source = {f"data.{key}": data[key] for key in ("cap", "weights", "validation_rows", "source_sizes")}
     by_source["sources.map"] = dict.fromkeys(settings.sources.map.values())

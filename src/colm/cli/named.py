@@ -14,12 +14,14 @@ from transformers import set_seed
 from transformers.utils import find_adapter_config_file
 
 from colm.cli.settings import RunSettings, read_config_file
-from colm.errors import ConfigError
+from colm.cli.training import NEEDS_INIT
+from colm.errors import ConfigError, one_line
 from colm.models import (
     adapted_modules,
     build_tiny_model,
     in_dtype,
     load_adapted,
+    load_config,
     load_model,
     load_tokenizer,
     lora_config,
@@ -32,11 +34,18 @@ logger = logging.getLogger(__name__)
 ADAPTER_NAME = "adapter_config.json"
 
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 NOT_SAVED = {"task_type", "peft_type", "inference_mode", "base_model_name_or_path", "revision", "auto_mapping"}
 FREE = NOT_SAVED | {"peft_version", "runtime_config", "target_modules", "exclude_modules", "lora_dropout"}
 """Fields of a LoRA that one which goes on need not have as its adapter, or that are compared in another way."""
+
+NOT_SHAPE = NOT_SAVED | {"peft_version", "runtime_config", "init_lora_weights", *NEEDS_INIT}
+"""Fields of a LoRA that its weights do not depend on once they are there."""
+
+PLACES = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "layer_replication")
+"""Fields of a LoRA that say which layers it is on."""
 
 
 class NamedModel(NamedTuple):
@@ -55,7 +64,8 @@ def find_model(name: str, seed: int = 0) -> NamedModel:
         seed: of a random base.
 
     Raises:
-        ConfigError: the adapter cannot be read, its base is not known, or the folder holds whole weights besides.
+        ConfigError: the adapter cannot be read, lacks its weights or is of another kind of model, its base is not known
+            or not there, or the folder holds whole weights besides.
     """
     folder = Path(name)
     is_folder = os.path.isdir(name)  # False for what cannot be a name, too
@@ -72,18 +82,38 @@ def find_model(name: str, seed: int = 0) -> NamedModel:
         found = _is_hub_adapter(name)
     if not found:
         return NamedModel(name, None, seed)
+    if is_folder and not any((folder / file).is_file() for file in ADAPTER_WEIGHTS):
+        raise ConfigError(
+            f"The folder {name!r} holds an {ADAPTER_NAME}, but not the adapter's weights "
+            f"({' or '.join(ADAPTER_WEIGHTS)})."
+        )
     base = read_adapter(name).base_model_name_or_path
     run = folder.parent if folder.name.startswith("checkpoint-") else folder
     if not base and (run / CONFIG_NAME).is_file():
         held = read_config_file(run / CONFIG_NAME)
         under = find_model(str(held.get("model")), int(held.get("seed") or 0))
+        _check_base(name, under.base)
         return under._replace(adapter=name)
     if not base:
         raise ConfigError(
             f"The adapter in {name!r} does not say which model it was trained on; set base_model_name_or_path in its "
             f"{ADAPTER_NAME} to the model's name or folder."
         )
+    _check_base(name, str(base))
     return NamedModel(str(base), name, seed)
+
+
+def _check_base(adapter: str, base: str) -> None:
+    """Refuse an adapter whose base has gone, or is an adapter itself."""
+    if base in ("tiny", "demo") or (base.endswith(".gguf") and os.path.isfile(base)):
+        return
+    try:
+        load_config(base)
+    except ConfigError as error:
+        raise ConfigError(
+            f"The adapter in {adapter!r} was trained on {base!r}, which cannot be loaded. Put it back, or set "
+            f"base_model_name_or_path in the adapter's {ADAPTER_NAME} to where it is now. {error}"
+        ) from error
 
 
 def _is_hub_adapter(name: str) -> bool:
@@ -94,12 +124,21 @@ def _is_hub_adapter(name: str) -> bool:
 
 
 def read_adapter(name: str) -> Any:
-    """Return PEFT's configuration of an adapter. Raises ConfigError where it cannot be read."""
+    """Return PEFT's configuration of an adapter.
+
+    Raises:
+        ConfigError: it cannot be read, or is of an adapter on another kind of model.
+    """
     try:
-        return PeftConfig.from_pretrained(name)
+        adapter = PeftConfig.from_pretrained(name)
     except Exception as error:  # a file of any content
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"The {ADAPTER_NAME} of {name!r} cannot be read ({said}).") from error
+        raise ConfigError(f"The {ADAPTER_NAME} of {name!r} cannot be read ({one_line(error)}).") from error
+    if adapter.peft_type is None:
+        raise ConfigError(f"The {ADAPTER_NAME} of {name!r} does not say which kind of adapter it is (peft_type).")
+    if adapter.task_type not in (None, "CAUSAL_LM"):
+        task = getattr(adapter.task_type, "value", adapter.task_type)
+        raise ConfigError(f"The adapter in {name!r} is for {task}, not on a causal language model (CAUSAL_LM).")
+    return adapter
 
 
 def check_adapter(settings: RunSettings) -> NamedModel:
@@ -121,7 +160,7 @@ def check_adapter(settings: RunSettings) -> NamedModel:
     if lora is None:
         raise ConfigError(
             f"The model {settings.model!r} is a LoRA adapter on {named.base!r}, but lora is null: to go on training "
-            f"the adapter set lora to its settings, {_flow(adapter_settings(adapter, 'r', 'target_modules'))}; to "
+            f"the adapter set lora to its settings, {_flow(adapter_settings(adapter, 'r') | _places(adapter))}; to "
             "train all weights merge it into its base first (merge_and_unload of PEFT) and name that folder."
         )
     wanted = lora_config(lora)
@@ -156,9 +195,9 @@ def load_named(settings: RunSettings, named: NamedModel, tokenizer: Any) -> Any:
     held = adapted_modules(base.config, adapter_settings(adapter))
     if wanted != held:
         raise ConfigError(
-            f"The model {settings.model!r} is an adapter on {len(held)} layers, but by lora.target_modules="
-            f"{settings.lora['target_modules']!r} it would be on {len(wanted)}. To go on training it set "
-            f"lora.target_modules to {_flow(adapter_settings(adapter, 'target_modules')['target_modules'])}."
+            f"The model {settings.model!r} is an adapter on {len(held)} layers, but by the settings of lora it would "
+            f"be on {len(wanted)}. To go on training it have in lora {_flow(_places(adapter))}, and no other of "
+            f"{', '.join(PLACES)}."
         )
     set_seed(settings.seed)
     logger.info("Training goes on from the adapter %s on %s.", named.adapter, named.base)
@@ -182,11 +221,20 @@ def load_named_tokenizer(name: str) -> Any:
 
 def adapter_settings(adapter: Any, *names: str) -> dict[str, Any]:
     """Return fields of an adapter's configuration as the section `lora` has them; all that shape it without `names`."""
-    known = [field.name for field in fields(LoraConfig) if field.init]
-    wanted = names or [
-        key for key in known if key not in NOT_SAVED | {"peft_version", "runtime_config", "init_lora_weights"}
-    ]
-    return {key: _comparable(getattr(adapter, key)) for key in wanted}
+    if names:
+        return {name: _comparable(getattr(adapter, name)) for name in names}
+    default = LoraConfig()
+    known = {field.name for field in fields(LoraConfig) if field.init} - NOT_SHAPE
+    return {
+        name: _comparable(value)
+        for name in sorted(known)
+        if (value := getattr(adapter, name)) != getattr(default, name)
+    }
+
+
+def _places(adapter: Any) -> dict[str, Any]:
+    """Return the settings that put a LoRA on the layers that an adapter is on."""
+    return {key: value for key, value in adapter_settings(adapter, *PLACES).items() if value is not None}
 
 
 def _comparable(value: Any) -> Any:

@@ -25,8 +25,9 @@ from colm.cluster.embed import Tuned
 from colm.cluster.labelling import Labelling
 from colm.cluster.relabel import Relabelled, relabel_parts
 from colm.data.held_rows import Parts, read_held_out
-from colm.data.load import Mixture, count_left, read_mixture, read_validation, tokenize_rows
+from colm.data.load import Mixture, read_mixture, read_validation
 from colm.data.stream import prepare_stream, read_stream
+from colm.data.tokenize import count_left, tokenize_rows
 from colm.data.validation import tokenize_held_out
 from colm.integrations.checkpoints import last_complete_checkpoint
 from colm.models import build_tiny_model, load_adapted, load_tokenizer, train_tiny_tokenizer

@@ -121,7 +121,12 @@ def read_fingerprint(folder: Path) -> Fingerprint | None:
     path = folder / DATA_NAME
     if not path.exists():
         return None
-    held: Fingerprint = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        held: Fingerprint = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is damaged; put back a whole copy of it.") from error
+    if not isinstance(held, dict):
+        raise DataError(f"{path} is damaged: it holds a {type(held).__name__}; put back a whole copy of it.")
     return held
 
 

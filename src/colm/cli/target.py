@@ -48,8 +48,13 @@ def find_target(name: str, overrides: Sequence[str]) -> Target:
             raise ConfigError(
                 f"The run {name} has not finished (there is no {SUMMARY_NAME}); resume it with colm train --resume."
             )
-        summary = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
-        trained = frozenset(source for source, held in summary["sources"].items() if held["rows"])
+        try:
+            summary = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
+            trained = frozenset(source for source, held in summary["sources"].items() if held["rows"])
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ConfigError(
+                f"{folder / SUMMARY_NAME} is damaged ({type(error).__name__}); put back a whole copy, or train again."
+            ) from error
         return Target(name, folder, settings, trained)
     if (folder / COMPARE_NAME).is_file():
         raise ConfigError(f"{name} holds a comparison; give its runs, {name}/<method>/seed-<seed>.")

@@ -32,7 +32,7 @@ from colm.cli.resume import BeginRun, Texts, beginning, changed_settings, check_
 from colm.cli.settings import RunSettings, load_settings
 from colm.cli.summary import best_step, summarise, summary_table
 from colm.data.held_rows import write_rows
-from colm.errors import ColmError, ConfigError, StoppedEarly, suggest
+from colm.errors import ColmError, ConfigError, StoppedEarly, one_line, suggest
 from colm.integrations.checkpoints import step_of
 from colm.integrations.evaluation import MACRO, EvaluationRecorder, SourceTrainer, name_metric, peak_memory
 from colm.integrations.preemption import StopOnSignal
@@ -239,8 +239,7 @@ def build_trainer(
     except ColmError:
         raise
     except Exception as error:  # of transformers, and of what it asks: packages, the hub
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"The training settings were refused ({said}).") from error
+        raise ConfigError(f"The training settings were refused ({one_line(error)}).") from error
     _check_metric(trainer)
     if not trainer.args.disable_tqdm:
         for callback in (PrinterCallback, ProgressCallback):
@@ -252,9 +251,8 @@ def build_trainer(
 def _check_metric(trainer: SourceTrainer) -> None:
     """Refuse a metric to choose by that no evaluation has, which the Trainer finds out after the first one."""
     args = trainer.args
-    chooses = args.load_best_model_at_end or args.save_strategy == "best"
-    if not chooses and args.lr_scheduler_type not in ("reduce_lr_on_plateau", "greedy"):
-        return
+    if args.metric_for_best_model is None or not trainer.validation:
+        return  # where it is set, each evaluation looks for it, whatever for
     known = ["loss", MACRO, *map(name_metric, trainer.validation)]
     name = str(args.metric_for_best_model).removeprefix("eval_")
     if name not in known:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
 
-from colm.errors import ConfigError
+from colm.errors import ConfigError, one_line
 from colm.typed import Count, CountOrZero, Range, Seed, hints_of, read_section, show
 from colm.yaml12 import read_yaml
 
@@ -169,6 +169,11 @@ def read_lora(values: Any) -> dict[str, Any] | None:
     for name, needs in NEEDS_INIT.items():
         if given.get(name) is not None and given.get("init_lora_weights") != needs:
             raise ConfigError(f"lora.{name} has no effect without lora.init_lora_weights={needs}; leave it out.")
+    if str(given.get("init_lora_weights")).startswith("pissa_niter"):
+        raise ConfigError(
+            f"lora.init_lora_weights={given['init_lora_weights']} changes the model's weights by a draw that is not "
+            "saved with the adapter, so that nothing could load it again; set it to pissa, which is exact."
+        )
     if given.get("init_lora_weights") in PREPARED:
         raise ConfigError(
             f"lora.init_lora_weights={given['init_lora_weights']} looks at data before the training, which colm does "
@@ -317,5 +322,4 @@ def _as_settings(name: str, judge: str) -> Iterator[None]:
     except ConfigError:
         raise
     except Exception as error:  # each library raises its own
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"{name} was refused by {judge} ({said}).") from error
+        raise ConfigError(f"{name} was refused by {judge} ({one_line(error)}).") from error

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 from datasets import Features, Value
 from datasets.features import features as known_features
+from datasets.features.features import generate_from_arrow_type
 
 from colm.values import text_of_value
 
@@ -94,29 +96,61 @@ def features_of_arrow(schema: pa.Schema) -> Features:
     types = {}
     for field_ in schema:
         kind = field_.type
-        if pa.types.is_nested(kind):
+        if pa.types.is_nested(kind) and _holds(kind, _is_binary):
+            types[field_.name] = generate_from_arrow_type(kind)
+        elif pa.types.is_nested(kind):
             types[field_.name] = JsonCell()
-        elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        elif _is_binary(kind):
             types[field_.name] = Value("binary")
         else:
             whole = pa.types.is_integer(kind) and not pa.types.is_uint64(kind)
-            simple = {pa.bool_(): "bool", pa.float64(): "float64"}
-            types[field_.name] = Value("int64" if whole else simple.get(kind, "string"))
+            other = "bool" if pa.types.is_boolean(kind) else "float64" if pa.types.is_floating(kind) else "string"
+            types[field_.name] = Value("int64" if whole else other)
     return Features(types)
 
 
 def rows_of_arrow(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
     """Yield the rows of a batch, lists and mappings without the keys that Arrow filled in."""
-    columns, nested = {}, []
+    columns, nested = {}, nested_columns(batch.schema)
     for field_, column in zip(batch.schema, batch.columns, strict=True):
-        if pa.types.is_floating(field_.type) and field_.type != pa.float64():
-            column = column.cast(pa.string())  # 0.1, not the digits that float64 adds
-        if pa.types.is_nested(field_.type):
-            nested.append(field_.name)
         columns[field_.name] = column.to_pylist()
+        if _holds(field_.type, pa.types.is_map, _is_short):
+            columns[field_.name] = [_restore(cell, field_.type) for cell in columns[field_.name]]
     for cells in zip(*columns.values(), strict=True):
         row = dict(zip(columns, cells, strict=True))
         yield {**row, **restore_cells(row, nested)}
+
+
+def nested_columns(schema: pa.Schema) -> list[str]:
+    """Return the columns of lists and mappings, except for those that hold bytes, as of images."""
+    return [field_.name for field_ in schema if pa.types.is_nested(field_.type) and not _holds(field_.type, _is_binary)]
+
+
+def _holds(kind: pa.DataType, *checks: Callable[[pa.DataType], bool]) -> bool:
+    """Return whether a type, or one within it, passes one of the checks."""
+    inner = (kind.field(number).type for number in range(kind.num_fields))
+    return any(check(kind) for check in checks) or any(_holds(each, *checks) for each in inner)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def _is_short(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) and kind != pa.float64())
+
+
+def _restore(cell: Any, kind: pa.DataType) -> Any:
+    """Return a cell with a mapping for the pairs of each map, and 0.1 where float64 adds digits to a shorter float."""
+    if cell is None:
+        return None
+    if _is_short(kind):
+        return float(str(np.asarray(cell, kind.to_pandas_dtype())))
+    if pa.types.is_map(kind):
+        return {key: _restore(value, kind.item_type) for key, value in cell}
+    if pa.types.is_struct(kind):
+        return {inner.name: _restore(cell[inner.name], inner.type) for inner in kind}
+    return [_restore(item, kind.field(0).type) for item in cell] if isinstance(cell, list) else cell
 
 
 def restore_cells(

@@ -151,6 +151,8 @@ class Chat:
                 continue
             before = self._render(turns[:number], extras, ask=True) if number > 0 else ""
             after = self._render(turns[: number + 1], extras)
+            if not text.startswith(after):  # some templates close every conversation
+                after = after.removesuffix(self._tokenizer.eos_token or "")
             if text.startswith(before) and text.startswith(after):
                 spans.append((len(before), len(after)))
             elif number == len(turns) - 1:

@@ -31,7 +31,7 @@ class Encoder:
         framed = tokenizer("a", add_special_tokens=True)["input_ids"]
         bos = tokenizer.bos_token_id
         self.bos: int | None = bos if bos is not None and framed[:1] == [bos] else None
-        self._closes = self.eos is not None and framed[-1:] == [self.eos]
+        self._closing = _count_behind(framed, self.plain("a"))
         self._said: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Encoder:
         if not prompts:
             return []
         framed = self.tokenizer(list(prompts), add_special_tokens=True)["input_ids"]
-        return [self.one_bos(list(ids[:-1]) if self._closes else list(ids)) for ids in framed]
+        return [self.one_bos(list(ids[: len(ids) - self._closing])) for ids in framed]
 
     def completions(self, prompts: Sequence[str], completions: Sequence[str]) -> list[tuple[Ids, Ids]]:
         """Return the token ids and labels of prompts with what follows them.
@@ -74,6 +74,8 @@ class Encoder:
         rows = []
         for head, tail, text in zip(self.heads(prompts), tails, completions, strict=True):
             own = next((place for place, token in enumerate(tail) if token != self.bos), len(tail)) if head else 0
+            if own == len(tail) and self.bos == self.eos:  # the end, not another beginning
+                own = max(own - 1, 0)
             learned = self._with_end(list(tail[own:]), text) if text else []
             rows.append((head + learned, [IGNORE] * len(head) + learned))
         return rows
@@ -90,3 +92,10 @@ class Encoder:
             self.say("The tokenizer has no end-of-text token, so the model learns no end. Said once.")
             return ids
         return ids if text.rstrip().endswith(self.tokenizer.eos_token) else [*ids, self.eos]
+
+
+def _count_behind(framed: Ids, plain: Ids) -> int:
+    """Return how many tokens a tokenizer puts behind a text by itself."""
+    starts = (place for place in range(len(framed)) if framed[place : place + len(plain)] == plain)
+    start = next(starts, None)
+    return 0 if start is None else len(framed) - start - len(plain)

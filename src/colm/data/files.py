@@ -115,6 +115,12 @@ def _open_local(name: str) -> IO[bytes]:
     return open(name, "rb")
 
 
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a file, whichever of the three line ends it has."""
+    for raw in file:
+        yield from raw.splitlines(keepends=True)
+
+
 def _decode(raw: bytes, place: Place) -> str:
     if place.line == 1:
         raw = raw.removeprefix(b"\xef\xbb\xbf")  # a byte-order mark
@@ -133,7 +139,7 @@ def _decode(raw: bytes, place: Place) -> str:
 
 
 def _jsonl_rows(name: str, file: IO[bytes], separator: str) -> Iterator[tuple[Place, Row]]:
-    for number, raw in enumerate(file, start=1):
+    for number, raw in enumerate(_lines(file), start=1):
         place = Place(name, number)
         if raw.strip():
             yield place, _parse_row(_decode(raw, place).strip(" \t\r\n"), place)
@@ -203,7 +209,7 @@ def _parse(text: str, at: int, place: Place) -> tuple[Row, int]:
             f"{place}, holds {kind}, {text[at:end][:40]!r}; each row must be an object such as "
             '{"prompt": ..., "completion": ...}.'
         )
-    if "\\u" in text:
+    if text.find("\\u", at, end) >= 0:
         _require_unicode(row, place)
     return {key: _plain(value) for key, value in row.items()}, end
 
@@ -240,7 +246,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_no_key_twice, parse_float=_Number
 
 def _csv_rows(name: str, file: IO[bytes], separator: str) -> Iterator[tuple[Place, Row]]:
     csv.field_size_limit(sys.maxsize)
-    lines = (_decode(raw, Place(name, number)) for number, raw in enumerate(file, start=1))
+    lines = (_decode(raw, Place(name, number)) for number, raw in enumerate(_lines(file), start=1))
     reader = csv.reader(lines, delimiter=separator, strict=True)
     header: list[str] = []
     while True:

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from datasets import Dataset, Value, concatenate_datasets
+from datasets import Dataset
 
-from colm.batch import IGNORE
 from colm.data.demo import demo_rows
 from colm.data.files import split_ending
-from colm.data.formats import RowError, choose_format, tokenizer_of_batch
 from colm.data.held_out import hold_out, leave_out, warn_shared
 from colm.data.held_rows import part_keys
 from colm.data.mix import cap_rows, weigh_rows
-from colm.data.read import name_row, read_rows
+from colm.data.read import read_rows
 from colm.data.template import fill_template
+from colm.data.tokenize import name_rows
 from colm.errors import DataError, suggest
-from colm.sources import RowsLeft, count_sources, name_setting, name_sources
+from colm.sources import name_setting
 
 logger = logging.getLogger(__name__)
-
-SHARD = 100_000
-"""Rows that are tokenised at a time."""
 
 
 class Mixture(NamedTuple):
@@ -36,10 +31,6 @@ class Mixture(NamedTuple):
 
 Relabel = Callable[[list[Dataset], list[Dataset]], tuple[list[Dataset], list[Dataset]]]
 """Gives training and validation parts other sources."""
-
-
-class UnlabelledError(DataError):
-    """None of the rows has a labelled token."""
 
 
 def read_mixture(
@@ -114,83 +105,6 @@ def read_validation(data: Mapping[str, Any], *, labelled: bool = True) -> list[D
     entry = {"path": data["validation"], "split": data["validation_split"], "config": data["config"]}
     rows = read_entry(entry, data, label=False)
     return [_require_sources(rows, data["source_column"], "validation", data["validation"]) if labelled else rows]
-
-
-def tokenize_rows(
-    parts: Sequence[Dataset], tokenizer: Any, *, format_name: str, max_length: int, source_column: str
-) -> Dataset:
-    """Return ``input_ids``, ``attention_mask``, ``labels`` and the source of every row that has a label.
-
-    The log says how many rows of each source have none.
-
-    Args:
-        parts: rows of text; each part's format is found by its own columns where `format_name` is ``auto``.
-        tokenizer: a fast Hugging Face tokenizer.
-        format_name: a key of `formats.COLUMNS`, or ``auto``.
-        max_length: tokens.
-        source_column: kept beside the tokens.
-
-    Raises:
-        DataError: no format fits a part, or none of its rows has a labelled token (`UnlabelledError`).
-    """
-    parts = [name_rows(part, source_column) for part in parts]
-    tokens = [_tokenize(part, tokenizer, format_name, max_length, source_column) for part in parts]
-    held = [part for part in tokens if part is not None]
-    if not held:
-        formats = {choose_format(format_name, part.column_names) for part in parts}
-        raise UnlabelledError(
-            f"None of the {sum(map(len, parts))} rows has a labelled token within max_length={max_length} (format "
-            f"{', '.join(sorted(formats))}): completions are empty or cut off. Raise data.max_length, or check the "
-            "columns."
-        )
-    found = concatenate_datasets(held)
-    count_left(parts, found, source_column, max_length).warn()
-    return found
-
-
-def count_left(parts: Sequence[Dataset], tokens: Dataset, source_column: str, max_length: int) -> RowsLeft:
-    """Count the rows of each source before they were tokenised, and those that are left.
-
-    Args:
-        parts: rows of text.
-        tokens: what `tokenize_rows` made of them.
-        source_column: of both.
-        max_length: tokens.
-    """
-    before = count_sources((name for part in parts for name in part[source_column][:]), source_column)
-    return RowsLeft(before, Counter(tokens[source_column][:]), f"a labelled token within max_length={max_length}")
-
-
-def _tokenize(rows: Dataset, tokenizer: Any, format_name: str, max_length: int, source_column: str) -> Dataset | None:
-    """Return the tokens of a part's rows; None where no row has a label."""
-    chosen = choose_format(format_name, rows.column_names)
-    tokenize = tokenizer_of_batch(chosen, tokenizer, max_length)
-
-    def tokenize_labelled(columns: Mapping[str, Sequence[Any]], numbers: Sequence[int]) -> dict[str, Sequence[Any]]:
-        try:
-            tokens: dict[str, Sequence[Any]] = {**tokenize(columns), source_column: columns[source_column]}
-        except RowError as error:
-            raise RowError(numbers[error.row], error.reason) from error
-        kept = [row for row, labels in enumerate(tokens["labels"]) if any(label != IGNORE for label in labels[1:])]
-        return {name: [values[row] for row in kept] for name, values in tokens.items()}
-
-    shards = []
-    for start in range(0, len(rows), SHARD):
-        # One at a time, so that an interrupted tokenising of files goes on from what `datasets` has kept of it.
-        try:
-            shards.append(
-                rows.select(range(start, min(start + SHARD, len(rows)))).map(
-                    tokenize_labelled,
-                    batched=True,
-                    with_indices=True,
-                    remove_columns=rows.column_names,
-                    desc=f"Tokenising from row {start:,}" if start else "Tokenising",
-                )
-            )
-        except RowError as error:
-            raise DataError(f"{name_row(rows, start + error.row)}: {error.reason}") from error
-    held = [shard for shard in shards if len(shard)]
-    return concatenate_datasets(held) if held else None
 
 
 def _require_distinct(entries: Sequence[Mapping[str, Any]]) -> None:
@@ -301,20 +215,3 @@ def _require_sources(rows: Dataset, column: str, what: str, file: str) -> Datase
             "file under mixture."
         )
     return name_rows(rows, column, file=file)
-
-
-def name_rows(rows: Dataset, column: str, *, file: str = "") -> Dataset:
-    """Return the rows with the names of their sources, as text, in the place of their labels.
-
-    Args:
-        rows: with a column of labels.
-        column: its name.
-        file: where the rows stand, for messages.
-
-    Raises:
-        DataError: a row has no source.
-    """
-    names = name_sources(rows.with_format(None)[column][:], column, file=file)  # at once: single rows are slow to get
-    if rows.features[column] == Value("string"):
-        return rows
-    return rows.remove_columns(column).add_column(column, names, feature=Value("string"))

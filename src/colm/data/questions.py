@@ -15,8 +15,8 @@ from colm.answers.gym import COLUMN, read_task
 from colm.data.files import split_ending
 from colm.data.formats import COLUMNS, PROMPT_COLUMNS, completion_of_row
 from colm.data.held_rows import Parts
-from colm.data.load import name_rows
 from colm.data.read import read_rows
+from colm.data.tokenize import name_rows
 from colm.errors import DataError, suggest
 from colm.sources import name_of_row
 from colm.values import text_of_value

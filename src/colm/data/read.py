@@ -4,29 +4,44 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 import fsspec
-import pyarrow as pa
+import pandas as pd
 from datasets import (
+    BuilderConfig,
     Dataset,
     DatasetDict,
+    DownloadConfig,
     DownloadManager,
     Features,
     IterableDataset,
+    ReadInstruction,
+    concatenate_datasets,
     load_dataset,
     load_dataset_builder,
     load_from_disk,
 )
 from datasets import config as settings
+from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.csv.csv import Csv
 from datasets.packaged_modules.json.json import Json
 from pyarrow.parquet import ParquetFile
 
-from colm.data.cells import ColumnTypes, JsonCell, encode_row, features_of_arrow, restore_cells, rows_of_arrow
+from colm.data.cells import (
+    ColumnTypes,
+    JsonCell,
+    encode_row,
+    features_of_arrow,
+    nested_columns,
+    restore_cells,
+    rows_of_arrow,
+)
 from colm.data.chat import SEEN
 from colm.data.files import COMPRESSIONS, CSV_ENDINGS, JSON_ENDINGS, Row, read_file_rows, split_ending
 from colm.errors import ColmError, DataError, suggest
@@ -38,6 +53,9 @@ ENDINGS = (*JSON_ENDINGS, *CSV_ENDINGS, PARQUET)
 
 PARQUET_ROWS = 1000
 """Rows of a Parquet file that are read at a time."""
+
+FIRST_ROWS = 1000
+"""Rows of a stream whose columns all its rows have."""
 
 OWN_READERS = {Json: ".jsonl", Csv: ".csv"}
 """Builders of `datasets` whose files are read here, since they guess types."""
@@ -83,9 +101,10 @@ def read_rows(
                 f"({error.strerror}: {error.filename}). Set HF_HOME, or HF_DATASETS_CACHE, to a folder that can be."
             ) from error
         what = "file could not be read" if Path(name).is_file() else "data set could not be loaded"
-        said = " ".join(str(error).split())
+        raised = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
+        said = " ".join(str(raised).split())
         raise DataError(
-            f"The {what}: {name!r} ({type(error).__name__}: {said}). Give a {', '.join(ENDINGS)} file or a hub name."
+            f"The {what}: {name!r} ({type(raised).__name__}: {said}). Give a {', '.join(ENDINGS)} file or a hub name."
         ) from error
     if not streaming and len(rows) == 0:
         raise DataError(f"{name!r} has no row; it needs at least one.")
@@ -135,17 +154,59 @@ def _read(name: str, split: str, config: str | None, revision: str | None, strea
             return _read_parquet(name, streaming)
         return _read_files([name], ending, streaming=streaming)
     builder = load_dataset_builder(name, config, revision=revision)
-    ending = next((own for kind, own in OWN_READERS.items() if isinstance(builder, kind)), "")
-    settings = builder.config
-    if not ending or getattr(settings, "field", None) is not None or not (settings.data_files or {}).get(split):
+    files = {str(own): list(paths) for own, paths in (builder.config.data_files or {}).items()}
+    names = [part.partition("[")[0].strip() for part in split.split("+")]
+    names = list(files) if names == ["all"] else names
+    missing = [each for each in names if each not in files]
+    if files and missing:
+        hint = suggest(missing[0], files)
+        raise DataError(f"The data set {name!r} has no split {missing[0]!r}.{hint} It has: {', '.join(files)}.")
+    if not files or not _is_read_here(builder, [file for each in names for file in files[each]]):
         return _as_written(load_dataset(name, config, split=split, revision=revision, streaming=streaming), streaming)
-    files = list(settings.data_files[split])
-    separator = getattr(settings, "delimiter", None) or getattr(settings, "sep", None) or ","
     if streaming:
-        return _read_files(files, ending, separator=separator, streaming=True)
+        if names != [split]:
+            raise DataError(f"The split {split!r} cannot be streamed; name one of {', '.join(files)}.")
+        return _read_split(builder, files[split], streaming=True)
+    splits = {each: _read_split(builder, files[each]) for each in dict.fromkeys(names)}
+    if names == [split]:
+        return splits[split]
+    spec = ReadInstruction.from_spec("+".join(names) if split == "all" else split)
+    parts = spec.to_absolute({each: len(rows) for each, rows in splits.items()})
+    return concatenate_datasets([splits[part.splitname].select(range(part.from_, part.to)) for part in parts])
+
+
+def _is_read_here(builder: Any, files: Sequence[str]) -> bool:
+    """Return whether files of the hub are JSON or CSV, packed in no archive and encoded as usual."""
+    said: Any = builder.config
+    if not isinstance(builder, tuple(OWN_READERS)) or any(split_ending(file)[1] in ("", ".tar") for file in files):
+        return False
+    same = {field.name: getattr(said, field.name) for field in fields(BuilderConfig)}
+    return isinstance(builder, Csv) or said == type(said)(**same, features=said.features)
+
+
+def _read_split(builder: Any, files: Sequence[str], *, streaming: bool = False) -> Any:
+    """Read the JSON or CSV files of one split of a hub data set."""
+    ending = next(own for kind, own in OWN_READERS.items() if isinstance(builder, kind))
+    settings: Any = builder.config
+    loader = DownloadManager(download_config=DownloadConfig(force_extract=True))
+    files = [inner for file in files for inner in (_unzip(loader, file) if file.endswith(".zip") else [file])]
+    options: dict[str, Any] = {}
+    if ending in CSV_ENDINGS:
+        options["separator"] = settings.sep or ","
+        said = settings.pd_read_csv_kwargs
+        if len(options["separator"]) != 1 or said != type(settings)(sep=settings.sep).pd_read_csv_kwargs:
+            options["pandas"] = {**said, "dtype": str, "keep_default_na": False}
+    if streaming:
+        return _read_files(files, ending, streaming=True, **options)
     # Downloaded files lose their names, which say whether they are compressed.
-    copies = DownloadManager().download(files)
-    return _read_files(files, ending, separator=separator, copies=copies)
+    return _read_files(files, ending, copies=loader.download(files), **options)
+
+
+def _unzip(loader: Any, file: str) -> list[str]:
+    """Return the files of an archive that can be read."""
+    return [
+        inner for inner in loader.iter_files(loader.download_and_extract(file)) if split_ending(inner)[1] in ENDINGS
+    ]
 
 
 def _require_file(path: Path, ending: str, compression: str) -> None:
@@ -165,13 +226,17 @@ def _require_file(path: Path, ending: str, compression: str) -> None:
 
 
 def _read_files(
-    names: Sequence[str], ending: str, *, separator: str = ",", streaming: bool = False, copies: Sequence[str] = ()
+    names: Sequence[str], ending: str, *, streaming: bool = False, copies: Sequence[str] = (), **reading: Any
 ) -> Any:
-    """Read JSON or CSV files; `copies` are where remote ones have been downloaded to."""
+    """Read JSON or CSV files; `copies` are where remote ones have been downloaded to, `reading` as of `_generate`."""
     places = list(copies or names)
-    options: dict[str, Any] = {"names": list(names), "places": places, "ending": ending, "separator": separator}
+    options: dict[str, Any] = {"names": list(names), "places": places, "ending": ending, **reading}
     if streaming:
-        return IterableDataset.from_generator(_generate, gen_kwargs=options)
+        first = islice(_generate(**options), FIRST_ROWS)
+        columns = tuple(dict.fromkeys(column for row in first for column in row))  # lists would be shards
+        if not columns:
+            raise DataError(f"{names[0]!r} has no row; it needs at least one.")
+        return IterableDataset.from_generator(_generate, gen_kwargs={**options, "columns": columns})
     types = ColumnTypes()
     for row in _generate(**options):
         types.add(row)
@@ -186,15 +251,31 @@ def _generate(
     names: list[str],
     places: list[str],
     ending: str,
-    separator: str,
+    separator: str = ",",
+    pandas: Mapping[str, Any] | None = None,
+    columns: Sequence[str] = (),
     features: Features | None = None,
     stamps: Sequence[Any] = (),
 ) -> Iterator[Row]:
+    """Yield the rows of files, each with all `columns`; `pandas` are settings that only its reader of CSV knows."""
     for name, place in zip(names, places, strict=True):
         own = split_ending(name)[1]
         kind = own if own in (*JSON_ENDINGS, *CSV_ENDINGS) else ending
-        for _, row in read_file_rows(name, ending=kind, separator=separator, open_file=partial(_open, place)):
-            yield row if features is None else encode_row(row, features)
+        if pandas is not None:
+            rows = _rows_of_pandas(name, place, pandas)
+        else:
+            held = read_file_rows(name, ending=kind, separator=separator, open_file=partial(_open, place))
+            rows = (row for _, row in held)
+        for row in rows:
+            yield {**dict.fromkeys(columns), **row} if features is None else encode_row(row, features)
+
+
+def _rows_of_pandas(name: str, place: str, settings: Mapping[str, Any]) -> Iterator[Row]:
+    packed = split_ending(name)[2]
+    with _open(place, name) as raw:
+        file = COMPRESSIONS[packed](raw) if packed else raw
+        for chunk in pd.read_csv(file, iterator=True, **settings):
+            yield from chunk.to_dict("records")
 
 
 def _open(place: str, name: str) -> IO[bytes]:
@@ -206,10 +287,14 @@ def _open(place: str, name: str) -> IO[bytes]:
 
 def _read_parquet(name: str, streaming: bool) -> Any:
     # Not by the builder of `datasets`, which takes names for patterns.
+    with open(name, "rb") as file:
+        schema = ParquetFile(file).schema_arrow
+    doubled = [column for column in schema.names if schema.names.count(column) > 1]
+    if doubled:
+        raise DataError(f"{name!r} has the column {doubled[0]!r} twice; rename one of the two.")
     if streaming:
         return IterableDataset.from_generator(_generate_parquet, gen_kwargs={"name": name})
-    with open(name, "rb") as file:
-        features = features_of_arrow(ParquetFile(file).schema_arrow)
+    features = features_of_arrow(schema)
     options = {"name": name, "features": features, "stamp": _stamp(name)}
     return Dataset.from_generator(_generate_parquet, features=features, gen_kwargs=options)
 
@@ -221,10 +306,11 @@ def _generate_parquet(name: str, features: Features | None = None, stamp: Any = 
                 yield row if features is None else encode_row(row, features)
 
 
-def _stamp(path: str) -> tuple[str, int, int]:
+def _stamp(path: str) -> tuple[str | int, ...]:
     """Return what the cache of `datasets` knows a file by: one that changes is read again."""
     stat = os.stat(path)
-    return os.path.abspath(path), stat.st_size, stat.st_mtime_ns
+    # A file that is copied with its time changes its inode or the time of that.
+    return os.path.abspath(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
 def _from_disk(name: str, split: str) -> Dataset:
@@ -241,7 +327,7 @@ def _as_written(rows: Any, streaming: bool) -> Any:
     if streaming and isinstance(rows, Dataset):
         rows = rows.to_iterable_dataset()
     features = rows.features or {}
-    nested = [column.name for column in Features(features).arrow_schema if pa.types.is_nested(column.type)]
+    nested = nested_columns(Features(features).arrow_schema)
     if not nested:
         return rows
     if streaming:

@@ -13,7 +13,7 @@ from datasets import Dataset, concatenate_datasets
 from colm.batch import IGNORE
 from colm.data.formats import tokenizer_of_format
 from colm.data.held_rows import Parts, TextRows, part_sources
-from colm.data.load import UnlabelledError, tokenize_rows
+from colm.data.tokenize import UnlabelledError, tokenize_rows
 
 logger = logging.getLogger(__name__)
 

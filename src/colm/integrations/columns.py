@@ -140,33 +140,6 @@ def _add_codes(dataset: Dataset, codes: Sequence[int]) -> Dataset:
     return coded.with_transform(transform_beside_codes, **options)
 
 
-def count_learnable(dataset: Any, names: Sequence[str]) -> dict[str, int]:
-    """Count the rows of each source that have a label to learn, as the trainer gets them; sources may have none.
-
-    Without a column of labels, which the collator then makes, all rows count.
-
-    Args:
-        dataset: a coded data set with a length, as it is after the trainer has prepared it.
-        names: code -> source.
-    """
-    if isinstance(dataset, CodedRows):
-        codes, learnable = dataset.codes, dataset.learnable
-    else:
-        codes, learnable = dataset.with_format(None)[SOURCE_KEY][:], _find_learnable(dataset)
-    rows = np.asarray(codes, dtype=np.int64)[learnable]
-    return _count_codes(rows, names)
-
-
-def count_window(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, int]:
-    """Count the coded rows of each source that have a label to learn. See `count_learnable`."""
-    return _count_codes([row[SOURCE_KEY] for row in rows if has_label(row)], names)
-
-
-def _count_codes(codes: Any, names: Sequence[str]) -> dict[str, int]:
-    counts = np.bincount(np.asarray(codes, dtype=np.int64), minlength=len(names))
-    return dict(zip(names, counts.tolist(), strict=True))
-
-
 def has_label(row: Mapping[str, Any]) -> bool:
     """Return whether a row has a label to learn; without labels, which the collator then makes, it counts as having."""
     labels = row.get(LABELS)
@@ -175,8 +148,8 @@ def has_label(row: Mapping[str, Any]) -> bool:
     return bool((np.asarray(labels)[1:] != IGNORE).any())  # nothing predicts a row's first token
 
 
-def _find_learnable(dataset: Dataset) -> np.ndarray:
-    """Return which rows have a label to learn, (len,) bool; see `has_label`."""
+def find_learnable(dataset: Dataset) -> np.ndarray:
+    """Return which rows of a data set have a label to learn, (len,) bool; see `has_label`."""
     learnable = np.ones(len(dataset), dtype=bool)
     if LABELS not in dataset.column_names or dataset.format["type"] == "custom":  # a transform may make others
         return learnable

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +40,17 @@ from colm.integrations.columns import (
     INDEX_KEY,
     SOURCE_KEY,
     CollatorWithCodes,
-    count_learnable,
-    count_window,
     encode_sources,
     set_codes_aside,
     silence_repeats,
 )
 from colm.integrations.figures import SelectionFigures
+from colm.integrations.left import check_listed, count_left
 from colm.integrations.passes import PassesMixin
 from colm.integrations.streams import NumberedPasses, RunningSizes, encode_stream, is_stream
 from colm.record import FILE_NAME, StepLog, to_dict
 from colm.replay import ReplaySelector
 from colm.selector import CoresetSelector
-from colm.sources import RowsLeft, find_small_sources
 from colm.stages import FETCH, TRAIN, stage
 
 
@@ -129,27 +126,15 @@ class CoresetMixin(PassesMixin):
             DataError: there is none.
             ConfigError: `small_sources` names a source of which none is left.
         """
-        names, before = self._source_names, self._encoded.sizes
-        if not is_stream(self.train_dataset):
-            left = count_learnable(self.train_dataset, names)
-        elif self._running is None:
+        if is_stream(self.train_dataset) and self._running is None:
             return  # the sizes were given
-        elif self._encoded.learnable is not None and self.train_dataset is self._encoded.dataset:
-            left = self._encoded.learnable
-        else:
-            left = count_window(list(islice(iter(self.train_dataset), self._window)), names)
-            before = {name: count for name, count in before.items() if not left[name]}  # else of other rows
-        if self._running is not None:
-            self._running = RunningSizes(left)
         limit = getattr(self.args, "max_length", None)  # TRL's
-        found = RowsLeft(before, left, "a labelled token" + (f" within max_length={limit}" if limit else ""))
-        held = {name: count for name, count in left.items() if count}
-        if not held:
-            raise DataError(f"None of the {sum(before.values())} rows of train_dataset has {found.need}.")
-        found.warn()
-        if not isinstance(self.selection.small_sources, str):
-            find_small_sources(held, self.selection.small_sources, found.gone)
-        self.source_sizes = left
+        counts = count_left(self.train_dataset, self._encoded, window=self._window, max_length=limit)
+        counts.warn()
+        check_listed(counts, self.selection.small_sources)
+        self.source_sizes = dict(counts.left)
+        if self._running is not None:
+            self._running = RunningSizes(counts.left)
 
     def _pad_token(self) -> int | None:
         pad = getattr(self.processing_class, "pad_token_id", None)

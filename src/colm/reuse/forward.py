@@ -45,6 +45,12 @@ UNKNOWN = (
     "once for each selection. Said once."
 )
 
+HOOKED = (
+    "%s has a hook. With reuse_forward=True the hooks inside of layers run in the selection pass and in the backward, "
+    "not in the training forward: what they change is trained, but a loss that is made of what they see has no "
+    "gradient. Said once."
+)
+
 
 class ForwardReuse:
     """What is known of one step's forward, from its selection pass to the optimiser's step.
@@ -73,6 +79,8 @@ class ForwardReuse:
         self._recognised = self._warned = False
         self._checked: dict[str, tuple[Tensor, ...]] = {}
         self._hooks: list[tuple[int, ...]] = []
+        self._hooked: set[str] = set()
+        self._told = False
 
     def begin(self, pool: Pool) -> None:
         """Drop the last step, and check what may have changed since.
@@ -92,6 +100,7 @@ class ForwardReuse:
         if hooks != self._hooks:  # what they do is looked at anew
             self._checked.clear()
             self._hooks = hooks
+            self._find_hooked()
         self._keys = [key for key, value in pool.batches[0].items() if isinstance(value, Tensor) and key != "labels"]
         self._weights = self._count_writes()
         self._recording = Recording(self.layers, offload=self._offload)
@@ -143,6 +152,20 @@ class ForwardReuse:
         self._installed.close()
         self._recording, self._current, self._waiting, self._recognised = None, None, [], False
 
+    def _find_hooked(self) -> None:
+        """Find the layers with hooks; those on their parts run when the checkpoint does."""
+        found = [
+            (name, part)
+            for name, layer in self.layers
+            for part, module in layer.named_modules(prefix=name)
+            if module._forward_hooks or module._forward_pre_hooks
+        ]
+        self._hooked = {name for name, _ in found}
+        inside = [part for name, part in found if part != name]
+        if inside and not self._told:
+            self._told = True
+            logger.warning(HOOKED, inside[0])
+
     def _install(self) -> None:
         self._installed.enter_context(watched_calls([self._caller], self._recognise, self._forget))
         for number, (name, layer) in enumerate(self.layers):
@@ -179,7 +202,7 @@ class ForwardReuse:
                     return  # the optimiser has stepped since
                 del self._waiting[index]
                 used = batch.get("attention_mask")
-                self._current = KnownForward(states, used, self._precision, self._parts, self._checked)
+                self._current = KnownForward(states, used, self._precision, self._parts, self._checked, self._hooked)
                 self._recognised = True
                 return
 

@@ -8,7 +8,8 @@ dropout is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -89,9 +90,26 @@ class _KnownLayer(torch.autograd.Function):
             _check_second_run(call, call.expected, output.detach())
             call.checked[call.name] = unread_weights(output, calls.products)
         wanted = [tensor for tensor in (hidden, *ctx.parameters) if tensor.requires_grad]
-        found = iter(torch.autograd.grad(output, wanted, gradient, allow_unused=True))
+        with _without_hooks(ctx.parameters):
+            found = iter(torch.autograd.grad(output, wanted, gradient, allow_unused=True))
         gradients = [next(found) if tensor.requires_grad else None for tensor in (hidden, *ctx.parameters)]
         return (None, gradients[0], None, *gradients[1:])
+
+
+@contextmanager
+def _without_hooks(parameters: tuple[Tensor, ...]) -> Iterator[None]:
+    """Within the block, weights have none of the hooks on their gradients, which the outer backward calls."""
+    hooks: list[tuple[Any, dict[int, Any]]] = []
+    for parameter in parameters:
+        held: Any = parameter._backward_hooks
+        if held:
+            hooks.append((held, dict(held)))
+            held.clear()
+    try:
+        yield
+    finally:
+        for held, functions in hooks:
+            held.update(functions)
 
 
 def _check_second_run(call: LayerCall, expected: Tensor, output: Tensor) -> None:
