@@ -151,6 +151,8 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
             {"training": {"lr_scheduler_type": "constant", "warmup_steps": 5}},
             "warmup_steps=5 has no effect with lr_sch",
         ),
+        ({"lora": {"trainable_token_indices": []}}, "trainable_token_indices=.* names no token; leave it out"),
+        ({"lora": {"trainable_token_indices": {"embed_tokens": []}}}, "names no token; leave it out"),
         (
             {"lora": {"init_lora_weights": "pissa_niter_4"}},
             "by a draw that is not saved with the adapter.* set it to pissa",

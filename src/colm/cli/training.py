@@ -169,6 +169,11 @@ def read_lora(values: Any) -> dict[str, Any] | None:
     for name, needs in NEEDS_INIT.items():
         if given.get(name) is not None and given.get("init_lora_weights") != needs:
             raise ConfigError(f"lora.{name} has no effect without lora.init_lora_weights={needs}; leave it out.")
+    tokens = given.get("trainable_token_indices")
+    if tokens is not None and any(
+        part == [] for part in (tokens.values() if isinstance(tokens, Mapping) else [tokens])
+    ):
+        raise ConfigError(f"lora.trainable_token_indices={show(tokens)} names no token; leave it out.")
     if str(given.get("init_lora_weights")).startswith("pissa_niter"):
         raise ConfigError(
             f"lora.init_lora_weights={given['init_lora_weights']} changes the model's weights by a draw that is not "
