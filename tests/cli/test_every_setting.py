@@ -147,6 +147,20 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
             "polynomial.* was refused",
         ),
         ({"training": {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": {"a": 1}}}, "takes none of them"),
+        (
+            {"training": {"lr_scheduler_type": "constant", "warmup_steps": 5}},
+            "warmup_steps=5 has no effect with lr_sch",
+        ),
+        ({"lora": {"trainable_token_indices": []}}, "trainable_token_indices=.* names no token; leave it out"),
+        ({"lora": {"trainable_token_indices": {"embed_tokens": []}}}, "names no token; leave it out"),
+        (
+            {"lora": {"init_lora_weights": "pissa_niter_4"}},
+            "by a draw that is not saved with the adapter.* set it to pissa",
+        ),
+        (
+            {"training": {"accelerator_config": {"split_batches": True}}},
+            "split_batches=True in accelerator_config makes",
+        ),
         ({"training": {"dataloader_persistent_workers": True}}, "training.dataloader_.* refused by torch's DataLoader"),
         ({"training": {"dataloader_prefetch_factor": 2}}, "refused by transformers.TrainingArguments"),
         ({"training": {"save_steps": 0}}, "training.save_steps=0 must be above 0"),

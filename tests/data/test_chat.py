@@ -159,6 +159,17 @@ def test_where_no_end_can_be_learned_it_is_said_once(caplog: pytest.LogCaptureFi
     assert caplog.text.count("has no end-of-text token, so the model learns no end") == 1
 
 
+def test_a_thought_that_the_prompt_opens_is_not_part_of_what_is_learned(caplog: pytest.LogCaptureFixture) -> None:
+    opening = CHATML.replace(ASK, ASK.replace("assistant\n", "assistant\n<think>\n"))
+    tokenizer = make_tokenizer(opening)
+    assert tokenizer.apply_chat_template(PAIR[:1], tokenize=False, add_generation_prompt=True).endswith("<think>\n")
+    tokenize = tokenizer_of_batch("messages", tokenizer, 500)
+    tokens = tokenize({"messages": [[*PAIR, *PAIR], PAIR]})
+    learned = [tokenizer.decode([token for token in labels if token >= 0]) for labels in tokens["labels"]]
+    assert learned == ["5<|im_end|>\n5<|im_end|>\n", "5<|im_end|>\n"]
+    assert caplog.text.count("The chat template asks with '<think>\\n'") == 1
+
+
 def test_a_conversation_without_turns_has_no_tokens() -> None:
     for empty in (None, [], "", "[]"):
         assert shown(make_tokenizer(), {"messages": empty}) == ("", "")

@@ -169,6 +169,11 @@ def read_lora(values: Any) -> dict[str, Any] | None:
     for name, needs in NEEDS_INIT.items():
         if given.get(name) is not None and given.get("init_lora_weights") != needs:
             raise ConfigError(f"lora.{name} has no effect without lora.init_lora_weights={needs}; leave it out.")
+    tokens = given.get("trainable_token_indices")
+    if tokens is not None and any(
+        part == [] for part in (tokens.values() if isinstance(tokens, Mapping) else [tokens])
+    ):
+        raise ConfigError(f"lora.trainable_token_indices={show(tokens)} names no token; leave it out.")
     if str(given.get("init_lora_weights")).startswith("pissa_niter"):
         raise ConfigError(
             f"lora.init_lora_weights={given['init_lora_weights']} changes the model's weights by a draw that is not "
@@ -221,6 +226,10 @@ def check_training(training: Mapping[str, Any], *, output_dir: str, seed: int) -
             torch.compile(nn.Identity(), backend=str(args.torch_compile_backend), mode=args.torch_compile_mode)
     _check_schedule(args, _check_optimizer(args))
     return args
+
+
+WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
+"""Schedules for which transformers passes the warm-up over in silence."""
 
 
 class _Unplaced(TrainingArguments):
@@ -293,7 +302,13 @@ def _check_optimizer(args: TrainingArguments) -> torch.optim.Optimizer:
 def _check_schedule(args: TrainingArguments, optimizer: torch.optim.Optimizer) -> None:
     """Ask the schedule for the learning rates at its beginning, its middle and its end."""
     steps = args.max_steps if args.max_steps > 0 else 1000
-    name = f"training.lr_scheduler_type={show(str(getattr(args.lr_scheduler_type, 'value', args.lr_scheduler_type)))}"
+    kind = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+    if kind in WITHOUT_WARMUP and args.get_warmup_steps(steps):
+        raise ConfigError(
+            f"training.warmup_steps={args.warmup_steps} has no effect with lr_scheduler_type={kind}, which does not "
+            "warm up; leave it out, or choose another schedule, such as constant_with_warmup."
+        )
+    name = f"training.lr_scheduler_type={show(kind)}"
     with _as_settings(f"{name} with lr_scheduler_kwargs={show(args.lr_scheduler_kwargs)}", "transformers"):
         kwargs: Any = args.lr_scheduler_kwargs
         if kwargs is not None and not isinstance(kwargs, dict):

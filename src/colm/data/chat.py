@@ -149,12 +149,12 @@ class Chat:
         for number, turn in enumerate(turns):
             if turn["role"] != "assistant" or number < first:
                 continue
-            before = self._render(turns[:number], extras, ask=True) if number > 0 else ""
+            begin = self._begin(turns[:number], extras, text)
             after = self._render(turns[: number + 1], extras)
             if not text.startswith(after):  # some templates close every conversation
                 after = after.removesuffix(self._tokenizer.eos_token or "")
-            if text.startswith(before) and text.startswith(after):
-                spans.append((len(before), len(after)))
+            if begin is not None and text.startswith(after):
+                spans.append((begin, len(after)))
             elif number == len(turns) - 1:
                 raise DataError(
                     "The chat template renders the last assistant turn differently with its own answer, so its tokens "
@@ -176,6 +176,23 @@ class Chat:
         opened = self._encoder.one_bos(ids)
         more = len(opened) - len(ids)
         return opened, [IGNORE] * more + labels if more >= 0 else labels[-more:]
+
+    def _begin(self, asked: Sequence[Turn], extras: Mapping[str, Any], text: str) -> int | None:
+        """Return where in a rendering the answer to its first turns begins, in characters; None if it is not known."""
+        if not asked:
+            return 0
+        prompt = self._render(asked, extras, ask=True)
+        if text.startswith(prompt):
+            return len(prompt)
+        shared = next((at for at, (a, b) in enumerate(zip(prompt, text, strict=False)) if a != b), len(text))
+        if shared > len(self._render(asked, extras)):  # the answer's header is the same
+            self._encoder.say(
+                "The chat template asks with %r, which its conversations do not have before an answer (it opens a "
+                "thought, say). What follows the rest of the prompt is learned; colm eval asks with all. Said once.",
+                prompt[shared:],
+            )
+            return shared
+        return None
 
     def _with_end(self, ids: Ids, labels: Ids, behind: str) -> tuple[Ids, Ids]:
         """Add the end of text, unless the last token is that, or one that ends turns and stands behind the content."""

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
-from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import fsspec
-import pandas as pd
 from datasets import (
     BuilderConfig,
     Dataset,
@@ -20,42 +16,31 @@ from datasets import (
     DownloadConfig,
     DownloadManager,
     Features,
-    IterableDataset,
     ReadInstruction,
     concatenate_datasets,
     load_dataset,
     load_dataset_builder,
     load_from_disk,
 )
-from datasets import config as settings
+from datasets import config as datasets_config
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.csv.csv import Csv
 from datasets.packaged_modules.json.json import Json
-from pyarrow.parquet import ParquetFile
 
 from colm.data.cells import (
-    ColumnTypes,
     JsonCell,
-    encode_row,
-    features_of_arrow,
     nested_columns,
     restore_cells,
-    rows_of_arrow,
 )
 from colm.data.chat import SEEN
-from colm.data.files import COMPRESSIONS, CSV_ENDINGS, JSON_ENDINGS, Row, read_file_rows, split_ending
+from colm.data.file_sets import files_as_rows, parquet_as_rows
+from colm.data.files import COMPRESSIONS, CSV_ENDINGS, JSON_ENDINGS, read_file_rows, split_ending
 from colm.errors import ColmError, DataError, suggest
 from colm.values import text_of_value
 
 PARQUET = ".parquet"
 ENDINGS = (*JSON_ENDINGS, *CSV_ENDINGS, PARQUET)
 """Of the files that are read; those that are not Parquet may be compressed."""
-
-PARQUET_ROWS = 1000
-"""Rows of a Parquet file that are read at a time."""
-
-FIRST_ROWS = 1000
-"""Rows of a stream whose columns all its rows have."""
 
 OWN_READERS = {Json: ".jsonl", Csv: ".csv"}
 """Builders of `datasets` whose files are read here, since they guess types."""
@@ -97,7 +82,7 @@ def read_rows(
             raise cause from error
         if isinstance(error, OSError) and _is_in_cache(error.filename):
             raise DataError(
-                f"The cache {settings.HF_DATASETS_CACHE}, through which data is read, cannot be written "
+                f"The cache {datasets_config.HF_DATASETS_CACHE}, through which data is read, cannot be written "
                 f"({error.strerror}: {error.filename}). Set HF_HOME, or HF_DATASETS_CACHE, to a folder that can be."
             ) from error
         what = "file could not be read" if Path(name).is_file() else "data set could not be loaded"
@@ -116,7 +101,7 @@ def _is_in_cache(name: object) -> bool:
     """Return whether a path is in the data sets' cache, or is a folder that the cache would be in."""
     if not isinstance(name, str):
         return False
-    path, cache = Path(name).absolute(), Path(settings.HF_DATASETS_CACHE).absolute()
+    path, cache = Path(name).absolute(), Path(datasets_config.HF_DATASETS_CACHE).absolute()
     return path.is_relative_to(cache) or cache.is_relative_to(path)
 
 
@@ -151,8 +136,8 @@ def _read(name: str, split: str, config: str | None, revision: str | None, strea
     elif path.exists() or ending in ENDINGS or compression:
         _require_file(path, ending, compression)
         if ending == PARQUET:
-            return _read_parquet(name, streaming)
-        return _read_files([name], ending, streaming=streaming)
+            return parquet_as_rows(name, streaming)
+        return files_as_rows([name], ending, streaming=streaming)
     builder = load_dataset_builder(name, config, revision=revision)
     files = {str(own): list(paths) for own, paths in (builder.config.data_files or {}).items()}
     names = [part.partition("[")[0].strip() for part in split.split("+")]
@@ -197,9 +182,9 @@ def _read_split(builder: Any, files: Sequence[str], *, streaming: bool = False) 
         if len(options["separator"]) != 1 or said != type(settings)(sep=settings.sep).pd_read_csv_kwargs:
             options["pandas"] = {**said, "dtype": str, "keep_default_na": False}
     if streaming:
-        return _read_files(files, ending, streaming=True, **options)
+        return files_as_rows(files, ending, streaming=True, **options)
     # Downloaded files lose their names, which say whether they are compressed.
-    return _read_files(files, ending, copies=loader.download(files), **options)
+    return files_as_rows(files, ending, copies=loader.download(files), **options)
 
 
 def _unzip(loader: Any, file: str) -> list[str]:
@@ -223,94 +208,6 @@ def _require_file(path: Path, ending: str, compression: str) -> None:
         raise DataError(f"{str(path)!r} is not a regular file; give one that can be read more than once.")
     if path.stat().st_size == 0:
         raise DataError(f"The file {str(path)!r} is empty; it needs at least one row.")
-
-
-def _read_files(
-    names: Sequence[str], ending: str, *, streaming: bool = False, copies: Sequence[str] = (), **reading: Any
-) -> Any:
-    """Read JSON or CSV files; `copies` are where remote ones have been downloaded to, `reading` as of `_generate`."""
-    places = list(copies or names)
-    options: dict[str, Any] = {"names": list(names), "places": places, "ending": ending, **reading}
-    if streaming:
-        first = islice(_generate(**options), FIRST_ROWS)
-        columns = tuple(dict.fromkeys(column for row in first for column in row))  # lists would be shards
-        if not columns:
-            raise DataError(f"{names[0]!r} has no row; it needs at least one.")
-        return IterableDataset.from_generator(_generate, gen_kwargs={**options, "columns": columns})
-    types = ColumnTypes()
-    for row in _generate(**options):
-        types.add(row)
-    if not types.rows:
-        raise DataError(f"{names[0]!r} has no row; it needs at least one.")
-    features = types.features()
-    options |= {"features": features, "stamps": [_stamp(place) for place in places]}
-    return Dataset.from_generator(_generate, features=features, gen_kwargs=options)
-
-
-def _generate(
-    names: list[str],
-    places: list[str],
-    ending: str,
-    separator: str = ",",
-    pandas: Mapping[str, Any] | None = None,
-    columns: Sequence[str] = (),
-    features: Features | None = None,
-    stamps: Sequence[Any] = (),
-) -> Iterator[Row]:
-    """Yield the rows of files, each with all `columns`; `pandas` are settings that only its reader of CSV knows."""
-    for name, place in zip(names, places, strict=True):
-        own = split_ending(name)[1]
-        kind = own if own in (*JSON_ENDINGS, *CSV_ENDINGS) else ending
-        if pandas is not None:
-            rows = _rows_of_pandas(name, place, pandas)
-        else:
-            held = read_file_rows(name, ending=kind, separator=separator, open_file=partial(_open, place))
-            rows = (row for _, row in held)
-        for row in rows:
-            yield {**dict.fromkeys(columns), **row} if features is None else encode_row(row, features)
-
-
-def _rows_of_pandas(name: str, place: str, settings: Mapping[str, Any]) -> Iterator[Row]:
-    packed = split_ending(name)[2]
-    with _open(place, name) as raw:
-        file = COMPRESSIONS[packed](raw) if packed else raw
-        for chunk in pd.read_csv(file, iterator=True, **settings):
-            yield from chunk.to_dict("records")
-
-
-def _open(place: str, name: str) -> IO[bytes]:
-    if os.path.exists(place):
-        return open(place, "rb")
-    file: IO[bytes] = fsspec.open(place, "rb").open()
-    return file
-
-
-def _read_parquet(name: str, streaming: bool) -> Any:
-    # Not by the builder of `datasets`, which takes names for patterns.
-    with open(name, "rb") as file:
-        schema = ParquetFile(file).schema_arrow
-    doubled = [column for column in schema.names if schema.names.count(column) > 1]
-    if doubled:
-        raise DataError(f"{name!r} has the column {doubled[0]!r} twice; rename one of the two.")
-    if streaming:
-        return IterableDataset.from_generator(_generate_parquet, gen_kwargs={"name": name})
-    features = features_of_arrow(schema)
-    options = {"name": name, "features": features, "stamp": _stamp(name)}
-    return Dataset.from_generator(_generate_parquet, features=features, gen_kwargs=options)
-
-
-def _generate_parquet(name: str, features: Features | None = None, stamp: Any = None) -> Iterator[Row]:
-    with open(name, "rb") as file:
-        for batch in ParquetFile(file).iter_batches(PARQUET_ROWS):
-            for row in rows_of_arrow(batch):
-                yield row if features is None else encode_row(row, features)
-
-
-def _stamp(path: str) -> tuple[str | int, ...]:
-    """Return what the cache of `datasets` knows a file by: one that changes is read again."""
-    stat = os.stat(path)
-    # A file that is copied with its time changes its inode or the time of that.
-    return os.path.abspath(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
 def _from_disk(name: str, split: str) -> Dataset:
