@@ -11,6 +11,7 @@ from tests.cli.test_commands import write_run
 
 from colm import ConfigError
 from colm.cli import main
+from colm.cli.console import make_console
 
 
 @pytest.mark.parametrize("command", [["train"], ["sources"], ["plan", "--gpu-memory", "80GB"], ["compare"]])
@@ -42,13 +43,26 @@ def test_what_an_encoding_lacks_stops_no_command(
     assert b"colm: seed=" in err.buffer.getvalue()
 
 
-def test_an_output_that_nobody_reads_ends_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("lines", [0, 1, 10_000])
+def test_an_output_that_nobody_reads_ends_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: int
+) -> None:
+    def write_much(*_: object, **__: object) -> None:
+        make_console().print("\n".join(["a row of a table"] * lines))
+        print("Written.")
+
+    monkeypatch.setattr("colm.cli.sources.sources_command", write_much)
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w") as out:
         monkeypatch.setattr("sys.stdout", out)
         assert main(["sources", write_run(tmp_path)]) == 141
         print("what comes later is dropped", flush=True)
+
+
+def test_a_closed_output_is_no_reason_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)  # as Python has it behind >&-
+    assert main(["sources", write_run(tmp_path)]) == 0
 
 
 def test_a_broken_pipe_of_anything_else_is_no_closed_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import re
+import select
 import sys
 from collections.abc import Sequence
 
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("colm").setLevel(logging.INFO)
     status = _run(options)
-    if options.command in ("train", "replay") and status in (0, _STOPPED):  # all ranks end alike
+    if options.command in ("train", "replay") and status in (0, _STOPPED, _UNREAD):  # all ranks end alike
         from colm.gather import leave_ranks
 
         leave_ranks()
@@ -166,7 +167,7 @@ def _run(options: argparse.Namespace) -> int:
                 cluster_command(options.cluster, options.config, options.overrides, options.out)
             else:
                 sources_command(options.config, options.overrides, options.out)
-        sys.stdout.flush()
+        print(end="", flush=True)  # what nobody reads is found out here, not as Python ends
     except ColmError as error:
         lines = map(str.strip, str(error).splitlines())  # what other packages say may have several
         print(f"colm: {' '.join(filter(None, lines))}", file=sys.stderr)
@@ -192,11 +193,15 @@ def _run(options: argparse.Namespace) -> int:
 def _stop_unread() -> bool:
     """Return whether nobody reads the output any more, as behind ``| head``; if so, nothing more is printed."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would fail again as it ends
-        return True
-    return False
+        number = sys.stdout.fileno()
+        poll = select.poll()
+    except (AttributeError, OSError):  # not a file, or not this system's
+        return False
+    poll.register(number, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)  # or Python would fail again as it ends
+    return True
 
 
 def _add(
