@@ -50,6 +50,11 @@ def holds_out(settings: RunSettings) -> bool:
 
 
 def _check_evaluation(settings: RunSettings, args: Any) -> None:
+    if settings.data["validation"] and settings.data["validation_rows"]:
+        raise ConfigError(
+            f"Both data.validation and data.validation_rows={settings.data['validation_rows']} are set, but rows are held "
+            "out only where there is no validation data; leave one of them out."
+        )
     if holds_out(settings):
         return
     for name in ("eval_strategy", "eval_on_start", "load_best_model_at_end"):
