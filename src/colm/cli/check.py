@@ -51,9 +51,9 @@ def holds_out(settings: RunSettings) -> bool:
 
 def _check_evaluation(settings: RunSettings, args: Any) -> None:
     if settings.data["validation"] and settings.data["validation_rows"]:
-        raise ConfigError(
-            f"Both data.validation and data.validation_rows={settings.data['validation_rows']} are set, but rows are held "
-            "out only where there is no validation data; leave one of them out."
+        logger.warning(
+            "data.validation_rows=%s holds nothing out, since data.validation names the validation data.",
+            settings.data["validation_rows"],
         )
     if holds_out(settings):
         return
