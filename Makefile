@@ -44,7 +44,10 @@ test: install
 	$(RUN) $(BIN)/python -m pytest -n 2
 
 test-slow: install $(VENV)/browser/installed $(VENV)/oldest/installed
-	$(RUN) COLM_CHROMIUM=$(VENV)/browser/chromium $(BIN)/python -m pytest -m slow
+	# Two halves side by side: forked data loader workers end slowly within pytest-xdist.
+	export $(RUN); $(BIN)/python -m pytest -m slow tests/integrations & first=$$!; \
+	COLM_CHROMIUM=$(VENV)/browser/chromium $(BIN)/python -m pytest -m slow --ignore=tests/integrations; \
+	second=$$?; wait $$first && exit $$second
 	$(RUN) PYTHONPATH=$(VENV)/quantisers $(BIN)/python -m pytest -m quantised tests/features/test_quantised.py
 	$(RUN) PYTHONPATH=$(VENV)/oldest $(BIN)/python -m pytest -n 2 -W 'ignore:`torch.jit.script`:DeprecationWarning' \
 		tests/integrations tests/features tests/cli
