@@ -20,10 +20,13 @@ from hypothesis import strategies as st
 
 from colm.cli.folder import RunFolder, needed_names
 from colm.cli.lock import LOCK_NAME
+from colm.cli.recognize import is_settings_file
+from colm.cli.settings import resolve_settings
 from colm.cli.staging import NEW, OLD
 from colm.errors import ConfigError
 from colm.integrations.checkpoints import begin_checkpoint, mark_complete
 from colm.record import ANSWER_NAMES, MANIFEST_NAME, RUN_NAMES
+from colm.yaml12 import write_yaml
 
 STEP = {"step": 0, "pool_count": 2, "pool": {"a": [0, 1]}, "kept": {"a": [0]}}
 EVALUATION = {"step": 0, "rows": 0, "seconds": 0.0, "losses": {"a": 1.0}}
@@ -377,3 +380,14 @@ def test_a_checkpoint_that_a_kill_left_incomplete_is_replaced_and_one_of_another
     (path / "coreset_begun.json").unlink()  # ours was deleted, and this is another's
     with pytest.raises(ConfigError, match="checkpoint-3/model.safetensors"):
         start(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["plain", "1e5", "no", "007", "2020-01-01", "größe"])
+@pytest.mark.parametrize("write", [write_yaml, lambda values: yaml.safe_dump(values, sort_keys=False)])
+def test_settings_are_recognized_as_colm_writes_them(tmp_path: Path, name: str, write: Any) -> None:
+    values = resolve_settings({"model": "tiny", "output_dir": "out", "data": {"source_column": name}}).values
+    path = tmp_path / "seed-0.yaml"
+    path.write_text(write(values), encoding="utf-8")
+    assert is_settings_file(path)
+    path.write_text(f"{write(values)}# mine\n", encoding="utf-8")
+    assert not is_settings_file(path)

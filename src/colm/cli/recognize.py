@@ -26,6 +26,7 @@ from colm.record import (
     SUMMARY_NAME,
     TRACE_NAME,
 )
+from colm.yaml12 import write_yaml
 
 BLOCK = 2**16
 BLOCKS = 64
@@ -70,7 +71,9 @@ def _holds(check: Callable[[Path], bool], path: Path) -> bool:
 def _is_settings(path: Path) -> bool:
     text = path.read_text(encoding="utf-8")
     values = yaml.safe_load(text)
-    return isinstance(values, dict) and set(values) >= SETTINGS and yaml.safe_dump(values, sort_keys=False) == text
+    if not isinstance(values, dict) or not set(values) >= SETTINGS:
+        return False
+    return text in (write_yaml(values), yaml.safe_dump(values, sort_keys=False))  # the latter by older versions
 
 
 def _is_json(*keys: str, inner: tuple[str, ...] = ()) -> Callable[[Path], bool]:
