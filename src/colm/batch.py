@@ -19,6 +19,15 @@ IGNORE = -100
 """The label of a token that is no target, as everywhere in transformers."""
 
 
+def is_learnable(labels: Sequence[int]) -> bool:
+    """Return whether a row has a label to learn; nothing predicts its first token.
+
+    >>> is_learnable([-100, 7]), is_learnable([7, -100])
+    (True, False)
+    """
+    return any(label != IGNORE for label in labels[1:])
+
+
 def count_labelled(labels: Tensor) -> Tensor:
     """Count each row's labelled tokens after the shift: (n, T) -> (n,) int64.
 

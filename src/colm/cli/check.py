@@ -30,7 +30,7 @@ def check_run(settings: RunSettings, *, whole: bool = True) -> None:
     check_adapter(settings)
     args = check_training(training, output_dir=str(settings.output_dir), seed=settings.seed)
     check_arguments(args, settings.selection)
-    _check_evaluation(settings, args)
+    _check_evaluation(settings)
     _check_stream(settings, args)
     if args.max_steps > 0 and "num_train_epochs" in training:
         logger.info(
@@ -49,7 +49,7 @@ def holds_out(settings: RunSettings) -> bool:
     return bool(data["validation"] or data["validation_rows"] or data["train"] == "demo")
 
 
-def _check_evaluation(settings: RunSettings, args: Any) -> None:
+def _check_evaluation(settings: RunSettings) -> None:
     if settings.data["validation"] and settings.data["validation_rows"]:
         logger.warning(
             "data.validation_rows=%s holds nothing out, since data.validation names the validation data.",

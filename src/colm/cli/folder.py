@@ -141,9 +141,8 @@ class RunFolder:
             ConfigError: with the names.
         """
         needs = wanted if callable(wanted) else set(wanted).__contains__
-        own = set(self.own())
-        found = [path.name for path in self.path.iterdir() if needs(path.name) and path.name not in own]
-        refuse(self.path, found)
+        found = {path.name for path in self.path.iterdir() if needs(path.name)}
+        refuse(self.path, found.difference(self.own()) if found else ())
 
     def refuse_checkpoints(self, after: int, last: int) -> None:
         """Refuse to train where something else has the name of a checkpoint of the steps `after` + 1 to `last`.
@@ -151,15 +150,15 @@ class RunFolder:
         Raises:
             ConfigError: with the names.
         """
-        own, found = set(self.own()), []
+        found, named = [], []
         for path in self.path.glob("checkpoint-*"):
             if not re.fullmatch(r"checkpoint-\d+", path.name) or not after < step_of(path) <= last:
                 continue
             if path.is_symlink() or not path.is_dir():
                 found.append(path.name)
                 continue
-            found += [name for name in (f"{path.name}/{inner}" for inner in may_be_written(path)) if name not in own]
-        refuse(self.path, found)
+            named += [f"{path.name}/{inner}" for inner in may_be_written(path)]
+        refuse(self.path, [*found, *(set(named).difference(self.own()) if named else ())])
 
     # ---- Writing ----
 

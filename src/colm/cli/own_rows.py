@@ -11,6 +11,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from colm.cli.check import holds_out
 from colm.cli.prepare import is_older, prepare_data
 from colm.cli.resume import fingerprint_run, read_fingerprint
 from colm.cli.settings import RunSettings
@@ -43,7 +44,7 @@ def held_out_of(settings: RunSettings, folder: Path) -> Parts:
         held = read_held_out(folder / HELD_OUT_NAME)
         _say_changed(settings, held)
         return [_rename(part, data["columns"]) for part in held]
-    if not (data["validation"] or data["validation_rows"] or data["train"] == "demo"):
+    if not holds_out(settings):
         return []
     if data["streaming"] and data["validation"]:
         return read_validation(data)

@@ -19,6 +19,7 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
 
 from colm.errors import ConfigError, one_line
+from colm.models import lora_config
 from colm.typed import Count, CountOrZero, Range, Seed, hints_of, read_section, show
 from colm.yaml12 import read_yaml
 
@@ -194,8 +195,6 @@ def make_lora_config(lora: Mapping[str, Any]) -> LoraConfig:
     Raises:
         ConfigError: PEFT refuses the values.
     """
-    from colm.models import lora_config
-
     with _as_settings("lora", "peft.LoraConfig"):
         return lora_config(lora)
 

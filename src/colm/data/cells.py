@@ -13,9 +13,8 @@ from datasets import Features, Value
 from datasets.features import features as known_features
 from datasets.features.features import generate_from_arrow_type
 
+from colm.typed import LARGEST
 from colm.values import text_of_value
-
-_LARGEST = 2**63 - 1
 
 
 @dataclass
@@ -69,7 +68,7 @@ class ColumnTypes:
         for name, value in row.items():
             kinds = self._kinds.setdefault(name, set())
             if value is not None:
-                kinds.add(str if type(value) is int and abs(value) > _LARGEST else type(value))
+                kinds.add(str if type(value) is int and abs(value) > LARGEST else type(value))
 
     def features(self) -> Features:
         """Return the features of a data set that holds the rows."""

@@ -81,7 +81,7 @@ def format_of(part: Dataset | TextRows, format_name: str = "auto") -> str:
 
 
 def write_row(name: str, row: Mapping[str, Any]) -> str:
-    """Return a row of the format `name` as a line of JSON, which `parse_rows` reads. Dates are written as text."""
+    """Return a row of the format `name` as a line of JSON, which `read_held_out` reads. Dates are written as text."""
     return json.dumps({"format": name, "row": dict(row)}, default=_plain) + "\n"
 
 

@@ -27,15 +27,11 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.csv.csv import Csv
 from datasets.packaged_modules.json.json import Json
 
-from colm.data.cells import (
-    JsonCell,
-    nested_columns,
-    restore_cells,
-)
+from colm.data.cells import JsonCell, nested_columns, restore_cells
 from colm.data.chat import SEEN
 from colm.data.file_sets import files_as_rows, parquet_as_rows
 from colm.data.files import COMPRESSIONS, CSV_ENDINGS, JSON_ENDINGS, read_file_rows, split_ending
-from colm.errors import ColmError, DataError, suggest
+from colm.errors import ColmError, DataError, one_line, suggest
 from colm.values import text_of_value
 
 PARQUET = ".parquet"
@@ -44,7 +40,6 @@ ENDINGS = (*JSON_ENDINGS, *CSV_ENDINGS, PARQUET)
 
 OWN_READERS = {Json: ".jsonl", Csv: ".csv"}
 """Builders of `datasets` whose files are read here, since they guess types."""
-
 
 READ = ("prompt", "completion", "messages", "instruction", "input", "output", "text", *SEEN)
 """Columns that are tokenized."""
@@ -87,9 +82,8 @@ def read_rows(
             ) from error
         what = "file could not be read" if Path(name).is_file() else "data set could not be loaded"
         raised = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
-        said = " ".join(str(raised).split())
         raise DataError(
-            f"The {what}: {name!r} ({type(raised).__name__}: {said}). Give a {', '.join(ENDINGS)} file or a hub name."
+            f"The {what}: {name!r} ({one_line(raised)}). Give a {', '.join(ENDINGS)} file or a hub name."
         ) from error
     if not streaming and len(rows) == 0:
         raise DataError(f"{name!r} has no row; it needs at least one.")

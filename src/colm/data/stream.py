@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from datasets import Dataset, IterableDataset, interleave_datasets
 
-from colm.batch import IGNORE
+from colm.batch import is_learnable
 from colm.data.formats import choose_format, tokenizer_of_format
 from colm.data.held_out import HELD, draw_rows, warn_shared
 from colm.data.held_rows import Parts, group_rows, part_keys, write_row
@@ -157,13 +157,14 @@ def prepare_stream(
         sides = draw_rows(window[column][:], column, wanted, seed, keys if by_prompt else None)
         held_out = group_rows(lines[row] for row in np.flatnonzero(sides == HELD))
     held_out = held_out or []
-    train = _mix(stream, tokenizer, data, seed)
     if data["validation"]:
         warn_shared(keys, held_out, data["format"], column, among=f"'s first {len(rows):,} rows")
-    elif held_out:
+    if held_out and not data["validation"]:
         prompts = HeldPrompts(keys for part in held_out for keys in part_keys(part, data["format"]))
         marked = _mix(stream, tokenizer, data, seed, lambda name, row: prompts.meet(prompt_keys(name, row)))
         train = marked.filter(lambda row: not row[EXTRA]).remove_columns([EXTRA])
+    else:
+        train = _mix(stream, tokenizer, data, seed)
     train = train.shuffle(seed=seed, buffer_size=BUFFER)
     return StreamedMixture(train, window, tokenize_held_out(held_out, tokenizer, data), held_out, found)
 
@@ -191,7 +192,7 @@ class _LabelledRows:
         self.labelled: Counter[str] = Counter()
 
     def __call__(self, row: Mapping[str, Any]) -> bool:
-        labelled = any(label != IGNORE for label in row["labels"][1:])
+        labelled = is_learnable(row["labels"])
         self.asked[row[self._column]] += 1
         self.labelled[row[self._column]] += labelled
         return labelled

@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset, Value, concatenate_datasets
 
-from colm.batch import IGNORE
+from colm.batch import is_learnable
 from colm.data.formats import RowError, choose_format, tokenizer_of_batch
 from colm.data.read import name_row
 from colm.errors import DataError
@@ -77,7 +77,7 @@ def _tokenize(rows: Dataset, tokenizer: Any, format_name: str, max_length: int, 
             tokens: dict[str, Sequence[Any]] = {**tokenize(columns), source_column: columns[source_column]}
         except RowError as error:
             raise RowError(numbers[error.row], error.reason) from error
-        kept = [row for row, labels in enumerate(tokens["labels"]) if any(label != IGNORE for label in labels[1:])]
+        kept = [row for row, labels in enumerate(tokens["labels"]) if is_learnable(labels)]
         return {name: [values[row] for row in kept] for name, values in tokens.items()}
 
     shards = []

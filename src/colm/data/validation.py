@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
-from colm.batch import IGNORE
+from colm.batch import is_learnable
 from colm.data.formats import tokenizer_of_format
 from colm.data.held_rows import Parts, TextRows, part_sources
 from colm.data.tokenize import UnlabelledError, tokenize_rows
@@ -53,5 +53,5 @@ def tokenize_held_out(parts: Parts, tokenizer: Any, data: Mapping[str, Any]) -> 
 
 def _tokenize_texts(part: TextRows, tokenizer: Any, column: str, limit: int) -> list[dict[str, Any]]:
     tokenize = tokenizer_of_format(part.format, tokenizer, limit)
-    rows = [{**tokenize(row), column: str(row[column])} for row in part]
-    return [row for row in rows if any(label != IGNORE for label in row["labels"][1:])]
+    rows: list[dict[str, Any]] = [{**tokenize(row), column: str(row[column])} for row in part]
+    return [row for row in rows if is_learnable(row["labels"])]
