@@ -27,7 +27,7 @@ from colm.cluster.relabel import Relabelled, relabel_parts
 from colm.data.held_rows import Parts, read_held_out
 from colm.data.load import Mixture, read_mixture, read_validation
 from colm.data.stream import prepare_stream, read_stream
-from colm.data.tokenize import count_left, tokenize_rows
+from colm.data.tokenize import tokenize_counted
 from colm.data.validation import tokenize_held_out
 from colm.integrations.checkpoints import last_complete_checkpoint
 from colm.models import build_tiny_model, load_adapted, load_tokenizer, train_tiny_tokenizer
@@ -70,14 +70,13 @@ def prepare_data(settings: RunSettings, *, resume: bool = False, kept: Path | No
     else:
         tokenizer = load_named_tokenizer(settings.model)
 
-    train = tokenize_rows(
+    train, counts = tokenize_counted(
         mixture.train,
         tokenizer,
         format_name=data["format"],
         max_length=data["max_length"],
         source_column=data["source_column"],
     )
-    counts = count_left(mixture.train, train, data["source_column"], data["max_length"])
     check_left(settings, counts)
     validation = _by_source(tokenize_held_out(mixture.validation, tokenizer, data), data["source_column"])
     return PreparedData(tokenizer, train, validation, labelling=labelling, held_out=mixture.validation, counts=counts)

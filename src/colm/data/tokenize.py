@@ -39,6 +39,14 @@ def tokenize_rows(
     Raises:
         DataError: no format fits a part, or none of its rows has a labelled token (`UnlabelledError`).
     """
+    options: dict[str, Any] = {"format_name": format_name, "max_length": max_length, "source_column": source_column}
+    return tokenize_counted(parts, tokenizer, **options)[0]
+
+
+def tokenize_counted(
+    parts: Sequence[Dataset], tokenizer: Any, *, format_name: str, max_length: int, source_column: str
+) -> tuple[Dataset, RowsLeft]:
+    """Do what `tokenize_rows` does, and return how many rows of each source there were and are left, too."""
     parts = [name_rows(part, source_column) for part in parts]
     tokens = [_tokenize(part, tokenizer, format_name, max_length, source_column) for part in parts]
     held = [part for part in tokens if part is not None]
@@ -50,8 +58,9 @@ def tokenize_rows(
             "columns."
         )
     found = concatenate_datasets(held)
-    count_left(parts, found, source_column, max_length).warn()
-    return found
+    counts = count_left(parts, found, source_column, max_length)
+    counts.warn()
+    return found, counts
 
 
 def count_left(parts: Sequence[Dataset], tokens: Dataset, source_column: str, max_length: int) -> RowsLeft:
