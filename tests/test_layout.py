@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1] / "src" / "colm"
 LAYERS = [
     {"types", "errors", "config", "config_checks", "schedule", "sources", "stages", "values", "typed", "yaml12"},
     {"batch", "losses", "gather", "sharding", "record", "methods", "answers", "sandbox"},
-    {"features", "select", "facts", "exchange", "data", "models", "state"},
+    {"features", "select", "facts", "exchange", "data", "models", "adapters", "state"},
     {"picking", "survey", "cluster", "reuse"},
     {"selector"},
     {"replay", "plan"},

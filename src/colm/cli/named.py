@@ -13,19 +13,11 @@ from peft import LoraConfig, PeftConfig
 from transformers import set_seed
 from transformers.utils import find_adapter_config_file
 
+from colm.adapters import adapted_modules, load_adapted, lora_config
 from colm.cli.settings import RunSettings, read_config_file
 from colm.cli.training import NEEDS_INIT
 from colm.errors import ConfigError, one_line
-from colm.models import (
-    adapted_modules,
-    build_tiny_model,
-    in_dtype,
-    load_adapted,
-    load_config,
-    load_model,
-    load_tokenizer,
-    lora_config,
-)
+from colm.models import build_tiny_model, in_dtype, load_config, load_model, load_tokenizer
 from colm.record import CONFIG_NAME
 from colm.yaml12 import write_yaml
 

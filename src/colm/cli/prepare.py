@@ -16,6 +16,7 @@ import torch
 from datasets import Dataset
 from transformers import set_seed
 
+from colm.adapters import load_adapted
 from colm.answers.gym import COLUMN
 from colm.cli.clustering import LABELS_NAME, saved_clustering
 from colm.cli.left import check_left
@@ -30,7 +31,7 @@ from colm.data.stream import prepare_stream, read_stream
 from colm.data.tokenize import tokenize_counted
 from colm.data.validation import tokenize_held_out
 from colm.integrations.checkpoints import last_complete_checkpoint
-from colm.models import build_tiny_model, load_adapted, load_tokenizer, train_tiny_tokenizer
+from colm.models import build_tiny_model, load_tokenizer, train_tiny_tokenizer
 from colm.record import HELD_OUT_NAME
 from colm.sources import RowsLeft
 

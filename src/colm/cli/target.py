@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from colm.adapters import load_adapted
 from colm.cli.named import ADAPTER_NAME, find_model, load_base, load_named_tokenizer
 from colm.cli.settings import RunSettings, load_settings, resolve_settings
 from colm.errors import ConfigError
-from colm.models import load_adapted, pad_within
+from colm.models import pad_within
 from colm.record import COMPARE_NAME, CONFIG_NAME, SUMMARY_NAME
 
 ALLOWED = ("data.columns", "data.format", "data.source_column", "dtype")

@@ -21,6 +21,7 @@ from transformers import (
     set_seed,
 )
 
+from colm.adapters import add_lora
 from colm.cli.check import check_run
 from colm.cli.console import make_console
 from colm.cli.folder import RunFolder
@@ -37,7 +38,7 @@ from colm.integrations.checkpoints import step_of
 from colm.integrations.evaluation import MACRO, EvaluationRecorder, SourceTrainer, name_metric, peak_memory
 from colm.integrations.preemption import StopOnSignal
 from colm.integrations.profiling import StepProfiler
-from colm.models import add_lora, check_positions, check_vocabulary, count_positions, pad_within
+from colm.models import check_positions, check_vocabulary, count_positions, pad_within
 from colm.record import (
     EVALUATIONS_NAME,
     EXAMPLES_NAME,

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
 
+from colm.adapters import lora_config
 from colm.errors import ConfigError, one_line
-from colm.models import lora_config
 from colm.typed import Count, CountOrZero, Range, Seed, hints_of, read_section, show
 from colm.yaml12 import read_yaml
 
