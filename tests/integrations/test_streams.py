@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from torch.utils.data import IterableDataset
 
 from colm import ConfigError, CoresetSFTTrainer, CoresetTrainer, DataError
 from colm.integrations.columns import INDEX_KEY, SOURCE_KEY
-from colm.integrations.streams import RunningSizes, encode_stream
+from colm.integrations.streams import NumberedPasses, RunningSizes, encode_stream
 from colm.models import build_tiny_model, train_tiny_tokenizer
 
 
@@ -41,6 +43,28 @@ def turning(rows: int = 400) -> Dataset:
         made.append({"source": source, "input_ids": [1 + i % 9, 2, 3, 4], "attention_mask": [1] * 4})
         made[-1]["labels"] = made[-1]["input_ids"]
     return Dataset.from_list(made)
+
+
+class AddedEpoch(IterableDataset[int]):
+    """A stream that sets its epoch as a hub's does, in memory that its readers share, but slowly."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        difference = epoch - self.epoch
+        time.sleep(0.05)
+        self.epoch += difference
+
+    def __iter__(self) -> Iterator[int]:
+        yield self.epoch
+
+
+def test_readers_that_begin_a_pass_at_once_read_the_same_pass() -> None:
+    stream = NumberedPasses(AddedEpoch())
+    for epoch in (2, 5, 0):
+        stream.set_epoch(epoch)
+        with ThreadPoolExecutor(3) as readers:
+            assert [rows for [rows] in readers.map(list, [stream] * 3)] == [epoch] * 3
 
 
 @pytest.mark.parametrize("kind", ["hub", "torch"])

@@ -82,6 +82,10 @@ class NumberedPasses(IterableDataset[dict[str, Any]]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the pass."""
         self._epoch.fill_(epoch)
+        if hasattr(self.rows, "set_epoch"):
+            # Here first: a hub's stream adds the difference to a number in shared memory, so of two data loader
+            # processes that set it at once, each may add.
+            self.rows.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         if hasattr(self.rows, "set_epoch"):
