@@ -1,0 +1,103 @@
+"""What a part of the suite is given, and what it leaves: a time, a device, a size, and one line for each figure."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+UNFINISHED = 3
+"""Exit status of a part that ended in order, and has units left for which there was no time."""
+
+PLANT = "COLM_GPU_PLANT"
+"""Environment variable of a planted fault, ``hang:PART``, ``raise:PART`` or ``wrong:PART``: the page must show it."""
+
+
+class Figures:
+    """A file of JSON lines, each written as soon as it is known; what an earlier slice has written counts as done.
+
+    Args:
+        path: of the file, ``<results>/<part>.jsonl``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines = read_lines(path)
+
+    def done(self, unit: str) -> bool:
+        """Return whether a line of the unit is there that is no fault."""
+        return any(line["unit"] == unit and "fault" not in line for line in self._lines)
+
+    def add(self, unit: str, **values: Any) -> None:
+        """Write one line: the unit's name, and its figures by name."""
+        line = {"unit": unit, **values}
+        self._lines.append(line)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        print(json.dumps(line), flush=True)
+
+    def fault(self, unit: str, text: str) -> None:
+        """Write that a unit is wrong, or failed; the page shows it in red. It is tried again in the next slice."""
+        self.add(unit, fault=text)
+
+
+class Task(NamedTuple):
+    """What a part is asked to do."""
+
+    figures: Figures
+    data: Path  # what pack.py made, unpacked
+    tiny: bool  # the rehearsal: sizes for a CPU
+    device: torch.device
+    ends: float  # of time.monotonic()
+    wrong: bool  # a wrong result is planted
+
+    def left(self) -> float:
+        """Return the seconds that are left."""
+        return self.ends - time.monotonic()
+
+    def fits(self, seconds: float) -> bool:
+        """Return whether a unit that takes so many seconds on a GPU ends in time; in the rehearsal each one does."""
+        return self.tiny or seconds <= self.left()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a file of figures; none where there is no file, and no half line of a part that was killed."""
+    found: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
+
+
+def begin(part: str, doc: str) -> Task:
+    """Read a part's command line, and do what is planted in it."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--results", type=Path, required=True, help="folder of the figures")
+    parser.add_argument("--data", type=Path, required=True, help="folder that the archives were unpacked to")
+    parser.add_argument("--seconds", type=float, required=True, help="after which the part has to have ended")
+    parser.add_argument("--tiny", action="store_true", help="sizes for a CPU: the rehearsal")
+    given = parser.parse_args()
+    ends = time.monotonic() + given.seconds
+    planted, _, where = os.environ.get(PLANT, "").partition(":")
+    if where == part and planted == "hang":
+        time.sleep(3600)
+    if where == part and planted == "raise":
+        raise RuntimeError("planted: a part that raises")
+    given.results.mkdir(parents=True, exist_ok=True)
+    return Task(
+        figures=Figures(given.results / f"{part}.jsonl"),
+        data=given.data,
+        tiny=given.tiny,
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        ends=ends,
+        wrong=where == part and planted == "wrong",
+    )
