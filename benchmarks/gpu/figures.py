@@ -15,7 +15,10 @@ UNFINISHED = 3
 """Exit status of a part that ended in order, and has units left for which there was no time."""
 
 PLANT = "COLM_GPU_PLANT"
-"""Environment variable of a planted fault, ``hang:PART``, ``raise:PART`` or ``wrong:PART``: the page must show it."""
+"""Environment variable of planted faults, such as ``wrong:right,raise:fast,hang:helps``: the page must show each."""
+
+SLICE = "COLM_GPU_SLICE"
+"""Environment variable: the name of the slice of time that a line is from, under which `run.py` keeps the machine."""
 
 
 class Figures:
@@ -35,7 +38,7 @@ class Figures:
 
     def add(self, unit: str, **values: Any) -> None:
         """Write one line: the unit's name, and its figures by name."""
-        line = {"unit": unit, **values}
+        line = {"unit": unit, "slice": os.environ.get(SLICE, ""), **values}
         self._lines.append(line)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -68,7 +71,7 @@ class Task(NamedTuple):
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a file of figures; none where there is no file, and no half line of a part that was killed."""
+    """Return the lines of a file of figures, without the half one that a kill may leave; none without a file."""
     found: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
@@ -76,6 +79,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return found
+
+
+def standing(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the lines that count: a fault does not once a later line of its unit is none."""
+    last = {line["unit"]: number for number, line in enumerate(lines) if "fault" not in line}
+    return [line for number, line in enumerate(lines) if "fault" not in line or number > last.get(line["unit"], -1)]
 
 
 def begin(part: str, doc: str) -> Task:
@@ -87,10 +96,10 @@ def begin(part: str, doc: str) -> Task:
     parser.add_argument("--tiny", action="store_true", help="sizes for a CPU: the rehearsal")
     given = parser.parse_args()
     ends = time.monotonic() + given.seconds
-    planted, _, where = os.environ.get(PLANT, "").partition(":")
-    if where == part and planted == "hang":
+    planted = os.environ.get(PLANT, "").split(",")
+    if f"hang:{part}" in planted:
         time.sleep(3600)
-    if where == part and planted == "raise":
+    if f"raise:{part}" in planted:
         raise RuntimeError("planted: a part that raises")
     given.results.mkdir(parents=True, exist_ok=True)
     return Task(
@@ -99,5 +108,5 @@ def begin(part: str, doc: str) -> Task:
         tiny=given.tiny,
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         ends=ends,
-        wrong=where == part and planted == "wrong",
+        wrong=f"wrong:{part}" in planted,
     )

@@ -1,0 +1,98 @@
+"""A folder as archives of limited size, and back: a file that does not fit travels in pieces."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+import shutil
+import tarfile
+from pathlib import Path
+
+LARGEST = 55 * 2**20
+"""Bytes of an archive."""
+
+_PIECE = re.compile(r"(.+)\.piece-(\d+)-of-(\d+)")
+_BLOCK = tarfile.BLOCKSIZE
+
+
+def pack(content: Path, out: Path, largest: int = LARGEST) -> list[Path]:
+    """Write the files of a folder into ``1.tar``, ``2.tar`` and so on, small files first.
+
+    Args:
+        content: the folder.
+        out: where the archives go; older ones are removed.
+        largest: bytes of an archive.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for old in out.glob("*.tar"):
+        old.unlink()
+    archives: list[Path] = []
+    room = 0  # bytes that the last archive has left
+    for path in sorted((path for path in content.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size):
+        name, data = str(path.relative_to(content)), path.read_bytes()
+        cuts = _cut(len(data), room, largest - tarfile.RECORDSIZE)
+        for number, (start, end) in enumerate(cuts):
+            if _taken(end - start) > room:
+                archives.append(out / f"{len(archives) + 1}.tar")
+                room = largest - tarfile.RECORDSIZE  # to which tar fills an archive up
+            head = tarfile.TarInfo(name if len(cuts) == 1 else f"{name}.piece-{number}-of-{len(cuts)}")
+            head.size = end - start
+            with tarfile.open(archives[-1], "a") as archive:
+                archive.addfile(head, io.BytesIO(data[start:end]))
+            room -= _taken(end - start)
+    return archives
+
+
+def unpack(archives: Path, out: Path) -> list[str]:
+    """Unpack the archives that are there, and put those files together of which all pieces are.
+
+    Args:
+        archives: the folder that `pack` wrote to, or a part of it.
+        out: where the files go; it may hold what an earlier call unpacked.
+
+    Returns:
+        Files of which pieces are missing.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for path in sorted(archives.glob("*.tar")):
+        with tarfile.open(path) as archive:
+            archive.extractall(out, filter="data")
+    missing = set()
+    for path in sorted(path for path in out.rglob("*.piece-*")):
+        found = _PIECE.fullmatch(path.name)
+        if found is None or not path.exists():
+            continue
+        target = path.with_name(found[1])
+        pieces = [path.with_name(f"{found[1]}.piece-{number}-of-{found[3]}") for number in range(int(found[3]))]
+        if all(piece.exists() for piece in pieces):
+            _join(pieces, target)
+        elif not target.exists():
+            missing.add(str(target.relative_to(out)))
+    return sorted(missing)
+
+
+def _cut(size: int, room: int, full: int) -> list[tuple[int, int]]:
+    """Return where to cut a file, so that the first piece fills the room that is left, and others an archive each."""
+    cuts = [0]
+    for space in (room, *[full] * (size // (full - 2 * _BLOCK) + 1)):
+        end = min(size, cuts[-1] + (space // _BLOCK - 1) * _BLOCK)
+        if end > cuts[-1]:
+            cuts.append(end)
+    return list(itertools.pairwise(cuts)) or [(0, 0)]
+
+
+def _taken(size: int) -> int:
+    """Return the bytes of an archive that a piece takes, with its head."""
+    return (1 + -(-size // _BLOCK)) * _BLOCK
+
+
+def _join(pieces: list[Path], target: Path) -> None:
+    unfinished = target.with_name(f"{target.name}.part")
+    with unfinished.open("wb") as file:
+        for piece in pieces:
+            with piece.open("rb") as part:
+                shutil.copyfileobj(part, file, 2**24)
+    unfinished.rename(target)
+    for piece in pieces:
+        piece.unlink()

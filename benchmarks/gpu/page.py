@@ -1,0 +1,92 @@
+"""Write the page of what came back.
+
+python benchmarks/gpu/page.py runs/gpu/results --out docs/results/gpu.md
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import fast_page
+import helps_page
+import right_page
+from figures import read_lines, standing
+from run import PARTS, RUNS
+
+SECTIONS = {"right": right_page, "fast": fast_page, "helps": helps_page}
+RED = "🔴"
+MARKS = {"done": "done", "unfinished": "has units left", "no time": "not begun: no time"}
+
+
+def write_page(results: Path) -> str:
+    """Return the page, in Markdown: slices and machines, parts and faults, then a section of each part."""
+    notes = read_lines(results / RUNS)
+    slices = [line for line in notes if not line["part"]]
+    rehearsed = any(line["rehearsal"] for line in slices)
+    lines = ["# On a CPU: the rehearsal of the GPU suite" if rehearsed else "# On a GPU", ""]
+    if rehearsed:
+        lines += ["Sizes are tiny: the figures say only that each part runs, and what a page looks like.", ""]
+    lines += ["`python benchmarks/gpu/run.py`, then `python benchmarks/gpu/page.py`; see benchmarks/gpu/README.md.", ""]
+    lines += _table(["slice (UTC)", "device", "versions", "commit", "without"], map(_describe_slice, slices))
+    runs = [line for line in notes if line["part"]]
+    rows = [(line["slice"], line["part"], _mark(line["status"]), f"{line['seconds']:.0f}") for line in runs]
+    lines += _table(["slice", "part", "how it ended", "seconds"], rows)
+    figures = {part.name: standing(read_lines(results / f"{part.name}.jsonl")) for part in PARTS}
+    lines += _write_faults(runs, figures)
+    for name, section in SECTIONS.items():
+        if figures[name]:
+            lines += [section.write_section(figures[name]).strip(), ""]
+    return "\n".join(lines)
+
+
+def _write_faults(runs: list[dict[str, Any]], figures: dict[str, list[dict[str, Any]]]) -> list[str]:
+    found = [
+        f"{RED} {part}, {line['unit']}: {line['fault']}"
+        for part in figures
+        for line in figures[part]
+        if "fault" in line
+    ]
+    last = {line["part"]: line for line in runs}
+    found += [
+        f"{RED} {name}: {line['status']}. {line['said'].splitlines()[-1] if line['said'] else ''}".strip()
+        for name, line in last.items()
+        if line["status"] not in MARKS
+    ]
+    return ["## Faults", "", *([f"- {text}" for text in found] or ["None."]), ""]
+
+
+def _describe_slice(line: dict[str, Any]) -> tuple[str, ...]:
+    machine = line["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
+    memory = f", {machine['memory_bytes'] / 2**30:.0f} GiB" if machine["memory_bytes"] else ""
+    cuda = f", CUDA {machine['cuda']}" if machine["cuda"] else ""
+    commit = (machine["packed"] or {}).get("commit", "unknown")
+    python = f"Python {machine['python']}, {versions}{cuda}"
+    return line["slice"], f"{machine['device']}{memory}", python, commit, ", ".join(machine["without"]) or "nothing"
+
+
+def _mark(status: str) -> str:
+    return MARKS.get(status, f"{RED} {status}")
+
+
+def _table(head: list[str], rows: Any) -> list[str]:
+    body = [f"| {' | '.join(row)} |" for row in rows]
+    return [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *body, ""]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path, help="folder that came back")
+    parser.add_argument("--out", type=Path, required=True, help="the page")
+    given = parser.parse_args()
+    if not (given.results / RUNS).exists():
+        parser.error(f"{given.results} has no {RUNS}: it is no folder that run.py wrote")
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(write_page(given.results), encoding="utf-8")
+    print(given.out)
+
+
+if __name__ == "__main__":
+    main()

