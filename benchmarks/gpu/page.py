@@ -1,11 +1,12 @@
 """Write the page of what came back.
 
-python benchmarks/gpu/page.py runs/gpu/results --out docs/results/gpu.md
+python benchmarks/gpu/page.py RESULTS... --out docs/results/gpu.md
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,13 @@ RED = "🔴"
 MARKS = {"done": "done", "unfinished": "has units left", "no time": "not begun: no time"}
 
 
-def write_page(results: Path) -> str:
-    """Return the page, in Markdown: slices and machines, parts and faults, then a section of each part."""
-    notes = read_lines(results / RUNS)
+def write_page(results: list[Path]) -> str:
+    """Return the page, in Markdown: slices and machines, parts and faults, then a section of each part.
+
+    Args:
+        results: folders of the slices, the earliest first.
+    """
+    notes = _gather(results, RUNS)
     slices = [line for line in notes if not line["part"]]
     rehearsed = any(line["rehearsal"] for line in slices)
     lines = ["# On a CPU: the rehearsal of the GPU suite" if rehearsed else "# On a GPU", ""]
@@ -33,12 +38,18 @@ def write_page(results: Path) -> str:
     runs = [line for line in notes if line["part"]]
     rows = [(line["slice"], line["part"], _mark(line["status"]), f"{line['seconds']:.0f}") for line in runs]
     lines += _table(["slice", "part", "how it ended", "seconds"], rows)
-    figures = {part.name: standing(read_lines(results / f"{part.name}.jsonl")) for part in PARTS}
+    figures = {part.name: standing(_gather(results, f"{part.name}.jsonl")) for part in PARTS}
     lines += _write_faults(runs, figures)
     for name, section in SECTIONS.items():
         if figures[name]:
             lines += [section.write_section(figures[name]).strip(), ""]
     return "\n".join(lines)
+
+
+def _gather(results: list[Path], name: str) -> list[dict[str, Any]]:
+    """Return the lines of a file in all folders, each once: a later slice may hold those of an earlier one."""
+    lines = [line for folder in results for line in read_lines(folder / name)]
+    return list({json.dumps(line): line for line in lines}.values())
 
 
 def _write_faults(runs: list[dict[str, Any]], figures: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -78,11 +89,12 @@ def _table(head: list[str], rows: Any) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path, help="folder that came back")
+    parser.add_argument("results", type=Path, nargs="+", help="folders that came back, the earliest first")
     parser.add_argument("--out", type=Path, required=True, help="the page")
     given = parser.parse_args()
-    if not (given.results / RUNS).exists():
-        parser.error(f"{given.results} has no {RUNS}: it is no folder that run.py wrote")
+    for folder in given.results:
+        if not (folder / RUNS).exists():
+            parser.error(f"{folder} has no {RUNS}: it is not a folder that run.py wrote")
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(write_page(given.results), encoding="utf-8")
     print(given.out)
