@@ -15,7 +15,13 @@ from tests.pairs import all_pairs
 
 from colm.gather import leave_ranks, rank_and_world
 
-CASES = all_pairs({**FACTORS, "workers": ["none", "two"]}, possible)[0]
+FEW = {
+    "mixing": ["plain", "cap and weights"],
+    "epoch": [1, 3],
+    "killed": ["first", "end"],
+    "workers": ["none", "two"],
+}
+CASES = all_pairs({**FACTORS, **FEW}, possible)[0]
 
 
 def main(folder: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from datasets import Dataset
 from tests.integrations.interrupted import FACTORS, differences, interrupt, possible
 from tests.integrations.resume_on_ranks import CASES as ON_RANKS
+from tests.integrations.resume_on_ranks import FEW as FEW_ON_RANKS
 from tests.integrations.test_hf import coreset_trainer, lines, mixture, weights
 from tests.integrations.test_trl import settings
 from tests.pairs import all_pairs, pairs_of
@@ -157,7 +158,11 @@ def test_an_order_follows_from_seed_and_pass() -> None:
     assert len({tuple(order(seed, epoch)) for seed, epoch in ((3, 0), (3, 1), (5, 0))}) == 3
 
 
-@pytest.mark.parametrize(("cases", "factors"), [(CASES, FACTORS | FEW), (ALL, FACTORS)], ids=["fast", "slow"])
+@pytest.mark.parametrize(
+    ("cases", "factors"),
+    [(CASES, FACTORS | FEW), (ALL, FACTORS), (ON_RANKS, FACTORS | FEW_ON_RANKS)],
+    ids=["fast", "slow", "ranks"],
+)
 def test_all_pairs_of_what_matters_are_tried(cases: list[dict[str, Any]], factors: dict[str, list[Any]]) -> None:
     tried = set().union(*map(pairs_of, cases))
     names = list(factors)
