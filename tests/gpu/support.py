@@ -52,7 +52,7 @@ def tiny_model(*, lora: bool = False, layers: int = 3, seed: int = 0, fused: boo
         **changes,
     }
     model: Any = Phi3ForCausalLM(Phi3Config(**shape)) if fused else LlamaForCausalLM(LlamaConfig(**shape))
-    return adapted(model, "qkv_proj" if fused else ["q_proj", "v_proj"]) if lora else model
+    return adapted(model, ["qkv_proj"] if fused else ["q_proj", "v_proj"]) if lora else model
 
 
 def adapted(model: Any, target: Any = "all-linear") -> Any:
@@ -67,7 +67,9 @@ def adapted(model: Any, target: Any = "all-linear") -> Any:
     return model
 
 
-def ragged_batch(lengths: list[int], *, seed: int = 0, width: int | None = None, mask: bool = True) -> dict[str, Tensor]:
+def ragged_batch(
+    lengths: list[int], *, seed: int = 0, width: int | None = None, mask: bool = True
+) -> dict[str, Tensor]:
     """Draw rows of the given lengths, padded on the right; the first third of each has no labels."""
     generator = torch.Generator().manual_seed(seed)
     width = width or max(lengths)
@@ -139,7 +141,7 @@ def mixture(rows: int = 96, seed: int = 0) -> Any:
     draw = random.Random(seed)
     made = []
     for _ in range(rows):
-        source = draw.choices("abc", [0.6, 0.35, 0.05])[0]
+        source = draw.choices("abc", [0.5, 0.45, 0.05])[0]
         ids = ["abc".index(source) * 30 + draw.randrange(1, 20) for _ in range(draw.randint(6, 16))]
         made.append({"source": source, "input_ids": ids, "attention_mask": [1] * len(ids), "labels": [-100, *ids[1:]]})
     return Dataset.from_list(made)
@@ -149,4 +151,6 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
     """Pad rows on the right to the longest of them."""
     width = max(len(row["input_ids"]) for row in rows)
     fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
-    return {key: torch.tensor([row[key] + [pad] * (width - len(row[key])) for row in rows]) for key, pad in fill.items()}
+    return {
+        key: torch.tensor([row[key] + [pad] * (width - len(row[key])) for row in rows]) for key, pad in fill.items()
+    }
