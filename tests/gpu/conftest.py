@@ -40,8 +40,7 @@ def plain_arithmetic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Multiply float32 as float32, keep gradients in factors as with large models, and put determinism back."""
     torch.set_float32_matmul_precision("highest")  # no TF32
     monkeypatch.setattr("colm.features.factors.SMALL_BYTES", 0)
-    if support.DEVICE.type == "cpu":
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)  # for the CPU's part: the models are tiny
     deterministic, flags = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
     kept = {name: os.environ.get(name) for name in ("CUDA_LAUNCH_BLOCKING", "FLASH_ATTENTION_DETERMINISTIC")}
     yield

@@ -14,8 +14,8 @@ from colm import Coreset, CoresetSelector, SelectionConfig, StepRecord
 pytestmark = pytest.mark.gpu
 
 STEPS = 4
-NEAR = 3e-7
-"""A relative change of the weights, as large as rounding, that must not change the rows on the CPU."""
+NEAR = 1e-6
+"""A relative change of the weights, larger than rounding, that must not change the rows on the CPU."""
 
 CASES: dict[str, dict[str, Any]] = {
     "colm": {},
@@ -89,7 +89,7 @@ def test_rows_are_those_of_the_cpu(name: str, lora: bool, measured: Callable[...
         assert (a is None) == (b is None)
         if b is not None:
             errors[key] = float((a - b).norm() / b.norm())
-    measured(**errors)
+    measured(**{f"error_of_{key}": value for key, value in errors.items()})
     # Features of float32 on two devices differ by about 1e-6, relative; the fitted weights and what is carried over
     # solve with them.
     assert all(value < 1e-3 for value in errors.values()), errors

