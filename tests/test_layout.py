@@ -8,7 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "src" / "colm"
 
 LAYERS = [
-    {"types", "errors", "config", "config_checks", "schedule", "sources", "stages", "values", "typed", "yaml12"},
+    {"types", "errors", "config", "config_checks", "schedule", "sources", "stages", "values", "typed", "yaml12"}
+    | {"transfer"},
     {"batch", "losses", "gather", "sharding", "record", "methods", "answers", "sandbox"},
     {"features", "select", "facts", "exchange", "data", "models", "adapters", "state"},
     {"picking", "survey", "cluster", "reuse"},

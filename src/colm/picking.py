@@ -17,7 +17,8 @@ from colm.features.sparsify import largest_coordinates
 from colm.gather import gather_rows, sum_over_ranks
 from colm.select.baselines import random_rows
 from colm.select.fitting import fit_weights
-from colm.select.rules import PickRule, pick_rows
+from colm.select.rules import Picked, PickRule, pick_rows
+from colm.transfer import row_numbers, send
 from colm.types import AdamHistory, Features
 
 logger = logging.getLogger(__name__)
@@ -94,8 +95,7 @@ def pick_from_features(
         logger.warning("%d of %d rows have features that are not finite and are not picked.", len(broken), len(big))
     groups = rule.group([p for p in big if p not in broken], facts)
     quotas = rule.quotas(groups, budget)
-    picks: list[int] = []
-    stands_for: list[float] = []
+    chosen_of: list[tuple[list[int], Picked]] = []  # each group's positions and picks
     match = _Match(features.dim, features.device)
     sketch = draw_sketch(features.dim, rule.coordinates, features.device) if rule.shorten == "sketch" else None
     kept_rows: list[Tensor] = []  # (quota, h) of each group
@@ -107,16 +107,16 @@ def pick_from_features(
         match.add(summary, quotas[name])
         sparse = torch.cat(gather_rows(summary.sparse))
         place = {p: i for i, p in enumerate(arriving)}
-        sparse = sparse[torch.tensor([place[p] for p in rows], device=sparse.device)]
+        sparse = sparse[row_numbers([place[p] for p in rows], sparse.device)]
         if importance is not None:
-            sparse = sparse * torch.tensor([importance[p] for p in rows], device=sparse.device)[:, None]
+            sparse = sparse * send(torch.tensor([importance[p] for p in rows]), sparse.device)[:, None]
         goal = None if carried is None else quotas[name] * sparse.mean(0) + carried
         chosen = pick_rows(sparse, quotas[name], rule, generator, goal)
         if rule.shorten == "sketch":  # coordinates that all groups share
             kept_rows.append(sparse[chosen.rows])
             mean = mean + sparse.sum(0) / sum(map(len, groups.values()))
-        picks += [rows[i] for i in chosen.rows.tolist()]
-        stands_for += chosen.stands_for.tolist()
+        chosen_of.append((rows, chosen))
+    picks, stands_for = _read(chosen_of)
     if not picks:
         return NO_PICKS._replace(nonfinite=sorted(broken))
     left_over = None
@@ -128,6 +128,17 @@ def pick_from_features(
     held = torch.tensor(sorted(row_of[p] for p in picks if p in row_of), dtype=torch.int64)
     total, following = _sum_picks(features, held, len(picks), history, constants)
     return Picks(picks, stands_for, following, sorted(broken), left_over, *match.cosines(total))
+
+
+def _read(chosen_of: list[tuple[list[int], Picked]]) -> tuple[list[int], list[float]]:
+    """Return the picks' positions, and how many rows each stands for, with one host transfer for all groups."""
+    if not chosen_of:
+        return [], []
+    numbers, stands_for = torch.cat(
+        [torch.stack([chosen.rows.double(), chosen.stands_for.double()]) for _, chosen in chosen_of], 1
+    ).tolist()
+    group = [rows for rows, chosen in chosen_of for _ in range(len(chosen.rows))]
+    return [rows[int(number)] for rows, number in zip(group, numbers, strict=True)], stands_for
 
 
 def _balance(kept: Tensor, goal: Tensor, rule: PickRule) -> tuple[Tensor, Tensor | None]:

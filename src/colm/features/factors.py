@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from colm.transfer import row_numbers
+
 BLOCK_BYTES = 2**26
 """Largest block of float32 that is made at a time, unless one row alone is larger."""
 
@@ -181,7 +183,7 @@ class PieceFeatures:
         """Return which rows are finite, (n,) bool."""
         out = torch.ones(len(self), dtype=torch.bool, device=self._device)
         for piece, held in zip(self._pieces, self._positions, strict=True):
-            out[torch.tensor(held, device=self._device)] = piece.finite()
+            out[row_numbers(held, self._device)] = piece.finite()
         return out
 
     def rows(self, indices: Tensor) -> Tensor:
@@ -201,9 +203,9 @@ class PieceFeatures:
             rows.append(row)
         if len(by_piece) == 1:  # as good as always where a chunk is a few rows; spares a copy
             ((number, (_, rows)),) = by_piece.items()
-            return read(self._pieces[number], torch.tensor(rows, device=self._device))
+            return read(self._pieces[number], row_numbers(rows, self._device))
         out = torch.empty(len(indices), width, device=self._device)
         for number, (targets, rows) in by_piece.items():
-            index = torch.tensor(rows, device=self._device)
-            out[torch.tensor(targets, device=self._device)] = read(self._pieces[number], index)
+            index = row_numbers(rows, self._device)
+            out[row_numbers(targets, self._device)] = read(self._pieces[number], index)
         return out

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from colm.transfer import send
+
 SEED = 20_240_719
 """Of the buckets: the same on every rank, in every step and after a resume."""
 
@@ -36,4 +38,4 @@ def draw_sketch(dim: int, size: int, device: torch.device) -> Sketch | None:
     generator = torch.Generator().manual_seed(SEED)
     bucket = torch.randint(size, (dim,), generator=generator)
     sign = torch.randint(2, (dim,), generator=generator).float() * 2 - 1
-    return Sketch(bucket.to(device), sign.to(device), size)
+    return Sketch(send(bucket, device), send(sign, device), size)

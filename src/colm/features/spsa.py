@@ -19,6 +19,7 @@ from colm.features.factors import renumber
 from colm.features.locate import locate_value_site
 from colm.features.site import ValueSite, unwrap
 from colm.features.value_rows import layer_config
+from colm.transfer import send
 from colm.types import Batch
 
 logger = logging.getLogger(__name__)
@@ -133,11 +134,11 @@ class SpsaFeatures:
 
     def rows(self, indices: Tensor) -> Tensor:
         """Return the rows `indices` (k,) int64 as (k, D) float32: the mean of slope times direction."""
-        return self.slopes[indices.to(self.device)] @ self._directions / len(self._directions)
+        return self.slopes[send(indices, self.device)] @ self._directions / len(self._directions)
 
     def columns(self, indices: Tensor, columns: Tensor) -> Tensor:
         """Return the rows `indices` (k,) int64 at the coordinates `columns` (h,) int64, as (k, h) float32."""
-        return self.slopes[indices.to(self.device)] @ self._directions[:, columns] / len(self._directions)
+        return self.slopes[send(indices, self.device)] @ self._directions[:, columns] / len(self._directions)
 
     def finite(self) -> Tensor:
         """Return which rows are finite, (n,) bool."""

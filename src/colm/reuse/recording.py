@@ -13,6 +13,7 @@ from colm.errors import UnsupportedModelError
 from colm.features.capture import watched_calls
 from colm.features.precision import Precision
 from colm.reuse.recompute import first_tensor
+from colm.transfer import row_numbers
 
 
 class Recording:
@@ -143,10 +144,7 @@ def _by_group(places: Sequence[tuple[int, int]], device: torch.device) -> dict[i
         targets, rows = plan.setdefault(group, ([], []))
         targets.append(target)
         rows.append(row)
-    return {
-        group: (torch.tensor(targets, device=device), torch.tensor(rows, device=device))
-        for group, (targets, rows) in plan.items()
-    }
+    return {group: (row_numbers(targets, device), row_numbers(rows, device)) for group, (targets, rows) in plan.items()}
 
 
 def _refuse(name: str, what: str) -> UnsupportedModelError:

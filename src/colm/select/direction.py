@@ -26,17 +26,18 @@ def match_direction(features: Tensor, budget: int, goal: Tensor | None = None) -
     picks = torch.zeros(budget, dtype=torch.int64, device=features.device)
     left = torch.ones(len(x), dtype=torch.bool, device=features.device)
     with_picks = torch.zeros_like(towards)  # inner product of each row with the picks' sum
-    along = towards.new_zeros(())
-    square = towards.new_zeros(())
+    along = towards.new_zeros(1)
+    square = towards.new_zeros(1)
     for step in range(budget):
         lengths = (square + 2 * with_picks + own).clamp_min(1e-300).sqrt()
         cosines = ((along + towards) / lengths).masked_fill(~left, -torch.inf)
         best = cosines.max()
-        # Differences of float noise must not decide; argmax returns the first maximum.
-        pick = (cosines >= best - 1e-9 * best.abs()).to(torch.uint8).argmax()
-        picks[step] = pick
-        left[pick] = False
-        square = square + 2 * with_picks[pick] + own[pick]
-        along = along + towards[pick]
-        with_picks = with_picks + products[pick]
+        # Differences of float noise must not decide; argmax returns the first maximum. Indexing with a tensor of no
+        # dimension would read it on the host.
+        pick = (cosines >= best - 1e-9 * best.abs()).to(torch.uint8).argmax(0, keepdim=True)
+        picks[step : step + 1] = pick
+        left.index_fill_(0, pick, False)
+        square = square + 2 * with_picks.index_select(0, pick) + own.index_select(0, pick)
+        along = along + towards.index_select(0, pick)
+        with_picks = with_picks + products.index_select(0, pick)[0]
     return picks

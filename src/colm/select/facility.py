@@ -27,8 +27,9 @@ def pairwise_distances(features: Tensor, metric: str = "l1") -> Tensor:
         n = len(x)
         distances = x.new_zeros(n, n)
         if n > 1:
-            upper = torch.ones(n, n, dtype=torch.bool, device=x.device).triu_(1)
-            distances[upper] = torch.nn.functional.pdist(x, p=1.0 if metric == "l1" else 2.0)
+            # Not a mask: a GPU would have to tell the host how many entries it has.
+            row, column = torch.triu_indices(n, n, 1, device=x.device)
+            distances[row, column] = torch.nn.functional.pdist(x, p=1.0 if metric == "l1" else 2.0)
         return distances + distances.T
     if metric == "cosine":
         unit = torch.nn.functional.normalize(x, dim=1)
@@ -94,11 +95,12 @@ def medoids_of_distances(distances: Tensor, budget: int, *, follow: bool | None 
     for step in range(budget):
         gains.masked_fill_(picked, -torch.inf)
         best = gains.max()
-        # argmax returns the first maximum, so the lowest of the tied rows.
-        pick = (gains >= best - TIE * best.abs()).to(torch.uint8).argmax()
-        picks[step] = pick
-        picked[pick] = True
-        nearer = torch.maximum(covered, similarity[:, pick])
+        # argmax returns the first maximum, so the lowest of the tied rows. It stays a tensor of one number: indexing
+        # with a tensor of no dimension reads it on the host.
+        pick = (gains >= best - TIE * best.abs()).to(torch.uint8).argmax(0, keepdim=True)
+        picks[step : step + 1] = pick
+        picked.index_fill_(0, pick, True)
+        nearer = torch.maximum(covered, similarity.index_select(1, pick)[:, 0])
         if follow:
             rows = (nearer > covered).nonzero()[:, 0]
             before, after = covered[rows, None].double(), nearer[rows, None].double()

@@ -90,4 +90,6 @@ def _cluster_sizes(distances: Tensor, medoids: Tensor) -> Tensor:
     """Return how many rows have each medoid as their nearest one, (k,); the earlier pick of equals."""
     if not len(medoids):
         return distances.new_zeros(0)
-    return torch.bincount(distances[:, medoids].argmin(1), minlength=len(medoids)).to(distances.dtype)
+    # Not bincount, which asks a GPU for the largest number.
+    nearest = distances[:, medoids].argmin(1)
+    return (nearest[:, None] == torch.arange(len(medoids), device=nearest.device)).sum(0).to(distances.dtype)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from colm.transfer import send
+
 
 def inclusion_chances(sizes: Tensor, budget: int) -> Tensor:
     """Return each row's chance to be picked, in proportion to its size and at most 1, (n,) float64.
@@ -52,13 +54,13 @@ def sample_by_size(sizes: Tensor, budget: int, generator: torch.Generator) -> tu
 
     Source: Madow, 1949; with the weights 1 / chance the mean is unbiased (Horvitz and Thompson, 1952).
     """
-    chances = inclusion_chances(sizes, budget)
+    chances = inclusion_chances(sizes.cpu(), budget)  # read once: its choices hang on values
     order = torch.randperm(len(sizes), generator=generator)
     start = torch.rand((), generator=generator, dtype=torch.float64)
     if budget == 0:
-        return order[:0].to(sizes.device), chances
-    ends = chances.cpu()[order].cumsum(0)
+        return order[:0].to(sizes.device), chances.to(sizes.device)
+    ends = chances[order].cumsum(0)
     ends[-1] = budget  # it is, up to rounding
     marks = torch.arange(budget, dtype=torch.float64) + start
     hit = torch.searchsorted(ends, marks, right=True).clamp_max(len(sizes) - 1)
-    return order[hit].sort().values.to(sizes.device), chances
+    return send(order[hit].sort().values, sizes.device), send(chances, sizes.device)

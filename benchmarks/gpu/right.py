@@ -1,0 +1,116 @@
+"""Right: do picks, features, training and resumed runs on this device give what they give on a CPU?
+
+The tests of tests/gpu, one line of figures each. They run in a process of their own, which is begun again for what is
+left where a test has ended it: an error of CUDA spoils all that comes after it in its process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from figures import UNFINISHED, Figures, Task, begin, read_lines
+from right_recorder import ENDS, RESULTS, Progress
+
+ROOT = Path(__file__).parents[2]
+WRONG = "COLM_GPU_WRONG_PICK"
+"""See tests/gpu/conftest.py."""
+
+LONGEST = 120.0
+"""Seconds after which a test is ended; the longest compiles a model."""
+
+SPARE = 6.0
+"""Seconds before the end from which no test is begun."""
+
+COMMAND = [
+    *(sys.executable, "-m", "pytest", "-c", "tests/gpu/pytest.ini", "--rootdir", ".", "--confcutdir", "tests/gpu"),
+    *("tests/gpu", "-p", "right_recorder", "-q", "-s", "--no-header", "--disable-warnings", "--tb=short"),
+    "--continue-on-collection-errors",
+]
+
+
+def environment(results: Path, task: Task) -> dict[str, str]:
+    """Return the environment of the tests' process."""
+    paths = [str(Path(__file__).parent), str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    values = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        RESULTS: str(results.resolve()),
+        ENDS: str(time.time() + task.left() - SPARE),
+    }
+    return {**values, WRONG: "1"} if task.wrong else values
+
+
+def run_tests(results: Path, task: Task) -> str:
+    """Run what is left in one process, and return how it ended."""
+    process = subprocess.Popen(COMMAND, cwd=ROOT, env=environment(results, task))
+    count, since = -1, time.monotonic()
+    try:
+        while process.poll() is None:
+            time.sleep(0.2)
+            tried = len(Progress.read(results).tried)
+            if tried != count:
+                count, since = tried, time.monotonic()
+            if time.monotonic() - since > LONGEST:
+                return f"did not end within {LONGEST:.0f} s"
+            if task.left() < 1:
+                return "there was no time to end it"
+        return f"ended its process with status {process.returncode}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def unended(results: Path, tried: list[str]) -> list[str]:
+    """Return the tests that were begun and have left no line."""
+    known = {line["unit"] for line in read_lines(results / "right.jsonl")}
+    return [unit for unit in tried if unit not in known]
+
+
+def faults(results: Path) -> list[str]:
+    """Return the units whose last line is a fault."""
+    last = {line["unit"]: line for line in read_lines(results / "right.jsonl")}
+    return [unit for unit, line in last.items() if "fault" in line]
+
+
+def run_slice(results: Path, task: Task) -> int:
+    """Run tests until none is left, or no time; return the exit status."""
+    before = Progress.read(results)
+    late = [*before.late, *unended(results, before.tried)]
+    tried: list[str] = []
+    while True:
+        Progress(None, tried, late).write(results)
+        ended = run_tests(results, task)
+        progress = Progress.read(results)
+        left = None if progress.left is None else [unit for unit in progress.left if unit not in progress.tried]
+        lost = unended(results, progress.tried)
+        if task.left() < SPARE and (left is None or left or lost):
+            return UNFINISHED
+        figures = Figures(results / "right.jsonl")
+        for unit in lost:
+            figures.fault(unit, ended)
+        if left is None or (left and progress.tried == tried):
+            figures.fault("pytest", f"{ended} before it began a test")
+            return 1
+        if not left:
+            break
+        tried = progress.tried
+    if "pytest" in faults(results):  # of an earlier slice
+        figures.add("pytest", outcome="passed", seconds=0.0, measured={})
+    return 1 if faults(results) else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--results", type=Path)
+    given, _ = parser.parse_known_args()
+    task = begin("right", __doc__ or "")
+    return run_slice(given.results, task)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

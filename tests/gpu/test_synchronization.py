@@ -1,0 +1,142 @@
+"""Between the selection pass and the coreset the host waits for the GPU a few times, whatever the budget."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tests.gpu.support import DEVICE, SIZES, on, pool_of, tiny_model
+from tests.gpu.syncs import counted
+
+from colm import CoresetSelector, SelectionConfig
+from colm.select.direction import match_direction
+from colm.select.facility import facility_location, medoids_of_distances, pairwise_distances
+from colm.select.fitting import fit_weights
+
+pytestmark = pytest.mark.gpu
+
+ALLOWED = {
+    "picking.pick_from_features": "which rows are finite decides the groups and their quotas; fitted weights",
+    "picking._read": "the picks of all groups and what they stand for, at once: the result",
+    "picking.cosines": "the two cosines of the record, at once",
+    "select.sampling.sample_by_size": "sizes of a group's rows, for the host's generator; once a group",
+}
+"""Places at which a GPU may be waited for, and why."""
+
+ON_THE_HOST = {
+    "features.factors._gather": "numbers of rows, which never leave the host",
+    "select.sampling.sample_by_size": "draws, which are the host's",
+    "select.sampling.inclusion_chances": "chances, which are computed on the host",
+    "selector._weigh": "weights of the coreset, which is on the host",
+    "selector._record": "the coreset, which is on the host",
+    "picking.pick_at_random": "draws, which are the host's",
+    "select.weighting.weigh_picks": "weights of the coreset, which is on the host",
+}
+"""Places that the rehearsal counts, since all its tensors are the host's. On a GPU they may not appear."""
+
+CASES: dict[str, dict[str, Any]] = {
+    "colm": {},
+    "colm of few coordinates": {"coordinates": 100},
+    "cosine": {"metric": "cosine"},
+    "represented": {"weights": "represented"},
+    "balance": {"balance": 1.0, "small_sources": "none"},
+    "direction": {"pick": "direction"},
+    "largest": {"pick": "largest"},
+    "middle": {"pick": "middle"},
+    "sample": {"pick": "sample"},
+    "matched": {"preset": "matched"},
+    "matched, a sketch": {"preset": "matched", "coordinates": 100},
+    "colm-spsa": {"preset": "colm-spsa"},
+}
+
+
+def waits_of_a_step(settings: dict[str, Any], budget: int, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Return where the host waits between the end of the second step's selection pass and the coreset."""
+    from colm import selector as module
+
+    model = tiny_model(layers=2).to(DEVICE)
+    chooser = CoresetSelector(model, SelectionConfig.from_dict({**settings, "keep_count": budget}), SIZES)
+    begin: list[Any] = []
+    original = module.run_selection_pass
+
+    def then_count(*args: Any, **kwargs: Any) -> Any:
+        features = original(*args, **kwargs)
+        if begin:
+            begin[0].__enter__()
+        return features
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "run_selection_pass", then_count)
+        for step in range(2):  # in the first one kernels are loaded, and there is no history
+            batches, sources = pool_of(5)
+            pool = on(DEVICE, batches)
+            if step == 1:
+                context = counted(DEVICE)
+                begin.append(_Once(context))
+            chooser.select(pool, sources)
+            if step == 1:
+                begin[0].__exit__()
+            chooser.commit()
+    found: Counter[str] = begin[0].found
+    return found
+
+
+class _Once:
+    """A context that is entered in the middle of a call and left after it."""
+
+    def __init__(self, context: Any) -> None:
+        self.context, self.found = context, Counter[str]()
+
+    def __enter__(self) -> None:
+        self.found = self.context.__enter__()
+
+    def __exit__(self, *args: Any) -> None:
+        self.context.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_waits_do_not_grow_with_the_budget(
+    name: str, monkeypatch: pytest.MonkeyPatch, measured: Callable[..., None]
+) -> None:
+    few, many = (
+        {
+            place: count
+            for place, count in waits_of_a_step(CASES[name], budget, monkeypatch).items()
+            if DEVICE.type == "cuda" or place in ALLOWED or place not in ON_THE_HOST
+        }
+        for budget in (8, 20)
+    )
+    places = ", ".join(f"{place} {count}" for place, count in sorted(many.items()))
+    measured(waits=sum(many.values()), places=places)
+    assert few == many
+    assert set(many) <= set(ALLOWED)
+
+
+@pytest.mark.parametrize("metric", ["l1", "l2", "cosine"])
+def test_no_wait_for_any_medoid(metric: str) -> None:
+    x = torch.randn(80, 32, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    facility_location(x, 3, metric)
+    with counted(DEVICE) as found:
+        medoids_of_distances(pairwise_distances(x, metric), 40)
+    assert not found
+
+
+def test_no_wait_for_any_match() -> None:
+    x = torch.randn(80, 32, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    goal = x.sum(0) + 1.0
+    fit_weights(x[match_direction(x, 3, goal)], goal)
+    with counted(DEVICE) as found:
+        fit_weights(x[match_direction(x, 40, goal)], goal)
+    assert not found
+
+
+def test_the_count_sees_a_wait() -> None:
+    """What is counted is there: a mask, and a number that the host reads."""
+    x = torch.arange(5.0).to(DEVICE)
+    assert float(x[x > 1].sum()) == 9.0  # kernels are loaded
+    with counted(DEVICE) as found:
+        x[x > 1].sum().item()
+    assert found["elsewhere"] >= 2
