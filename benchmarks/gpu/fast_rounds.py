@@ -44,7 +44,7 @@ RATIOS: dict[str, Callable[[dict[str, float], dict[str, float]], float]] = {
     "matched_over_ideal": lambda s, m: s["matched"] / (s["floor"] + s["kept"]),
     "control_over_plain": lambda s, m: s["control"] / s["plain"],
 }
-"""Of a round's seconds and peaks by way. Peaks are above what was there as the step began: weights, optimizer's state."""
+"""Of a round's seconds and peaks by way. A peak is above what was there before: weights and the optimizer's state."""
 
 
 class Built(NamedTuple):

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from fast_cases import Case, units
 
 from colm.plan.outlook import Outlook
@@ -42,7 +43,12 @@ def plan(case: Case) -> dict[str, float]:
 
 def write(folder: Path, *, tiny: bool) -> Path:
     """Write `planned.json` for all cases and return its path; peaks by the case's name."""
-    found = {name: plan(case) for name, case, profiled in units(tiny=tiny) if not profiled}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # there is next to nothing to compute, so that threads wait for each other
+    try:
+        found = {name: plan(case) for name, case, profiled in units(tiny=tiny) if not profiled}
+    finally:
+        torch.set_num_threads(threads)
     path = folder / "planned.json"
     path.write_text(json.dumps({"tiny": tiny, "peaks": found}, indent=1) + "\n", encoding="utf-8")
     return path
