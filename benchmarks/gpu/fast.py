@@ -33,21 +33,24 @@ def main() -> int:
     # The clock of the slice starts before the libraries are loaded, which takes seconds.
     task = begin("fast", __doc__)
     import planned
-    from fast_cases import PROFILED, units
+    from fast_cases import PROFILED, READING, units
     from gauges import Gauges
 
     if task.tiny:
         torch.set_num_threads(1)  # more of them wait for each other longer than they work
     gauges = Gauges(task.device)
     peaks = planned.read(task.data, tiny=task.tiny)
-    unfinished = False
+    unfinished = read = False
     for name, case, profiled in units(tiny=task.tiny):
         if task.figures.done(name):
             continue
         needed = PROFILED[name.removesuffix(" profile")] if profiled else case.seconds
+        if case.model == "135M" and not read:
+            needed += READING
         if not task.fits(needed + MARGIN):
             unfinished = True
             continue
+        read = read or case.model == "135M"
         error = _try(task, name, case, profiled, peaks, gauges)
         _free()
         if error is not None:
@@ -83,13 +86,15 @@ def _free() -> None:
 
 
 def _measure(task: Task, name: str, case: Case, planned: dict[str, float] | None, gauges: Gauges) -> None:
-    from fast_rounds import MIB, Rounds, build, make_steps, warm_up
+    from fast_rounds import Rounds, build, make_steps, warm_up
 
     built = build(case, task.device)
     start = time.perf_counter()
     steps = make_steps(built, case)
-    measured = warm_up(built, case, steps["colm"])
+    measured, step_seconds = warm_up(built, case, steps)
     warmed = time.perf_counter() - start
+    if not task.fits(step_seconds * case.round_over_step):
+        raise TimeoutError(f"a coreset step takes {step_seconds:.1f} s, so that no round fits in the time that is left")
     rounds = Rounds(built, case, steps, gauges)
     while rounds.done < case.rounds:
         start = time.monotonic()
@@ -106,11 +111,7 @@ def _measure(task: Task, name: str, case: Case, planned: dict[str, float] | None
         **rounds.figures(),
     }
     if task.device.type == "cuda":
-        line |= {
-            "gpu": torch.cuda.get_device_name(),
-            "reserved_mib": round(torch.cuda.max_memory_reserved() / MIB),
-            "smi": None if gauges.quick else gauges.read(),
-        }
+        line |= {"gpu": torch.cuda.get_device_name()}
     _compare(task, f"{name} plan", planned, measured)
     task.figures.add(name, **line)
 
@@ -126,13 +127,16 @@ def _compare(task: Task, unit: str, planned: dict[str, float] | None, measured: 
             "planned_mib": round(factor * planned[way] / 2**20, 2),
             "measured_mib": round(held / 2**20, 2),
             "ratio": round(held / (factor * planned[way]), 4),
+            "near": abs(held / (factor * planned[way]) - 1) <= ALLOWED,
         }
         for way, held in measured.items()
     }
     task.figures.add(unit, ways=ways, on_gpu=task.device.type == "cuda")
-    far = [f"{way} {values['ratio']:.2f}" for way, values in ways.items() if abs(values["ratio"] - 1) > ALLOWED]
+    far = [f"{way} {values['ratio']:.2f}" for way, values in ways.items() if not values["near"]]
     if far:
-        task.figures.fault(unit, f"the allocator's peak over the plan's is off by more than 15 %: {', '.join(far)}")
+        task.figures.fault(
+            unit, f"the allocator's peak over the plan's is off by more than {ALLOWED:.0%}: {', '.join(far)}"
+        )
 
 
 def _profile(task: Task, name: str, case: Case) -> None:
@@ -146,7 +150,11 @@ def _profile(task: Task, name: str, case: Case) -> None:
     step = steps["colm"]
     step.run(pool[:1])
     step.run(pool[:2])  # of two micro-batches: a whole step has a million events
-    task.figures.add(name, rows=2 * case.micro_batch, **profile_step(lambda: step.run(pool[:2]), task.device))
+    found = profile_step(lambda: step.run(pool[:2]), task.device)
+    on_gpu = task.device.type == "cuda"
+    task.figures.add(name, rows=2 * case.micro_batch, on_gpu=on_gpu, **found)
+    if on_gpu and not found["kernels_seen"]:
+        task.figures.fault(name, "the profiler saw no kernel, so the times are those of the CPU's operators")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,13 @@ ADAPTED = 1.4
 """How much longer a forward with adapters on all linear maps is reckoned to take: many small passes over memory."""
 
 
+BUILDING = 2.0
+"""Seconds for a model with random weights, drawn on the device, and its optimizer."""
+
+READING = 10.0
+"""Seconds that the file of SmolLM2's weights is read in, once."""
+
+
 class Case(NamedTuple):
     """One row of the tables. Sizes are those of a step on one device."""
 
@@ -95,18 +102,28 @@ class Case(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Reckon the seconds of the case on an H100: build, warm up, and all rounds."""
-        forward = self._forward
-        trained = (2 if self.lora else 3) + self.checkpointed  # in forwards of the same rows
-        kept = self.keep / self.rows * trained
-        step = 1 + kept - (self.keep / self.rows if self.checkpointed else 0)
-        each = {"colm": step, "floor": 1.0, "kept": kept, "matched": step, "control": kept, "pool": trained}
-        each["plain"] = kept
-        first = sum(each.values())
-        others = sum(value for way, value in each.items() if way not in self.once)
-        warm = step + 2 * trained / self.micro_batches + 2 * kept / self.micro_batches
-        load = 10.0 if self.model == "135M" else 2.0
-        return load + 1.25 * forward * warm + forward * (first + (self.rounds - 1) * others)
+        """Reckon the seconds of the case on an H100: build, warm up, and all rounds; reading weights aside."""
+        ways = self._ways
+        trained, kept, step = ways["pool"], ways["kept"], ways["colm"]
+        others = sum(value for way, value in ways.items() if way not in self.once)
+        pairs = 2 * (trained + kept) / self.micro_batches
+        warm = 1.3 * step + pairs + (2 * step + 1 + kept) / self.micro_batches  # whole rows take longer, so 1.3
+        return BUILDING + self._forward * (warm + sum(ways.values()) + (self.rounds - 1) * others)
+
+    @property
+    def round_over_step(self) -> float:
+        """How much longer the first round takes than a coreset step."""
+        return sum(self._ways.values()) / self._ways["colm"]
+
+    @property
+    def _ways(self) -> dict[str, float]:
+        """What is timed in a round, in forwards of the pool without gradients."""
+        trained = (2.0 if self.lora else 3.0) + self.checkpointed  # of the same rows
+        share = self.keep / self.rows
+        kept = share * trained
+        step = 1 + kept - (share if self.checkpointed else 0)
+        one = dict.fromkeys(("kept", "control", "plain"), kept)
+        return {"colm": step, "matched": step, "floor": 1.0, "pool": trained, **one}
 
     @property
     def _forward(self) -> float:
@@ -148,3 +165,4 @@ def units(*, tiny: bool) -> list[tuple[str, Case, bool]]:
 if __name__ == "__main__":
     for name, case, profiled in units(tiny=False):
         print(f"{name:28} {PROFILED[case.name] if profiled else case.seconds:6.1f} s")
+    print(f"{'reading SmolLM2':28} {READING:6.1f} s")

@@ -68,14 +68,15 @@ def summarise(events: list[Event], wall: float) -> dict[str, Any]:
     if device:
         names = {event.number: event.name for event in calls if event.operator == 0}
         for event in device:
-            _add(by_operator, names.get(event.operator, event.name), event.end - event.start)
+            name = names.get(event.operator, event.name) if event.operator else event.name
+            _add(by_operator, name, event.end - event.start)
             _add(by_kernel, event.name[:80], event.end - event.start)
     else:
         _add_own_times(by_operator, [event for event in calls if event.operator == 0])
     total = sum(by_operator.values())
     busy = _covered(device)
     return {
-        "on_gpu": bool(device),
+        "kernels_seen": len(device),
         "wall_seconds": round(wall, 4),
         "device_seconds": round(total / 1e9, 4),
         "idle_share": round(1 - busy / 1e9 / wall, 4) if device else None,

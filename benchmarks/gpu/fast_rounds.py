@@ -94,8 +94,12 @@ def make_steps(built: Built, case: Case) -> dict[str, Step]:
     return {name: Step(built.model, case.selection(name), built.optimizer) for name in names}
 
 
-def warm_up(built: Built, case: Case, step: Step) -> dict[str, int]:
-    """Run all that is timed later, on rows as the plan has them, and return the peaks in bytes, all that is held in."""
+def warm_up(built: Built, case: Case, steps: dict[str, Step]) -> tuple[dict[str, int], float]:
+    """Run all that is timed later, on rows as the plan has them.
+
+    Returns:
+        The peaks in bytes, all that is held in, and the seconds of a coreset step.
+    """
     rows = Rows(case.tokens, LABELLED)
 
     def batches(count: int, number: int) -> list[Batch]:
@@ -108,12 +112,23 @@ def warm_up(built: Built, case: Case, step: Step) -> dict[str, int]:
     pool = batches(case.micro_batch, case.micro_batches)
     kept = batches(case.keep // case.micro_batches, min(2, case.micro_batches))
     train(built.model, kept, built.optimizer)  # the optimizer's state is made
-    step.run(pool[:1])  # an Adam history is there, as in all later steps
-    return {
+    for step in (steps["colm"], steps["matched"]):  # both have a history from here on; libraries of solvers are loaded
+        step.run(pool[:1])
+    run_floor_as_trained(built, pool[:1])
+    train_plainly(built.model, kept[:1], built.optimizer)
+    peaks = {
         "pool": _held(built, lambda: train(built.model, pool[:2], built.optimizer)),
         "coreset_rows": _held(built, lambda: train(built.model, kept, built.optimizer)),
-        "coreset_step": _held(built, lambda: step.run(pool)),
     }
+    start = time.perf_counter()
+    peaks["coreset_step"] = _held(built, lambda: steps["colm"].run(pool))
+    return peaks, time.perf_counter() - start
+
+
+def run_floor_as_trained(built: Built, batches: list[Batch]) -> None:
+    """Run the floor in the autocast that is otherwise around the model's forward."""
+    with torch.autocast(built.device.type, dtype=torch.bfloat16):
+        run_floor(built.model, batches)
 
 
 def _held(built: Built, action: Callable[[], Any]) -> int:
@@ -137,7 +152,7 @@ class Rounds:
         self.bytes: dict[str, list[float]] = {}
         self.ratios: dict[str, list[float]] = {}
         self.readings: dict[str, list[dict[str, float]]] = {}
-        self.done = 0
+        self.reserved = self.done = 0
 
     def run(self) -> None:
         """Run one more round."""
@@ -157,7 +172,7 @@ class Rounds:
         step = self.steps["colm"]
         seconds["selection"], seconds["picking"], seconds["training"] = observe("colm", lambda: step.run(pool))
         batches = group_by_length(take_rows(pool, list(range(case.rows))), case.micro_batches)
-        observe("floor", lambda: self._floor(batches))
+        observe("floor", lambda: run_floor_as_trained(self.built, batches))
         kept = group_by_length(take_rows(pool, step.rows), case.micro_batches)
         observe("kept", lambda: train(model, kept, optimizer))
         observe("matched", lambda: self.steps["matched"].run(pool))
@@ -183,10 +198,6 @@ class Rounds:
             device=self.built.device,
         )
 
-    def _floor(self, batches: list[Batch]) -> None:
-        with torch.autocast(self.built.device.type, dtype=torch.bfloat16):
-            run_floor(self.built.model, batches)
-
     def _observe(self, action: Callable[[], Any]) -> tuple[float, float, Any]:
         """Return seconds, peak in bytes above what was there before, and the action's result."""
         results: list[Any] = []
@@ -199,6 +210,7 @@ class Rounds:
         there, start = torch.cuda.memory_allocated(), clock()
         results.append(action())
         taken = clock() - start
+        self.reserved = max(self.reserved, torch.cuda.max_memory_reserved())
         return taken, float(torch.cuda.max_memory_allocated() - there), results[0]
 
     def _note(self, seconds: dict[str, float], peaks: dict[str, float]) -> None:
@@ -220,6 +232,7 @@ class Rounds:
             "ratios": {name: spread(values) for name, values in self.ratios.items()},
             "seconds": {name: spread(values) for name, values in self.seconds.items()},
             "mib": {name: round(statistics.median(values) / MIB, 2) for name, values in self.bytes.items()},
+            "reserved_mib": round(self.reserved / MIB) or None,
             "gauges": {name: middle(readings) for name, readings in self.readings.items()},
         }
 
