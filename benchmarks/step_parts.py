@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from colm import example_mean
 from colm.models import load_model
@@ -30,35 +30,64 @@ class Shape(NamedTuple):
     heads: int = 5
     vocabulary: int = 4096
     dtype: str = "float32"
+    kv_heads: int = 0  # of keys and values; 0 for as many as of queries
+    tied: int = 0  # 1 where the head has the embedding's weight
 
 
-SMOLLM2 = Shape(layers=30, hidden=576, intermediate=1536, heads=9, vocabulary=49_152)
-"""Stands for the pretrained model, which has 3 key-value heads."""
+SMOLLM2 = Shape(layers=30, hidden=576, intermediate=1536, heads=9, vocabulary=49_152, kv_heads=3, tied=1)
+"""Stands for the pretrained model."""
+
+LORA = {"r": 16, "target_modules": "all-linear"}
 
 
-def build_model(shape: Shape, *, lora: bool, tokens: int) -> Any:
+def build_model(
+    shape: Shape, *, lora: bool, tokens: int, device: str | torch.device = "cpu", pretrained: Any = None
+) -> Any:
+    """Build the model on its device, where random weights of billions of parameters are quickly drawn.
+
+    Args:
+        shape: of the model; that of SmolLM2 stands for the pretrained one.
+        lora: whether it gets adapters.
+        tokens: of the longest row.
+        device: of the weights.
+        pretrained: the model itself, on any device; it is moved.
+    """
     torch.manual_seed(0)
-    pretrained = shape._replace(dtype=SMOLLM2.dtype) == SMOLLM2
-    model: Any = load_model("demo", dtype=shape.dtype) if pretrained else build_llama(shape, tokens)
-    return get_peft_model(model, LoraConfig(r=16, target_modules="all-linear")) if lora else model
+    if pretrained is None and shape._replace(dtype=SMOLLM2.dtype) == SMOLLM2:
+        pretrained = load_model("demo", dtype=shape.dtype)
+    with torch.device(device):
+        model: Any = build_llama(shape, tokens) if pretrained is None else pretrained.to(device)
+        return get_peft_model(model, LoraConfig(**LORA)) if lora else model
+
+
+def llama_config(shape: Shape, tokens: int) -> Any:
+    return LlamaConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads or shape.heads,
+        max_position_embeddings=max(tokens, 128),
+        tie_word_embeddings=bool(shape.tied),
+    )
 
 
 def build_llama(shape: Shape, tokens: int) -> Any:
-    model: Any = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=shape.vocabulary,
-            hidden_size=shape.hidden,
-            intermediate_size=shape.intermediate,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            num_key_value_heads=shape.heads,
-            max_position_embeddings=max(tokens, 128),
-        )
-    )
-    return model.to(getattr(torch, shape.dtype))
+    """Draw a Llama in its dtype; converted afterwards, one of 8 billion would take thrice the memory meanwhile."""
+    return AutoModelForCausalLM.from_config(llama_config(shape, tokens), dtype=getattr(torch, shape.dtype))
 
 
-def draw_pool(shape: Shape, *, rows: int, micro_batches: int, tokens: int, shortest: float, seed: int) -> list[Batch]:
+def draw_pool(
+    shape: Shape,
+    *,
+    rows: int,
+    micro_batches: int,
+    tokens: int,
+    shortest: float,
+    seed: int,
+    device: str | torch.device = "cpu",
+) -> list[Batch]:
     """Draw rows of uniformly distributed lengths, the first fourth of each unlabelled, padded as a collator does."""
     generator = torch.Generator().manual_seed(seed)
     batches = []
@@ -69,7 +98,8 @@ def draw_pool(shape: Shape, *, rows: int, micro_batches: int, tokens: int, short
         ids = torch.randint(0, shape.vocabulary, (count, width), generator=generator)
         mask = (torch.arange(width) < lengths[:, None]).long()
         labels = ids.masked_fill((mask == 0) | (torch.arange(width) < lengths[:, None] // 4), -100)
-        batches.append({"input_ids": ids, "attention_mask": mask, "labels": labels})
+        batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        batches.append({key: value.to(device) for key, value in batch.items()})
     return batches
 
 
@@ -144,13 +174,26 @@ def run_floor(model: Any, batches: list[Batch]) -> None:
     model.train()
 
 
-def train(model: Any, batches: list[Batch]) -> None:
-    """Accumulate the gradients of the example mean, as a training step does before the optimiser."""
+def train(model: Any, batches: list[Batch], optimizer: Any = None) -> None:
+    """Accumulate the gradients of the example mean, and let the optimiser step, if there is one."""
     model.train()
     rows = sum(len(batch["labels"]) for batch in batches)
     for batch in batches:
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-        example_mean(logits, batch["labels"], num_examples=rows).backward()
+        example_mean(logits, batch["labels"], batch.get("row_weights"), num_examples=rows).backward()
+    if optimizer is not None:
+        optimizer.step()
+    model.zero_grad()
+
+
+def train_plainly(model: Any, batches: list[Batch], optimizer: Any = None) -> None:
+    """Train as the Trainer does by itself: the model's own loss, a mean over all labelled tokens of the step."""
+    model.train()
+    labelled = sum((batch["labels"][:, 1:] != -100).sum() for batch in batches)
+    for batch in batches:
+        model(**batch, use_cache=False, num_items_in_batch=labelled).loss.backward()
+    if optimizer is not None:
+        optimizer.step()
     model.zero_grad()
 
 

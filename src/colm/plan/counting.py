@@ -152,16 +152,25 @@ def _numbers(given: Sequence[Tensor], args: tuple[Any, ...]) -> int:
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
-    return int(_flops_of.sdpa_flop_count(query.shape, key.shape, value.shape))
+    return int(_flops_of.sdpa_flop_count(query.shape, _ungrouped(key, query), _ungrouped(value, query)))
 
 
 def _attention_backward(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
-    return int(_flops_of.sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape))
+    shapes = (query.shape, _ungrouped(key, query), _ungrouped(value, query))
+    return int(_flops_of.sdpa_backward_flop_count(gradient.shape, *shapes))
 
+
+def _ungrouped(tensor: Tensor, query: Tensor) -> torch.Size:
+    """Return the shape of keys or values with as many heads as the queries: up to 2.11 PyTorch counts no others."""
+    return torch.Size((tensor.shape[0], query.shape[1], *tensor.shape[2:]))
+
+
+_KERNELS = [f"_scaled_dot_product_{name}" for name in ("flash_attention", "efficient_attention", "cudnn_attention")]
+_KERNELS.append("_scaled_dot_product_flash_attention_for_cpu")  # which PyTorch's own table lacks
 
 FLOPS: dict[Any, Callable[..., Any]] = {
-    **_flops_of.flop_registry,  # PyTorch's own table lacks the kernel of CPUs
-    _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    **_flops_of.flop_registry,
+    **{getattr(_aten, name): _attention for name in _KERNELS},
+    **{getattr(_aten, f"{name}_backward"): _attention_backward for name in _KERNELS},
 }
 """How many operations a call takes, given its arguments and its result."""

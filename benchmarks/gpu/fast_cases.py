@@ -1,0 +1,168 @@
+"""What the part "fast" measures, in the order of its worth, and what each case takes of an H100's time."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks that this suite shares its parts with
+
+import torch
+from step_parts import LORA, SMOLLM2, Shape, llama_config
+
+from colm import SelectionConfig
+from colm.config import PRESETS
+from colm.plan.outlook import Request
+from colm.plan.shapes import ModelSpec
+from colm.plan.steps import Rows
+
+LABELLED = 0.75
+"""Share of a row's tokens with a label, as `draw_pool` draws them."""
+
+SHORTEST = 0.5
+"""Tokens of the shortest row, as a share of the longest one's."""
+
+SMALL = SMOLLM2._replace(dtype="bfloat16")
+SHAPES = {
+    "135M": SMALL,
+    "1B": Shape(16, 2048, 8192, 32, 128_256, "bfloat16", kv_heads=8, tied=1),
+    "8B": Shape(32, 4096, 14_336, 32, 128_256, "bfloat16", kv_heads=8),
+}
+TINY = Shape(layers=2, hidden=64, intermediate=128, heads=4, vocabulary=256, dtype="bfloat16", kv_heads=2)
+
+RATE = 350e12
+"""Operations a second that an H100 is reckoned to do in these models; a large product alone has twice as many."""
+
+LAUNCH = 8e-6
+"""Seconds that Python takes for a kernel: below it, a small model's time does not fall with its rows."""
+
+ADAPTED = 1.4
+"""How much longer a forward with adapters on all linear maps is reckoned to take: many small passes over memory."""
+
+
+BUILDING = 2.0
+"""Seconds for a model with random weights, drawn on the device, and its optimizer."""
+
+READING = 10.0
+"""Seconds that the file of SmolLM2's weights is read in, once."""
+
+
+class Case(NamedTuple):
+    """One row of the tables. Sizes are those of a step on one device."""
+
+    model: str  # of SHAPES
+    lora: bool
+    tokens: int
+    keep: int
+    micro_batch: int  # rows of the pool in it
+    rows: int = 128
+    checkpointed: bool = False  # with reuse_forward
+    rounds: int = 5
+    once: tuple[str, ...] = ()  # ways that are timed in the first round alone, where each takes seconds
+    tiny: bool = False
+
+    @property
+    def name(self) -> str:
+        trained = "LoRA" if self.lora else "full"
+        return f"{self.model} {trained} T{self.tokens} K{self.keep}"
+
+    @property
+    def shape(self) -> Shape:
+        return TINY if self.tiny else SHAPES[self.model]
+
+    @property
+    def micro_batches(self) -> int:
+        return self.rows // self.micro_batch
+
+    def selection(self, preset: str) -> SelectionConfig:
+        """Return how a preset selects: a share, so that a pool of another size may warm up."""
+        reuse = self.checkpointed and preset != "control"
+        return SelectionConfig(**{**PRESETS[preset], "keep": self.keep / self.rows, "reuse_forward": reuse})
+
+    def shrunk(self) -> Case:
+        """Return the case as the rehearsal runs it, under its own name's figures of another size."""
+        return self._replace(
+            tokens=min(64, max(32, self.tokens // 32)), rows=16, micro_batch=4, keep=self.keep // 8, rounds=1, tiny=True
+        )
+
+    def request(self, device: str) -> Request:
+        """Return what `colm plan` is asked: the run with `dtype: bfloat16` and `bf16: true`, as the recipes have it."""
+        spec = ModelSpec(
+            "llama", "bfloat16", dict(LORA) if self.lora else None, torch.bfloat16, {} if self.checkpointed else None
+        )
+        selection = replace(self.selection("colm"), reuse_forward=False)
+        return Request(
+            spec, selection, Rows(self.tokens, LABELLED), self.micro_batch, self.micro_batches, device=device
+        )
+
+    def config(self) -> Any:
+        return llama_config(self.shape, self.tokens)
+
+    @property
+    def seconds(self) -> float:
+        """Reckon the seconds of the case on an H100: build, warm up, and all rounds; reading weights aside."""
+        ways = self._ways
+        trained, kept, step = ways["pool"], ways["kept"], ways["colm"]
+        others = sum(value for way, value in ways.items() if way not in self.once)
+        pairs = 2 * (trained + kept) / self.micro_batches
+        warm = 1.3 * step + pairs + (2 * step + 1 + kept) / self.micro_batches  # whole rows take longer, so 1.3
+        return BUILDING + self._forward * (warm + sum(ways.values()) + (self.rounds - 1) * others)
+
+    @property
+    def round_over_step(self) -> float:
+        """How much longer the first round takes than a coreset step."""
+        return sum(self._ways.values()) / self._ways["colm"]
+
+    @property
+    def _ways(self) -> dict[str, float]:
+        """What is timed in a round, in forwards of the pool without gradients."""
+        trained = (2.0 if self.lora else 3.0) + self.checkpointed  # of the same rows
+        share = self.keep / self.rows
+        kept = share * trained
+        step = 1 + kept - (share if self.checkpointed else 0)
+        one = dict.fromkeys(("kept", "control", "plain"), kept)
+        return {"colm": step, "matched": step, "floor": 1.0, "pool": trained, **one}
+
+    @property
+    def _forward(self) -> float:
+        """Seconds of a forward of the pool without gradients."""
+        shape = self.shape
+        grouped = (shape.kv_heads or shape.heads) / shape.heads
+        layer = shape.hidden**2 * (2 + 2 * grouped) + 3 * shape.hidden * shape.intermediate
+        weights = shape.layers * layer + LABELLED * shape.hidden * shape.vocabulary
+        operations = 2 * weights * self.rows * self.tokens * (1 + SHORTEST) / 2
+        kernels = shape.layers * (110 if self.lora else 40) * self.micro_batches
+        return max(operations / RATE * (ADAPTED if self.lora else 1.0), kernels * LAUNCH)
+
+
+_DEAR = ("matched", "control", "plain")
+CASES = (
+    Case("135M", True, 512, 64, 32),
+    Case("8B", True, 512, 64, 16, checkpointed=True, rounds=2, once=_DEAR),
+    Case("1B", True, 512, 64, 16, rounds=3),
+    Case("135M", False, 512, 64, 32),
+    Case("1B", True, 2048, 64, 4, rounds=2, once=_DEAR),
+    Case("135M", True, 512, 32, 32),
+    Case("8B", True, 512, 32, 16, checkpointed=True, rounds=1),
+    Case("1B", True, 512, 32, 16, rounds=3),
+    Case("135M", False, 512, 32, 32),
+    Case("1B", True, 2048, 32, 4, rounds=1),
+)
+
+PROFILED = {"135M LoRA T512 K64": 6.0, "8B LoRA T512 K64": 12.0}
+"""Seconds that a profiled step of the case takes, with building its model anew."""
+
+
+def units(*, tiny: bool) -> list[tuple[str, Case, bool]]:
+    """Return name, case and whether it is profiled: two rows first, then their profiles, then the others."""
+    found = [(case.name, case.shrunk() if tiny else case, False) for case in CASES]
+    profiles = [(f"{name} profile", case, True) for name, case, _ in found if name in PROFILED]
+    return [*found[:2], *profiles, *found[2:]]
+
+
+if __name__ == "__main__":
+    for name, case, profiled in units(tiny=False):
+        print(f"{name:28} {PROFILED[case.name] if profiled else case.seconds:6.1f} s")
+    print(f"{'reading SmolLM2':28} {READING:6.1f} s")

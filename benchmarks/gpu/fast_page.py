@@ -1,0 +1,172 @@
+"""The page's section of what "fast" found: ratios, seconds and memory, the plan beside the allocator, the profile."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from figures import read_lines
+
+RATIOS = {
+    "step_over_ideal": "step / ideal",
+    "selection_over_floor": "selection / floor",
+    "memory_over_coreset": "memory / coreset's",
+    "memory_over_pool": "memory / pool's",
+    "step_over_pool": "step / pool",
+    "step_over_plain": "step / plain",
+    "matched_over_ideal": "matched / ideal",
+    "control_over_plain": "control / plain",
+}
+WAYS = {
+    "floor": "floor of the selection",
+    "kept": "training the kept rows",
+    "colm": "coreset step",
+    "matched": "matched step",
+    "control": "control",
+    "pool": "training the pool",
+    "plain": "plain Trainer, K rows",
+}
+PLANNED = {"pool": "pool", "coreset_rows": "kept rows", "coreset_step": "coreset step"}
+
+ABOUT = """\
+The floor of a selection is a forward of the pool, the head on labelled tokens and the way back to the value projection;
+the ideal step is the floor and training the kept rows. All ways of a row run in turn on the same rows in every round,
+the optimizer's step included. Weights are bfloat16, adapters float32, the forward in autocast, as with `bf16: true`. A
+peak is what the allocator held above weights and the optimizer's state; `reuse_forward` holds the layer inputs of the
+whole pool. Nothing is compiled, and each way has run before it is timed."""
+
+
+def write_section(lines: list[dict[str, Any]]) -> str:
+    """Return the section in Markdown, from the lines of `fast.jsonl`."""
+    faults = [line for line in lines if "fault" in line]
+    last = {line["unit"]: line for line in lines if "fault" not in line}  # of a unit twice, the later
+    cases = [line for line in last.values() if "ratios" in line]
+    plans = [line for line in last.values() if "ways" in line]
+    profiles = [line for line in last.values() if "operators" in line]
+    parts = ["## Fast and small", *_faults(faults, last)]
+    if cases:
+        parts += [ABOUT, _setting(cases), _ratios(cases), _seconds(cases)]
+    if plans:
+        parts += ["### What `colm plan` says, and what the allocator held", _plans(plans)]
+    if profiles:
+        parts += ["### Where a step's time goes", *map(_profile, profiles)]
+    if not lines:
+        parts.append("Nothing was measured.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _faults(faults: list[dict[str, Any]], last: dict[str, dict[str, Any]]) -> list[str]:
+    """Return a list of what went wrong: the last word on each unit, if no later slice had it right.
+
+    A plan that is off has its figures, too, so these faults stay.
+    """
+    told = {line["unit"]: line["fault"] for line in faults}
+    stays = {unit: text for unit, text in told.items() if unit not in last or not _is_case(last[unit])}
+    return ["\n".join(f"- 🔴 {unit}: {text}" for unit, text in stays.items())] if stays else []
+
+
+def _is_case(line: dict[str, Any]) -> bool:
+    return "ratios" in line
+
+
+def _setting(cases: list[dict[str, Any]]) -> str:
+    found = {line.get("gpu", "a CPU") for line in cases}
+    rows = {line["rows"] for line in cases}
+    return (
+        f"On {' and '.join(sorted(found))}; pools of {', '.join(map(str, sorted(rows)))} rows. Median (least to most)."
+    )
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    dashes = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, dashes, *rows])
+
+
+def _ratios(cases: list[dict[str, Any]]) -> str:
+    rows = []
+    for line in cases:
+        gauges = [gauge for gauge in line["gauges"].values() if gauge]
+        cells = [_name(line), str(line["rounds"])]
+        cells += [_spread(line["ratios"].get(name), 2) for name in RATIOS]
+        rows.append([*cells, _range(gauges, "mhz"), _range(gauges, "watt")])
+    return _table(["case", "rounds", *RATIOS.values(), "MHz", "W"], rows)
+
+
+def _seconds(cases: list[dict[str, Any]]) -> str:
+    rows = []
+    for line in cases:
+        for way, what in WAYS.items():
+            if way not in line["seconds"]:
+                continue
+            text = what
+            if way == "colm":
+                split = (line["seconds"][part][0] for part in ("selection", "picking", "training"))
+                text += " (selection {:.3g}, picking {:.3g}, training {:.3g})".format(*split)
+            gauge = line["gauges"].get(way) or {}
+            told = [f"{gauge[name]:.0f}" if name in gauge else "-" for name in ("mhz", "watt", "celsius")]
+            rows.append([_name(line), text, _spread(line["seconds"][way], 3), f"{line['mib'][way]:,.1f}", *told])
+    return _table(["case", "way", "seconds", "peak, MiB", "MHz", "W", "°C"], rows)
+
+
+def _plans(plans: list[dict[str, Any]]) -> str:
+    rows = [
+        [
+            line["unit"].removesuffix(" plan"),
+            PLANNED[way],
+            f"{found['planned_mib']:,.1f}",
+            f"{found['measured_mib']:,.1f}",
+            f"{'' if found['near'] else '🔴 '}{found['ratio']:.3f}",
+        ]
+        for line in plans
+        for way, found in line["ways"].items()
+    ]
+    return _table(["case", "trains", "planned, MiB", "held, MiB", "held / planned"], rows)
+
+
+def _profile(line: dict[str, Any]) -> str:
+    idle = (
+        "the device was not watched" if line["idle_share"] is None else f"the device idle for {line['idle_share']:.0%}"
+    )
+    head = (
+        f"{line['unit'].removesuffix(' profile')}, a step of {line['rows']} rows under the profiler, which slows what "
+        f"Python does: {line['wall_seconds']:.3g} s, {line['device_seconds']:.3g} s in operators, {idle}; {line['launches']:,} "
+        f"kernels launched, {line['waits']:,} waits for the device."
+    )
+    where = "on the device" if line["kernels_seen"] else "on the CPU"
+    tables = [_table([f"operator, own time {where}", "share"], _shares(line["operators"]))]
+    if line["kernels"]:
+        tables.append(_table(["kernel", "share"], _shares(line["kernels"])))
+    return "\n\n".join([head, *tables])
+
+
+def _shares(found: list[list[Any]]) -> list[list[str]]:
+    return [[f"`{name}`".replace("|", "\\|"), f"{share:.1%}"] for name, share in found]
+
+
+def _name(line: dict[str, Any]) -> str:
+    return f"{line['unit']}{', checkpointed, reuse_forward' if line['checkpointed'] else ''}"
+
+
+def _spread(values: list[float] | None, places: int) -> str:
+    if values is None:
+        return "-"
+    middle, least, most = (f"{value:.{places}f}" for value in values)
+    return middle if least == most else f"{middle} ({least} to {most})"
+
+
+def _range(gauges: list[dict[str, float]], name: str) -> str:
+    values = [gauge[name] for gauge in gauges]
+    if not values:
+        return "-"
+    return f"{min(values):.0f} to {max(values):.0f}" if min(values) < max(values) else f"{values[0]:.0f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("path", type=Path, help="fast.jsonl")
+    print(write_section(read_lines(parser.parse_args().path)))
+
+
+if __name__ == "__main__":
+    main()
