@@ -2,8 +2,9 @@
 
     python benchmarks/gpu/helps.py --results RESULTS --data DATA --seconds 300
 
-Every run of a seed begins with the same adapter and sees the same pools. Every method has a learning rate of its own and
-a linear schedule that ends with its run. Runs come in the order in which each minute leaves the most useful paired table.
+Every run of a seed begins with the same adapter and sees the same pools. Every method has a learning rate of its own,
+and a linear schedule that ends with its run. Runs come in the order in which each minute leaves the most useful paired
+table.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from figures import UNFINISHED, Task, begin
+from helps_clock import OutOfTimeError
 from helps_rows import PLACE
-from helps_runs import Bench, OutOfTimeError, Run, Size
+from helps_runs import Bench, Run, Size
 
 from colm.errors import one_line
 
@@ -37,9 +39,9 @@ class Method(NamedTuple):
 
 
 BALANCED = "small_sources=none,balance=0.7"
-"""At a quarter, in the place of the rule that keeps small sources whole: nine of the fourteen are small and have 25.4 % of
-the rows, so the rule would fill the coreset with them, and leave nothing to choose. On the CPU, matching with it was the
-best way to keep 32 rows of 128 of this mixture (docs/results/headline_real.md)."""
+"""At a quarter, in the place of the rule that keeps small sources whole: nine of the fourteen are small and have 25.4 %
+of the rows, so the rule would fill the coreset with them, and leave nothing to choose. On the CPU, matching with it was
+the best way to keep 32 rows of 128 of this mixture (docs/results/headline_real.md)."""
 
 FIRST = {
     "random": Method("random", 0.25, 0.13),
@@ -59,9 +61,9 @@ SECOND = {
 METHODS = FIRST | SECOND
 
 RATE = 1.0e-3
-"""Of the methods that keep a quarter. Others have it times the square root of their rows over a quarter's: the noise of a
-mean falls with that root, and Adam's step does not shrink with it. No rate was searched, neither this one nor a method's;
-so a difference between methods of unlike rows is one between these rates, too."""
+"""Of the methods that keep a quarter. Others have it times the square root of their rows over a quarter's: the noise of
+a mean falls with that root, and Adam's step does not shrink with it. No rate was searched, neither this one nor a
+method's; so a difference between methods of unlike rows is one between these rates, too."""
 
 OVERHEAD, ANSWERS = 4.0, 8.0
 """Seconds that a run takes beside its steps, and that one model's answers take, until they were measured."""

@@ -8,17 +8,18 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
+from helps_clock import Clock, Tell
 from helps_rows import Losses, Rows, row_losses
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import DataCollatorForSeq2Seq, PrinterCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers import DataCollatorForSeq2Seq, PrinterCallback, TrainingArguments, set_seed
 
 from colm import CoresetTrainer, SelectionConfig
 from colm.adapters import add_lora
@@ -61,10 +62,6 @@ class Run(NamedTuple):
         return f"seed {self.seed}/{self.name}"
 
 
-class OutOfTimeError(Exception):
-    """The run would not end before the part has to."""
-
-
 class Bench:
     """What all runs share, loaded once: base weights on the CPU, rows, questions, tokenizer.
 
@@ -102,9 +99,7 @@ class Bench:
         """Return the precision that the Trainer trains in: bfloat16 on the GPU."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
 
-    def train(
-        self, run: Run, steps: int, *, tell: Callable[[Mapping[str, Any]], None], left: Callable[[], float]
-    ) -> tuple[dict[str, Any], Any]:
+    def train(self, run: Run, steps: int, *, tell: Tell, left: Callable[[], float]) -> tuple[dict[str, Any], Any]:
         """Train, and return the run's figures and the model.
 
         Args:
@@ -147,7 +142,7 @@ class Bench:
                 processing_class=self.tokenizer,
                 selection=selection,
             )
-            clock = Clock(self, steps, tell, left)
+            clock = Clock(self, steps, self.size.every, tell, left)
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(clock)
             set_seed(run.shuffle)  # colm train does so, too: the order of the rows is drawn from here
@@ -237,60 +232,6 @@ class Bench:
             "no_answer": sum(line["extracted"] is None for line in lines),
             "sources": {name: round(held["exact"]["value"], 6) for name, held in found["sources"].items()},
         }
-
-
-class Clock(TrainerCallback):
-    """Counts a run's training seconds, evaluations left out, and evaluates where it has to.
-
-    It waits for the GPU behind each step, so that the selection of the next one is not charged with the rest of this
-    one.
-
-    Attributes:
-        elapsed: training seconds so far.
-        peak: most bytes of the GPU that training held; evaluations left out.
-        evaluations: step, seconds and losses of each.
-    """
-
-    def __init__(
-        self, bench: Bench, steps: int, tell: Callable[[Mapping[str, Any]], None], left: Callable[[], float]
-    ) -> None:
-        self._bench, self._steps, self._tell, self._left = bench, steps, tell, left
-        self._since = 0.0
-        self.elapsed = 0.0
-        self.peak = 0
-        self.evaluations: list[dict[str, Any]] = []
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Begin to count."""
-        self._go_on()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Note the time, and evaluate where it is due."""
-        self._stop()
-        step = state.global_step
-        if self._left() <= 0:
-            raise OutOfTimeError(f"step {step} of {self._steps}")
-        if step % self._bench.size.every == 0 or step == self._steps:
-            losses = self._bench.evaluate(kwargs["model"])
-            bad = [name for name, loss in losses.items() if not math.isfinite(loss)]
-            if bad:
-                raise ValueError(f"after step {step} the loss of {', '.join(bad)} is not finite")
-            line = {"step": step, "seconds": round(self.elapsed, 4), "losses": losses}
-            self.evaluations.append(line)
-            self._tell(line)
-        self._go_on()
-
-    def _stop(self) -> None:
-        if self._bench.device.type == "cuda":
-            torch.cuda.synchronize()
-            self.peak = max(self.peak, torch.cuda.max_memory_allocated())
-        self.elapsed += time.perf_counter() - self._since
-
-    def _go_on(self) -> None:
-        if self._bench.device.type == "cuda":
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-        self._since = time.perf_counter()
 
 
 def digest(tensors: list[Tensor]) -> str:
