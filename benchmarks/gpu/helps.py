@@ -65,8 +65,11 @@ RATE = 1.0e-3
 a mean falls with that root, and Adam's step does not shrink with it. No rate was searched, neither this one nor a
 method's; so a difference between methods of unlike rows is one between these rates, too."""
 
-OVERHEAD, ANSWERS = 4.0, 8.0
+OVERHEAD, ANSWERS = 3.0, 8.0
 """Seconds that a run takes beside its steps, and that one model's answers take, until they were measured."""
+
+END = 2.0
+"""Seconds that are kept for the end of the part."""
 
 TOLERANCE = {"cuda": 0.05, "cpu": 1e-4}
 """Of a row's loss computed in two ways, in bfloat16 and in float32."""
@@ -160,6 +163,10 @@ class Part:
             self.fail("warm-up", error)
         print(f"warm-up: {time.monotonic() - start:.1f} s", flush=True)
 
+    def spare(self) -> float:
+        """Return the seconds that are left but for those that it takes to end."""
+        return self.task.left() - END
+
     def make_run(self, name: str, seed: int) -> Run:
         """Return the run of a method and a seed."""
         rate = RATE * (METHODS[name].share / 0.25) ** 0.5
@@ -171,7 +178,7 @@ class Part:
         run = self.make_run(name, seed)
         if self.figures.done(run.unit):
             return
-        if not self.task.fits(self.pace.seconds(name)):
+        if self.spare() <= 0 or not self.task.fits(self.pace.seconds(name)):
             self.left = True
             return
         start = time.monotonic()
@@ -180,7 +187,7 @@ class Part:
             self.figures.add(f"{run.unit}@{line['step']}", **line)
 
         try:
-            found, model = self.bench.train(run, self.size.steps, tell=tell, left=lambda: self.task.left() - 2)
+            found, model = self.bench.train(run, self.size.steps, tell=tell, left=self.spare)
             self.bench.keep_adapter(run, model)
         except OutOfTimeError as error:
             print(f"{run.unit}: no time after {error}", flush=True)
@@ -217,7 +224,7 @@ class Part:
                 continue
             if run and not (self.figures.done(run.unit) and self.bench.adapter_path(run).exists()):
                 continue
-            if not self.task.fits(self.answer_seconds):
+            if self.spare() <= 0 or not self.task.fits(self.answer_seconds):
                 return
             start = time.monotonic()
             try:

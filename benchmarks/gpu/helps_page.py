@@ -155,8 +155,8 @@ def _equal_time(runs: Runs, base: Mapping[str, float] | None) -> str:
         )
     note = (
         f"Read when {TIMED}'s run of the seed ended, after {fmean(ends.values()):.1f} s of training in the mean, "
-        "between the two evaluations next to it; a run that ended sooner counts with its end. Evaluations are not in the "
-        "seconds."
+        "between the two evaluations next to it; a run that ended sooner counts with its end. Evaluations are not in "
+        "the seconds."
     )
     return f"{table(rows)}\n\n{note}"
 
@@ -194,7 +194,8 @@ def _costs(runs: Runs) -> str:
         )
     note = (
         "The GPU is waited for behind each step, so that a step's selection is charged with its own work alone. Match "
-        "is the cosine of the kept rows' mean gradient with the pool's, and that of as many rows at random."
+        "is the cosine of the mean feature of the rows kept of big sources with the pool's, beside what as many random "
+        "rows would have."
     )
     return f"{table(rows)}\n\n{note}"
 

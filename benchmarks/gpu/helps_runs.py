@@ -9,21 +9,21 @@ import json
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
 from helps_clock import Clock, Tell
-from helps_rows import Losses, Rows, row_losses
+from helps_rows import Losses, Rows, pad_rows, row_losses
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import DataCollatorForSeq2Seq, PrinterCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from colm import CoresetTrainer, SelectionConfig
 from colm.adapters import add_lora
-from colm.batch import IGNORE
 from colm.evaluate.judge import Generation, answer_questions, summarise_answers
 from colm.losses import example_losses
 from colm.methods import method_settings
@@ -138,7 +138,7 @@ class Bench:
                     disable_tqdm=True,
                 ),
                 train_dataset=self.rows.train,
-                data_collator=DataCollatorForSeq2Seq(self.tokenizer, padding=True, label_pad_token_id=IGNORE),
+                data_collator=partial(pad_rows, pad=self.tokenizer.pad_token_id),
                 processing_class=self.tokenizer,
                 selection=selection,
             )
