@@ -41,7 +41,7 @@ def write_section(lines: list[dict[str, Any]]) -> str:
     parts = ["## Does it help", *_faults(last, runs), _intro(last, runs, lines)]
     if runs:
         base = last.get("base", {}).get("losses")
-        parts += ["### At equal steps", _equal_steps(runs, base)]
+        parts += ["### At equal steps", _equal_steps(runs, base, last.get("setting", {}))]
         parts += ["### At equal time", _equal_time(runs, base)]
         parts += ["### What it costs", _costs(runs)]
         parts += ["### By source", _sources(runs, base, last.get("setting", {}))]
@@ -56,10 +56,10 @@ def _faults(last: Mapping[str, Mapping[str, Any]], runs: Runs) -> list[str]:
     for held in runs.values():
         for seed, line in held.items():
             by_seed.setdefault(seed, []).append(line)
-    for seed, held in sorted(by_seed.items()):  # slices check only their own runs
+    for seed, group in sorted(by_seed.items()):  # slices check only their own runs
         for key, what in (("pools", "pools"), ("init", "first adapters")):
-            if len({line[key] for line in held}) > 1:
-                told = ", ".join(f"{line['name']} {line[key]}" for line in held)
+            if len({line[key] for line in group}) > 1:
+                told = ", ".join(f"{line['name']} {line[key]}" for line in group)
                 found.append(f"{RED} Runs of seed {seed} had different {what}, so they are no pairs: {told}")
     base = last.get("base", {}).get("losses")
     for name, per_seed in runs.items():
@@ -94,7 +94,7 @@ def _intro(last: Mapping[str, Mapping[str, Any]], runs: Runs, lines: Lines) -> s
     return text
 
 
-def _equal_steps(runs: Runs, base: Mapping[str, float] | None) -> str:
+def _equal_steps(runs: Runs, base: Mapping[str, float] | None, setting: Mapping[str, Any]) -> str:
     rows = [
         ["method", "settings", "rows a step", "learning rate", "seeds", "macro loss", *(f"less {b}" for b in BASES)],
         ["---", "---", "---:", "---:", "---:", *["---"] * (1 + len(BASES))],
@@ -122,6 +122,11 @@ def _equal_steps(runs: Runs, base: Mapping[str, float] | None) -> str:
         "Learning rates go with the square root of the rows a step, from one that was not searched; none was tuned for "
         "its method. Differences are paired by seed; behind * the interval leaves 0 out."
     )
+    if "small_share" in setting:
+        note += (
+            f" The small sources have {setting['small_share']:.1%} of the rows. So at a quarter the rule that keeps "
+            "them whole would leave no room for others, and weights even the sources out instead (`balance`)."
+        )
     return f"{table(rows)}\n\n{note}"
 
 

@@ -9,6 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,7 @@ import torch
 from helps_clock import Clock, Tell
 from helps_rows import Losses, Rows, pad_rows, row_losses
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PrinterCallback, TrainingArguments, set_seed
@@ -85,8 +87,9 @@ class Bench:
         if (kept / "done").exists():
             return load_model(str(kept))
         model = load_model("demo")
-        model.save_pretrained(kept)
-        (kept / "done").touch()
+        with suppress(OSError, SafetensorError):  # no room, or a folder that can only be read
+            model.save_pretrained(kept)
+            (kept / "done").touch()
         return model
 
     def fresh(self, seed: int) -> Any:
@@ -202,9 +205,10 @@ class Bench:
     def keep_adapter(self, run: Run, model: Any) -> None:
         """Write a finished run's adapter."""
         path = self.adapter_path(run)
-        path.parent.mkdir(exist_ok=True)
         held = get_peft_model_state_dict(model)
-        save_file({name: value.detach().cpu().contiguous() for name, value in held.items()}, path)
+        with suppress(OSError, SafetensorError):  # the questions then do without it
+            path.parent.mkdir(exist_ok=True)
+            save_file({name: value.detach().cpu().contiguous() for name, value in held.items()}, path)
 
     def answer(self, run: Run | None) -> dict[str, Any]:
         """Return the shares of right answers of a finished run; for none, of the model before training.
