@@ -56,7 +56,7 @@ SECOND = {
     "matched-half": Method("matched+keep=0.5", 0.5, 0.28),
     "control-half": Method("control+keep=0.5", 0.5, 0.15),
 }
-"""At a half the small sources leave room for others, so these have the rule; the issue's methods, and their control."""
+"""At a half the small sources leave room for others, so matching and its control have the rule."""
 
 METHODS = FIRST | SECOND
 
@@ -71,8 +71,8 @@ OVERHEAD, ANSWERS = 3.0, 8.0
 END = 2.0
 """Seconds that are kept for the end of the part."""
 
-TOLERANCE = {"cuda": 0.05, "cpu": 1e-4}
-"""Of a row's loss computed in two ways, in bfloat16 and in float32."""
+TOLERANCE = 1e-3
+"""Of a row's loss computed in two ways, both in float32: kernels of attention differ by less than a hundredth of it."""
 
 PLANTED = "matched"
 """Of seed 0, sees other pools where a wrong result is planted."""
@@ -150,12 +150,14 @@ class Part:
     def begin(self) -> None:
         """Measure the model before training, and warm the GPU up."""
         if not self.figures.done("base"):
-            losses, apart = self.bench.base_losses()
-            if apart <= TOLERANCE[self.task.device.type]:
+            try:
+                losses, apart = self.bench.base_losses()
                 self.figures.add("base", losses=losses, apart=apart)
-            else:
-                text = f"losses of the head on labelled positions lie {apart:.4f} from those of whole logits"
-                self.figures.fault("base", text)
+                if not apart <= TOLERANCE:
+                    text = f"losses of the head on labelled positions lie {apart:.5f} from those of whole logits"
+                    self.figures.fault("evaluation", text)
+            except Exception as error:  # the runs have losses of their own
+                self.fail("base", error)
         start = time.monotonic()
         try:
             self.bench.warm_up(self.make_run("matched", 0))
@@ -235,9 +237,15 @@ class Part:
             self.answer_seconds = 1.2 * (time.monotonic() - start)
 
     def fail(self, unit: str, error: Exception) -> None:
-        """Write a fault; the whole trace goes to the log."""
+        """Write a fault; the whole trace goes to the log.
+
+        Raises:
+            RuntimeError: the GPU is lost to this process, so that nothing else can be measured.
+        """
         traceback.print_exception(error)
         self.figures.fault(unit, f"{type(error).__name__}: {one_line(error)}")
+        if self.task.device.type == "cuda":
+            torch.cuda.synchronize()
 
 
 def main() -> int:

@@ -89,7 +89,7 @@ def _intro(last: Mapping[str, Mapping[str, Any]], runs: Runs, lines: Lines) -> s
     ended = {f"seed {line['seed']}/{line['name']}" for line in some}
     cut = {line["unit"].rpartition("@")[0]: line for line in lines if "@" in line["unit"]}
     for unit, line in cut.items():
-        if unit not in ended:
+        if unit not in ended and "fault" not in last.get(unit, {}):
             text += f" {unit} did not end: {_macro(line['losses']):.4f} after step {line['step']}."
     return text
 

@@ -186,12 +186,12 @@ class Bench:
             model.train(training)
 
     def base_losses(self) -> tuple[Losses, float]:
-        """Return the losses before any training, and how far they lie from those of whole, masked logits at most."""
+        """Return the losses before training, and how far losses lie at most from those of whole, masked logits."""
         model = self.base.to(self.device)
         try:
             losses = self.evaluate(model)
             batch = self.rows.batches[0].part(CHECKED).to(self.device)
-            with torch.no_grad(), self.autocast():
+            with torch.no_grad():
                 logits = model(input_ids=batch.ids, attention_mask=batch.mask).logits
                 apart = example_losses(logits, batch.labels) - row_losses(model, batch)
             return losses, float(apart.abs().max())
