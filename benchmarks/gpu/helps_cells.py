@@ -1,0 +1,54 @@
+"""Cells of a page's tables: means over seeds, paired differences, and a curve's value between its points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from colm.report.intervals import Interval, estimate_difference
+
+BASES = ("random", "control", "control-half")
+"""Methods that cost nothing, which one that costs something has to beat: that of as many rows, or of half as many."""
+
+
+def interpolate(x: Sequence[float], y: Sequence[float], place: float) -> float:
+    """Return a curve's value, linear between its points; behind its end, the last one."""
+    for start, end, low, high in zip(x, x[1:], y, y[1:], strict=False):
+        if start <= place < end:
+            return low + (high - low) * (place - start) / (end - start)
+    return y[-1] if place >= x[-1] else y[0]
+
+
+def less_bases(name: str, values: Mapping[str, Mapping[str, float]], digits: int = 4) -> list[str]:
+    """Return the cells of the differences from each base, paired by seed."""
+    return [
+        "-"
+        if name == base or base not in values
+        else show(estimate_difference(values[name], values[base]), digits, "+")
+        for base in BASES
+    ]
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    held = [value for value in values if value is not None]
+    return fmean(held) if held else None
+
+
+def show(interval: Interval | None, digits: int = 4, sign: str = "") -> str:
+    if interval is None:
+        return "-"
+    mean = f"{interval.mean:{sign}.{digits}f}"
+    if interval.half is None:
+        return mean
+    return f"{mean} ± {interval.half:.{digits}f}{' *' if sign and interval.sign else ''}"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def plain(text: str) -> str:
+    """Return text that neither ends a cell nor begins markup."""
+    for mark in "\\`*_|<>[]":
+        text = text.replace(mark, f"\\{mark}")
+    return " ".join(text.split())

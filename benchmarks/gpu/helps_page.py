@@ -1,0 +1,265 @@
+"""The section of the page on whether it helps: equal steps, equal time, costs, sources, answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from helps_cells import BASES, interpolate, less_bases, mean_of, plain, show, table
+
+from colm.report.intervals import estimate_mean, find_first_reach
+
+RED = "🔴"
+TIMED = "control"
+"""Whose run sets the time that is the same for all."""
+
+Lines = Sequence[Mapping[str, Any]]
+Runs = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""Method -> seed -> the run's line."""
+
+CLAIMS = (
+    "What this can say: on one card, for a model of 135 million parameters, LoRA of rank 16 and this mixture, which "
+    "method ends lower, as far as its interval over seeds leaves 0 out (*); and what a step costs there. What it "
+    "can not say: how it is with larger models, for which a row costs more and the launch of a kernel less; with "
+    "other learning rates, none of which was searched; or with longer training. Two seeds give an interval so wide "
+    "that only a large difference leaves 0 out, and of some twenty differences one does so by chance. Schedules end "
+    "with each run, so at equal time a longer run is still at a higher rate: as a rule its loss there is above that "
+    "of a run that was planned to end there."
+)
+
+
+def write_section(lines: list[dict[str, Any]]) -> str:
+    """Return the section in Markdown, from the lines of figures; the last line of a unit counts."""
+    last = {line["unit"]: line for line in lines}
+    runs: dict[str, dict[str, Any]] = {}
+    answers: dict[str, dict[str, Any]] = {}
+    for unit, line in last.items():
+        if "fault" not in line and "name" in line:
+            held = answers if unit.endswith("/answers") else runs
+            held.setdefault(line["name"], {})[str(line["seed"])] = line
+    parts = ["## Does it help", *_faults(last, runs), _intro(last, runs, lines)]
+    if runs:
+        base = last.get("base", {}).get("losses")
+        parts += ["### At equal steps", _equal_steps(runs, base, last.get("setting", {}))]
+        parts += ["### At equal time", _equal_time(runs, base)]
+        parts += ["### What it costs", _costs(runs)]
+        parts += ["### By source", _sources(runs, base, last.get("setting", {}))]
+    if answers:
+        parts += ["### Right answers", _answers(answers)]
+    return "\n\n".join([*parts, CLAIMS]) + "\n"
+
+
+def _faults(last: Mapping[str, Mapping[str, Any]], runs: Runs) -> list[str]:
+    found = [f"{RED} {unit}: {plain(line['fault'])}" for unit, line in last.items() if "fault" in line]
+    by_seed: dict[str, list[Mapping[str, Any]]] = {}
+    for held in runs.values():
+        for seed, line in held.items():
+            by_seed.setdefault(seed, []).append(line)
+    for seed, group in sorted(by_seed.items()):  # slices check only their own runs
+        for key, what in (("pools", "pools"), ("init", "first adapters")):
+            if len({line[key] for line in group}) > 1:
+                told = ", ".join(f"{line['name']} {line[key]}" for line in group)
+                found.append(f"{RED} Runs of seed {seed} had different {what}, so they are no pairs: {told}")
+    base = last.get("base", {}).get("losses")
+    for name, per_seed in runs.items():
+        for seed, line in per_seed.items():
+            if base and _macro(line["evaluations"][-1]["losses"]) >= _macro(base):
+                found.append(f"{RED} seed {seed}/{name}: the loss ended no lower than it began")
+    return found
+
+
+def _intro(last: Mapping[str, Mapping[str, Any]], runs: Runs, lines: Lines) -> str:
+    if not runs:
+        return f"{RED} No run has ended."
+    some = [line for held in runs.values() for line in held.values()]
+    setting = last.get("setting", {})
+    cards = sorted({line["card"] for line in some})
+    seeds = sorted({line["seed"] for line in some})
+    steps, pool = some[0]["steps"], some[0]["pool"]
+    text = (
+        f"{len(some)} runs of {steps} steps, seeds {', '.join(map(str, seeds))}, pools of {pool} rows in one "
+        f"micro-batch; {' and '.join(cards)}, torch {setting.get('torch')}, transformers "
+        f"{setting.get('transformers')}. The runs of a seed begin with the same adapter and see the same pools, which "
+        "their logs were compared for. Losses are means over held-out rows of each source, then over sources; where "
+        "there are two seeds or more, with 95 % t-intervals."
+    )
+    if len(cards) > 1:
+        text += " The cards differ, so seconds are compared within a seed only where its runs had the same one."
+    ended = {f"seed {line['seed']}/{line['name']}" for line in some}
+    cut = {line["unit"].rpartition("@")[0]: line for line in lines if "@" in line["unit"]}
+    for unit, line in cut.items():
+        if unit not in ended and "fault" not in last.get(unit, {}):
+            text += f" {unit} did not end: {_macro(line['losses']):.4f} after step {line['step']}."
+    return text
+
+
+def _equal_steps(runs: Runs, base: Mapping[str, float] | None, setting: Mapping[str, Any]) -> str:
+    rows = [
+        ["method", "settings", "rows a step", "learning rate", "seeds", "macro loss", *(f"less {b}" for b in BASES)],
+        ["---", "---", "---:", "---:", "---:", *["---"] * (1 + len(BASES))],
+    ]
+    finals = {
+        name: _by_seed(held, lambda line: _macro(line["evaluations"][-1]["losses"])) for name, held in runs.items()
+    }
+    if base:
+        rows.append(["before training", "", "", "", "", f"{_macro(base):.4f}", *[""] * len(BASES)])
+    for name, held in runs.items():
+        line = next(iter(held.values()))
+        values = list(finals[name].values())
+        rows.append(
+            [
+                name,
+                f"`{line['method']}`",
+                str(line["kept"]),
+                f"{line['rate']:.2g}",
+                str(len(values)),
+                show(estimate_mean(values)),
+                *less_bases(name, finals),
+            ]
+        )
+    note = (
+        "Learning rates go with the square root of the rows a step, from one that was not searched; none was tuned for "
+        "its method. Differences are paired by seed; behind * the interval leaves 0 out."
+    )
+    if "small_share" in setting:
+        note += (
+            f" The small sources have {setting['small_share']:.1%} of the rows. So at a quarter the rule that keeps "
+            "them whole would leave no room for others, and weights even the sources out instead (`balance`)."
+        )
+    return f"{table(rows)}\n\n{note}"
+
+
+def _equal_time(runs: Runs, base: Mapping[str, float] | None) -> str:
+    ends = {seed: line["seconds"] for seed, line in runs.get(TIMED, {}).items()}
+    targets = _by_seed(runs.get(TIMED, {}), lambda line: _macro(line["evaluations"][-1]["losses"]))
+    if not ends:
+        return f"No run of {TIMED} has ended, whose time the others would be read at."
+    found: dict[str, dict[str, float]] = {}
+    reach: dict[str, list[float]] = {}
+    for name, held in runs.items():
+        for seed, line in held.items():
+            if seed not in ends or line["card"] != runs[TIMED][seed]["card"]:
+                continue
+            x, y = _curve(line, base)
+            found.setdefault(name, {})[seed] = interpolate(x, y, ends[seed])
+            reached = find_first_reach(x, y, targets[seed])
+            reach.setdefault(name, [])
+            if reached is not None:
+                reach[name].append(reached)
+    rows = [
+        ["method", "seeds", "macro loss then", *(f"less {b}" for b in BASES), f"seconds to {TIMED}'s final loss"],
+        ["---", "---:", "---", *["---"] * len(BASES), "---"],
+    ]
+    for name, values in found.items():
+        there = f"{fmean(reach[name]):.1f}" if reach[name] else "-"
+        if len(reach[name]) < len(values):
+            there += f" ({len(reach[name])} of {len(values)} seeds reach it)"
+        rows.append(
+            [name, str(len(values)), show(estimate_mean(list(values.values()))), *less_bases(name, found), there]
+        )
+    note = (
+        f"Read when {TIMED}'s run of the seed ended, after {fmean(ends.values()):.1f} s of training in the mean, "
+        "between the two evaluations next to it; a run that ended sooner counts with its end. Evaluations are not in "
+        "the seconds."
+    )
+    return f"{table(rows)}\n\n{note}"
+
+
+def _costs(runs: Runs) -> str:
+    rows = [
+        [
+            "method",
+            "seconds a step",
+            "of which selection",
+            "share",
+            "peak GiB",
+            "rows trained on",
+            "match",
+            "at random",
+        ],
+        ["---", "---:", "---:", "---:", "---:", "---:", "---:", "---:"],
+    ]
+    for name, held in runs.items():
+        lines = list(held.values())
+        step = fmean(line["seconds"] / line["steps"] for line in lines)
+        selection = fmean(line["selection_seconds"] / line["steps"] for line in lines)
+        peaks = [line["peak_gib"] for line in lines if line["peak_gib"] is not None]
+        cosines = [mean_of([line[key] for line in lines]) for key in ("match", "match_random")]
+        rows.append(
+            [
+                name,
+                f"{step:.4f}",
+                f"{selection:.4f}",
+                f"{selection / step:.0%}",
+                f"{max(peaks):.2f}" if peaks else "-",
+                f"{fmean(line['rows'] for line in lines):.0f}",
+                *("-" if value is None else f"{value:.3f}" for value in cosines),
+            ]
+        )
+    note = (
+        "The GPU is waited for behind each step, so that a step's selection is charged with its own work alone. Match "
+        "is the cosine of the mean feature of the rows kept of big sources with the pool's, beside what as many random "
+        "rows would have."
+    )
+    return f"{table(rows)}\n\n{note}"
+
+
+def _sources(runs: Runs, base: Mapping[str, float] | None, setting: Mapping[str, Any]) -> str:
+    sizes, small = setting.get("rows", {}), setting.get("small_sources", [])
+    means = {
+        name: {
+            source: fmean(line["evaluations"][-1]["losses"][source] for line in held.values())
+            for source in _names(held)
+        }
+        for name, held in runs.items()
+    }
+    names = sorted(next(iter(means.values())), key=lambda source: -sizes.get(source, 0))
+    rows = [
+        ["source", "rows", *(["before"] if base else []), *means],
+        ["---", "---:", *["---:"] * (bool(base) + len(means))],
+    ]
+    for source in names:
+        before = [f"{base[source]:.3f}"] if base else []
+        cells = [f"{found[source]:.3f}" for found in means.values()]
+        rows.append([f"{source}{' (small)' if source in small else ''}", str(sizes.get(source, "")), *before, *cells])
+    return f"{table(rows)}\n\nFinal losses, means over the seeds that a method has; these need not be the same seeds."
+
+
+def _answers(answers: Runs) -> str:
+    shares = {name: _by_seed(held, lambda line: 100 * line["macro"]) for name, held in answers.items()}
+    rows = [
+        ["model", "seeds", "right, %", *(f"less {b}" for b in BASES), "cut off"],
+        ["---", "---:", *["---"] * 4, "---:"],
+    ]
+    for name, values in shares.items():
+        lines = list(answers[name].values())
+        cut = sum(line["cut_off"] for line in lines) / sum(line["questions"] for line in lines)
+        seeds = "" if name == "base" else str(len(values))
+        rows.append(
+            [name, seeds, show(estimate_mean(list(values.values())), 1), *less_bases(name, shares, 1), f"{cut:.0%}"]
+        )
+    asked = next(iter(next(iter(answers.values())).values()))
+    note = (
+        f"Exact match of greedy answers to {asked['questions']} questions, mean over {len(asked['sources'])} sources. "
+        "Cut off are answers that had not ended after the tokens that they were given."
+    )
+    return f"{table(rows)}\n\n{note}"
+
+
+def _curve(line: Mapping[str, Any], base: Mapping[str, float] | None) -> tuple[list[float], list[float]]:
+    points = [(each["seconds"], _macro(each["losses"])) for each in line["evaluations"]]
+    points = [(0.0, _macro(base)), *points] if base else points
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _by_seed(held: Mapping[str, Mapping[str, Any]], read: Callable[[Mapping[str, Any]], float]) -> dict[str, float]:
+    return {seed: read(line) for seed, line in held.items()}
+
+
+def _names(held: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return list(next(iter(held.values()))["evaluations"][-1]["losses"])
+
+
+def _macro(losses: Mapping[str, float]) -> float:
+    return fmean(losses.values())

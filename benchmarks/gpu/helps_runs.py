@@ -1,0 +1,259 @@
+"""One run of the part "does it help": a fresh model trained on coresets, its losses by source, its answers."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+from helps_clock import Clock, Tell
+from helps_rows import Losses, Rows, pad_rows, row_losses
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PrinterCallback, TrainingArguments, set_seed
+
+from colm import CoresetTrainer, SelectionConfig
+from colm.adapters import add_lora
+from colm.evaluate.judge import Generation, answer_questions, summarise_answers
+from colm.losses import example_losses
+from colm.methods import method_settings
+from colm.models import load_model, load_tokenizer
+from colm.record import FILE_NAME, StepLog
+
+LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
+"""As in the experiment `lora` on the CPU. No dropout, so that the methods of a seed differ in their rows alone."""
+CHECKED = 8
+"""Rows whose losses are computed in two ways."""
+
+
+class Size(NamedTuple):
+    """What differs between the GPU and the rehearsal."""
+
+    steps: int
+    pool: int  # rows, in one micro-batch: a small model's micro-batches cost the GPU the same whatever they hold
+    every: int  # steps between evaluations
+    warmup: int
+    batch: int  # rows of a batch of the evaluation; of questions, four times as many
+    new_tokens: int
+
+
+class Run(NamedTuple):
+    """One training."""
+
+    name: str  # on the page
+    method: str  # of colm.methods
+    rate: float  # peak learning rate
+    seed: int
+    shuffle: int  # seed of the order of the rows: the run's, but for a planted fault
+
+    @property
+    def unit(self) -> str:
+        """Its name in the figures."""
+        return f"seed {self.seed}/{self.name}"
+
+
+class Bench:
+    """What all runs share, loaded once: base weights on the CPU, rows, questions, tokenizer.
+
+    Args:
+        place: what `tokenized.write` made.
+        device: of the runs.
+        size: of the runs.
+    """
+
+    def __init__(self, place: Path, device: torch.device, size: Size) -> None:
+        self.place, self.device, self.size = place, device, size
+        self.tokenizer = load_tokenizer(str(place / "tokenizer"))
+        self.rows = Rows(place, size.batch, self.tokenizer.pad_token_id)
+        self.base = self._load_base()
+
+    def _load_base(self) -> Any:
+        """Load the model. Of a GGUF file the floats are kept, since making them takes far longer than reading them."""
+        if self.rows.model != "demo":
+            return load_model(str(self.place / self.rows.model))
+        kept = self.place / "base"
+        if (kept / "done").exists():
+            return load_model(str(kept))
+        model = load_model("demo")
+        with suppress(OSError, SafetensorError):  # no room, or a folder that can only be read
+            model.save_pretrained(kept)
+            (kept / "done").touch()
+        return model
+
+    def fresh(self, seed: int) -> Any:
+        """Return a copy of the model, on the CPU, with an adapter that is the same for all methods of a seed."""
+        model = copy.deepcopy(self.base)
+        set_seed(seed)
+        return add_lora(model, LORA)
+
+    def autocast(self) -> Any:
+        """Return the precision that the Trainer trains in: bfloat16 on the GPU."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
+
+    def train(self, run: Run, steps: int, *, tell: Tell, left: Callable[[], float]) -> tuple[dict[str, Any], Any]:
+        """Train, and return the run's figures and the model.
+
+        Args:
+            run: the training.
+            steps: after which it ends, and its schedule.
+            tell: called with each evaluation.
+            left: the seconds that the part has.
+
+        Raises:
+            OutOfTimeError: there are none left.
+            ValueError: a loss is not finite.
+        """
+        cuda = self.device.type == "cuda"
+        release(self.device)
+        model = self.fresh(run.seed)
+        init = digest([parameter for parameter in model.parameters() if parameter.requires_grad])
+        values = {"selection": SelectionConfig(keep=0.25, seed=run.seed).to_dict(), "training": {}}
+        selection = SelectionConfig.from_dict(method_settings(run.method, values)["selection"])
+        with TemporaryDirectory() as folder:
+            trainer = CoresetTrainer(
+                model=model,
+                args=TrainingArguments(
+                    output_dir=folder,
+                    seed=run.seed,
+                    max_steps=steps,
+                    per_device_train_batch_size=self.size.pool,
+                    learning_rate=run.rate,
+                    lr_scheduler_type="linear",
+                    warmup_steps=min(self.size.warmup, steps),
+                    bf16=cuda,
+                    use_cpu=not cuda,
+                    dataloader_pin_memory=cuda,
+                    logging_strategy="no",
+                    save_strategy="no",
+                    report_to="none",
+                    disable_tqdm=True,
+                ),
+                train_dataset=self.rows.train,
+                data_collator=partial(pad_rows, pad=self.tokenizer.pad_token_id),
+                processing_class=self.tokenizer,
+                selection=selection,
+            )
+            clock = Clock(self, steps, self.size.every, tell, left)
+            trainer.remove_callback(PrinterCallback)
+            trainer.add_callback(clock)
+            set_seed(run.shuffle)  # colm train does so, too: the order of the rows is drawn from here
+            trainer.train()
+            lines = list(StepLog(Path(folder) / FILE_NAME).read())
+        figures = {
+            "method": run.method,
+            "seed": run.seed,
+            "rate": run.rate,
+            "steps": len(lines),
+            "pool": self.size.pool,
+            "kept": lines[-1]["kept_count"],
+            "rows": sum(line["kept_count"] for line in lines),
+            "seconds": round(clock.elapsed, 4),
+            "selection_seconds": round(sum(line["seconds"] for line in lines), 4),
+            "peak_gib": round(clock.peak / 2**30, 3) if cuda else None,
+            "nonfinite": sum(line["nonfinite"] for line in lines),
+            "match": mean_of([line["match"] for line in lines]),
+            "match_random": mean_of([line["match_random"] for line in lines]),
+            "pools": hashlib.sha256(json.dumps([line["pool"] for line in lines]).encode()).hexdigest()[:12],
+            "init": init,
+            "evaluations": clock.evaluations,
+        }
+        return figures, model
+
+    def warm_up(self, run: Run) -> None:
+        """Train two steps that are not counted: kernels and libraries are slow when they are first used."""
+        self.train(run, 2, tell=lambda line: None, left=lambda: math.inf)
+
+    def evaluate(self, model: Any) -> Losses:
+        """Return each source's mean loss over its validation rows, as `colm train` measures it."""
+        training = model.training
+        model.eval()
+        try:
+            with torch.no_grad(), self.autocast():
+                return self.rows.losses(model, self.device)
+        finally:
+            model.train(training)
+
+    def base_losses(self) -> tuple[Losses, float]:
+        """Return the losses before training, and how far losses lie at most from those of whole, masked logits."""
+        model = self.base.to(self.device)
+        try:
+            losses = self.evaluate(model)
+            batch = self.rows.batches[0].part(CHECKED).to(self.device)
+            with torch.no_grad():
+                logits = model(input_ids=batch.ids, attention_mask=batch.mask).logits
+                apart = example_losses(logits, batch.labels) - row_losses(model, batch)
+            return losses, float(apart.abs().max())
+        finally:
+            self.base.to("cpu")
+
+    def adapter_path(self, run: Run) -> Path:
+        """Return where a finished run's adapter waits for the questions. It stays on the machine."""
+        return self.place / "adapters" / f"{run.seed}.{run.name}.safetensors"
+
+    def keep_adapter(self, run: Run, model: Any) -> None:
+        """Write a finished run's adapter."""
+        path = self.adapter_path(run)
+        held = get_peft_model_state_dict(model)
+        with suppress(OSError, SafetensorError):  # the questions then do without it
+            path.parent.mkdir(exist_ok=True)
+            save_file({name: value.detach().cpu().contiguous() for name, value in held.items()}, path)
+
+    def answer(self, run: Run | None) -> dict[str, Any]:
+        """Return the shares of right answers of a finished run; for none, of the model before training.
+
+        The adapter is merged into the weights: a token then takes half as many kernels.
+        """
+        release(self.device)
+        if run is None:
+            model = copy.deepcopy(self.base)
+        else:
+            adapted = self.fresh(run.seed)
+            set_peft_model_state_dict(adapted, load_file(self.adapter_path(run)))
+            model = adapted.merge_and_unload()
+        model.to(self.device)
+        start = time.monotonic()
+        how = Generation(max_new_tokens=self.size.new_tokens, batch_size=4 * self.size.batch)
+        batches = answer_questions(model, self.tokenizer, self.rows.questions, self.rows.prompts, how)
+        lines = [line for batch in batches for line in batch]
+        found = summarise_answers(lines, {}, None)
+        return {
+            "seconds": round(time.monotonic() - start, 3),
+            "questions": len(lines),
+            "macro": round(found["all"]["macro"]["value"], 6),
+            "cut_off": sum(line["cut_off"] for line in lines),
+            "no_answer": sum(line["extracted"] is None for line in lines),
+            "sources": {name: round(held["exact"]["value"], 6) for name, held in found["sources"].items()},
+        }
+
+
+def digest(tensors: list[Tensor]) -> str:
+    """Return a text that differs where a number does."""
+    hasher = hashlib.sha256()
+    for tensor in tensors:
+        hasher.update(tensor.detach().cpu().numpy().tobytes())
+    return hasher.hexdigest()[:12]
+
+
+def mean_of(values: list[float | None]) -> float | None:
+    """Return the mean of those that are there."""
+    held = [value for value in values if value is not None]
+    return round(sum(held) / len(held), 6) if held else None
+
+
+def release(device: torch.device) -> None:
+    """Give back what the last run left on the GPU."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
