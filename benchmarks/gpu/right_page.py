@@ -15,7 +15,7 @@ SUBJECTS = {
     "test_nonfinite.py": "Rows that are not finite",
     "test_resume.py": "Killed and resumed runs",
     "test_trainer.py": "The Trainer in bfloat16 and on 4 bits",
-    "test_torch_compile.py": "A compiled model",
+    "test_with_torch_compile.py": "A compiled model",
 }
 """What each file of tests/gpu is about, in the order of the page."""
 

@@ -6,8 +6,11 @@ end.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +21,9 @@ from figures import Figures, read_lines
 RESULTS = "COLM_GPU_RIGHT_RESULTS"
 ENDS = "COLM_GPU_RIGHT_ENDS"
 """Environment variables: the folder, and a time of time.time()."""
+
+PR_SET_PDEATHSIG = 1
+"""Linux: the signal that a process gets when the one that began it ends."""
 
 POISONED = ("CUDA error", "device-side assert", "illegal memory access", "CUBLAS_STATUS", "CUDNN_STATUS")
 """In a failure: nothing more works in this process."""
@@ -116,5 +122,7 @@ class Recorder:
 
 
 def pytest_configure(config: Any) -> None:
-    """Register the recorder."""
+    """Register the recorder, and end with `right.py`, however that ends: a test that hangs would hold the GPU."""
+    with contextlib.suppress(OSError, AttributeError):  # of Linux alone
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL.value)
     config.pluginmanager.register(Recorder(Path(os.environ[RESULTS]), float(os.environ[ENDS])))

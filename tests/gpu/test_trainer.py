@@ -82,8 +82,8 @@ def test_lora_on_a_base_of_4_bits(tmp_path: Path, measured: Callable[..., None])
     )
     model = adapted(base)
     batch = on(DEVICE, ragged_batch([13, 5, 24, 9]))
-    stored = {name: parameter.detach().clone() for name, parameter in base.named_parameters() if "lora" not in name}
     expected = one_backward_a_row(model, batch, context=nullcontext)
+    stored = {name: parameter.detach().clone() for name, parameter in base.named_parameters() if "lora" not in name}
     found = value_gradients(model, batch)
     error = relative_error(found, expected)
     measured(error=error, distance_of_cosine_from_1=1 - lowest_cosine(found, expected))
