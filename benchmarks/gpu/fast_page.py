@@ -128,10 +128,11 @@ def _profile(line: dict[str, Any]) -> str:
     idle = (
         "the device was not watched" if line["idle_share"] is None else f"the device idle for {line['idle_share']:.0%}"
     )
+    unit, rows = line["unit"].removesuffix(" profile"), line["rows"]
     head = (
-        f"{line['unit'].removesuffix(' profile')}, a step of {line['rows']} rows under the profiler, which slows what "
-        f"Python does: {line['wall_seconds']:.3g} s, {line['device_seconds']:.3g} s in operators, {idle}; {line['launches']:,} "
-        f"kernels launched, {line['waits']:,} waits for the device."
+        f"{unit}, a step of {rows} rows under the profiler, which slows what Python does: {line['wall_seconds']:.3g} "
+        f"s, {line['device_seconds']:.3g} s in operators, {idle}; {line['launches']:,} kernels launched, "
+        f"{line['waits']:,} waits for the device."
     )
     where = "on the device" if line["kernels_seen"] else "on the CPU"
     tables = [_table([f"operator, own time {where}", "share"], _shares(line["operators"]))]
