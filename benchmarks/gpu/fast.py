@@ -52,12 +52,12 @@ def main() -> int:
             continue
         read = read or case.model == "135M"
         error = _try(task, name, case, profiled, peaks, gauges)
-        _free()
         if error is not None:
             task.figures.fault(name, error)
             unfinished = True
             if "CUDA error" in error:  # the context is lost, and whatever follows would fail, too
                 break
+        _free()
     return UNFINISHED if unfinished else 0
 
 
@@ -96,11 +96,11 @@ def _measure(task: Task, name: str, case: Case, planned: dict[str, float] | None
     if not task.fits(step_seconds * case.round_over_step):
         raise TimeoutError(f"a coreset step takes {step_seconds:.1f} s, so that no round fits in the time that is left")
     rounds = Rounds(built, case, steps, gauges)
-    while rounds.done < case.rounds:
-        start = time.monotonic()
+    start = time.monotonic()
+    rounds.run()
+    later = (time.monotonic() - start) * case.later_over_first
+    while rounds.done < case.rounds and task.fits(later + MARGIN):  # else fewer rounds; the line says how many
         rounds.run()
-        if not task.fits(time.monotonic() - start + MARGIN):
-            break  # fewer rounds, and the line says how many
     line: dict[str, Any] = {
         **{key: getattr(case, key) for key in ("model", "lora", "tokens", "rows", "keep", "micro_batch")},
         "checkpointed": case.checkpointed,

@@ -84,7 +84,12 @@ class Case(NamedTuple):
     def shrunk(self) -> Case:
         """Return the case as the rehearsal runs it, under its own name's figures of another size."""
         return self._replace(
-            tokens=min(64, max(32, self.tokens // 32)), rows=16, micro_batch=4, keep=self.keep // 8, rounds=1, tiny=True
+            tokens=min(64, max(32, self.tokens // 32)),
+            rows=16,
+            micro_batch=4,
+            keep=self.keep // 8,
+            rounds=2 if self.once else 1,
+            tiny=True,
         )
 
     def request(self, device: str) -> Request:
@@ -102,18 +107,26 @@ class Case(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Reckon the seconds of the case on an H100: build, warm up, and all rounds; reading weights aside."""
+        """Reckon the seconds of the case on an H100: build, warm up, and all rounds; reading weights aside.
+
+        Where rounds take long, one is enough: more are run if there is time.
+        """
         ways = self._ways
-        trained, kept, step = ways["pool"], ways["kept"], ways["colm"]
-        others = sum(value for way, value in ways.items() if way not in self.once)
-        pairs = 2 * (trained + kept) / self.micro_batches
-        warm = 1.3 * step + pairs + (2 * step + 1 + kept) / self.micro_batches  # whole rows take longer, so 1.3
-        return BUILDING + self._forward * (warm + sum(ways.values()) + (self.rounds - 1) * others)
+        pairs = 2 * (ways["pool"] + ways["kept"]) / self.micro_batches
+        warm = 1.3 * ways["colm"] + pairs + (2 * ways["colm"] + 1 + ways["kept"]) / self.micro_batches
+        rounds = 1 if self.once else self.rounds
+        return BUILDING + self._forward * (warm + rounds * sum(ways.values()))  # whole rows take longer, so 1.3
 
     @property
     def round_over_step(self) -> float:
         """How much longer the first round takes than a coreset step."""
         return sum(self._ways.values()) / self._ways["colm"]
+
+    @property
+    def later_over_first(self) -> float:
+        """How long a later round takes, as a share of the first."""
+        ways = self._ways
+        return sum(value for way, value in ways.items() if way not in self.once) / sum(ways.values())
 
     @property
     def _ways(self) -> dict[str, float]:

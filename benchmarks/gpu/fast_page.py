@@ -39,12 +39,11 @@ whole pool. Nothing is compiled, and each way has run before it is timed."""
 
 def write_section(lines: list[dict[str, Any]]) -> str:
     """Return the section in Markdown, from the lines of `fast.jsonl`."""
-    faults = [line for line in lines if "fault" in line]
     last = {line["unit"]: line for line in lines if "fault" not in line}  # of a unit twice, the later
     cases = [line for line in last.values() if "ratios" in line]
     plans = [line for line in last.values() if "ways" in line]
     profiles = [line for line in last.values() if "operators" in line]
-    parts = ["## Fast and small", *_faults(faults, last)]
+    parts = ["## Fast and small", *_faults(lines)]
     if cases:
         parts += [ABOUT, _setting(cases), _ratios(cases), _seconds(cases)]
     if plans:
@@ -56,18 +55,14 @@ def write_section(lines: list[dict[str, Any]]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _faults(faults: list[dict[str, Any]], last: dict[str, dict[str, Any]]) -> list[str]:
-    """Return a list of what went wrong: the last word on each unit, if no later slice had it right.
-
-    A plan that is off has its figures, too, so these faults stay.
-    """
-    told = {line["unit"]: line["fault"] for line in faults}
-    stays = {unit: text for unit, text in told.items() if unit not in last or not _is_case(last[unit])}
-    return ["\n".join(f"- 🔴 {unit}: {text}" for unit, text in stays.items())] if stays else []
-
-
-def _is_case(line: dict[str, Any]) -> bool:
-    return "ratios" in line
+def _faults(lines: list[dict[str, Any]]) -> list[str]:
+    """Return a list of what went wrong, unless figures of the unit came after it: a later slice had it right."""
+    told: dict[str, str] = {}
+    for line in lines:
+        told.pop(line["unit"], None)
+        if "fault" in line:
+            told[line["unit"]] = line["fault"]
+    return ["\n".join(f"- 🔴 {unit}: {text}" for unit, text in told.items())] if told else []
 
 
 def _setting(cases: list[dict[str, Any]]) -> str:
@@ -128,10 +123,11 @@ def _profile(line: dict[str, Any]) -> str:
     idle = (
         "the device was not watched" if line["idle_share"] is None else f"the device idle for {line['idle_share']:.0%}"
     )
+    unit, rows = line["unit"].removesuffix(" profile"), line["rows"]
     head = (
-        f"{line['unit'].removesuffix(' profile')}, a step of {line['rows']} rows under the profiler, which slows what "
-        f"Python does: {line['wall_seconds']:.3g} s, {line['device_seconds']:.3g} s in operators, {idle}; {line['launches']:,} "
-        f"kernels launched, {line['waits']:,} waits for the device."
+        f"{unit}, a step of {rows} rows under the profiler, which slows what Python does: {line['wall_seconds']:.3g} "
+        f"s, {line['device_seconds']:.3g} s in operators, {idle}; {line['launches']:,} kernels launched, "
+        f"{line['waits']:,} waits for the device."
     )
     where = "on the device" if line["kernels_seen"] else "on the CPU"
     tables = [_table([f"operator, own time {where}", "share"], _shares(line["operators"]))]

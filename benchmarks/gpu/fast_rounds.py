@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import cache
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks that this suite shares its parts with
 
 import torch
 from accelerate.utils import convert_outputs_to_fp32
