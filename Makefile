@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 OLDEST := $(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 RUN := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: install demo tiny test test-slow check format clean
+.PHONY: install demo tiny test test-slow gpu-rehearsal check format clean
 
 install: $(VENV)/installed
 
@@ -51,6 +51,10 @@ test-slow: install $(VENV)/browser/installed $(VENV)/oldest/installed
 	$(RUN) PYTHONPATH=$(VENV)/quantisers $(BIN)/python -m pytest -m quantised tests/features/test_quantised.py
 	$(RUN) PYTHONPATH=$(VENV)/oldest $(BIN)/python -m pytest -n 2 -W 'ignore:`torch.jit.script`:DeprecationWarning' \
 		tests/integrations tests/features tests/cli
+
+# What is to run on a GPU, in tiny sizes on a CPU; with planted faults, too.
+gpu-rehearsal: install
+	$(RUN) $(BIN)/python benchmarks/gpu/rehearse.py
 
 check: install
 	$(BIN)/ruff format --check .

@@ -20,6 +20,9 @@ ROOT = Path(__file__).parents[2]
 WRONG = "COLM_GPU_WRONG_PICK"
 """See tests/gpu/conftest.py."""
 
+ABOUT_PICKS = ["-k", "picks_are_those"]
+"""The tests that are run where wrong picks are planted."""
+
 LONGEST = 120.0
 """Seconds after which a test is ended; the longest compiles a model."""
 
@@ -47,7 +50,9 @@ def environment(results: Path, task: Task) -> dict[str, str]:
 
 def run_tests(results: Path, task: Task) -> str:
     """Run what is left in one process, and return how it ended."""
-    process = subprocess.Popen(COMMAND, cwd=ROOT, env=environment(results, task))
+    process = subprocess.Popen(
+        [*COMMAND, *(ABOUT_PICKS if task.wrong else [])], cwd=ROOT, env=environment(results, task)
+    )
     count, since = -1, time.monotonic()
     try:
         while process.poll() is None:
