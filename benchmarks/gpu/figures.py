@@ -40,8 +40,10 @@ class Figures:
         """Write one line: the unit's name, and its figures by name."""
         line = {"unit": unit, "slice": os.environ.get(SLICE, ""), **values}
         self._lines.append(line)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        with self._path.open("ab+") as file:
+            if file.tell() and (file.seek(-1, os.SEEK_END), file.read())[1] != b"\n":
+                file.write(b"\n")  # behind a half line that a kill has left
+            file.write(json.dumps(line).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         print(json.dumps(line), flush=True)

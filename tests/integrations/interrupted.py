@@ -158,10 +158,19 @@ def choose_checkpoint(run: Path, case: dict[str, Any]) -> Path:
     return within[{"first": 0, "middle": len(within) // 2, "end": -1}[case["killed"]]]
 
 
+def end_workers(trainer: CoresetTrainer) -> None:
+    """End data loader processes that stay: freed as part of a cycle, PyTorch waits 5 s for each of them."""
+    for loader in (*trainer.accelerator._dataloaders, *getattr(trainer, "_eval_dataloaders", {}).values()):
+        iterator = getattr(loader, "base_dataloader", loader)._iterator
+        if hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
+
+
 def interrupt(folder: Path, case: dict[str, Any], **changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train a run whole, and again from what a kill behind one of its steps leaves; return the outcomes of both."""
     whole = make_trainer(folder / "whole", case, **changes)
     whole.train()
+    end_workers(whole)
     killed = folder / "killed-run"
     if whole.is_world_process_zero():
         kept = choose_checkpoint(folder / "whole", case)
@@ -170,6 +179,7 @@ def interrupt(folder: Path, case: dict[str, Any], **changes: Any) -> tuple[dict[
     whole.accelerator.wait_for_everyone()
     again = make_trainer(killed, case, **changes)
     again.train(resume_from_checkpoint=True)
+    end_workers(again)
     return outcome(whole, folder / "whole"), outcome(again, killed)
 
 
