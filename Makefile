@@ -45,12 +45,12 @@ test: install
 
 test-slow: install $(VENV)/browser/installed $(VENV)/oldest/installed
 	# Two halves side by side, not pytest-xdist: many of these tests start processes of their own.
-	export $(RUN); ($(BIN)/python -m pytest -m slow tests/integrations && $(MAKE) gpu-rehearsal) & first=$$!; \
-	COLM_CHROMIUM=$(VENV)/browser/chromium $(BIN)/python -m pytest -m slow --ignore=tests/integrations; \
+	export $(RUN); ($(BIN)/python -m pytest -m slow tests/trainers && $(MAKE) gpu-rehearsal) & first=$$!; \
+	COLM_CHROMIUM=$(VENV)/browser/chromium $(BIN)/python -m pytest -m slow --ignore=tests/trainers; \
 	second=$$?; wait $$first && exit $$second
 	$(RUN) PYTHONPATH=$(VENV)/quantisers $(BIN)/python -m pytest -m quantised tests/features/test_quantised.py
 	$(RUN) PYTHONPATH=$(VENV)/oldest $(BIN)/python -m pytest -n 2 -W 'ignore:`torch.jit.script`:DeprecationWarning' \
-		tests/integrations tests/features tests/cli/test_commands.py tests/cli/test_named.py
+		tests/trainers tests/features tests/lab/cli/test_commands.py tests/lab/cli/test_named.py
 
 # What is to run on a GPU, in tiny sizes on a CPU; with planted faults, too.
 gpu-rehearsal: install

@@ -33,12 +33,12 @@ from setting import describe_setting
 from variance_gather import Gathering, make_pool
 
 from colm import CoresetSelector, SelectionConfig, example_mean
-from colm.cli.settings import load_settings
-from colm.data.read import read_rows
-from colm.data.tokenize import tokenize_rows
+from colm.lab.data.read import read_rows
+from colm.lab.data.tokenize import tokenize_rows
+from colm.lab.report.intervals import estimate_mean
+from colm.lab.run.settings import load_settings
 from colm.models import load_model, load_tokenizer
-from colm.report.intervals import estimate_mean
-from colm.sources import count_sources
+from colm.step.sources import count_sources
 
 REASONING = Path(__file__).parent / "experiments" / "reasoning.yaml"
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "cheaper.json"

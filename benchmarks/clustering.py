@@ -29,17 +29,17 @@ from clustering_runs import LABELS, MIXTURES, numbered_sources, write_training_d
 from setting import describe_setting
 from variance_gather import Gathering
 
-from colm.cli.settings import load_settings
-from colm.cluster.centroids import fit_centroids
-from colm.cluster.config import ClusterConfig
-from colm.cluster.embed import Tuned, make_embedder
-from colm.cluster.rows import Rows
 from colm.config import SelectionConfig
-from colm.data.read import read_rows
+from colm.lab.data.read import read_rows
+from colm.lab.run.settings import load_settings
+from colm.lab.sources.centroids import fit_centroids
+from colm.lab.sources.config import ClusterConfig
+from colm.lab.sources.embed import Tuned, make_embedder
+from colm.lab.sources.rows import Rows
 from colm.losses import example_mean
 from colm.models import load_model, load_tokenizer
 from colm.selector import CoresetSelector
-from colm.sources import count_sources, find_small_sources
+from colm.step.sources import count_sources, find_small_sources
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 ROWS, SEEDS = 4_000, (0, 1, 2)

@@ -50,8 +50,8 @@ def write_texts(path: Path, rows: int) -> None:
 
 def measure(path: Path, folder: Path) -> dict[str, float]:
     """Label the rows, tokenise them, and return seconds and bytes."""
-    from colm.cli.prepare import prepare_data
-    from colm.cli.settings import resolve_settings
+    from colm.lab.run.prepare import prepare_data
+    from colm.lab.run.settings import resolve_settings
 
     settings = resolve_settings(
         {
@@ -61,8 +61,8 @@ def measure(path: Path, folder: Path) -> dict[str, float]:
             "output_dir": str(folder / "run"),
         }
     )
-    import colm.cli.prepare as prepare
-    from colm.data.read import read_rows
+    import colm.lab.run.prepare as prepare
+    from colm.lab.data.read import read_rows
     from colm.models import train_tiny_tokenizer
 
     # The tokenizer of a real model is there already; that of the tiny one is trained on a part only.

@@ -23,9 +23,9 @@ from step_parts import build_model
 from torch import Tensor, nn
 
 from colm import SelectionConfig, example_mean
-from colm.batch import Pool
 from colm.features.locate import locate_value_site
 from colm.features.selection_pass import run_selection_pass
+from colm.step.pool import Pool
 
 SIZES = {128: 16, 512: 8, 2048: 2}
 """Tokens in a row, and rows in the one micro-batch."""

@@ -25,13 +25,13 @@ from step import Step, measure_time, seconds
 from step_parts import Shape, build_model, draw_pool
 
 from colm import SelectionConfig
-from colm.batch import Pool
-from colm.facts import PoolFacts, share_facts
 from colm.features.adam import AdamConstants, empty_history
 from colm.features.factors import GradientPiece, PieceFeatures, gradient_piece
 from colm.picking import pick_from_features
 from colm.select.facility import medoids_of_distances, pairwise_distances
 from colm.select.rules import PickRule
+from colm.step.pool import Pool
+from colm.step.pool_info import PoolFacts, share_facts
 
 POOLS = (32, 128, 512, 1024, 2048, 4096)
 LENGTHS = (128, 512, 2048, 4096)

@@ -102,7 +102,7 @@ def start(config: Path, *, resume: bool, kill_at: int = 0, count: Path | None = 
     sys.addaudithook(watch)
     status = 1
     try:
-        from colm.cli import main
+        from colm.lab.cli import main
 
         status = main(["train", str(config), *(["--resume"] if resume else [])])
         if count:
@@ -133,7 +133,7 @@ def run_whole(folder: Path) -> Whole:
 
 def kill_and_resume(folder: Path, whole: Whole, draw: random.Random, *, kills: int) -> tuple[list[str], list[str]]:
     """Kill one run `kills` times, let it end, and return where the kills hit and what differs from the whole run."""
-    from colm.cli.lock import LOCK_NAME  # which a killed process leaves
+    from colm.lab.run.lock import LOCK_NAME  # which a killed process leaves
 
     config, hits = write_config(folder), []
     while True:
@@ -169,7 +169,7 @@ def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
 
 def describe(folder: Path, how: str) -> str:
     """Say in which part of its life a run was killed."""
-    from colm.integrations.checkpoints import is_complete
+    from colm.trainers.checkpoints import is_complete
 
     if not (folder / "selection.jsonl").exists():
         return f"{how}, before the first step"
@@ -194,7 +194,7 @@ def main() -> None:
             kill_in_passes(Path(scratch), sample=options.sample, seed=options.seed)
         return
     draw, hits, failures, runs = random.Random(options.seed), Counter[str](), [], 0
-    import colm.cli.train  # noqa: F401  the children are forked with it
+    import colm.lab.cli.train  # noqa: F401  the children are forked with it
 
     with tempfile.TemporaryDirectory() as scratch:
         whole = run_whole(Path(scratch) / "whole")

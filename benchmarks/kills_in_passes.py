@@ -132,7 +132,7 @@ def _be_rank(config: Path, rank: int, world: int, port: int, *, resume: bool, ki
         sys.addaudithook(watch)
     status = 1
     try:
-        from colm.cli import main
+        from colm.lab.cli import main
 
         torch.set_num_threads(1)
         status = main(["train", str(config), *(["--resume"] if resume else [])])
@@ -155,7 +155,7 @@ def checkpoints(run: Path) -> dict[tuple[int, str], str]:
 
 def kill_in_passes(scratch: Path, *, sample: int, seed: int) -> None:
     """Run the product, or a sample of it, and print how many runs ended as the one that was never killed."""
-    import colm.cli.train  # noqa: F401  the children are forked with it
+    import colm.lab.cli.train  # noqa: F401  the children are forked with it
 
     cases, began = all_cases(), time.perf_counter()
     if sample:

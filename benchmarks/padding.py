@@ -9,9 +9,9 @@ import torch
 from transformers import DataCollatorForSeq2Seq
 
 from colm import CoresetSelector, SelectionConfig
-from colm.batch import Pool
-from colm.cli.prepare import prepare_data
-from colm.cli.settings import load_settings
+from colm.lab.run.prepare import prepare_data
+from colm.lab.run.settings import load_settings
+from colm.step.pool import Pool
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo.yaml"
 

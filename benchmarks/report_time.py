@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.report.synthetic import write_comparison_folder, write_run
+from tests.lab.report.synthetic import write_comparison_folder, write_run
 
-from colm.report import read_run, write_comparison, write_report
+from colm.lab.report import read_run, write_comparison, write_report
 
 
 def measure(work: Callable[[], Path]) -> tuple[float, int]:

@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader
 from transformers import DataCollatorForSeq2Seq
 
 from colm import CoresetSelector, SelectionConfig, example_mean
-from colm.data.demo import demo_rows
-from colm.data.tokenize import tokenize_rows
-from colm.gather import leave_ranks
+from colm.lab.data.demo import demo_rows
+from colm.lab.data.tokenize import tokenize_rows
 from colm.models import build_tiny_model, train_tiny_tokenizer
-from colm.sources import count_sources
+from colm.step.ranks import leave_ranks
+from colm.step.sources import count_sources
 
 
 class CoresetModule(pl.LightningModule):

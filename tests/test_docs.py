@@ -10,10 +10,10 @@ import pytest
 import yaml
 from datasets import Dataset
 
-from colm.cli.settings import resolve_settings
+from colm.lab.run.settings import resolve_settings
 from colm.models import train_tiny_tokenizer
 from tests.conftest import ragged_batch, tiny_model
-from tests.integrations.test_hf import collate
+from tests.trainers.test_hf import collate
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

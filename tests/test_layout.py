@@ -1,76 +1,158 @@
-"""Imports go one way, and each outside power has one owner."""
+"""The library does not know the lab, imports go one way, and each outside power has one owner."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1] / "src" / "colm"
+import pytest
+
+from colm.__main__ import LAB
+
+REPOSITORY = Path(__file__).parents[1]
+ROOT = REPOSITORY / "src" / "colm"
 
 LAYERS = [
-    {"types", "errors", "config", "config_checks", "schedule", "sources", "stages", "values", "typed", "yaml12"}
-    | {"transfer"},
-    {"batch", "losses", "gather", "sharding", "record", "methods", "answers", "sandbox"},
-    {"features", "select", "facts", "exchange", "data", "models", "adapters", "state"},
-    {"picking", "survey", "cluster", "reuse"},
+    {"errors", "types", "typed", "schedule", "config_checks"},
+    {"step"},
+    {"config", "losses", "models"},
+    {"features", "select"},
+    {"picking", "reuse"},
     {"selector"},
-    {"replay", "plan"},
-    {"integrations", "report", "evaluate"},
-    {"cli"},
+    {"trainers"},
+    {"integrations"},  # old names
+    {"lab.answers"},
+    {"lab.data"},
+    {"lab.sources", "lab.evaluate"},
+    {"lab.run"},
+    {"lab.plan", "lab.report", "lab.study"},
+    {"lab.cli"},
 ]
-"""A module may import from layers before its own, and from its own package."""
+"""A module may import from layers before its own, and from its own package; the lab begins behind the library."""
 
-SIBLINGS = {
-    ("facts", "features"),
-    ("features", "select"),
-    ("select", "features"),
-    ("integrations", "report"),
-    ("evaluate", "report"),
-    ("report", "evaluate"),
-}
-"""Stages of one layer that must not know each other."""
+SIBLINGS = {("lab.sources", "lab.evaluate"), ("lab.evaluate", "lab.sources"), ("lab.plan", "lab.report")}
+"""Packages of one layer that must not know each other."""
 
-ONLY = {
-    "report": {"record", "types", "errors", "survey", "cluster", "sources", "values"},
-    "survey": {"config", "errors", "select", "sources", "values"},
-    "cluster": {"batch", "data", "errors", "record", "sources", "typed", "values"},
+LIBRARY_USES = {"accelerate", "datasets", "numpy", "pyarrow", "torch", "transformers"}
+"""What `dependencies` of pyproject.toml installs."""
+
+OPTIONAL = {"trl", "tokenizers"}
+"""Of the library: an extra, and a package that transformers brings."""
+
+PUBLIC = {
+    "colm": ["CoresetSelector", "SelectionConfig", "CoresetTrainer", "CoresetSFTTrainer", "Coreset", "example_mean"],
+    "colm.features.exact": ["value_gradients"],
+    "colm.features.spsa": ["spsa_gradients"],
+    "colm.select.facility": ["facility_location"],
+    "colm.select.quota": ["source_quotas"],
+    "colm.losses": ["example_mean"],
+    "colm.models": ["load_model"],
+    "colm.trainers.preemption": ["StopOnSignal"],
+    "colm.integrations.preemption": ["StopOnSignal"],
 }
-"""Packages that know of no more than these."""
+"""Import paths that documents and messages name."""
 
 
 def modules() -> dict[str, ast.Module]:
     return {
-        str(path.relative_to(ROOT).with_suffix("")).replace("/", "."): ast.parse(path.read_text())
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(path.read_text())
         for path in sorted(ROOT.rglob("*.py"))
     }
 
 
-def imports(tree: ast.Module) -> list[str]:
+def is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def imports(tree: ast.AST, *, run: bool = False) -> list[str]:
+    """Return what is imported, also within functions; with `run`, without what only type checkers read."""
     found = []
-    for node in ast.walk(tree):
+    todo = [tree]
+    while todo:
+        node = todo.pop()
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             found += [f"{node.module}.{alias.name}" for alias in node.names]
+        if not (run and is_for_types(node)):
+            todo += ast.iter_child_nodes(node)
     return found
+
+
+def package(name: str) -> str:
+    return ".".join(name.split(".")[: 2 if name.startswith("lab.") else 1])
 
 
 def test_imports_go_one_way() -> None:
     layer = {name: depth for depth, names in enumerate(LAYERS) for name in names}
     for name, tree in modules().items():
-        top = name.partition(".")[0]
-        if top in ("__init__", "__main__"):
+        own = package(name)
+        if own in ("__init__", "__main__", "lab"):
             continue
-        assert top in layer, f"{name} has no layer; add it to LAYERS"
-        for target in imports(tree):
-            if not target.startswith("colm."):
+        assert own in layer, f"{name} has no layer; add it to LAYERS"
+        for target in imports(tree, run=True):
+            other = package(target.removeprefix("colm."))
+            if not target.startswith("colm.") or other in (own, "__version__"):
                 continue
-            other = target.split(".")[1]
-            if other in (top, "__version__"):
-                continue
-            assert layer[other] <= layer[top], f"{name} imports {target}, which comes later"
-            assert (top, other) not in SIBLINGS, f"{name} imports its sibling {target}"
-            assert other in ONLY.get(top, {other}), f"{name} imports {target}, which it has no need of"
+            assert layer[other] <= layer[own], f"{name} imports {target}, which comes later"
+            assert (own, other) not in SIBLINGS, f"{name} imports its sibling {target}"
+
+
+def test_no_module_needs_itself() -> None:
+    known = modules()
+    needs = {}
+    for name, tree in known.items():
+        targets = {target.removeprefix("colm.") for target in imports(tree, run=True) if target.startswith("colm.")}
+        found = {target if target in known else target.rpartition(".")[0] for target in targets}
+        needs[name] = {target for target in found if target in known and target != name}
+    while free := {name for name, targets in needs.items() if not targets}:
+        needs = {name: targets - free for name, targets in needs.items() if name not in free}
+    assert needs == {}
+
+
+def test_the_library_imports_neither_the_lab_nor_what_only_the_lab_installs() -> None:
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    names = {"scikit-learn": "sklearn", "pyyaml": "yaml"}
+
+    def modules_of(requirements: list[str]) -> set[str]:
+        installed = {line.partition(">=")[0] for line in requirements}
+        return {names.get(name, name) for name in installed}
+
+    assert modules_of(settings["dependencies"]) == LIBRARY_USES
+    assert modules_of(settings["optional-dependencies"]["lab"]) == set(LAB)
+    allowed = LIBRARY_USES | OPTIONAL | sys.stdlib_module_names
+    for name, tree in modules().items():
+        outside = {target.partition(".")[0] for target in imports(tree)} - {"colm"}
+        if name.startswith("lab"):
+            optional = {"lm_eval", "reasoning_gym", "sentence_transformers", "markupsafe"}  # the last one is jinja2's
+            assert outside <= allowed | set(LAB) | optional, name
+        elif name != "__main__":
+            assert outside <= allowed, name
+            assert not any(target.startswith("colm.lab") for target in imports(tree)), f"{name} imports the lab"
+
+
+def test_public_names_are_there_without_the_lab() -> None:
+    script = "import sys, warnings; sys.modules['colm.lab'] = None; warnings.simplefilter('ignore')\n"
+    script += "".join(f"from {module} import {', '.join(names)}\n" for module, names in PUBLIC.items())
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_old_name_says_the_new_one() -> None:
+    sys.modules.pop("colm.integrations.preemption", None)
+    with pytest.warns(DeprecationWarning, match=r"is now colm\.trainers\.preemption; the old name goes with version"):
+        import colm.integrations.preemption  # noqa: F401
+
+
+def test_the_command_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("colm.__main__.LAB", ("sys", "not_there", "nor_this"))
+    from colm.__main__ import main
+
+    assert main() == 2
+    assert "(not_there, nor_this); install them with pip install 'colm[lab]'" in capsys.readouterr().err
 
 
 def test_each_power_has_one_owner() -> None:
@@ -78,11 +160,11 @@ def test_each_power_has_one_owner() -> None:
         "register_forward": lambda name: name == "features.capture",
         "register_full_backward": lambda name: name == "features.capture",
         "register_hook": lambda name: name == "features.capture",
-        "torch.distributed": lambda name: name in ("gather", "sharding"),
-        "Console(": lambda name: name == "cli.console",
+        "torch.distributed": lambda name: name in ("step.ranks", "step.sharding"),
+        "Console(": lambda name: name == "lab.cli.console",
     }
     for path in sorted(ROOT.rglob("*.py")):
-        name = str(path.relative_to(ROOT).with_suffix("")).replace("/", ".")
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         code = path.read_text()
         for word, owned in owners.items():
             if word in code:
@@ -90,7 +172,7 @@ def test_each_power_has_one_owner() -> None:
     for name, tree in modules().items():
         calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
         if any(isinstance(call, ast.Name) and call.id == "print" for call in calls):
-            assert name.startswith("cli") or name == "__main__", f"{name} prints"
+            assert name.startswith("lab.cli") or name == "__main__", f"{name} prints"
         uses_trainer = any(target.startswith(("transformers.Trainer", "trl")) for target in imports(tree))
-        if uses_trainer and not name.startswith("cli"):  # the command line names TrainingArguments
-            assert name.startswith("integrations"), f"{name} imports the Trainer"
+        if uses_trainer and not name.startswith("lab."):  # a run names TrainingArguments
+            assert name.startswith("trainers"), f"{name} imports the Trainer"

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import transformers as tr
 
-from colm.adapters import load_adapted
 from colm.errors import ConfigError
+from colm.lab.run.adapters import load_adapted
 from colm.models import check_vocabulary, load_config, load_model, load_tokenizer, pad_within, train_tiny_tokenizer
 from tests.conftest import tiny_model
 

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colm import ConfigError, CoresetSelector, DataError, SelectionConfig
-from colm.batch import Pool
 from colm.features.adam import empty_history
 from colm.features.exact import value_gradients
 from colm.features.selection_pass import FEATURES
 from colm.features.sparsify import largest_coordinates
 from colm.select.facility import facility_location
-from colm.state import SelectionState
+from colm.step.pool import Pool
+from colm.step.state import SelectionState
 from tests.conftest import one_row, ragged_batch, tiny_model
 
 SIZES = {"big": 600, "large": 350, "small": 40, "tiny": 10}

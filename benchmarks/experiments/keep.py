@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from colm.errors import ConfigError
-from colm.record import ANSWERS_NAME, CONFIG_NAME, DATA_NAME, EVALUATIONS_NAME, SUMMARY_NAME
+from colm.step.record import ANSWERS_NAME, CONFIG_NAME, DATA_NAME, EVALUATIONS_NAME, SUMMARY_NAME
 
 KEPT = Path(__file__).parents[2] / "docs" / "results" / "runs"
 DIGITS = 6

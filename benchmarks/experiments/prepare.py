@@ -24,9 +24,9 @@ import reasoning_gym
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_linear_schedule_with_warmup
 
-from colm.answers.gym import COLUMN, write_task
-from colm.data.demo import SHARES, demo_rows
-from colm.sources import count_sources, find_small_sources
+from colm.lab.answers.gym import COLUMN, write_task
+from colm.lab.data.demo import SHARES, demo_rows
+from colm.step.sources import count_sources, find_small_sources
 
 ROOT = Path("runs/experiments")
 SEED, VOCABULARY, WIDTH = 0, 2048, 128

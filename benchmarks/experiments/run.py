@@ -19,9 +19,9 @@ from page import write_page
 from plan import EXPERIMENTS
 from setting import describe_setting
 
-from colm.cli.compare import answer_one, plan_runs, run_one, write_comparison_json
-from colm.cli.settings import load_settings
-from colm.record import ANSWERS_NAME, SUMMARY_NAME
+from colm.lab.cli.compare import answer_one, plan_runs, run_one, write_comparison_json
+from colm.lab.run.settings import load_settings
+from colm.step.record import ANSWERS_NAME, SUMMARY_NAME
 
 WEIGHTS_NAME = "model.safetensors"
 HOW = "--limit 40 --max-new-tokens 128 --batch-size 64"

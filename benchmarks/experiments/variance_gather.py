@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from colm import example_mean
-from colm.batch import Pool
-from colm.cli.settings import load_settings
-from colm.data.read import read_rows
-from colm.data.tokenize import tokenize_rows
 from colm.features.adam import AdamConstants, to_adam_steps
 from colm.features.locate import locate_value_site
 from colm.features.sketch import draw_sketch
 from colm.features.sparsify import largest_coordinates
+from colm.lab.data.read import read_rows
+from colm.lab.data.tokenize import tokenize_rows
+from colm.lab.run.settings import load_settings
 from colm.losses import example_losses
 from colm.models import load_model, load_tokenizer
-from colm.sources import count_sources, find_small_sources
+from colm.step.pool import Pool
+from colm.step.sources import count_sources, find_small_sources
 from colm.types import AdamHistory
 
 STAGES = (0, 30, 120)

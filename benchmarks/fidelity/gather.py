@@ -31,20 +31,20 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from setting import describe_setting
 
 from colm import example_mean
-from colm.batch import Pool
-from colm.data.demo import demo_rows
-from colm.data.read import read_rows
-from colm.data.tokenize import tokenize_rows
-from colm.facts import share_facts
 from colm.features.adam import AdamConstants, empty_history
 from colm.features.exact import exact_features
 from colm.features.locate import locate_value_site
 from colm.features.spsa import draw_directions, spsa_features
+from colm.lab.data.demo import demo_rows
+from colm.lab.data.read import read_rows
+from colm.lab.data.tokenize import tokenize_rows
 from colm.losses import example_losses
 from colm.models import load_model, load_tokenizer
 from colm.picking import pick_from_features
 from colm.select.rules import PickRule
-from colm.sources import count_sources, find_small_sources
+from colm.step.pool import Pool
+from colm.step.pool_info import share_facts
+from colm.step.sources import count_sources, find_small_sources
 
 STAGES = (0, 8, 24)
 """Training steps after which pools are measured."""

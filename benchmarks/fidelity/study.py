@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from colm.facts import PoolFacts, group_by_source
 from colm.features.adam import AdamConstants, empty_history
 from colm.features.factors import GradientPiece, PieceFeatures
 from colm.features.spsa import SpsaFeatures
@@ -29,6 +28,7 @@ from colm.select.baselines import random_rows
 from colm.select.facility import facility_location, medoids_of_distances
 from colm.select.quota import source_quotas
 from colm.select.rules import PickRule
+from colm.step.pool_info import PoolFacts, group_by_source
 from colm.types import AdamHistory, Features
 
 ADAM, KEEP = AdamConstants(0.9, 0.999, 1e-8), 0.5

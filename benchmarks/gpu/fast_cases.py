@@ -14,9 +14,9 @@ from step_parts import LORA, SMOLLM2, Shape, llama_config
 
 from colm import SelectionConfig
 from colm.config import PRESETS
-from colm.plan.outlook import Request
-from colm.plan.shapes import ModelSpec
-from colm.plan.steps import Rows
+from colm.lab.plan.outlook import Request
+from colm.lab.plan.shapes import ModelSpec
+from colm.lab.plan.steps import Rows
 
 LABELLED = 0.75
 """Share of a row's tokens with a label, as `draw_pool` draws them."""

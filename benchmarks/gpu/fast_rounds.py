@@ -34,8 +34,8 @@ from step_parts import (
 from step_timed import Step, clock
 
 from colm.errors import ConfigError
+from colm.lab.plan.steps import Rows
 from colm.models import load_model
-from colm.plan.steps import Rows
 
 MIB = 2**20
 RATIOS: dict[str, Callable[[dict[str, float], dict[str, float]], float]] = {

@@ -33,7 +33,7 @@ SEEDS, TINY_SEEDS = 5, 2
 class Method(NamedTuple):
     """One column of the table."""
 
-    method: str  # of colm.methods
+    method: str  # of colm.lab.study.methods
     share: float  # of the pool that it keeps
     step: float  # seconds that a step is believed to take on an H100, until one was measured
 

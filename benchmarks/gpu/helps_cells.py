@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from colm.report.intervals import Interval, estimate_difference
+from colm.lab.report.intervals import Interval, estimate_difference
 
 BASES = ("random", "control", "control-half")
 """Methods that cost nothing, which one that costs something has to beat: that of as many rows, or of half as many."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from helps_cells import BASES, interpolate, less_bases, mean_of, plain, show, table
 
-from colm.report.intervals import estimate_mean, find_first_reach
+from colm.lab.report.intervals import estimate_mean, find_first_reach
 
 RED = "🔴"
 TIMED = "control"

@@ -12,10 +12,10 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from colm.batch import IGNORE
-from colm.data.questions import Question
-from colm.evaluate.judge import Prompts
+from colm.lab.data.questions import Question
+from colm.lab.evaluate.judge import Prompts
 from colm.losses import labelled_targets, mean_by_row
+from colm.step.pool import IGNORE
 
 PLACE = "helps"
 """Folder of this part within the data that is unpacked."""

@@ -25,12 +25,12 @@ from torch import Tensor
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from colm import CoresetTrainer, SelectionConfig
-from colm.adapters import add_lora
-from colm.evaluate.judge import Generation, answer_questions, summarise_answers
+from colm.lab.evaluate.judge import Generation, answer_questions, summarise_answers
+from colm.lab.run.adapters import add_lora
+from colm.lab.study.methods import method_settings
 from colm.losses import example_losses
-from colm.methods import method_settings
 from colm.models import load_model, load_tokenizer
-from colm.record import FILE_NAME, StepLog
+from colm.step.record import FILE_NAME, StepLog
 
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 """As in the experiment `lora` on the CPU. No dropout, so that the methods of a seed differ in their rows alone."""
@@ -53,7 +53,7 @@ class Run(NamedTuple):
     """One training."""
 
     name: str  # on the page
-    method: str  # of colm.methods
+    method: str  # of colm.lab.study.methods
     rate: float  # peak learning rate
     seed: int
     shuffle: int  # seed of the order of the rows: the run's, but for a planted fault

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from fast_cases import Case, units
 
-from colm.plan.outlook import Outlook
+from colm.lab.plan.outlook import Outlook
 
 WAYS = ("pool", "coreset_rows", "coreset_step")
 

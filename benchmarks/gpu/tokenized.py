@@ -21,13 +21,13 @@ from datasets import Dataset, disable_progress_bars
 from helps_rows import PLACE
 from transformers import LlamaForCausalLM, set_seed
 
-from colm.cli.prepare import PreparedData, prepare_data
-from colm.cli.settings import resolve_settings
-from colm.data.demo import demo_rows
-from colm.data.formats import prompt_of_format
-from colm.data.questions import Question, read_question_files, read_questions
+from colm.lab.data.demo import demo_rows
+from colm.lab.data.formats import prompt_of_format
+from colm.lab.data.questions import Question, read_question_files, read_questions
+from colm.lab.run.prepare import PreparedData, prepare_data
+from colm.lab.run.settings import resolve_settings
 from colm.models import tiny_config
-from colm.sources import find_small_sources
+from colm.step.sources import find_small_sources
 
 MAX_LENGTH, TINY_LENGTH = 256, 128
 VALIDATION_ROWS, QUESTIONS = 64, 40

@@ -11,8 +11,8 @@ from colm.selector import CoresetSelector
 from colm.types import Coreset, StepRecord
 
 if TYPE_CHECKING:
-    from colm.integrations.hf import CoresetTrainer
-    from colm.integrations.trl import CoresetSFTTrainer
+    from colm.trainers.hf import CoresetTrainer
+    from colm.trainers.trl import CoresetSFTTrainer
 
 __version__ = "0.1.0"
 
@@ -35,11 +35,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Importing the Trainer takes seconds, which a plain loop should not pay.
     if name == "CoresetTrainer":
-        from colm.integrations.hf import CoresetTrainer
+        from colm.trainers.hf import CoresetTrainer
 
         return CoresetTrainer
     if name == "CoresetSFTTrainer":
-        from colm.integrations.trl import CoresetSFTTrainer
+        from colm.trainers.trl import CoresetSFTTrainer
 
         return CoresetSFTTrainer
     raise AttributeError(f"module 'colm' has no attribute {name!r}")

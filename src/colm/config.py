@@ -19,7 +19,7 @@ from colm.config_checks import (
 )
 from colm.errors import ConfigError, suggest
 from colm.schedule import check_schedule, keep_at, selects_at
-from colm.sources import name_setting
+from colm.step.sources import name_setting
 from colm.typed import convert_known, hints_of
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from colm.batch import IGNORE, count_labelled
+from colm.step.pool import IGNORE, count_labelled
 
 
 def example_losses(logits: Tensor, labels: Tensor) -> Tensor:

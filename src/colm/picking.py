@@ -9,16 +9,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from colm.facts import PoolFacts
 from colm.features.adam import AdamConstants, fold_in, to_adam_steps
 from colm.features.factors import blocks
 from colm.features.sketch import Sketch, draw_sketch
 from colm.features.sparsify import largest_coordinates
-from colm.gather import gather_rows, sum_over_ranks
 from colm.select.baselines import random_rows
 from colm.select.fitting import fit_weights
 from colm.select.rules import Picked, PickRule, pick_rows
-from colm.transfer import row_numbers, send
+from colm.step.pool_info import PoolFacts
+from colm.step.ranks import gather_rows, sum_over_ranks
+from colm.step.transfer import row_numbers, send
 from colm.types import AdamHistory, Features
 
 logger = logging.getLogger(__name__)

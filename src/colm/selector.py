@@ -22,11 +22,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from colm.batch import Pool, split_evenly
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
-from colm.exchange import share_rows, weigh_rows
-from colm.facts import PoolFacts, fillers, group_by_source, index_by_source, recorded, share_facts
 from colm.features.adam import AdamConstants, adam_constants, empty_history
 from colm.features.locate import locate_value_site
 from colm.features.selection_pass import GRADIENTS, run_selection_pass, tokens_at_a_time
@@ -36,10 +33,13 @@ from colm.picking import NO_PICKS, Picks, pick_at_random, pick_from_features
 from colm.reuse.forward import ForwardReuse
 from colm.select.rules import PickRule
 from colm.select.weighting import weigh_picks
-from colm.sharding import check_sharding
-from colm.sources import balance_sources, find_small_sources, name_keys
-from colm.stages import PASS, PICK, TAKE, stage
-from colm.state import SelectionState
+from colm.step.exchange import share_rows, weigh_rows
+from colm.step.pool import Pool, split_evenly
+from colm.step.pool_info import PoolFacts, fillers, group_by_source, index_by_source, recorded, share_facts
+from colm.step.sharding import check_sharding
+from colm.step.sources import balance_sources, find_small_sources, name_keys
+from colm.step.stages import PASS, PICK, TAKE, stage
+from colm.step.state import SelectionState
 from colm.types import Batch, Coreset, StepRecord
 
 logger = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ class CoresetSelector:
         Args:
             batches: this rank's part of the pool, a dict of tensors (n, T) or a list of them.
             sources: the source of each row, in the order of the rows of all batches: names, or other labels, which
-                read as `colm.sources.source_name` says.
+                read as `colm.step.sources.source_name` says.
             dataset_index: each row's number in the data set. Ties and draws follow it, so that the
                 picks do not depend on how rows are dealt to ranks and micro-batches. -1 stands for a row
                 that repeats another to fill a batch; it should have no label. Default: the position in

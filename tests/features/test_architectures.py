@@ -12,10 +12,10 @@ from tests.conftest import ragged_batch
 from tests.features.test_exact import one_backward_per_example
 from transformers import CONFIG_MAPPING
 
-from colm.batch import Pool
 from colm.errors import UnsupportedModelError
 from colm.features.exact import exact_features, value_gradients
 from colm.features.locate import locate_value_site
+from colm.step.pool import Pool
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "separate, grouped-query": ("qwen2", {}),

@@ -11,7 +11,6 @@ from tests.conftest import one_row, ragged_batch, tiny_model
 from tests.features.test_exact import Interrupted, one_backward_per_example
 from torch import Tensor, nn
 
-from colm.batch import Pool
 from colm.config import SelectionConfig
 from colm.config_checks import FeatureName
 from colm.errors import UnsupportedModelError
@@ -20,6 +19,7 @@ from colm.features.hidden import mean_hidden_features
 from colm.features.locate import locate_value_site
 from colm.features.selection_pass import FEATURES, run_selection_pass
 from colm.losses import example_losses
+from colm.step.pool import Pool
 
 LENGTHS = [13, 5, 9, 2, 7, 11]
 BASELINES = ["mean_hidden", "last_hidden", "loss", "gradient_norm"]

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from colm.batch import Pool
 from colm.features.exact import exact_features, value_gradients
 from colm.features.factors import gradient_piece, multiply_factors
 from colm.features.locate import locate_value_site
 from colm.losses import example_losses
+from colm.step.pool import Pool
 
 FAMILIES = ["llama", "phi", "gpt2", "phi3"]
 

@@ -11,10 +11,10 @@ from accelerate.utils import convert_outputs_to_fp32
 from tests.conftest import ragged_batch, tiny_model
 from torch import Tensor
 
-from colm.batch import Pool
 from colm.features.exact import exact_features
 from colm.features.locate import locate_value_site
 from colm.losses import example_mean
+from colm.step.pool import Pool
 
 
 def saved_bytes(action: Callable[[], Any]) -> int:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from tests.architectures import build_architecture
 
-from colm.batch import Pool
 from colm.features.exact import value_gradients
 from colm.features.locate import locate_value_site
 from colm.features.spsa import draw_directions, site_for_copies, spsa_features, spsa_gradients
 from colm.losses import example_losses
+from colm.step.pool import Pool
 
 
 def losses_with_weight_moved(model: Any, site: Any, batch: dict[str, Any], change: torch.Tensor) -> torch.Tensor:

@@ -11,11 +11,11 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from tests.conftest import ragged_batch, tiny_model
 from tests.features.test_exact import one_backward_per_example
 
-from colm.batch import Pool
 from colm.errors import UnsupportedModelError
 from colm.features.exact import exact_features, value_gradients
 from colm.features.locate import locate_value_site
 from colm.losses import example_losses
+from colm.step.pool import Pool
 
 PROMPTS = {"num_virtual_tokens": 2, "task_type": "CAUSAL_LM", "target_modules": None}
 OPTIONS: dict[str, dict[str, Any]] = {

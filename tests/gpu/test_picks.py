@@ -10,12 +10,12 @@ import torch
 from tests.gpu.support import under_test
 from torch import Tensor
 
-from colm.facts import PoolFacts
 from colm.features.adam import AdamConstants, empty_history
 from colm.features.factors import GradientPiece, PieceFeatures
 from colm.picking import Picks, pick_from_features
 from colm.select.facility import FOLLOW, facility_location
 from colm.select.rules import PickRule
+from colm.step.pool_info import PoolFacts
 from colm.types import AdamHistory
 
 pytestmark = pytest.mark.gpu

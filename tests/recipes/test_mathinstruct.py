@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colm import SelectionConfig
-from colm.sources import find_small_sources
-from colm.survey.outlook import expect_pool
+from colm.lab.sources.outlook import expect_pool
+from colm.step.sources import find_small_sources
 
 ROWS = 262_039
 SIZES = {

@@ -17,8 +17,8 @@ from reasoning_gym import create_dataset
 from tests.recipes.test_mathinstruct import SIZES, SMALL
 from transformers import LlamaConfig, Phi3Config, PhiConfig, StableLmConfig
 
-from colm.cli import main
-from colm.cli.settings import RunSettings, load_settings
+from colm.lab.cli import main
+from colm.lab.run.settings import RunSettings, load_settings
 from colm.models import train_tiny_tokenizer
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -147,10 +147,10 @@ def test_a_recipe_trains(recipe: Path, tmp_path: Path, monkeypatch: pytest.Monke
         return rows.to_iterable_dataset() if streaming else rows
 
     builder = SimpleNamespace(config=SimpleNamespace(data_files=None))
-    monkeypatch.setattr("colm.data.read.load_dataset_builder", lambda *_, **__: builder)
-    monkeypatch.setattr("colm.data.read.load_dataset", load)
-    monkeypatch.setattr("colm.cli.named.load_tokenizer", lambda name: tokenizer)
-    monkeypatch.setattr("colm.cli.named.load_model", lambda name, dtype: tiny_family(name, len(tokenizer)))
+    monkeypatch.setattr("colm.lab.data.read.load_dataset_builder", lambda *_, **__: builder)
+    monkeypatch.setattr("colm.lab.data.read.load_dataset", load)
+    monkeypatch.setattr("colm.lab.run.named.load_tokenizer", lambda name: tokenizer)
+    monkeypatch.setattr("colm.lab.run.named.load_model", lambda name, dtype: tiny_family(name, len(tokenizer)))
     changes = on_this_machine(tmp_path / "run")
     if recipe.stem == STREAM:
         changes += ["data.validation_rows=0", "data.window=200"]

@@ -23,8 +23,8 @@ from tests.reuse.steps import (
 )
 
 from colm import ConfigError, CoresetSelector, SelectionConfig, example_mean
-from colm.batch import Pool
 from colm.reuse.checks import checkpoint_layers
+from colm.step.pool import Pool
 
 
 @pytest.mark.parametrize("lora", [False, True])

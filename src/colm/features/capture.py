@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from colm.batch import IGNORE
 from colm.errors import UnsupportedModelError
 from colm.features.head import NO_HIDDEN_STATES, chunked_losses, output_module
 from colm.features.precision import Precision
 from colm.features.site import ValueSite, unwrap
 from colm.losses import labelled_targets, mean_by_row
+from colm.step.pool import IGNORE
 from colm.types import Batch
 
 FP16_LOSS_SCALE = 2.0**12

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from colm.batch import Pool
 from colm.features.capture import output_gradient, run_to_losses, undisturbed
 from colm.features.factors import GradientPiece, PieceFeatures, gradient_piece, multiply_factors, renumber
 from colm.features.locate import locate_value_site
 from colm.features.site import ValueSite
+from colm.step.pool import Pool
 from colm.types import Batch
 
 

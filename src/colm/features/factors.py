@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from colm.transfer import row_numbers
+from colm.step.transfer import row_numbers
 
 BLOCK_BYTES = 2**26
 """Largest block of float32 that is made at a time, unless one row alone is larger."""

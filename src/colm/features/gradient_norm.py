@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from colm.batch import Pool
 from colm.features.exact import exact_piece
 from colm.features.factors import GradientPiece, PieceFeatures, renumber
 from colm.features.site import ValueSite
+from colm.step.pool import Pool
 
 
 def gradient_norm_features(

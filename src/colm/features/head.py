@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from colm.errors import UnsupportedModelError
-from colm.sharding import is_sharded
+from colm.step.sharding import is_sharded
 
 CHUNK_BYTES = 2**28
 """Float32 logits that are made at a time where the user sets no number of tokens."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from colm.batch import Pool
 from colm.features.capture import read_hidden, undisturbed
 from colm.features.factors import GradientPiece, PieceFeatures, renumber
 from colm.features.head import hidden_size
 from colm.features.site import ValueSite, unwrap
+from colm.step.pool import Pool
 
 
 def mean_hidden_features(

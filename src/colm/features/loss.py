@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from colm.batch import Pool
 from colm.features.capture import run_to_losses, undisturbed
 from colm.features.factors import GradientPiece, PieceFeatures, renumber
 from colm.features.site import ValueSite
+from colm.step.pool import Pool
 
 
 def loss_features(

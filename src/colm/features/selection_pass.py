@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 
-from colm.batch import Pool
 from colm.config import SelectionConfig
 from colm.features.exact import exact_features
 from colm.features.gradient_norm import gradient_norm_features
@@ -16,7 +15,8 @@ from colm.features.hidden import last_hidden_features, mean_hidden_features
 from colm.features.loss import loss_features
 from colm.features.site import ValueSite
 from colm.features.spsa import draw_directions, spsa_features
-from colm.sharding import is_sharded, most_over_ranks
+from colm.step.pool import Pool
+from colm.step.sharding import is_sharded, most_over_ranks
 from colm.types import Features
 
 FEATURES = {

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from colm.transfer import send
+from colm.step.transfer import send
 
 SEED = 20_240_719
 """Of the buckets: the same on every rank, in every step and after a resume."""

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from colm.batch import IGNORE, Pool
 from colm.features.capture import run_to_losses, undisturbed
 from colm.features.factors import renumber
 from colm.features.locate import locate_value_site
 from colm.features.site import ValueSite, unwrap
 from colm.features.value_rows import layer_config
-from colm.transfer import send
+from colm.step.pool import IGNORE, Pool
+from colm.step.transfer import send
 from colm.types import Batch
 
 logger = logging.getLogger(__name__)

@@ -1,1 +1,1 @@
-"""colm in other people's training loops."""
+"""The old name of `colm.trainers`; only what was documented under it is here."""

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from colm.batch import Pool
 from colm.errors import ConfigError
 from colm.features.capture import read_hidden, undisturbed, watched_calls
 from colm.features.precision import Precision
@@ -29,6 +28,7 @@ from colm.features.site import unwrap
 from colm.reuse.checks import check_checkpointing, check_reuse
 from colm.reuse.known import KnownForward
 from colm.reuse.recording import Recording
+from colm.step.pool import Pool
 from colm.types import Batch
 
 logger = logging.getLogger(__name__)

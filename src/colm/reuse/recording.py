@@ -13,7 +13,7 @@ from colm.errors import UnsupportedModelError
 from colm.features.capture import watched_calls
 from colm.features.precision import Precision
 from colm.reuse.recompute import first_tensor
-from colm.transfer import row_numbers
+from colm.step.transfer import row_numbers
 
 
 class Recording:

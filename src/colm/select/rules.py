@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from colm.errors import ConfigError
-from colm.facts import PoolFacts, group_by_source
 from colm.select.baselines import largest_rows, middle_rows
 from colm.select.direction import match_direction
 from colm.select.facility import medoids_of_distances, pairwise_distances
 from colm.select.quota import source_quotas
 from colm.select.sampling import sample_by_size
+from colm.step.pool_info import PoolFacts, group_by_source
 
 
 class Picked(NamedTuple):

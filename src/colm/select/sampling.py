@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from colm.transfer import send
+from colm.step.transfer import send
 
 
 def inclusion_chances(sizes: Tensor, budget: int) -> Tensor:

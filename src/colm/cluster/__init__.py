@@ -1,1 +1,0 @@
-"""Sources where there is no label: rows embedded, clustered, saved and looked up again."""

@@ -1,0 +1,168 @@
+"""The final answer in what a model, or a row of data, says."""
+
+from __future__ import annotations
+
+import re
+from itertools import islice
+
+from colm.lab.answers.clean import clean_mathematics, closing_brace, without_brackets, without_remarks
+from colm.lab.answers.match import REJECTED, TRUTHS, Kind, kind_of, parse_letter, parse_truth
+from colm.lab.answers.numbers import parse_number
+from colm.lab.answers.reasoning import without_reasoning
+from colm.lab.answers.standing import free_numbers
+
+LONGEST_LINE = 200
+"""Characters of a last line that can be an answer; a longer one is a text without a final answer."""
+
+NEAR = 2000
+"""Characters after a mark in which its answer may be taken back."""
+
+MARKS = 8
+"""Marks of a final answer that are looked at, from the last one; a model may write the same mark for ever."""
+
+_SHORT = r"[\s*$\\({]{1,4}-?(?:[0-9]|\\?(?:[dt]?frac|sqrt|boxed)|(?-i:[A-J])(?:[).,*]|\s?$))"
+"""A number or an option."""
+
+_MARKER = re.compile(
+    r"\banswer\b(?:\s[^\n.:=?!]{0,40}?)?(?:\*\*)?\s*(?:\bis\b\s*:?|\bwould be\b|:|=)(?:\*\*)?|####|<answer>"
+    rf"|\banswer\s(?:must|should|will|has\sto|can\sonly)\sbe\b(?={_SHORT})"
+    r"|(?:\b(?:Antwort|respuesta|r[ée]ponse|resposta|risposta)\b|答案|Ответ)(?:\*\*)?\s?(?:ist\b|es\b|est\b|é|è|是|为|:|\uff1a)"
+    r"|\\boxed\s?(?=\{)",
+    re.IGNORECASE,
+)
+_CORRECTION = re.compile(
+    r"\b(?:wait|actually|correction|sorry|oops|scratch\sthat|no)\b[^\n.]{0,40}(?:\.\s)?[^\n.]{0,20}?"
+    rf"\b(?:(?:it|that|this)(?:['\u2019]s|\s(?:is|should\sbe|must\sbe|equals))|(?:correct|right)\s\w{{1,10}}:)(?={_SHORT})",
+    re.IGNORECASE,
+)
+"""What takes back an answer and gives another."""
+_CLAUSE = re.compile(r"(?:,|\s\(|;)?\s{1,3}(?:because|since|given that)\b", re.IGNORECASE)
+_STOP = re.compile(
+    r"(?<=[^\s.])(?<!\b[A-Za-z])(?<!\b(?:Mr|Ms|Dr|St|Jr|Sr|vs|No|Rs))(?<!\bMrs)(?<!approx)(?:[.?]\s|!\s(?=[A-Z]))"
+)
+_OPTION = re.compile(r"\(([A-J])\)|\b(?:[Oo]ption|[Cc]hoice)(?:\sis)?:?\s{1,3}([A-J])\b")
+_TRUTH_WORD = re.compile(
+    r"\b(?:(not|n't|never)\s)?(?:(?:a|the)\s)?"
+    r"(yes|true|false|no(?!\s(?!(?:it|they|he|she|there|this|that|these|because|since|as|we|you|the|is|i)\b)[A-Za-z]))\b",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(
+    r"(?:\bnot|n['\u2019]t|\bnever|\bneither|\bnor|\bthan)\s(?:(?:be|the|option|choice|answer)\s){0,3}$", re.IGNORECASE
+)
+_BOLD = re.compile(r"(?<![\w*])\*\*(?=[^\s*])([^*\n]{1,200})(?<=\S)\*\*(?!\*)")
+_WORD = re.compile(r"[A-Za-z']+")
+
+
+def extract_answer(text: str, *, kind: Kind | None = None) -> str | None:
+    """Return the final answer that a completion ends with, or None where it has none.
+
+    That is what stands after the last ``The answer is``, ``Answer:``, ``####``, or within the last ``\\boxed{}``.
+    Without any of these it is the last number, the last option in parentheses, or the last yes or no, by `kind`; else
+    the last line. The answer's explanation (``because ...``, a next sentence) is cut off.
+
+    Args:
+        text: the completion.
+        kind: what the expected answer is (`match.kind_of`); None to take the last line for what it is.
+
+    >>> extract_answer("2 + 3 = 5, so he has 5 apples. The answer is 5.")
+    '5'
+    >>> extract_answer("So it is \\\\boxed{\\\\frac{3}{4}}.")
+    '\\\\frac{3}{4}'
+    >>> extract_answer("He has 5 apples and sells 2, which leaves 3 of them.", kind="number")
+    '3'
+    >>> extract_answer("  ") is None
+    True
+    """
+    text = without_reasoning(text)
+    marked = extract_marked(text)
+    if marked is not None:
+        return _as_kind(marked, kind) or marked
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return None
+    if kind in (None, "text"):
+        line = clean_mathematics(lines[-1])
+        if len(line) > LONGEST_LINE or not line:
+            return None
+        if kind == "text" or kind_of(line) != "text" or len(_WORD.findall(line)) < 3:
+            return line
+        return next(free_numbers(line), line)
+    bold = _BOLD.findall(lines[-1])
+    if len(bold) == 1 and (found := _as_kind(bold[0], kind)):
+        return found
+    return _as_kind(lines[-1], kind, many=True) or _as_kind(text, kind, many=True)
+
+
+def extract_marked(text: str) -> str | None:
+    """Return what stands after the last mark of a final answer, or None where there is no mark or nothing after it."""
+    for match in list(_MARKER.finditer(text))[: -MARKS - 1 : -1]:
+        rest = text[match.end() :]
+        if match.group().startswith("\\boxed"):
+            found = _within_braces(rest)
+        else:
+            line = next((line for line in rest.splitlines() if line.strip(" *\t$")), "")
+            if match.group().lower() == "<answer>":
+                line = re.split(r"</answer>", rest, maxsplit=1, flags=re.IGNORECASE)[0].strip().replace("\n", " ")
+            if "\\boxed" in line:  # it was cut off before it ended, or would have been found
+                continue
+            found = _cut(line)
+            for correction in islice(_CORRECTION.finditer(rest[:NEAR]), MARKS):
+                found = _cut(rest[correction.end() :].lstrip().partition("\n")[0])
+            if match.group() == "####" and kind_of(found) == "text" and "\n" in rest.strip():
+                continue  # a heading
+        found = clean_mathematics(found)
+        if found:
+            return found
+    return None
+
+
+def _as_kind(text: str, kind: Kind | None, *, many: bool = False) -> str | None:
+    """Return the part of the text that is of this kind; of several, the last one if `many` else none."""
+    if kind not in ("number", "letter", "truth"):
+        return None
+    clean = clean_mathematics(text)
+    plain = without_brackets(clean) if many else without_remarks(clean)
+    if kind == "number":
+        if parse_number(text) is not None:
+            return clean
+        found = list(islice(free_numbers(plain), 2)) or list(islice(free_numbers(clean), 2))
+    elif kind == "letter":
+        if parse_letter(text):
+            return parse_letter(text)
+        found = _options(plain) or _options(clean)
+    else:
+        truth = parse_truth(text)
+        if truth is not None:
+            word = _TRUTH_WORD.search(clean)
+            return word[2] if word and TRUTHS[word[2].lower()] == truth else ("yes" if truth else "no")
+        found = [_truth(*pair) for pair in reversed(_TRUTH_WORD.findall(clean))]
+    return found[0] if found and (many or len(found) == 1) else None
+
+
+def _options(text: str) -> list[str]:
+    """Return the letters of the options that the text names and does not deny, the last one first."""
+    return [
+        match[1] or match[2]
+        for match in reversed(list(_OPTION.finditer(text)))
+        if not _DENIED.search(text[max(0, match.start() - 40) : match.start()])
+        and not REJECTED.match(text[match.end() : match.end() + 40])
+    ]
+
+
+def _truth(denied: str, word: str) -> str:
+    return ("no" if TRUTHS[word.lower()] else "yes") if denied else word
+
+
+def _cut(line: str) -> str:
+    """Return a line up to the end of its first sentence, without a reason that follows the answer."""
+    line = line.strip()
+    stop = _STOP.search(line)
+    line = line[: stop.start()] if stop else line
+    clause = _CLAUSE.search(line)
+    return line[: clause.start()] if clause and clause.start() else line
+
+
+def _within_braces(text: str) -> str:
+    text = text.lstrip()
+    end = closing_brace(text, 0)
+    return "" if end is None else text[1:end]  # cut off before it ended

@@ -1,0 +1,122 @@
+"""Whether two final answers say the same."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from colm.lab.answers.clean import clean_mathematics, without_remarks
+from colm.lab.answers.formulas import normalise_formula
+from colm.lab.answers.numbers import Number, numbers_match, parse_number, parse_power
+
+Kind = Literal["number", "letter", "truth", "text"]
+
+TRUTHS = {"yes": True, "true": True, "no": False, "false": False}
+
+_LETTER = re.compile(
+    r"(?:(?:the\s)?(?:option|choice|answer)\s{1,3})?"
+    r"(?:[(\[{]\s?([A-J])\s?[)\]}]|([A-J])(?:\)|\](?!\w)|(?=[.:,;](?:\s|$))|(?=\s[-\u2014(]|\s(?:is|because|since|as)\b)|$))",
+    re.IGNORECASE,
+)
+_ANOTHER = re.compile(r"\s?(?:[,;&/+|]\s?|\band\s|\bor\s|\bnor\s){1,2}[(\[]?[A-HJ][)\]]?(?![A-Za-z0-9'])", re.ASCII)
+REJECTED = re.compile(r"\s(?:is|was|can|must)(?:\s?not|n['\u2019]t|\s(?:wrong|incorrect|false|excluded|out))\b")
+"""What follows an option that is not the answer."""
+_TRUTH = re.compile(
+    r"(yes|no|true|false)(?:\s{0,3}[,.;:!]|\s{0,3}$|\s{1,3}(?:because|since|as)\b|\s{1,3}[-\u2014(])", re.IGNORECASE
+)
+_SIDE = re.compile(r"^[A-Za-z](?:\([A-Za-z]\))?\s?=")
+
+
+def answers_match(predicted: str, expected: str) -> bool:
+    """Return whether two final answers are the same; symmetric, and never an error.
+
+    Numbers are compared as numbers (`numbers.numbers_match`), options by their letter (``B``, ``(b)``, ``B) 12 km``),
+    yes and no as truths (yes is true), all else as text without regard to case, spaces, quotes, a leading article and
+    marks of LaTeX and Markdown. A remark that only one of them has (``Paris (in France)``) is left out. An empty answer
+    matches nothing.
+
+    >>> answers_match("$1,234.50", "1234.5"), answers_match("(b) the second", "B"), answers_match("True.", "yes")
+    (True, True, True)
+    >>> answers_match("0.67", "2/3"), answers_match("12", "13"), answers_match("", "")
+    (True, False, False)
+    >>> answers_match("10^5", "10"), answers_match("5 million", "5"), answers_match(r"\\frac{x}{2}", "x/2")
+    (False, False, True)
+    """
+    first, second = _readings(predicted), _readings(expected)
+    if not first or not second:
+        return False
+    if first[0] in second or second[0] in first:
+        return True
+    numbers = _value(predicted), _value(expected)
+    if numbers[0] is not None and numbers[1] is not None:
+        return numbers_match(numbers[0], numbers[1])
+    letters = parse_letter(predicted), parse_letter(expected)
+    if letters[0] is not None and letters[1] is not None:
+        return letters[0] == letters[1]
+    truths = parse_truth(predicted), parse_truth(expected)
+    return truths[0] is not None and truths[0] == truths[1]
+
+
+def kind_of(answer: str) -> Kind:
+    """Return what an answer is.
+
+    >>> [kind_of(answer) for answer in ("3/4", "(C)", "no", "a dog")]
+    ['number', 'letter', 'truth', 'text']
+    """
+    if parse_number(answer) is not None:
+        return "number"
+    if parse_letter(answer) is not None:
+        return "letter"
+    return "text" if parse_truth(answer) is None else "truth"
+
+
+def parse_letter(text: str) -> str | None:
+    """Return the upper-case letter, A to J, of the option that the text is or begins with; None for other text.
+
+    >>> parse_letter("(b)"), parse_letter("C. Paris"), parse_letter("option D"), parse_letter("A dog")
+    ('B', 'C', 'D', None)
+    >>> parse_letter("B (12 km)"), parse_letter("B or C")
+    ('B', None)
+    """
+    text = clean_mathematics(text)
+    match = _LETTER.match(text)
+    rest = text[match.end() :] if match else ""
+    if match is None or _ANOTHER.match(rest) or REJECTED.match(rest):
+        return None
+    return next(letter for letter in match.groups() if letter).upper()
+
+
+def parse_truth(text: str) -> bool | None:
+    """Return what a yes, no, true or false says that the text is or begins with; None for other text.
+
+    >>> parse_truth("Yes, it is."), parse_truth("false"), parse_truth("No solution")
+    (True, False, None)
+    """
+    match = _TRUTH.match(clean_mathematics(text))
+    return None if match is None else TRUTHS[match.group(1).lower()]
+
+
+def normalise_text(text: str) -> str:
+    """Return the text as answers that are only text are compared.
+
+    >>> normalise_text(' "The  Eiffel tower." ')
+    'eiffel tower'
+    """
+    return _normalise(clean_mathematics(text))
+
+
+def _normalise(clean: str) -> str:
+    cleaned = " ".join(normalise_formula(clean).casefold().split())
+    without = re.sub(r"^(?:the|an|a)\s+", "", cleaned)
+    return without or cleaned
+
+
+def _readings(text: str) -> list[str]:
+    """Return a text as it is compared: as it is, then without its remarks, then without ``y =`` before it."""
+    clean = clean_mathematics(text)
+    forms = [clean, without_remarks(clean), _SIDE.sub("", clean)]
+    return [found for found in dict.fromkeys(map(_normalise, forms)) if found]
+
+
+def _value(text: str) -> Number | None:
+    return parse_number(text) or parse_power(text)

@@ -1,0 +1,292 @@
+"""`colm compare`: several methods and seeds on the same data, order and number of steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from colm.errors import ConfigError
+from colm.lab.cli.console import make_console
+from colm.lab.cli.report import write_comparison_page
+from colm.lab.report.compare_page import PAGE_NAME
+from colm.lab.report.page import check_page
+from colm.lab.run.check import check_run
+from colm.lab.run.clustering import LABELS_NAME
+from colm.lab.run.folder import RunFolder
+from colm.lab.run.recognize import is_recognized, is_settings_file
+from colm.lab.run.resume import read_fingerprint
+from colm.lab.run.settings import load_settings, resolve_settings
+from colm.lab.run.yaml12 import write_yaml
+from colm.lab.study.child import read_launcher, run_child, split_words
+from colm.lab.study.finished import check_run_data, is_answered, read_asked, require_same
+from colm.lab.study.methods import METHODS, method_settings
+from colm.step.record import ANSWERS_NAME, COMPARE_NAME, CONFIG_NAME, SUMMARY_NAME, replace_file
+
+DEFAULT_METHODS = ("random", "control", "random-n", "colm")
+EVALUATIONS = 10
+"""Evaluations during a run, where the configuration does not say when."""
+
+
+def compare_command(
+    config: str,
+    overrides: Sequence[str],
+    *,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    launcher: str,
+    eval_data: Sequence[str] = (),
+    eval_options: str = "",
+) -> None:
+    """Run what is missing of the comparison, then write `compare.json` and show its table.
+
+    Args:
+        config: of what all runs share.
+        overrides: of it.
+        methods: to compare.
+        seeds: of each method.
+        launcher: what starts a run's processes.
+        eval_data: questions that each finished run answers, as ``colm eval --data``; empty for none.
+        eval_options: further options of ``colm eval``, as on a command line.
+    """
+    start = read_launcher(launcher)
+    if eval_options and not eval_data:
+        raise ConfigError(f"--eval-options {eval_options!r} has no effect without --eval-data; give both, or neither.")
+    runs = plan_runs(config, overrides, methods, seeds)
+    if eval_data:
+        asked = read_asked(eval_data, eval_options, next(iter(runs.values())))
+    todo = [folder for folder in runs if not (folder / SUMMARY_NAME).exists()]
+    out = Path(load_settings(config, overrides).output_dir)
+    check_places(out, todo)
+    print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished.", flush=True)
+    for number, folder in enumerate(todo, start=1):
+        print(f"[{number}/{len(todo)}] {folder.relative_to(out)}", flush=True)
+        run_one(folder, runs[folder], start)
+        finished = [other for other in runs if (other / SUMMARY_NAME).exists()]
+        require_same({other: read_fingerprint(other) for other in finished}, read_fingerprint(folder))
+        if eval_data:
+            answer_one(folder, eval_data, eval_options)
+        write_comparison_json(out)
+    for folder in runs if eval_data else ():
+        if not is_answered(folder, asked):
+            print(f"Answers of {folder.relative_to(out)}", flush=True)
+            answer_one(folder, eval_data, eval_options)
+    write_comparison_json(out)
+    _print_table(json.loads((out / COMPARE_NAME).read_text(encoding="utf-8")))
+    print(f"Written to {write_comparison_page(out)}.")
+
+
+def plan_runs(
+    config: str, overrides: Sequence[str], methods: Sequence[str], seeds: Sequence[int]
+) -> dict[Path, dict[str, Any]]:
+    """Return the folder and the settings of every run, checked before any of them starts.
+
+    All runs of a seed see the data in the same order; all seeds share the held-out rows.
+
+    Raises:
+        ConfigError: an unknown method, no fixed number of steps, no validation data, or a folder that holds a run
+            with other settings.
+        DataError: a folder holds a run on other data.
+    """
+    base = load_settings(config, overrides)
+    _check_base(base.values)
+    values = dict(base.values)
+    values["data"] = {**values["data"], "seed": base.data["seed"] if base.data["seed"] is not None else base.seed}
+    if (base.sources.cluster or base.sources.split) and base.sources.labels is None:  # clustered once, for all runs
+        values["sources"] = {**values["sources"], "labels": str(base.output_dir / LABELS_NAME)}
+    values["training"] = {**_evaluating(base.training), **base.training}
+    runs: dict[Path, dict[str, Any]] = {}
+    for seed in dict.fromkeys(seeds):
+        if seed < 0:
+            raise ConfigError(f"--seeds {seed}: a seed must be a whole number of at least 0.")
+        for method in dict.fromkeys(methods):
+            settings = method_settings(method, {**values, "seed": seed})
+            settings["selection"]["seed"] = seed
+            folder = base.output_dir / method / f"seed-{seed}"
+            settings["output_dir"] = str(folder)
+            resolved = resolve_settings(settings)
+            check_run(resolved, whole=False)
+            settings = resolved.values
+            _check_folder(folder, settings)
+            runs[folder] = settings
+    check_run_data(base.output_dir, runs)
+    return runs
+
+
+def run_one(folder: Path, settings: Mapping[str, Any], start: Sequence[str]) -> None:
+    """Train one run in a process of its own, from its last complete checkpoint if it has one.
+
+    Raises:
+        ConfigError: the process failed; its output has been shown.
+        StoppedEarly: see `run_child`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = _settings_path(folder)
+    replace_file(path, write_yaml(dict(settings)))
+    status = run_child([*start, "-m", "colm", "train", str(path), "--resume"], f"the training in {folder}")
+    if status:
+        raise ConfigError(
+            f"The run {folder} failed with exit status {status}; what it said stands above. Start the same "
+            "comparison again to resume it."
+        )
+
+
+def check_places(out: Path, todo: Sequence[Path]) -> None:
+    """Check that what a comparison writes beside its runs may be written.
+
+    Args:
+        out: the comparison's folder, which is made.
+        todo: folders of the runs that are still to be trained.
+
+    Raises:
+        ConfigError: it cannot, or somebody else's file has such a name.
+    """
+    RunFolder(out).prepare()
+    check_page(out / PAGE_NAME)
+    files = {out / COMPARE_NAME: is_recognized, **{_settings_path(folder): is_settings_file for folder in todo}}
+    for path, is_own in files.items():
+        if os.path.lexists(path) and not is_own(path):
+            raise ConfigError(f"{path} is not a file that colm wrote. Move it away, or choose another output_dir.")
+
+
+def _settings_path(folder: Path) -> Path:
+    return folder.with_suffix(".yaml")
+
+
+def answer_one(folder: Path, data: Sequence[str], options: str) -> None:
+    """Let a finished run answer questions, in a process of its own.
+
+    Raises:
+        ConfigError: the process failed; its output has been shown.
+        StoppedEarly: see `run_child`.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "colm",
+        "eval",
+        str(folder),
+        "--data",
+        *data,
+        *split_words("--eval-options", options),
+    ]
+    status = run_child(command, f"colm eval of {folder}")
+    if status:
+        raise ConfigError(
+            f"colm eval of {folder} failed with exit status {status}; what it said stands above. Start the "
+            "same comparison again to resume it."
+        )
+
+
+def write_comparison_json(out: Path) -> dict[str, Any]:
+    """Gather the finished runs under `out` into `compare.json`: method -> seed -> figures.
+
+    ``macro`` is the mean over the training data's sources of their final evaluation losses, ``micro`` the mean
+    weighted by the sources' training rows, ``small`` and ``big`` the means over small and over big sources. Of runs
+    that have answered questions, ``exact_in`` and ``exact_out`` are the means over sources of the share of right
+    answers, for sources of the training data and for others; None where there are none.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(out.glob(f"*/seed-*/{SUMMARY_NAME}")):
+        seed = path.parent.name.removeprefix("seed-")
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        found.setdefault(path.parents[1].name, {})[seed] = figures(summary) | _exact(path.with_name(ANSWERS_NAME))
+    order = {name: place for place, name in enumerate(METHODS)}
+    methods = sorted(found, key=lambda name: (order.get(name.partition("+")[0], len(order)), name))
+    ordered = {name: {seed: found[name][seed] for seed in sorted(found[name], key=int)} for name in methods}
+    replace_file(out / COMPARE_NAME, json.dumps(ordered, indent=2) + "\n")
+    return ordered
+
+
+def figures(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `compare.json` holds of one run."""
+    trained = {
+        name: source
+        for name, source in summary["sources"].items()
+        if source["rows"] and source["eval_loss_after"] is not None
+    }
+    losses = {name: source["eval_loss_after"] for name, source in trained.items()}
+    small = [loss for name, loss in losses.items() if name in summary["small_sources"]]
+    big = [loss for name, loss in losses.items() if name not in summary["small_sources"]]
+    rows = sum(source["rows"] for source in trained.values())
+    return {
+        "macro": fmean(losses.values()) if losses else None,
+        "micro": sum(loss * trained[name]["rows"] for name, loss in losses.items()) / rows if losses else None,
+        "small": fmean(small) if small else None,
+        "big": fmean(big) if big else None,
+        **{key: summary[key] for key in ("steps", "seconds", "selection_seconds", "peak_memory_bytes")},
+    }
+
+
+def _exact(path: Path) -> dict[str, float | None]:
+    if not path.exists():
+        return {}
+    answers = json.loads(path.read_text(encoding="utf-8"))
+    groups = {"exact_in": answers["in_domain"], "exact_out": answers["out_of_domain"]}
+    return {key: group["macro"]["value"] if group else None for key, group in groups.items()}
+
+
+def _check_base(values: Mapping[str, Any]) -> None:
+    if values["training"].get("max_steps", -1) <= 0:
+        raise ConfigError(
+            "A comparison needs training.max_steps, so that every method takes as many steps; epochs would give a "
+            "larger batch fewer of them."
+        )
+    data = values["data"]
+    validates = data["validation"] or data["validation_rows"] or data["train"] == "demo"
+    if not validates and not any(entry.get("validation") for entry in values["mixture"]):
+        raise ConfigError("A comparison needs validation data: set data.validation, or data.validation_rows.")
+
+
+def _evaluating(training: Mapping[str, Any]) -> dict[str, Any]:
+    if training.get("eval_strategy", training.get("eval_steps")) is not None:
+        return {}
+    return {"eval_strategy": "steps", "eval_steps": max(1, training["max_steps"] // EVALUATIONS)}
+
+
+def _check_folder(folder: Path, settings: Mapping[str, Any]) -> None:
+    path = folder / CONFIG_NAME
+    if not path.exists():
+        return
+    held = load_settings(str(path), []).values  # a newer key has its default
+    differing = [key for key in settings if held.get(key) != settings[key]]
+    if differing:
+        raise ConfigError(
+            f"{folder} holds a run with other settings ({', '.join(differing)} differ); choose another output_dir, or "
+            "delete that folder."
+        )
+
+
+def _print_table(comparison: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    from rich.table import Table
+
+    table = Table(title="Mean over seeds")
+    table.add_column("method", no_wrap=True)
+    held_keys = {key for by_seed in comparison.values() for run in by_seed.values() for key in run}
+    exact = [key for key in ("exact_in", "exact_out") if key in held_keys]
+    shown = [key.replace("_", " ") for key in exact]
+    for name in ("seeds", "macro", "micro", "small", "big", *shown, "s/step", "selection"):
+        table.add_column(name, justify="right")
+
+    def mean(runs: Sequence[Mapping[str, Any]], key: str) -> float | None:
+        held = [run[key] for run in runs if run.get(key) is not None]
+        return fmean(held) if held else None
+
+    def show(value: float | None, digits: int) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    for name, by_seed in comparison.items():
+        runs = list(by_seed.values())
+        steps, seconds = mean(runs, "steps"), mean(runs, "seconds")
+        table.add_row(
+            name,
+            str(len(runs)),
+            *(show(mean(runs, key), 4) for key in ("macro", "micro", "small", "big", *exact)),
+            show(seconds / steps if seconds and steps else None, 3),
+            f"{(mean(runs, 'selection_seconds') or 0.0) / seconds:.0%}" if seconds else "-",
+        )
+    make_console().print(table)

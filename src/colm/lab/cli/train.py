@@ -1,0 +1,281 @@
+"""`colm train`: from a configuration to a fine-tuned model with a summary."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from colm.errors import ColmError, ConfigError, StoppedEarly, one_line, suggest
+from colm.lab.cli.console import make_console
+from colm.lab.data.held_rows import write_rows
+from colm.lab.run.adapters import add_lora
+from colm.lab.run.check import check_run
+from colm.lab.run.folder import RunFolder
+from colm.lab.run.kept import describe_kept
+from colm.lab.run.named import check_adapter, load_named
+from colm.lab.run.output import check_output, hold_output, is_first_rank
+from colm.lab.run.prepare import PreparedData, largest_token, longest_row, prepare_data
+from colm.lab.run.resume import BeginRun, Texts, beginning, changed_settings, check_data, fingerprint_run
+from colm.lab.run.settings import RunSettings, load_settings
+from colm.lab.run.summary import best_step, summarise, summary_table
+from colm.models import check_positions, check_vocabulary, count_positions, pad_within
+from colm.step.record import (
+    EVALUATIONS_NAME,
+    EXAMPLES_NAME,
+    FILE_NAME,
+    PROFILE_NAME,
+    SUMMARY_NAME,
+    TRACE_NAME,
+    StepLog,
+)
+from colm.trainers.checkpoints import step_of
+from colm.trainers.evaluation import MACRO, EvaluationRecorder, SourceTrainer, name_metric, peak_memory
+from colm.trainers.preemption import StopOnSignal
+from colm.trainers.profiling import StepProfiler
+
+logger = logging.getLogger(__name__)
+
+
+def train_command(
+    config: str, overrides: Sequence[str], *, resume: bool, overwrite: bool, profile: bool = False
+) -> None:
+    """Train as the configuration says, save, and print the summary table."""
+    settings = load_settings(config, overrides)
+    check_run(settings)
+    folder = RunFolder(settings.output_dir)
+    with hold_output(folder):
+        checkpoint = check_output(settings, folder, resume=resume, overwrite=overwrite, profile=profile)
+        profiler = StepProfiler(settings.output_dir) if profile and is_first_rank() else None
+        summary = train(settings, folder, checkpoint, callbacks=[profiler] if profiler else [])
+    if not is_first_rank():
+        return
+    console = make_console()
+    console.print(summary_table(summary))
+    share = summary["selection_seconds"] / summary["seconds"] if summary["seconds"] else 0.0
+    console.print(
+        f"{summary['steps']} steps in {summary['seconds']:.0f} s, of which selection {share:.0%}. "
+        f"Saved in {settings.output_dir}."
+    )
+    if profiler is not None and profiler.report is not None:
+        print(f"\n{profiler.report}\n\nOperations: {PROFILE_NAME}; trace: {TRACE_NAME}, for ui.perfetto.dev.")
+
+
+def train(
+    settings: RunSettings,
+    folder: RunFolder,
+    checkpoint: Path | None = None,
+    *,
+    replay: Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> dict[str, Any]:
+    """Run one training and return what `summary.json` holds.
+
+    Args:
+        settings: the run.
+        folder: its output folder, held.
+        checkpoint: to resume from. Without one, a run that the folder holds is replaced once the training begins, so
+            once data, model and settings have been checked.
+        replay: a record whose choices are trained on, instead of selecting.
+        callbacks: more of the Trainer's.
+
+    Raises:
+        DataError: the checkpoint is of a run on other data.
+        StoppedEarly: SIGTERM came; the checkpoint of the step is written.
+    """
+    set_seed(settings.seed)
+    kept = settings.output_dir if checkpoint is not None else replay.parent if replay is not None else None
+    data = prepare_data(settings, resume=checkpoint is not None, kept=kept)
+    fingerprint = fingerprint_run(settings, data) if is_first_rank() else None
+    if kept is not None and fingerprint is not None:
+        trained = {key: value for key, value in fingerprint.items() if key == "train"}
+        check_data(kept, fingerprint if checkpoint is not None else trained)  # a replay may be measured on other rows
+    if is_first_rank():
+        folder.refuse_foreign(_saved_names(data.tokenizer))
+    set_seed(settings.seed)  # tokenising must not move the model's initialisation
+    model = build_model(settings, data.tokenizer)
+    pad_within(data.tokenizer, model)
+    check_vocabulary(model, largest_token(data), "The stream may have" if data.window is not None else "The data has")
+    if settings.data["max_length"] > (count_positions(model) or math.inf):  # else no row can be too long
+        check_positions(model, longest_row(data, settings))
+    if is_first_rank():
+        folder.require_room(_saved_bytes(model))
+    trainer = build_trainer(settings, model, data, replay=replay)
+    trainer.announce = folder.announce
+    if checkpoint is None and is_first_rank():
+        folder.staging.make()  # the first evaluation comes before the run begins
+    evaluations = StepLog((folder.staging.new if checkpoint is None else folder.path) / EVALUATIONS_NAME)
+    resumed_at = step_of(checkpoint) if checkpoint else None
+    recorder = EvaluationRecorder(trainer, evaluations, resumed_at=resumed_at or 0)
+    trainer.add_callback(recorder)
+    if data.validation and recorder.last_step is None:
+        trainer.evaluate()
+    set_seed(settings.seed)  # a resumed run does not evaluate first, and must shuffle the same
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+    def begun() -> None:
+        folder.began = True
+        evaluations.path = folder.path / EVALUATIONS_NAME
+
+    texts: Texts = {}
+    if checkpoint is not None:
+        texts = changed_settings(settings, folder)
+    elif fingerprint is not None:
+        texts = beginning(settings, fingerprint, write_rows(data.held_out, settings.data["format"]))
+    begin = BeginRun(
+        folder if is_first_rank() else None,
+        texts,
+        trainer,
+        resumed_at=resumed_at,
+        logs=(PROFILE_NAME, TRACE_NAME) if any(isinstance(each, StepProfiler) for each in callbacks) else (),
+        then=begun,
+    )
+    trainer.callback_handler.callbacks.insert(0, begin)  # nothing else may write before
+    stop = StopOnSignal()
+    for callback in (stop, *callbacks):
+        trainer.add_callback(callback)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if stop.stopped and trainer.state.global_step < trainer.state.max_steps:
+        raise StoppedEarly(
+            f"told to stop (SIGTERM) in step {trainer.state.global_step}, whose checkpoint is written to "
+            f"{folder.path}; resume with --resume"
+        )
+    memory = peak_memory()
+    best = best_step(trainer)
+    if data.validation and best is None and recorder.last_step != trainer.state.global_step:
+        trainer.evaluate()
+    _save_model(trainer, folder, data.tokenizer)
+    if not is_first_rank():
+        return {}
+    examples: dict[str, Any] = {"most_kept": [], "least_kept": []}  # the rows of a stream are gone
+    if data.window is None:
+        lines = StepLog(folder.path / FILE_NAME).read()
+        examples = describe_kept(lines, trainer.selector.small, data.train, data.tokenizer)
+    folder.write(EXAMPLES_NAME, json.dumps(examples, indent=2) + "\n")
+    dropped = data.counts.dropped if data.counts else {}
+    summary = summarise(trainer, list(evaluations.read()), best, dropped=dropped) | memory
+    folder.write(SUMMARY_NAME, json.dumps(summary, indent=2) + "\n")  # last: it says that the run is done
+    return summary
+
+
+def _saved_names(tokenizer: Any) -> list[str]:
+    """Return the names that a tokenizer is saved under."""
+    with TemporaryDirectory() as place:
+        tokenizer.save_pretrained(place)
+        return os.listdir(place)
+
+
+def _saved_bytes(model: Any) -> int:
+    """Return the bytes of the weights that are saved: an adapter's, or all."""
+    adapter = hasattr(model, "peft_config")
+    return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad or not adapter)
+
+
+def _save_model(trainer: SourceTrainer, folder: RunFolder, tokenizer: Any) -> None:
+    """Save the model and the tokenizer, each file whole or not at all."""
+    if is_first_rank():
+        folder.staging.make()
+    trainer.save_model(str(folder.staging.new), _internal_call=True)  # uploads nothing: the files are not in place yet
+    if is_first_rank():
+        tokenizer.save_pretrained(str(folder.staging.new))
+        folder.adopt()
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub(commit_message="Model save", revision=trainer.args.hub_revision)
+
+
+def build_model(settings: RunSettings, tokenizer: Any) -> Any:
+    """Load the model and put LoRA on it where the settings ask for it.
+
+    Raises:
+        ConfigError: the model can not be loaded, or LoRA's settings do not fit it.
+    """
+    named = check_adapter(settings)
+    model = load_named(settings, named, tokenizer)
+    if settings.lora is None:
+        return model
+    if named.adapter is None:
+        model = add_lora(model, settings.lora)
+    if settings.training.get("gradient_checkpointing") or settings.training.get("activation_checkpointing"):
+        model.enable_input_require_grads()  # a checkpointed layer with a frozen base needs an input with a gradient
+    return model
+
+
+def build_trainer(
+    settings: RunSettings, model: Any, data: PreparedData, *, replay: Path | None = None
+) -> SourceTrainer:
+    """Make the trainer; every check of its set-up happens here."""
+    training = settings.training
+    if data.held_out and not data.validation:  # all too long to be measured
+        training = {**training, "eval_strategy": "no", "eval_on_start": False, "load_best_model_at_end": False}
+    try:
+        trainer = SourceTrainer(
+            model=model,
+            args=TrainingArguments(output_dir=str(settings.output_dir), seed=settings.seed, **training),
+            train_dataset=data.train,
+            validation=data.validation,
+            data_collator=DataCollatorForSeq2Seq(data.tokenizer, padding=True, label_pad_token_id=-100),
+            processing_class=data.tokenizer,
+            selection=settings.selection,
+            source_column=settings.data["source_column"],
+            replay=replay,
+            source_sizes=settings.data["source_sizes"] or None,
+            window=settings.data["window"],
+        )
+    except ColmError:
+        raise
+    except Exception as error:  # of transformers, and of what it asks: packages, the hub
+        raise ConfigError(f"The training settings were refused ({one_line(error)}).") from error
+    _check_metric(trainer)
+    if not trainer.args.disable_tqdm:
+        for callback in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(callback)
+        trainer.add_callback(_Progress())
+    return trainer
+
+
+def _check_metric(trainer: SourceTrainer) -> None:
+    """Refuse a metric to choose by that no evaluation has, which the Trainer finds out after the first one."""
+    args = trainer.args
+    if args.metric_for_best_model is None or not trainer.validation:
+        return  # where it is set, each evaluation looks for it, whatever for
+    known = ["loss", MACRO, *map(name_metric, trainer.validation)]
+    name = str(args.metric_for_best_model).removeprefix("eval_")
+    if name not in known:
+        raise ConfigError(
+            f"training.metric_for_best_model={args.metric_for_best_model!r} is no metric of the evaluation."
+            f"{suggest(name, known)} There are: {', '.join(known)}."
+        )
+
+
+class _Progress(ProgressCallback):
+    """The Trainer's progress bar, with one short line for each log instead of the whole dictionary."""
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Show no bar of its own for each source's evaluation, which is short."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Write loss, rows and the selection's share of the time."""
+        if not state.is_world_process_zero or self.training_bar is None or not logs or "loss" not in logs:
+            return
+        self.training_bar.write(
+            f"step {state.global_step:>5}  loss {logs['loss']:.4f}  "
+            f"kept {logs.get('coreset_kept', 0):.0f} of {logs.get('coreset_pool', 0):.0f} "
+            f"({logs.get('coreset_small_kept', 0):.1f} of small sources)  "
+            f"selection {logs.get('selection_seconds', 0):.2f} s, {logs.get('selection_share', 0):.0%} of the step"
+        )

@@ -1,0 +1,228 @@
+"""Conversations: turns as templates take them, rendered with all that their row has, and which tokens are learned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from colm.errors import ConfigError, DataError
+from colm.lab.data.encode import Encoder, Ids
+from colm.step.pool import IGNORE
+from colm.step.values import text_of_value
+
+Turn = dict[str, Any]
+
+ARGUMENTS = "chat_template_kwargs"
+SEEN = ("tools", "documents", ARGUMENTS)
+"""Columns beside the conversation that the template sees."""
+
+OWN_ARGUMENTS = ("conversation", "tools", "documents", "tokenize", "add_generation_prompt", "continue_final_message")
+"""Arguments of the template's call that a row cannot set by `ARGUMENTS`."""
+
+
+def read_turns(cell: Any) -> list[Turn]:
+    """Return the turns of a conversation, each with its role, its content as text, and what else it has.
+
+    Args:
+        cell: a list of mappings, or that as JSON text; None for no turn. Content may come in parts of text.
+
+    Raises:
+        DataError: it is something else, or a turn has no role or no content.
+
+    >>> read_turns([{"role": "user", "content": [{"type": "text", "text": "2 + 3?"}], "name": None}])
+    [{'role': 'user', 'content': '2 + 3?'}]
+    """
+    turns = _from_json(cell, "A conversation")
+    if turns is None or turns == []:
+        return []
+    if not isinstance(turns, list):
+        raise DataError(f"A conversation is a {type(turns).__name__}, {str(turns)[:80]!r}; it must be a list of turns.")
+    return [_read_turn(number, turn) for number, turn in enumerate(turns)]
+
+
+def read_extras(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the template sees of a row beside its conversation, as arguments of its call.
+
+    Raises:
+        DataError: a cell is neither what the template takes nor that as JSON text.
+    """
+    extras: dict[str, Any] = {}
+    for column in SEEN:
+        cell = _from_json(row.get(column), f"The column {column!r}")
+        kind = dict if column == ARGUMENTS else list
+        if cell is None or cell == kind():
+            continue
+        if not isinstance(cell, kind):
+            raise DataError(
+                f"The column {column!r} holds a {type(cell).__name__}, {str(cell)[:80]!r}; it must hold a "
+                f"{'mapping' if kind is dict else 'list'}, or that as JSON text."
+            )
+        extras |= cell if isinstance(cell, dict) else {column: [_from_json(item, f"{column!r}") for item in cell]}
+    for name in OWN_ARGUMENTS:
+        if name in extras and name not in SEEN:
+            raise DataError(f"{ARGUMENTS} sets {name!r}, which colm sets itself; remove it from the row.")
+    return extras
+
+
+def _from_json(cell: Any, what: str) -> Any:
+    if not isinstance(cell, str):
+        return cell
+    try:
+        return json.loads(cell) if cell.strip() else None
+    except ValueError as error:
+        raise DataError(f"{what} is a text that is not JSON ({error}): {cell[:80]!r}.") from error
+
+
+def _read_turn(number: int, turn: Any) -> Turn:
+    if not isinstance(turn, Mapping) or not isinstance(turn.get("role"), str):
+        has = f"the keys {', '.join(map(str, turn))}" if isinstance(turn, Mapping) else f"{str(turn)[:80]!r}"
+        raise DataError(f"Turn {number} of a conversation has {has}; each turn must have a role and a content.")
+    content = _read_content(number, turn.get("content"))
+    held = {key: value for key, value in turn.items() if value is not None}
+    if content is None:
+        if not set(held) - {"role", "name"}:
+            raise DataError(f"Turn {number} of a conversation ({turn['role']}) has no content.")
+        content = ""  # it calls a tool
+    return {**held, "content": content}
+
+
+def _read_content(number: int, content: Any) -> str | None:
+    if isinstance(content, list):
+        texts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
+        if not all(isinstance(text, str) for text in texts):
+            kinds = sorted({str(part.get("type")) for part in content if isinstance(part, Mapping)})
+            raise DataError(
+                f"Turn {number} of a conversation has content in parts of the types {', '.join(kinds)}; all parts must "
+                "be text."
+            )
+        return "".join(map(str, texts))
+    try:
+        return text_of_value(content)
+    except TypeError as error:
+        raise DataError(
+            f"The content of turn {number} of a conversation is a {type(content).__name__}, {str(content)[:80]!r}; it "
+            "must be text."
+        ) from error
+
+
+class Chat:
+    """Renders conversations by a tokenizer's template.
+
+    Args:
+        encoder: of the tokenizer.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._tokenizer = tokenizer = encoder.tokenizer
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        self._marks = {*tokenizer.all_special_ids, *(token for token, held in added.items() if held.special)}
+
+    def require_template(self) -> None:
+        """Raise ConfigError where the tokenizer has no chat template."""
+        if not getattr(self._tokenizer, "chat_template", None):
+            raise ConfigError(
+                "The data has messages but the tokenizer has no chat template; use an instruction-tuned model's "
+                "tokenizer, or give the data as prompt and completion."
+            )
+
+    def prompt(self, turns: Sequence[Turn], extras: Mapping[str, Any]) -> Ids:
+        """Return the token ids that the model answers after `turns`; none for no turns."""
+        if not turns:
+            return []
+        return self._encoder.one_bos(self._encoder.plain(self._render(turns, extras, ask=True)))
+
+    def conversation(self, turns: Sequence[Turn], extras: Mapping[str, Any], *, first: int = 0) -> tuple[Ids, Ids]:
+        """Return token ids and labels; what the assistant says from turn `first` on is learned.
+
+        It is found as the text that each turn adds to the rendering. Where nothing in the template ends the last turn,
+        the tokenizer's end of text does.
+
+        Raises:
+            DataError: the template rejects the conversation, or rewrites the last turn once it has its answer.
+        """
+        if not turns:
+            return [], []
+        text = self._render(turns, extras)
+        spans: list[tuple[int, int]] = []
+        for number, turn in enumerate(turns):
+            if turn["role"] != "assistant" or number < first:
+                continue
+            begin = self._begin(turns[:number], extras, text)
+            after = self._render(turns[: number + 1], extras)
+            if not text.startswith(after):  # some templates close every conversation
+                after = after.removesuffix(self._tokenizer.eos_token or "")
+            if begin is not None and text.startswith(after):
+                spans.append((begin, len(after)))
+            elif number == len(turns) - 1:
+                raise DataError(
+                    "The chat template renders the last assistant turn differently with its own answer, so its tokens "
+                    f"cannot be told from the prompt's (conversation of {len(turns)} turns). Give the data as prompt "
+                    "and completion."
+                )
+            else:
+                self._encoder.say(
+                    "The chat template renders earlier assistant turns differently once others follow (dropping their "
+                    "reasoning, say), so such turns are read but not learned; the last turn is. Said once."
+                )
+        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, labels = list(encoded["input_ids"]), []
+        for token, (start, end) in zip(ids, encoded["offset_mapping"], strict=True):
+            labels.append(token if any(start < stop and end > begin for begin, stop in spans) else IGNORE)
+        if turns[-1]["role"] == "assistant" and spans:
+            content = turns[-1]["content"].strip()
+            ids, labels = self._with_end(ids, labels, text.rpartition(content)[2] if content else text)
+        opened = self._encoder.one_bos(ids)
+        more = len(opened) - len(ids)
+        return opened, [IGNORE] * more + labels if more >= 0 else labels[-more:]
+
+    def _begin(self, asked: Sequence[Turn], extras: Mapping[str, Any], text: str) -> int | None:
+        """Return where in a rendering the answer to its first turns begins, in characters; None if it is not known."""
+        if not asked:
+            return 0
+        prompt = self._render(asked, extras, ask=True)
+        if text.startswith(prompt):
+            return len(prompt)
+        shared = next((at for at, (a, b) in enumerate(zip(prompt, text, strict=False)) if a != b), len(text))
+        if shared > len(self._render(asked, extras)):  # the answer's header is the same
+            self._encoder.say(
+                "The chat template asks with %r, which its conversations do not have before an answer (it opens a "
+                "thought, say). What follows the rest of the prompt is learned; colm eval asks with all. Said once.",
+                prompt[shared:],
+            )
+            return shared
+        return None
+
+    def _with_end(self, ids: Ids, labels: Ids, behind: str) -> tuple[Ids, Ids]:
+        """Add the end of text, unless the last token is that, or one that ends turns and stands behind the content."""
+        last = next((token for token in reversed(ids) if self._tokenizer.decode([token]).strip()), None)
+        if last is not None and (
+            last == self._encoder.eos or (last in self._marks and self._tokenizer.decode([last]).strip() in behind)
+        ):
+            return ids, labels
+        eos = self._encoder.eos
+        if eos is None:
+            self._encoder.say(
+                "Neither the chat template nor the tokenizer has a token that ends a turn; none is learned."
+            )
+            return ids, labels
+        self._encoder.say(
+            "The chat template does not end the assistant's turns, so the end-of-text token %r is added to the last "
+            "one and learned. Said once.",
+            self._tokenizer.eos_token,
+        )
+        return [*ids, eos], [*labels, eos]
+
+    def _render(self, turns: Sequence[Turn], extras: Mapping[str, Any], *, ask: bool = False) -> str:
+        self.require_template()
+        given = [dict(turn) for turn in turns]
+        try:
+            text: str = self._tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=ask, **extras)
+        except Exception as error:  # templates raise what they like, and errors of Jinja and of Python
+            roles = ", ".join(turn["role"] for turn in turns)
+            said = " ".join(str(error).split())
+            raise DataError(
+                f"The chat template rejects a conversation of {roles}: {said}. Change the row or leave it out."
+            ) from error
+        return text

@@ -1,0 +1,113 @@
+"""Files as data sets: rows in the cache of `datasets`, or streams that are read as they are needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import IO, Any
+
+import fsspec
+import pandas as pd
+from datasets import Dataset, Features, IterableDataset
+from pyarrow.parquet import ParquetFile
+
+from colm.errors import DataError
+from colm.lab.data.cells import ColumnTypes, encode_row, features_of_arrow, rows_of_arrow
+from colm.lab.data.files import COMPRESSIONS, CSV_ENDINGS, JSON_ENDINGS, Row, read_file_rows, split_ending
+
+PARQUET_ROWS = 1000
+"""Rows of a Parquet file that are read at a time."""
+
+FIRST_ROWS = 1000
+"""Rows of a stream whose columns all its rows have."""
+
+
+def files_as_rows(
+    names: Sequence[str], ending: str, *, streaming: bool = False, copies: Sequence[str] = (), **reading: Any
+) -> Any:
+    """Read JSON or CSV files; `copies` are where remote ones have been downloaded to, `reading` as of `_generate`."""
+    places = list(copies or names)
+    options: dict[str, Any] = {"names": list(names), "places": places, "ending": ending, **reading}
+    if streaming:
+        first = islice(_generate(**options), FIRST_ROWS)
+        columns = tuple(dict.fromkeys(column for row in first for column in row))  # lists would be shards
+        if not columns:
+            raise DataError(f"{names[0]!r} has no row; it needs at least one.")
+        return IterableDataset.from_generator(_generate, gen_kwargs={**options, "columns": columns})
+    types = ColumnTypes()
+    for row in _generate(**options):
+        types.add(row)
+    if not types.rows:
+        raise DataError(f"{names[0]!r} has no row; it needs at least one.")
+    features = types.features()
+    options |= {"features": features, "stamps": [_stamp(place) for place in places]}
+    return Dataset.from_generator(_generate, features=features, gen_kwargs=options)
+
+
+def _generate(
+    names: list[str],
+    places: list[str],
+    ending: str,
+    separator: str = ",",
+    pandas: Mapping[str, Any] | None = None,
+    columns: Sequence[str] = (),
+    features: Features | None = None,
+    stamps: Sequence[Any] = (),
+) -> Iterator[Row]:
+    """Yield the rows of files, each with all `columns`; `pandas` are settings that only its reader of CSV knows."""
+    for name, place in zip(names, places, strict=True):
+        own = split_ending(name)[1]
+        kind = own if own in (*JSON_ENDINGS, *CSV_ENDINGS) else ending
+        if pandas is not None:
+            rows = _rows_of_pandas(name, place, pandas)
+        else:
+            held = read_file_rows(name, ending=kind, separator=separator, open_file=partial(_open, place))
+            rows = (row for _, row in held)
+        for row in rows:
+            yield {**dict.fromkeys(columns), **row} if features is None else encode_row(row, features)
+
+
+def _rows_of_pandas(name: str, place: str, settings: Mapping[str, Any]) -> Iterator[Row]:
+    packed = split_ending(name)[2]
+    with _open(place, name) as raw:
+        file = COMPRESSIONS[packed](raw) if packed else raw
+        for chunk in pd.read_csv(file, iterator=True, **settings):
+            yield from chunk.to_dict("records")
+
+
+def _open(place: str, name: str) -> IO[bytes]:
+    if os.path.exists(place):
+        return open(place, "rb")
+    file: IO[bytes] = fsspec.open(place, "rb").open()
+    return file
+
+
+def parquet_as_rows(name: str, streaming: bool) -> Any:
+    """Read a Parquet file."""
+    # Not by the builder of `datasets`, which takes names for patterns.
+    with open(name, "rb") as file:
+        schema = ParquetFile(file).schema_arrow
+    doubled = [column for column in schema.names if schema.names.count(column) > 1]
+    if doubled:
+        raise DataError(f"{name!r} has the column {doubled[0]!r} twice; rename one of the two.")
+    if streaming:
+        return IterableDataset.from_generator(_generate_parquet, gen_kwargs={"name": name})
+    features = features_of_arrow(schema)
+    options = {"name": name, "features": features, "stamp": _stamp(name)}
+    return Dataset.from_generator(_generate_parquet, features=features, gen_kwargs=options)
+
+
+def _generate_parquet(name: str, features: Features | None = None, stamp: Any = None) -> Iterator[Row]:
+    with open(name, "rb") as file:
+        for batch in ParquetFile(file).iter_batches(PARQUET_ROWS):
+            for row in rows_of_arrow(batch):
+                yield row if features is None else encode_row(row, features)
+
+
+def _stamp(path: str) -> tuple[str | int, ...]:
+    """Return what the cache of `datasets` knows a file by: one that changes is read again."""
+    stat = os.stat(path)
+    # A file that is copied with its time changes its inode or the time of that.
+    return os.path.abspath(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino

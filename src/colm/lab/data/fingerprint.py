@@ -1,0 +1,73 @@
+"""What tells tokenised rows apart from others: their number, and a digest of all that training reads of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from colm.step.sources import name_sources
+
+BATCH = 10_000
+"""Rows that are hashed at a time; the digest hangs on it."""
+
+Fingerprint = dict[str, dict[str, Any]]
+"""``train`` and ``validation``, of a stream ``held_out``, each with its ``rows`` and their ``digest``."""
+
+
+def fingerprint_data(train: Dataset, validation: Mapping[str, Dataset], source_column: str) -> Fingerprint:
+    """Return the fingerprint of a run's tokenised rows.
+
+    The digest of `datasets` would not do: it hangs on how rows were made, and is another one without its cache.
+
+    Args:
+        train: rows with ``input_ids``, ``labels`` and their source.
+        validation: source -> its rows of the same columns; may be empty.
+        source_column: where a row's source stands.
+
+    >>> rows = Dataset.from_list([{"source": "a", "input_ids": [1, 2], "labels": [-100, 2]}])
+    >>> fingerprint_data(rows, {}, "source")["train"]["rows"]
+    1
+    """
+    parts = {"train": [train], "validation": [rows for _, rows in sorted(validation.items())]}
+    return {name: {"rows": sum(map(len, rows)), "digest": _digest(rows, source_column)} for name, rows in parts.items()}
+
+
+def fingerprint_stream(held_out: Iterable[str]) -> Fingerprint:
+    """Return the fingerprint of a stream, of which only the held-out rows are at hand: a line for each."""
+    hasher, rows = hashlib.blake2b(digest_size=16), 0
+    for line in held_out:
+        hasher.update(line.encode())
+        rows += 1
+    return {"held_out": {"rows": rows, "digest": hasher.hexdigest()}}
+
+
+def describe_difference(held: Fingerprint | None, found: Fingerprint | None) -> str | None:
+    """Say how two fingerprints differ, or return None; also where one is not known, of which nothing can be said."""
+    if held is None or found is None:
+        return None
+    names = {"train": "training rows", "validation": "held-out rows", "held_out": "held-out rows"}
+    told = [
+        f"{held[key]['rows']:,} {name} ({held[key]['digest'][:8]}) before, {found[key]['rows']:,} "
+        f"({found[key]['digest'][:8]}) now"
+        for key, name in names.items()
+        if key in held and key in found and held[key] != found[key]
+    ]
+    return "; ".join(told) or None
+
+
+def _digest(parts: list[Dataset], source_column: str) -> str:
+    hasher = hashlib.blake2b(digest_size=16)
+    for rows in parts:
+        for table in rows.with_format("arrow").iter(batch_size=BATCH):
+            names = name_sources(table[source_column].to_pylist(), source_column)
+            hasher.update("".join(f"{len(name)}:{name}" for name in names).encode())
+            for column in ("input_ids", "labels"):
+                lists = table[column].combine_chunks()
+                # Of one width: what a tokenizer's rows are stored as hangs on versions. Token ids fit 32 bits.
+                for values in (lists.value_lengths(), lists.flatten()):
+                    hasher.update(values.to_numpy(zero_copy_only=False).astype(np.int32).tobytes())
+    return hasher.hexdigest()

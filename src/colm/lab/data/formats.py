@@ -1,0 +1,268 @@
+"""From a row to token ids and labels, in the four formats that data sets come in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from colm.errors import ConfigError, DataError, suggest
+from colm.lab.data.chat import Chat, Turn, read_extras, read_turns
+from colm.lab.data.encode import Encoder, Ids
+from colm.step.values import text_of_value
+
+Tokens = dict[str, list[int]]
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "prompt_completion": ("prompt", "completion"),
+    "messages": ("messages",),
+    "instruction": ("instruction", "output"),
+    "text": ("text",),
+}
+"""The columns that each format needs; ``instruction`` may also have ``input``."""
+
+PROMPT_COLUMNS = {"prompt_completion": "prompt", "messages": "messages", "instruction": "instruction"}
+"""The column that a model is asked with; ``text`` has none."""
+
+
+def detect_format(columns: Sequence[str]) -> str:
+    """Return the format whose columns are all there.
+
+    Raises:
+        DataError: none fits; the message lists the columns and the formats.
+    """
+    for name, needed in COLUMNS.items():
+        if all(column in columns for column in needed):
+            return name
+    formats = "; ".join(f"{name}: {', '.join(needed)}" for name, needed in COLUMNS.items())
+    wanted = [column for needed in COLUMNS.values() for column in needed]
+    hints = "".join(suggest(column, wanted) for column in columns)
+    raise DataError(
+        f"The data has the columns {', '.join(columns)}, which fit no format ({formats}).{hints} "
+        "Rename columns in the data, or map them with data.columns, such as {prompt: question, completion: answer}."
+    )
+
+
+class RowError(DataError):
+    """A row that cannot be tokenized.
+
+    Attributes:
+        row: its number among the rows that were given.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, row: int, reason: str) -> None:
+        super().__init__(f"Row {row}: {reason}")
+        self.row = row
+        self.reason = reason
+
+
+def choose_format(name: str, columns: Sequence[str]) -> str:
+    """Return the format to read columns by: `name`, or the one that fits where that is ``auto``.
+
+    Raises:
+        ConfigError: there is no such format.
+        DataError: columns that the format needs are missing.
+    """
+    if name == "auto":
+        return detect_format(columns)
+    if name not in COLUMNS:
+        raise ConfigError(f"format={name!r} is not one of {', '.join(COLUMNS)} or auto.{suggest(name, COLUMNS)}")
+    missing = [column for column in COLUMNS[name] if column not in columns]
+    if missing:
+        raise DataError(
+            f"data.format={name!r} needs the column {missing[0]!r}, which the data does not have."
+            f"{suggest(missing[0], columns)} It has: {', '.join(columns)}. Map it with data.columns, or leave "
+            "data.format at auto."
+        )
+    return name
+
+
+def tokenizer_of_format(name: str, tokenizer: Any, max_length: int) -> Callable[[Mapping[str, Any]], Tokens]:
+    """Return the function that turns a row into ``input_ids``, ``attention_mask`` and ``labels``.
+
+    It does to one row what that of `tokenizer_of_batch` does to several, and raises `DataError` as that.
+    """
+    tokenize_batch = tokenizer_of_batch(name, tokenizer, max_length)
+
+    def tokenize(row: Mapping[str, Any]) -> Tokens:
+        try:
+            tokens = tokenize_batch({column: [value] for column, value in row.items()})
+        except RowError as error:
+            raise DataError(error.reason) from error
+        return {key: values[0] for key, values in tokens.items()}
+
+    return tokenize
+
+
+def tokenizer_of_batch(
+    name: str, tokenizer: Any, max_length: int
+) -> Callable[[Mapping[str, Sequence[Any]]], dict[str, list[list[int]]]]:
+    """Return the function that turns columns of rows into ``input_ids``, ``attention_mask`` and ``labels``.
+
+    The loss is on the completion only (for messages, on what the assistant says), except for plain text. Each row has
+    one beginning of text, where the tokenizer has one, and a learned end. Rows are cut at `max_length` tokens; a row
+    that loses all its labels that way has none. What conversations say of tools, documents and arguments of their
+    template is in columns of their own, see `chat.SEEN`.
+
+    Args:
+        name: a key of `COLUMNS`.
+        tokenizer: a fast Hugging Face tokenizer.
+        max_length: tokens, at least 2.
+
+    Raises:
+        ConfigError: the format is unknown, or needs a chat template that the tokenizer lacks.
+        RowError: a row does not fit the format, or the template rejects it; raised by the function.
+    """
+    if name not in COLUMNS:
+        raise ConfigError(f"format={name!r} is not one of {', '.join(COLUMNS)} or auto.{suggest(name, COLUMNS)}")
+    if max_length < 2:
+        raise ConfigError(f"max_length={max_length} must be at least 2 tokens, one to read and one to predict.")
+    encoder = Encoder(tokenizer)
+    chat = Chat(encoder)
+    if name == "messages":
+        chat.require_template()
+
+    def encode(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Ids, Ids]]:
+        found: dict[int, tuple[Ids, Ids]] = {}
+        pairs: dict[int, tuple[str, str]] = {}
+        for number, row in enumerate(rows):
+            try:
+                turns = _turns(name, row)
+                if turns is not None:
+                    prompt, completion = turns
+                    found[number] = chat.conversation([*prompt, *completion], read_extras(row), first=len(prompt))
+                elif name == "text":
+                    found[number] = encoder.text(_plain(row["text"]))
+                else:
+                    pairs[number] = _prompt_text(name, row), _plain(row[COLUMNS[name][-1]])
+            except DataError as error:
+                raise RowError(number, str(error)) from error
+        # Together, which is several times as fast.
+        prompts, completions = zip(*pairs.values(), strict=True) if pairs else ((), ())
+        found |= dict(zip(pairs, encoder.completions(prompts, completions), strict=True))
+        return [found[number] for number in range(len(rows))]
+
+    def tokenize_batch(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[list[int]]]:
+        rows = encode([dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)])
+        ids = [row[:max_length] for row, _ in rows]
+        return {
+            "input_ids": ids,
+            "attention_mask": [[1] * len(row) for row in ids],
+            "labels": [labels[:max_length] for _, labels in rows],
+        }
+
+    return tokenize_batch
+
+
+def prompt_of_format(name: str, tokenizer: Any) -> Callable[[Mapping[str, Any]], list[int]]:
+    """Return the function that turns a row into the token ids that come before its completion in training.
+
+    For messages that is all before the last turn of the assistant, rendered with the generation prompt.
+
+    Args:
+        name: a key of `PROMPT_COLUMNS`.
+        tokenizer: a fast Hugging Face tokenizer.
+
+    Raises:
+        DataError: the format is ``text``, which has no prompt, or is unknown; raised by the function, a row does not
+            fit the format, or the template rejects it.
+        ConfigError: it needs a chat template that the tokenizer lacks.
+    """
+    if name not in PROMPT_COLUMNS:
+        raise DataError(
+            f"Rows of the format {name!r} have no prompt to answer; give data with the columns prompt, instruction or "
+            "messages, or map them with data.columns, such as {prompt: question, completion: answer}."
+        )
+    encoder = Encoder(tokenizer)
+    chat = Chat(encoder)
+    if name == "messages":
+        chat.require_template()
+
+    def prompt(row: Mapping[str, Any]) -> list[int]:
+        cell = row[PROMPT_COLUMNS[name]]
+        if name == "messages":
+            turns, _ = split_answer(cell)
+        elif isinstance(cell, list):
+            turns = read_turns(cell)
+        else:
+            return encoder.heads([_prompt_text(name, row)])[0]
+        return chat.prompt(turns, read_extras(row))
+
+    return prompt
+
+
+def completion_of_row(name: str, row: Mapping[str, Any]) -> str | None:
+    """Return the text that a row of the format `name` holds as its completion; None where it holds none."""
+    value = row.get(COLUMNS[name][-1])
+    if name == "messages" or isinstance(value, list):
+        return split_answer(value)[1]
+    return None if value is None else _plain(value)
+
+
+def split_answer(conversation: Any) -> tuple[Sequence[Turn], str | None]:
+    """Return a conversation up to the assistant's last turn, and what that says; None where it ends with a question.
+
+    Args:
+        conversation: see `chat.read_turns`.
+
+    >>> split_answer([{"role": "user", "content": "2 + 3?"}, {"role": "assistant", "content": "5"}])
+    ([{'role': 'user', 'content': '2 + 3?'}], '5')
+    """
+    turns = read_turns(conversation)
+    if turns and turns[-1]["role"] == "assistant":
+        return turns[:-1], str(turns[-1]["content"])
+    return turns, None
+
+
+def text_of_row(name: str, row: Mapping[str, Any]) -> str:
+    """Return all text of a row, prompt and completion or every turn, a line each.
+
+    Args:
+        name: a key of `COLUMNS`.
+        row: its columns.
+
+    >>> text_of_row("prompt_completion", {"prompt": "2 + 3 = ", "completion": "5"})
+    '2 + 3 = \\n5'
+    """
+    columns = ("instruction", "input", "output") if name == "instruction" else COLUMNS[name]
+    texts: list[str] = []
+    for column in columns:
+        value = row.get(column)
+        turns = isinstance(value, list) or column == "messages"
+        texts += _turn_texts(value) if turns else [_plain(value)]
+    return "\n".join(text for text in texts if text)
+
+
+def _turn_texts(cell: Any) -> list[str]:
+    try:
+        return [str(turn["content"]) for turn in read_turns(cell)]
+    except DataError:  # the row is named when it is tokenized
+        return [str(cell)]
+
+
+def _turns(name: str, row: Mapping[str, Any]) -> tuple[list[Turn], list[Turn]] | None:
+    """Return the turns that are read and those that are learned of; None where the row is text."""
+    if name == "messages":
+        return [], read_turns(row["messages"])
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if name == "prompt_completion" and isinstance(prompt, list) and isinstance(completion, list):
+        return read_turns(prompt), read_turns(completion)
+    return None
+
+
+def _prompt_text(name: str, row: Mapping[str, Any]) -> str:
+    if name == "prompt_completion":
+        return _plain(row["prompt"])
+    instruction, extra = _plain(row["instruction"]), _plain(row.get("input"))
+    return f"{instruction}\n{extra}\n" if extra else f"{instruction}\n"
+
+
+def _plain(value: Any) -> str:
+    """Return the text of a cell; a missing one is empty."""
+    try:
+        return text_of_value(value) or ""
+    except TypeError as error:
+        raise DataError(
+            f"A cell holds a {type(value).__name__} where text is expected: {str(value)[:80]!r}. Give a conversation "
+            "as messages, or as prompt and completion that are both lists of messages."
+        ) from error

@@ -1,0 +1,202 @@
+"""Rows that are held out of training, drawn by prompt."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from datasets import Dataset
+
+from colm.lab.data.held_rows import Parts, part_keys, part_sources
+from colm.lab.data.mix import check_names
+from colm.lab.data.prompts import HeldPrompts, Keys
+from colm.step.sources import count_sources
+
+logger = logging.getLogger(__name__)
+
+TRAINED, HELD, LEFT_OUT = 0, 1, 2
+
+
+def hold_out(
+    parts: Sequence[Dataset],
+    column: str,
+    per_source: int | Mapping[str, int],
+    seed: int,
+    *,
+    format_name: str = "auto",
+    by_prompt: bool = True,
+) -> tuple[list[Dataset], list[Dataset]]:
+    """Split off `per_source` rows of every source, at most half of it, at random, as `draw_rows` does.
+
+    A source may have rows in several parts; they count as one. Of sources that a mapping does not name none are held
+    out. How many rows are left out of both sides is logged.
+
+    Args:
+        parts: rows of text with their sources.
+        column: of the source.
+        per_source: for all sources, or by source.
+        seed: of the draw.
+        format_name: a key of `formats.COLUMNS`, or ``auto``.
+        by_prompt: False to draw rows whatever their prompts, as older versions did.
+
+    Returns:
+        The rest and the held-out rows, each in its old order, without parts that are empty.
+
+    Raises:
+        DataError: a mapping names a source that does not exist, a row has none, or no format fits a part.
+    """
+    labels = [label for part in parts for label in part[column][:]]  # all at once: a column gives single rows slowly
+    keys = [keys for part in parts for keys in part_keys(part, format_name)] if by_prompt else None
+    sides = draw_rows(labels, column, per_source, seed, keys)
+    split = np.split(sides, np.cumsum([len(part) for part in parts])[:-1])
+    rest, out = (
+        [part.select(np.flatnonzero(own == side)) for part, own in zip(parts, split, strict=True)]
+        for side in (TRAINED, HELD)
+    )
+    return [part for part in rest if len(part)], [part for part in out if len(part)]
+
+
+def draw_rows(
+    labels: Sequence[Any],
+    column: str,
+    per_source: int | Mapping[str, int],
+    seed: int,
+    keys: Sequence[Keys] | None = None,
+) -> npt.NDArray[np.int8]:
+    """Draw the rows to hold out, and say what is left out: at random, and with a row all that have its prompt.
+
+    Rows of a drawn prompt are held out until their source has what is wanted of it; the others, and conversations that
+    learn a held-out prompt on their way, are left out of training all the same. Of each source at least half of the
+    rows stay for training: a prompt that takes more is not drawn.
+
+    Args:
+        labels: each row's source.
+        column: they stand in, for messages.
+        per_source: rows to hold out of every source, or by source.
+        seed: of the draw.
+        keys: of each row's prompts, see `prompt_keys`; None where every row has its own.
+
+    Returns:
+        `TRAINED`, `HELD` or `LEFT_OUT` for each row, (n,).
+
+    Raises:
+        DataError: a mapping names a source that does not exist, or a row has none.
+    """
+    sizes = count_sources(labels, column)
+    if isinstance(per_source, Mapping):
+        check_names("data.validation_rows", per_source, list(sizes))
+    wanted = per_source if isinstance(per_source, Mapping) else dict.fromkeys(sizes, per_source)
+    sources = [str(label) for label in labels]
+    free = {name: size // 2 for name, size in sizes.items()}
+    missing = {name: min(wanted.get(name, 0), size // 2) for name, size in sizes.items()}
+    sides = np.full(len(sources), TRAINED, dtype=np.int8)
+    by_prompt, on_the_way = _find_rows(keys or [])
+    tried: set[bytes] = set()
+    for row in np.random.default_rng(seed).permutation(len(sources)).tolist():
+        if not missing[sources[row]]:
+            continue
+        same, others = [row], []
+        if keys is not None:
+            prompt = keys[row][0]
+            if prompt in tried:
+                continue
+            tried.add(prompt)
+            same = by_prompt[prompt]
+            others = [*on_the_way.get(prompt, ())]
+            others += [near for held in same for key in keys[held][1:] for near in by_prompt.get(key, ())]
+        going = Counter(sources[near] for near in {*same, *others} if sides[near] == TRAINED)
+        if any(count > free[name] for name, count in going.items()):
+            continue
+        for name, count in going.items():
+            free[name] -= count
+        for near in same:
+            held = missing[sources[near]] > 0
+            missing[sources[near]] -= held
+            sides[near] = HELD if held else LEFT_OUT
+        for near in others:
+            if sides[near] == TRAINED:
+                sides[near] = LEFT_OUT
+    _say_drawn(sources, wanted, sides)
+    return sides
+
+
+def leave_out(train: Sequence[Dataset], validation: Parts, format_name: str, column: str) -> list[Dataset]:
+    """Return the training parts without the rows that share a prompt with the validation rows, and log how many."""
+    held = HeldPrompts(keys for part in validation for keys in part_keys(part, format_name))
+    kept, gone = [], Counter[str]()
+    for part in train:
+        met = np.array([held.meet(keys) for keys in part_keys(part, format_name)], dtype=bool)
+        gone.update(part_sources(part.select(np.flatnonzero(met)), column))
+        kept.append(part.select(np.flatnonzero(~met)))
+    _say_left_out(gone)
+    return [part for part in kept if len(part)]
+
+
+def warn_shared(
+    train: Iterable[Keys],
+    validation: Parts,
+    format_name: str,
+    column: str,
+    among: str = "",
+    what: str = "data.validation",
+) -> None:
+    """Log how many rows of the validation data ask what the training rows teach, by source, if any do.
+
+    Args:
+        train: of each training row, its prompts.
+        validation: rows of text with their sources.
+        format_name: a key of `formats.COLUMNS`, or ``auto``.
+        column: of the source.
+        among: says which training rows these are, where they are not all.
+        what: the validation data is.
+    """
+    own = [keys[0] for part in validation for keys in part_keys(part, format_name)]
+    wanted = set(own)
+    shared = {key for keys in train for key in keys if key in wanted}
+    if not shared:
+        return
+    names = [name for part in validation for name in part_sources(part, column)]
+    sizes, rows = Counter(names), Counter(name for key, name in zip(own, names, strict=True) if key in shared)
+    logger.warning(
+        "%s shares %d prompts with the training data%s, rows by source: %s. What is measured on them is no measure of "
+        "new questions; take them out of one of the two.",
+        what,
+        len(shared),
+        among,
+        ", ".join(f"{name} {count} of {sizes[name]}" for name, count in sorted(rows.items())),
+    )
+
+
+def _find_rows(keys: Sequence[Keys]) -> tuple[dict[bytes, list[int]], dict[bytes, list[int]]]:
+    """Return the rows that have each prompt as their own, and those that learn it on their way."""
+    own: dict[bytes, list[int]] = {}
+    on_the_way: dict[bytes, list[int]] = {}
+    for row, held in enumerate(keys):
+        own.setdefault(held[0], []).append(row)
+        for key in held[1:]:
+            on_the_way.setdefault(key, []).append(row)
+    return own, on_the_way
+
+
+def _say_drawn(sources: Sequence[str], wanted: Mapping[str, int], sides: npt.NDArray[np.int8]) -> None:
+    held = {sources[row] for row in np.flatnonzero(sides == HELD).tolist()}
+    none = sorted(name for name in set(sources) - held if wanted.get(name, 0))
+    if none:
+        logger.warning(
+            "Nothing can be held out of %s: rows with one prompt go together, and half of a source stays for training.",
+            ", ".join(none),
+        )
+    _say_left_out(Counter(sources[row] for row in np.flatnonzero(sides == LEFT_OUT).tolist()))
+
+
+def _say_left_out(gone: Mapping[str, int]) -> None:
+    if gone:
+        logger.warning(
+            "%d rows are left out of training, because they have a prompt that is held out: %s.",
+            sum(gone.values()),
+            ", ".join(f"{name} {count}" for name, count in sorted(gone.items())),
+        )

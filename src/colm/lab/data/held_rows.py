@@ -1,0 +1,119 @@
+"""Held-out rows as text: what a run keeps of them, so that they can be asked and left out again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from colm.errors import DataError
+from colm.lab.data.chat import SEEN
+from colm.lab.data.formats import COLUMNS, choose_format
+from colm.lab.data.prompts import Keys, prompt_keys
+from colm.step.record import StepLog
+from colm.step.values import text_of_value
+
+BATCH = 1000
+"""Rows that are read at a time."""
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """Held-out rows of one format, to be read as the rows of a data set are.
+
+    Attributes:
+        format: a key of `formats.COLUMNS`.
+        rows: column -> value, the source among them.
+    """
+
+    format: str
+    rows: Sequence[Mapping[str, Any]]
+
+    @property
+    def column_names(self) -> list[str]:
+        """The columns of all rows."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+Parts = Sequence[Dataset | TextRows]
+
+
+def part_keys(part: Dataset | TextRows, format_name: str = "auto") -> Iterator[Keys]:
+    """Yield each row's prompts, see `prompt_keys`. Raises DataError where no format fits the columns."""
+    name = format_of(part, format_name)
+    if isinstance(part, TextRows):
+        yield from (prompt_keys(name, row) for row in part)
+        return
+    columns = [column for column in (*COLUMNS[name], "input", *SEEN) if column in part.column_names]
+    for batch in part.select_columns(columns).iter(batch_size=BATCH):
+        yield from (
+            prompt_keys(name, dict(zip(batch, values, strict=True))) for values in zip(*batch.values(), strict=True)
+        )
+
+
+def part_sources(part: Dataset | TextRows, column: str) -> list[str]:
+    """Return the source of each row."""
+    labels = [row[column] for row in part] if isinstance(part, TextRows) else part[column][:]
+    return [str(label) for label in labels]
+
+
+def format_of(part: Dataset | TextRows, format_name: str = "auto") -> str:
+    """Return the format of a part's rows, by its columns where `format_name` is ``auto``.
+
+    Raises:
+        ConfigError: there is no such format.
+        DataError: a column that it needs is missing, or no format fits.
+    """
+    if isinstance(part, TextRows):
+        return part.format
+    return choose_format(format_name, part.column_names)
+
+
+def write_row(name: str, row: Mapping[str, Any]) -> str:
+    """Return a row of the format `name` as a line of JSON, which `read_held_out` reads. Dates are written as text."""
+    return json.dumps({"format": name, "row": dict(row)}, default=_plain) + "\n"
+
+
+def write_rows(parts: Parts, format_name: str = "auto") -> Iterator[str]:
+    """Yield the line of every row, one at a time."""
+    for part in parts:
+        name = format_of(part, format_name)
+        yield from (write_row(name, row) for row in part)
+
+
+def read_held_out(path: Path) -> list[TextRows]:
+    """Read the rows that a run holds out. Raises DataError where a line is damaged."""
+    return group_rows(_checked(path, line, number) for number, line in enumerate(StepLog(path).read(whole=True), 1))
+
+
+def group_rows(lines: Iterable[Mapping[str, Any]]) -> list[TextRows]:
+    """Return what the lines of `write_row` hold, in their order: rows of the same format and columns together."""
+    groups = groupby(lines, key=lambda line: (line["format"], tuple(line["row"])))
+    return [TextRows(name, [line["row"] for line in held]) for (name, _), held in groups]
+
+
+def _checked(path: Path, line: Mapping[str, Any], number: int) -> Mapping[str, Any]:
+    if line.get("format") in COLUMNS and isinstance(line.get("row"), dict):
+        return line
+    raise DataError(
+        f"{path}, line {number}, is not a held-out row as colm train writes it, with its format and its row. Put back "
+        "a copy of the file."
+    )
+
+
+def _plain(value: Any) -> str | None:
+    try:
+        return text_of_value(value)
+    except TypeError:
+        return f"<{type(value).__name__}>"  # an image, say, which no format reads

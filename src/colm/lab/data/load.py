@@ -1,0 +1,217 @@
+"""Read a mixture from files and hubs, and turn it into tokens with a source for each row."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from datasets import Dataset
+
+from colm.errors import DataError, suggest
+from colm.lab.data.demo import demo_rows
+from colm.lab.data.files import split_ending
+from colm.lab.data.held_out import hold_out, leave_out, warn_shared
+from colm.lab.data.held_rows import part_keys
+from colm.lab.data.mix import cap_rows, weigh_rows
+from colm.lab.data.read import read_rows
+from colm.lab.data.template import fill_template
+from colm.lab.data.tokenize import name_rows
+from colm.step.sources import name_setting
+
+logger = logging.getLogger(__name__)
+
+
+class Mixture(NamedTuple):
+    """Rows of text, each with its source, before tokenisation: parts that may differ in format."""
+
+    train: list[Dataset]
+    validation: list[Dataset]  # empty where there is none
+
+
+Relabel = Callable[[list[Dataset], list[Dataset]], tuple[list[Dataset], list[Dataset]]]
+"""Gives training and validation parts other sources."""
+
+
+def read_mixture(
+    data: Mapping[str, Any],
+    entries: Sequence[Mapping[str, Any]],
+    seed: int,
+    relabel: Relabel | None = None,
+    *,
+    by_prompt: bool = True,
+) -> Mixture:
+    """Read training and validation rows, each with its ``source``.
+
+    No training row has a prompt of a held-out row, see `held_out.draw_rows`. Where a file of its own is the validation
+    data, prompts that it shares with the training data are counted and logged.
+
+    Args:
+        data: the ``data`` section of a run's configuration.
+        entries: the ``mixture`` list; each entry's rows are one source.
+        seed: of the held-out split and of the demo's generators.
+        relabel: gives rows their sources before any are held out, capped or weighted; None where they have theirs.
+        by_prompt: False to hold out as older versions did, whatever the prompts.
+
+    Raises:
+        DataError: nothing to read, a missing column, a row without a source.
+    """
+    column = data["source_column"]
+    validation: list[Dataset] = []
+    if entries:
+        _require_distinct(entries)
+        train = [read_entry(entry, data) for entry in entries]
+    elif data["train"] == "demo":
+        if isinstance(data["validation_rows"], Mapping):
+            raise DataError("The demo holds out as many rows of each source; make data.validation_rows a number.")
+        train = [demo_rows(data["demo_rows"], seed)]
+        validation = [demo_rows(data["demo_rows"], seed, held_out=data["validation_rows"] or 1)]
+    elif data["train"]:
+        train = [
+            read_entry({"path": data["train"], "split": data["split"], "config": data["config"]}, data, label=False)
+        ]
+    else:
+        raise DataError("There is nothing to train on: set data.train, or list sources under mixture.")
+    if data["validation"]:
+        validation = read_validation(data, labelled=relabel is None)
+    if relabel is not None:
+        train, validation = relabel(train, validation)
+    files = [entry["path"] for entry in entries] or [data["train"]]
+    train = [_require_sources(part, column, "training", file) for part, file in zip(train, files, strict=True)]
+    format_name = data["format"]
+    if not validation and data["validation_rows"]:
+        options: dict[str, Any] = {"format_name": format_name, "by_prompt": by_prompt}
+        train, validation = hold_out(train, column, data["validation_rows"], seed, **options)
+    elif data["train"] == "demo" and not data["validation"] and by_prompt:
+        train = leave_out(train, validation, format_name, column)  # the demo draws its tasks with replacement
+    if data["validation"] or not by_prompt:
+        keys = (keys for part in train for keys in part_keys(part, format_name))
+        what = "data.validation" if data["validation"] else "What this run of an older version holds out"
+        warn_shared(keys, validation, format_name, column, what=what)
+    if data["cap"] is not None:
+        train = cap_rows(train, column, data["cap"], seed)
+    if data["weights"]:
+        train = weigh_rows(train, column, data["weights"], seed)
+    return Mixture(train, validation)
+
+
+def read_validation(data: Mapping[str, Any], *, labelled: bool = True) -> list[Dataset]:
+    """Read what ``data.validation`` names, if anything; `labelled` says that rows must have a source.
+
+    Raises as `read_mixture`.
+    """
+    if not data["validation"]:
+        return []
+    entry = {"path": data["validation"], "split": data["validation_split"], "config": data["config"]}
+    rows = read_entry(entry, data, label=False)
+    return [_require_sources(rows, data["source_column"], "validation", data["validation"]) if labelled else rows]
+
+
+def _require_distinct(entries: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse two entries whose sources would be one only because their files have the same name."""
+    stems: dict[str, str] = {}
+    for entry in entries:
+        if entry.get("path") and entry.get("source") is None:
+            stem = source_of_entry(entry)
+            if stem in stems:
+                raise DataError(
+                    f"The mixture entries {stems[stem]!r} and {entry['path']!r} would both be the source {stem!r}; "
+                    "give each a source of its own (or the same one, to merge them)."
+                )
+            stems[stem] = entry["path"]
+
+
+def read_entry(
+    entry: Mapping[str, Any], data: Mapping[str, Any], *, label: bool = True, streaming: bool = False
+) -> Any:
+    """Read one entry of a mixture: rows with colm's column names and their source.
+
+    Args:
+        entry: what to read; what it does not say is said by `data`.
+        data: the ``data`` section of a run's configuration.
+        label: name the source after the entry, where its rows have no label of their own.
+        streaming: return a stream.
+
+    Raises:
+        DataError: an unknown key, no path, or a column that is missing.
+    """
+    known = ("path", "source", "split", "config", "revision", "columns", "template", "labels")
+    for key in entry:
+        if key not in known:
+            raise DataError(
+                f"Unknown key {key!r} in a mixture entry.{suggest(key, known)} An entry has {', '.join(known)}."
+            )
+    if not entry.get("path"):
+        raise DataError(f"The mixture entry {dict(entry)} has no path; give a file or a hub name.")
+    options = {key: entry.get(key) or data.get(key) for key in ("revision", "columns", "template", "labels")}
+    rows = read_rows(
+        entry["path"],
+        split=entry.get("split") or "train",
+        config=entry.get("config"),
+        revision=options["revision"],
+        streaming=streaming,
+    )
+    column = data["source_column"]
+    rows = _rename(rows, options["columns"] or {})
+    if options["template"]:
+        rows = fill_template(rows, column_names(rows), options["template"], options["labels"] or {}, keep=column)
+    present = column_names(rows)
+    if not label or (column in present and entry.get("source") is None):
+        return rows  # its own labels
+    source = source_of_entry(entry)
+    if streaming:
+        return rows.map(lambda row: {column: source})
+    if column in present:
+        rows = rows.remove_columns(column)
+    return rows.add_column(column, [source] * len(rows))
+
+
+def source_of_entry(entry: Mapping[str, Any]) -> str:
+    """Return the source that a mixture entry names; where it names none, that is its file's name.
+
+    Raises:
+        ConfigError: the source that it names is empty.
+
+    >>> source_of_entry({"path": "a.jsonl", "source": 0}), source_of_entry({"path": "a.jsonl"})
+    ('0', 'a')
+    """
+    if entry.get("source") is None:
+        return split_ending(str(entry["path"]))[0]
+    return name_setting(f"The mixture entry of {entry.get('path')!r}", entry["source"])
+
+
+def column_names(rows: Any) -> list[str]:
+    """Return the columns of a data set, or of a stream's first row."""
+    if rows.column_names is None:
+        return list(next(iter(rows), {}))
+    return list(rows.column_names)
+
+
+def _rename(rows: Any, columns: Mapping[str, str]) -> Any:
+    """Apply data.columns, which maps colm's names to those in the data."""
+    for wanted, present in columns.items():
+        names = column_names(rows)
+        if present not in names:
+            raise DataError(
+                f"data.columns maps {wanted!r} to {present!r}, which the data does not have."
+                f"{suggest(present, names)} It has: {', '.join(names)}."
+            )
+        if wanted != present and wanted in names:
+            raise DataError(
+                f"data.columns maps {wanted!r} to {present!r}, but the data has a column {wanted!r} already; rename "
+                "one of them in the data."
+            )
+        if wanted != present:
+            rows = rows.rename_column(present, wanted)
+    return rows
+
+
+def _require_sources(rows: Dataset, column: str, what: str, file: str) -> Dataset:
+    """Return the rows with the names of their sources."""
+    if column not in rows.column_names:
+        raise DataError(
+            f"The {what} data has no column {column!r} for the source.{suggest(column, rows.column_names)} "
+            f"It has: {', '.join(rows.column_names)}. Name the right one with data.source_column, or list each "
+            "file under mixture."
+        )
+    return name_rows(rows, column, file=file)

@@ -1,0 +1,134 @@
+"""What a row asks: prompts told apart by their content, whatever format, file or source they stand in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
+
+from colm.errors import DataError
+from colm.lab.data.chat import Turn, read_extras, read_turns
+from colm.step.values import text_of_value
+
+Keys = tuple[bytes, ...]
+"""Digests of the prompts whose answers a row teaches, its own prompt first."""
+
+SHOWN = ("role", "content", "name", "tool_calls")
+"""What of a turn tells it from others. Identifiers, times and weights, which data sets also keep there, do not."""
+
+
+def prompt_keys(name: str, row: Mapping[str, Any]) -> Keys:
+    """Return digests, of 16 bytes, of the prompts whose answers a row teaches.
+
+    The first is the row's own: what comes before its completion, or before the assistant's last turn. The others are
+    what comes before the assistant's other turns, which are learned too, and a conversation that ends with a question.
+    Plain text, and a completion without a prompt, are told by their whole text.
+
+    Texts count as they are, but for white space at their ends, which is how formats join a prompt to its answer. So a
+    prompt, an instruction and a conversation of one question are the same where their text is. System turns, tools and
+    documents are part of a prompt.
+
+    Args:
+        name: a key of `formats.COLUMNS`.
+        row: its columns.
+
+    >>> same = [("text", {"text": "2 + 3?"}), ("messages", {"messages": [{"role": "user", "content": "2 + 3?"}]})]
+    >>> len({prompt_keys(name, row) for name, row in same})
+    1
+    """
+    try:
+        return _keys(name, row)
+    except DataError:  # the row is named when it is tokenized
+        return (_digest(str(row)),)
+
+
+class HeldPrompts:
+    """The prompts of held-out rows.
+
+    Args:
+        keys: of each held-out row.
+    """
+
+    def __init__(self, keys: Iterable[Keys]) -> None:
+        self._own: set[bytes] = set()
+        self._taught: set[bytes] = set()
+        for held in keys:
+            self._own.add(held[0])
+            self._taught.update(held)
+
+    def meet(self, keys: Keys) -> bool:
+        """Return whether a row teaches the answer to a held-out row's prompt, or its own prompt's is taught there."""
+        return keys[0] in self._taught or not self._own.isdisjoint(keys)
+
+
+def _keys(name: str, row: Mapping[str, Any]) -> Keys:
+    if name == "messages":
+        turns = read_turns(row["messages"])
+        digests = _of_beginnings(turns, row)
+        answered = [digests[place] for place, turn in enumerate(turns) if turn["role"] == "assistant"]
+        ends = [] if answered and turns[-1]["role"] == "assistant" else digests[-1:]
+        return (*reversed(answered), *ends)
+    if name == "text":
+        return (_digest(_text(row["text"])),)
+    if name == "instruction":
+        asked = "\n".join(filter(None, (_text(row["instruction"]), _text(row.get("input")))))
+        return (_digest(asked or _text(row.get("output"))),)
+    prompt, completion = row["prompt"], row.get("completion")
+    if not isinstance(prompt, list):
+        return (_digest(_text(prompt) or _text(completion)),)
+    asked_turns = read_turns(prompt)
+    said = read_turns(completion) if isinstance(completion, list) else [{"role": "assistant", "content": completion}]
+    digests = _of_beginnings([*asked_turns, *said], row)[len(asked_turns) :]
+    later = [digests[place] for place, turn in enumerate(said) if place and turn["role"] == "assistant"]
+    return (digests[0], *later)
+
+
+def _of_beginnings(turns: Sequence[Turn], row: Mapping[str, Any]) -> list[bytes]:
+    """Return the digest of the first n turns for each n from 0 to all; without a turn, what is said stands for it."""
+    extras = read_extras(row)
+    context = _filled([extras.get("tools"), extras.get("documents")])
+    hasher = blake2b(_write(context), digest_size=16)
+    digests = [hasher.digest()]
+    for turn in turns:
+        hasher.update(b"\n" + _write(_shown(turn)))
+        digests.append(hasher.digest())
+    if turns and not any(context) and turns[0]["role"] in ("user", "assistant"):
+        digests[1] = _digest(_text(turns[0]["content"]))
+    if turns and turns[0]["role"] == "assistant":
+        digests[0] = digests[1]
+    return digests
+
+
+def _shown(turn: Turn) -> Turn:
+    held = {name: turn.get(name) for name in SHOWN}
+    calls = held["tool_calls"]
+    if isinstance(calls, list):
+        held["tool_calls"] = [{**call, "id": None} if isinstance(call, Mapping) else call for call in calls]
+    filled: Turn = _filled({**held, "content": _text(held["content"])})
+    return filled
+
+
+def _text(cell: Any) -> str:
+    try:
+        return (text_of_value(cell) or "").strip()
+    except TypeError as error:
+        raise DataError(str(error)) from error
+
+
+def _filled(value: Any) -> Any:
+    """Leave out what is empty: some files give every turn the fields that one of them has."""
+    if isinstance(value, Mapping):
+        filled = {str(name): _filled(inner) for name, inner in value.items()}
+        return {name: inner for name, inner in filled.items() if inner not in (None, "", [], {})}
+    if isinstance(value, list | tuple):
+        return [_filled(inner) for inner in value]
+    return value
+
+
+def _write(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, default=str).encode()
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,0 +1,178 @@
+"""Rows of data as questions with an expected answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from datasets import Dataset
+
+from colm.errors import DataError, suggest
+from colm.lab.answers import extract_answer
+from colm.lab.answers.gym import COLUMN, read_task
+from colm.lab.data.files import split_ending
+from colm.lab.data.formats import COLUMNS, PROMPT_COLUMNS, completion_of_row
+from colm.lab.data.held_rows import Parts
+from colm.lab.data.read import read_rows
+from colm.lab.data.tokenize import name_rows
+from colm.step.sources import name_of_row
+from colm.step.values import text_of_value
+
+ANSWER = "answer"
+
+
+class Question(NamedTuple):
+    """One row to answer."""
+
+    source: str
+    number: int  # of its row, counted through all the data that was read
+    format: str  # a key of formats.PROMPT_COLUMNS
+    row: Mapping[str, Any]
+    expected: str
+    task: Mapping[str, Any] | None  # of reasoning-gym, whose scorer then judges
+
+
+class Questions(NamedTuple):
+    """The rows to answer, and how many of each source have no final answer to compare with."""
+
+    asked: list[Question]
+    unanswerable: dict[str, int]
+    digest: str  # of all rows that were read, by which answers are recognised without a tokenizer
+
+
+def read_question_files(names: Sequence[str], columns: Mapping[str, str], source_column: str) -> list[Dataset]:
+    """Read files of questions; one without a source column is one source, named after its file.
+
+    Args:
+        names: files, or hub names.
+        columns: colm's column name -> the data's, applied to the files that have the latter.
+        source_column: where a row's source stands.
+
+    Raises:
+        DataError: a file is missing, empty or not readable, a row has no source, or a name is given twice.
+    """
+    parts = []
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise DataError(f"{name!r} is given twice; give each file once.")
+        rows = read_rows(name)
+        renamed = {
+            present: wanted
+            for wanted, present in columns.items()
+            if present in rows.column_names and wanted not in rows.column_names
+        }
+        rows = rows.rename_columns(renamed) if renamed else rows
+        if source_column not in rows.column_names:
+            rows = rows.add_column(source_column, [split_ending(name)[0]] * len(rows))
+        parts.append(name_rows(rows, source_column, file=name))
+    return parts
+
+
+def read_questions(
+    parts: Parts,
+    *,
+    source_column: str,
+    format_name: str = "auto",
+    limit: int | None = None,
+    seed: int = 0,
+    run: Callable[[str], str | None] | None = None,
+) -> Questions:
+    """Return the questions that the rows ask, in the order of the rows.
+
+    A row's expected answer is its ``answer``; without that column, the final answer of its completion. A row whose
+    ``answer`` is empty, or whose completion ends in none, is counted and left out.
+
+    Args:
+        parts: rows of text with their sources.
+        source_column: where a row's source stands.
+        format_name: a key of `formats.PROMPT_COLUMNS`, or ``auto``.
+        limit: questions of each source, drawn at random; None for all.
+        seed: of the draw.
+        run: turns a completion that is a program into what it prints; None to run nothing.
+
+    Raises:
+        DataError: a part has no prompt column, neither answers nor completions, or a row without a source; or no row at
+            all has a final answer.
+    """
+    asked: list[Question] = []
+    unanswerable: dict[str, int] = {}
+    index, hasher = 0, hashlib.sha256()
+    for part in parts:
+        if source_column not in part.column_names:
+            names = part.column_names
+            raise DataError(
+                f"The questions have no column {source_column!r} for the source.{suggest(source_column, names)} They "
+                f"have: {', '.join(names)}. Name the right one with --source-column."
+            )
+        name = detect_question_format(part.column_names) if format_name == "auto" else format_name
+        if name not in PROMPT_COLUMNS:
+            raise DataError(f"format={name!r} has no prompt to answer; choose one of {', '.join(PROMPT_COLUMNS)}.")
+        for row in part:
+            source = name_of_row(row[source_column], source_column, index)
+            hasher.update(json.dumps([name, source, row], sort_keys=True, default=str).encode())
+            task = read_task(row.get(COLUMN))
+            expected = str(task["answer"]) if task else _expected(row, name, index, run)
+            unanswerable.setdefault(source, 0)
+            if expected:
+                asked.append(Question(source, index, name, row, expected, task))
+            else:
+                unanswerable[source] += 1
+            index += 1
+    if not asked:
+        raise DataError(
+            f"None of the {index} rows has a final answer to compare with: each has an empty {ANSWER!r}, or a "
+            "completion that ends in none. Give data with answers."
+        )
+    return Questions(asked if limit is None else _draw(asked, limit, seed), unanswerable, hasher.hexdigest())
+
+
+def detect_question_format(columns: Sequence[str]) -> str:
+    """Return the format of rows to answer, which may have an ``answer`` in place of a completion.
+
+    Raises:
+        DataError: there is no prompt, or neither an answer nor a completion.
+    """
+    for name, prompt in PROMPT_COLUMNS.items():
+        completion = COLUMNS[name][-1]
+        if prompt in columns and (completion in columns or ANSWER in columns or COLUMN in columns):
+            return name
+    wanted = [*PROMPT_COLUMNS.values(), ANSWER, "completion", "output"]
+    hints = "".join(suggest(column, wanted) for column in columns if column not in wanted)
+    what = "only text, which has no prompt to answer" if "text" in columns else "no question with its answer"
+    raise DataError(
+        f"The data has the columns {', '.join(columns)}: {what}.{hints} Give prompt, instruction or messages, with an "
+        "answer or a completion, or map the columns with data.columns={prompt: question, answer: solution}."
+    )
+
+
+def _expected(row: Mapping[str, Any], name: str, index: int, run: Callable[[str], str | None] | None) -> str | None:
+    if ANSWER in row:
+        answer = row[ANSWER]
+        if isinstance(answer, list) and answer and all(isinstance(part, dict) and "text" in part for part in answer):
+            answer = "".join(str(part["text"]) for part in answer if part["text"] is not None)  # content in parts
+        if isinstance(answer, list | dict):
+            raise DataError(
+                f"Row {index} has a {type(answer).__name__} as its answer, {str(answer)[:80]!r}; it must be a text or "
+                "a number."
+            )
+        text = text_of_value(answer)
+        return None if text is None else text.strip()
+    completion = completion_of_row(name, row)
+    if not completion:
+        return None
+    printed = run(completion) if run else None
+    return extract_answer(completion if printed is None else printed)
+
+
+def _draw(asked: Sequence[Question], limit: int, seed: int) -> list[Question]:
+    by_source: dict[str, list[Question]] = {}
+    for question in asked:
+        by_source.setdefault(question.source, []).append(question)
+    drawn = []
+    for source, held in by_source.items():
+        # By source, so that a source's questions do not depend on which others there are.
+        drawn += random.Random(f"{seed} {source}").sample(held, min(limit, len(held)))
+    return sorted(drawn, key=lambda question: question.number)

@@ -1,0 +1,269 @@
+"""A mixture that is read as it is needed: streams of files and hub data sets, tokenised on the way."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+from datasets import Dataset, IterableDataset, interleave_datasets
+
+from colm.errors import DataError, suggest
+from colm.lab.data.formats import choose_format, tokenizer_of_format
+from colm.lab.data.held_out import HELD, draw_rows, warn_shared
+from colm.lab.data.held_rows import Parts, group_rows, part_keys, write_row
+from colm.lab.data.load import column_names, read_entry, source_of_entry
+from colm.lab.data.mix import check_names, share_of_weights
+from colm.lab.data.prompts import HeldPrompts, prompt_keys
+from colm.lab.data.validation import tokenize_held_out
+from colm.step.pool import is_learnable
+from colm.step.sources import RowsLeft, name_of_row
+
+logger = logging.getLogger(__name__)
+
+TOKENS = ("input_ids", "attention_mask", "labels")
+
+BUFFER = 1000
+"""Rows that a stream is shuffled among."""
+
+EXTRA = "colm_extra"
+"""A column that rows of a stream have on their way."""
+
+
+class StreamParts(NamedTuple):
+    """Streams of text with their source, before tokenisation."""
+
+    parts: list[IterableDataset]
+    chances: list[float] | None  # of each part; None: all the same
+
+    def take(self, places: Sequence[int]) -> StreamParts:
+        """Return some of the parts, with chances that add up to 1."""
+        if len(places) == len(self.parts):
+            return self
+        chances = [self.chances[place] for place in places] if self.chances else None
+        shares = None if chances is None else [chance / sum(chances) for chance in chances]
+        return StreamParts([self.parts[place] for place in places], shares)
+
+
+class StreamedMixture(NamedTuple):
+    """A tokenised stream, and its first rows."""
+
+    train: IterableDataset
+    window: Dataset
+    validation: Dataset | None
+    held_out: Parts  # the text of the validation rows, those too long to be measured included
+    counts: RowsLeft  # of what was read until the window was full; rows that are read again count again
+
+
+def read_stream(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> StreamParts:
+    """Open every file and hub data set of a mixture.
+
+    With ``data.weights`` each entry is one source, drawn with the chance of its weight; else with that of its
+    ``data.source_sizes``; else all entries are drawn alike.
+
+    Args:
+        data: the ``data`` section of a run's configuration.
+        entries: the ``mixture`` list.
+
+    Raises:
+        DataError: nothing to read, no source column, or weights that do not fit the entries.
+    """
+    column = data["source_column"]
+    if entries:
+        parts = [read_entry(entry, data, streaming=True) for entry in entries]
+        names = [source_of_entry(entry) for entry in entries]
+    elif data["train"]:
+        entry = {"path": data["train"], "split": data["split"], "config": data["config"]}
+        parts, names = [read_entry(entry, data, label=False, streaming=True)], []
+    else:
+        raise DataError("There is nothing to train on: set data.train, or list sources under mixture.")
+    for part in parts:
+        columns = column_names(part)
+        if column not in columns:
+            raise DataError(
+                f"The training data has no column {column!r} for the source.{suggest(column, columns)} "
+                f"It has: {', '.join(columns)}. Name the right one with data.source_column, or list each file under "
+                "mixture."
+            )
+    weights = data["weights"] or {name: size for name, size in data["source_sizes"].items() if name in names}
+    if data["weights"] and not names:
+        raise DataError("data.weights of a stream choose among the entries of mixture; list each source there.")
+    if not weights or len(names) < 2:
+        return StreamParts(parts, None)
+    if not data["weights"] and len(weights) < len(names):
+        return StreamParts(parts, None)
+    shares = share_of_weights(weights, sorted(set(names)))
+    chances = [shares[name] / names.count(name) for name in names]
+    held = [place for place, chance in enumerate(chances) if chance > 0]
+    return StreamParts([parts[place] for place in held], [chances[place] for place in held])
+
+
+def prepare_stream(
+    stream: StreamParts,
+    tokenizer: Any,
+    data: Mapping[str, Any],
+    seed: int,
+    *,
+    held_out: Parts | None = None,
+    by_prompt: bool = True,
+) -> StreamedMixture:
+    """Tokenise, mix and shuffle the parts, and read the first rows.
+
+    Rows without a labelled token are passed over; the log says of which sources they are. Held-out rows come from the
+    first window, drawn as `held_out.draw_rows` says; rows with their prompts are not trained on, wherever in the stream
+    they come. Prompts that a validation file shares with the first window are counted and logged.
+
+    Args:
+        stream: the parts.
+        tokenizer: a fast Hugging Face tokenizer.
+        data: the ``data`` section of a run's configuration.
+        seed: of the mixing, and of the held-out rows.
+        held_out: the validation rows: of the file that ``data.validation`` names, or those that a run which goes on
+            held out; None to draw them.
+        by_prompt: False to draw rows whatever their prompts, as older versions did.
+
+    Raises:
+        DataError: no row of the first window has a label, or held-out rows are asked of a source that is not there.
+    """
+    column = data["source_column"]
+    draws = held_out is None and bool(data["validation_rows"])
+    counts = [_LabelledRows(column) for _ in stream.parts]
+    places = _find_labelled(stream, tokenizer, data, counts)
+    rows: list[dict[str, Any]] = []
+    if places:
+        stream = stream.take(places)
+        extra = write_row if draws or data["validation"] else None
+        texts = _mix(stream, tokenizer, data, seed, extra, [counts[place] for place in places])
+        rows = list(islice(iter(texts), data["window"]))
+    if not rows:
+        raise DataError(
+            f"No row of the stream has a labelled token within max_length={data['max_length']}: completions are empty "
+            "or cut off. Raise data.max_length, or check the columns."
+        )
+    found = _add_up(counts, f"a labelled token within max_length={data['max_length']}")
+    found.warn()
+    _warn_missing(data["source_sizes"], found)
+    lines = [json.loads(row.pop(EXTRA)) for row in rows if EXTRA in row]
+    window = Dataset.from_list(rows)
+    keys = [prompt_keys(line["format"], line["row"]) for line in lines]
+    if draws:
+        wanted = data["validation_rows"]
+        if isinstance(wanted, Mapping):
+            check_names("data.validation_rows", wanted, sorted(set(window[column])), found.gone)
+        sides = draw_rows(window[column][:], column, wanted, seed, keys if by_prompt else None)
+        held_out = group_rows(lines[row] for row in np.flatnonzero(sides == HELD))
+    held_out = held_out or []
+    if data["validation"]:
+        warn_shared(keys, held_out, data["format"], column, among=f"'s first {len(rows):,} rows")
+    if held_out and not data["validation"]:
+        prompts = HeldPrompts(keys for part in held_out for keys in part_keys(part, data["format"]))
+        marked = _mix(stream, tokenizer, data, seed, lambda name, row: prompts.meet(prompt_keys(name, row)))
+        train = marked.filter(lambda row: not row[EXTRA]).remove_columns([EXTRA])
+    else:
+        train = _mix(stream, tokenizer, data, seed)
+    train = train.shuffle(seed=seed, buffer_size=BUFFER)
+    return StreamedMixture(train, window, tokenize_held_out(held_out, tokenizer, data), held_out, found)
+
+
+def _warn_missing(sizes: Mapping[str, int], found: RowsLeft) -> None:
+    for name in sizes:
+        if name not in found.before:
+            logger.warning(
+                "data.source_sizes names %r, but none of the first %d rows of the stream is of it.%s",
+                name,
+                sum(found.before.values()),
+                suggest(name, found.before),
+            )
+
+
+class _LabelledRows:
+    """Says whether a tokenised row has a label to learn, and counts the rows of each source that it was asked of.
+
+    A copy in a data loader's worker counts for itself.
+    """
+
+    def __init__(self, column: str) -> None:
+        self._column = column
+        self.asked: Counter[str] = Counter()
+        self.labelled: Counter[str] = Counter()
+
+    def __call__(self, row: Mapping[str, Any]) -> bool:
+        labelled = is_learnable(row["labels"])
+        self.asked[row[self._column]] += 1
+        self.labelled[row[self._column]] += labelled
+        return labelled
+
+    def begin(self) -> None:
+        """Count from 0."""
+        self.asked.clear()
+        self.labelled.clear()
+
+
+def _add_up(counts: Sequence[_LabelledRows], need: str) -> RowsLeft:
+    asked: Counter[str] = sum((each.asked for each in counts), Counter())
+    return RowsLeft(dict(sorted(asked.items())), sum((each.labelled for each in counts), Counter()), need)
+
+
+Extra = Callable[[str, Mapping[str, Any]], Any]
+"""Makes a cell of `EXTRA` from a format and a row of text."""
+
+
+def _find_labelled(
+    stream: StreamParts, tokenizer: Any, data: Mapping[str, Any], counts: Sequence[_LabelledRows]
+) -> list[int]:
+    """Return which parts have a row with a label; the counts of these then begin.
+
+    One without such a row, with which `datasets` cannot interleave, is read to its end to find that out.
+    """
+    if len(stream.parts) == 1:
+        return [0]
+    parts = [_tokenize(part, tokenizer, data, None, count) for part, count in zip(stream.parts, counts, strict=True)]
+    held = [place for place, part in enumerate(parts) if next(iter(part), None) is not None]
+    for place in held:
+        counts[place].begin()  # a few rows were read only to see what there is
+    return held
+
+
+def _mix(
+    stream: StreamParts,
+    tokenizer: Any,
+    data: Mapping[str, Any],
+    seed: int,
+    extra: Extra | None = None,
+    counts: Sequence[_LabelledRows] | None = None,
+) -> IterableDataset:
+    """Tokenise and interleave the parts, whose rows with a label `counts` count."""
+    counts = counts or [_LabelledRows(data["source_column"]) for _ in stream.parts]
+    parts = [_tokenize(part, tokenizer, data, extra, count) for part, count in zip(stream.parts, counts, strict=True)]
+    if len(parts) == 1:
+        return parts[0]
+    mixed = interleave_datasets(parts, probabilities=stream.chances, seed=seed, stopping_strategy="all_exhausted")
+    for count in counts:
+        count.begin()  # interleaving reads the first rows for their types
+    return mixed
+
+
+def _tokenize(
+    part: IterableDataset, tokenizer: Any, data: Mapping[str, Any], extra: Extra | None, is_labelled: _LabelledRows
+) -> IterableDataset:
+    columns, column = column_names(part), data["source_column"]
+    chosen = choose_format(data["format"], columns)
+    tokenize = tokenizer_of_format(chosen, tokenizer, data["max_length"])
+    place = part.info.description
+
+    def tokenize_row(row: Mapping[str, Any], number: int) -> dict[str, Any]:
+        row = {**dict.fromkeys(columns), **row, column: name_of_row(row.get(column), column, number, file=place)}
+        try:
+            tokens = {**tokenize(row), column: row[column]}
+        except DataError as error:
+            raise DataError(f"{place or 'The stream'}, row {number} (the first is 0): {error}") from error
+        return tokens if extra is None else {**tokens, EXTRA: extra(chosen, row)}
+
+    # A column that comes only in later rows is in no list of those to remove.
+    kept = [*TOKENS, column] if extra is None else [*TOKENS, column, EXTRA]
+    tokens = part.map(tokenize_row, with_indices=True).select_columns(kept)
+    return tokens.filter(lambda row: is_labelled(row))  # interleaving copies what is no function, with its counts

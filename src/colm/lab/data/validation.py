@@ -1,0 +1,57 @@
+"""Held-out rows as tokens, on which a run measures its losses."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from datasets import Dataset, concatenate_datasets
+
+from colm.lab.data.formats import tokenizer_of_format
+from colm.lab.data.held_rows import Parts, TextRows, part_sources
+from colm.lab.data.tokenize import UnlabelledError, tokenize_rows
+from colm.step.pool import is_learnable
+
+logger = logging.getLogger(__name__)
+
+
+def tokenize_held_out(parts: Parts, tokenizer: Any, data: Mapping[str, Any]) -> Dataset | None:
+    """Return the tokens of held-out rows that have a labelled one, as `tokenize_rows` does; None where none has.
+
+    That is no reason not to train: sources of which no row is left are logged.
+
+    Args:
+        parts: rows of text with their sources.
+        tokenizer: a fast Hugging Face tokenizer.
+        data: the ``data`` section of a run's configuration.
+
+    Raises:
+        DataError: no format fits a part.
+    """
+    column, limit = data["source_column"], data["max_length"]
+    tables = [part for part in parts if not isinstance(part, TextRows)]
+    texts = [_tokenize_texts(part, tokenizer, column, limit) for part in parts if isinstance(part, TextRows)]
+    found = [Dataset.from_list(rows) for rows in texts if rows]
+    with suppress(UnlabelledError):
+        options = {"format_name": data["format"], "max_length": limit, "source_column": column}
+        found += [tokenize_rows(tables, tokenizer, **options)] if tables else []
+    asked, measured = (Counter(name for part in side for name in part_sources(part, column)) for side in (parts, found))
+    lost = ", ".join(f"{name} ({asked[name]})" for name in sorted(asked.keys() - measured.keys()))
+    if lost:
+        logger.warning(
+            "No held-out row of %s has a labelled token within max_length=%d, so %s. colm eval asks them all the same; "
+            "raise data.max_length to measure them.",
+            lost,
+            limit,
+            "these sources have no evaluation loss" if found else "the run trains without an evaluation",
+        )
+    return concatenate_datasets(found) if found else None
+
+
+def _tokenize_texts(part: TextRows, tokenizer: Any, column: str, limit: int) -> list[dict[str, Any]]:
+    tokenize = tokenizer_of_format(part.format, tokenizer, limit)
+    rows: list[dict[str, Any]] = [{**tokenize(row), column: str(row[column])} for row in part]
+    return [row for row in rows if is_learnable(row["labels"])]

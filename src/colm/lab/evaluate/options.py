@@ -1,0 +1,90 @@
+"""The options of `colm eval`, which `colm compare` passes on."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from colm.errors import ConfigError
+
+_OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
+
+
+class EvalOptions(NamedTuple):
+    """The options of `colm eval`."""
+
+    data: Sequence[str] = ()
+    tasks: Sequence[str] = ()
+    source_column: str | None = None
+    max_new_tokens: int = 256
+    batch_size: int = 16
+    limit: int | None = None
+    seed: int = 0
+    temperature: float = 0.0
+    run_programs: bool = False
+    out: str | None = None
+
+
+def check_options(options: EvalOptions) -> None:
+    """Refuse values out of range. Raises ConfigError."""
+    if options.limit is not None and options.limit < 1:
+        raise ConfigError(f"--limit {options.limit} must be at least 1 row of each source.")
+    if not 0 <= options.seed < 2**32:
+        raise ConfigError(f"--seed {options.seed} must be a whole number of at least 0 and below 2**32.")
+    if not 0 <= options.temperature <= 100:
+        raise ConfigError(f"--sample {options.temperature} must be a temperature from 0 (greedy) to 100.")
+    if options.batch_size < 1 or options.max_new_tokens < 1:
+        low = "batch-size" if options.batch_size < 1 else "max-new-tokens"
+        raise ConfigError(f"--{low} must be at least 1; it is {min(options.batch_size, options.max_new_tokens)}.")
+
+
+def add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to a parser's."""
+    what = "answer questions, and count the right answers by source"
+    command = commands.add_parser("eval", help=what, description=what.capitalize() + ".")
+    add = command.add_argument
+    add("runs", nargs="+", metavar="RUN", help="output folder of a run, or a model: folder, hub name, .gguf, demo")
+    add(
+        "--data",
+        nargs="+",
+        action="extend",
+        default=[],
+        type=lambda names: names.split(","),
+        metavar="FILE",
+        help="questions with answers; a file without a source column is one source; default the run's validation data",
+    )
+    add("--tasks", default=[], type=lambda names: names.split(","), metavar="TASK,...", help="of lm-evaluation-harness")
+    add("--source-column", metavar="NAME", help="default: the run's")
+    add("--max-new-tokens", type=int, default=256, metavar="N", help="after which an answer is cut off; default 256")
+    add("--batch-size", type=int, default=16, metavar="N", help="prompts at a time; default 16")
+    add("--limit", type=int, metavar="N", help="rows of each source, drawn at random; default all")
+    add("--seed", type=int, default=0, help="of the rows drawn and of sampling; default 0")
+    add("--sample", dest="temperature", type=float, default=0.0, metavar="T", help="draw tokens; default greedy")
+    add(
+        "--run-programs", action="store_true", help="an answer that is a Python program is run, shut off, for its print"
+    )
+    add("--out", metavar="FOLDER", help="default: the run's; for a model, answers/<its name>")
+
+
+def parse_eval(arguments: Sequence[str]) -> tuple[EvalOptions, list[str]]:
+    """Return the options of `colm eval` and its settings, whose arguments another command passes on."""
+    parser = argparse.ArgumentParser(prog="colm")
+    add_eval(parser.add_subparsers(dest="command"))
+    given = parse_arguments(parser, ["eval", *arguments])
+    return eval_options(given), given.overrides
+
+
+def parse_arguments(parser: argparse.ArgumentParser, given: Sequence[str]) -> Any:
+    """Parse arguments among which settings may stand anywhere: argparse would take one after --seeds for a seed."""
+    options = parser.parse_args([argument for argument in given if not _OVERRIDE.match(argument)])
+    others = getattr(options, "overrides", [])  # no overrides, which whoever applies them says
+    options.overrides = [*others, *(argument for argument in given if _OVERRIDE.match(argument))]
+    return options
+
+
+def eval_options(given: argparse.Namespace) -> EvalOptions:
+    """Return what was parsed."""
+    held = {name: getattr(given, name) for name in EvalOptions._fields}
+    return EvalOptions(**{**held, "data": [name for names in given.data for name in names if name]})

@@ -1,0 +1,227 @@
+"""Memory and time of a run, for training the pool, its coreset's rows, and for the coreset step."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from colm.config import SelectionConfig
+from colm.errors import ConfigError
+from colm.lab.plan.memory import optimizer_bytes, show_memory
+from colm.lab.plan.shapes import ModelSpec, build_shapes
+from colm.lab.plan.steps import Cost, Rehearsal, Rows
+
+RESERVE = 0.1
+"""Share of the memory that is left free: for CUDA's own context, fragmentation, and what the plan is wrong by."""
+
+LARGEST_RUN = 2**24
+"""Tokens, which are real, of a micro-batch or of a pool that are run through at most, a few rows aside."""
+
+MOST_RUN = 256
+"""Rows of a micro-batch that are run through at most, to see what larger ones take."""
+
+LARGEST_POOL = 512
+"""Rows of a pool whose selection is run through at most."""
+
+
+class Request(NamedTuple):
+    """What to plan."""
+
+    model: ModelSpec
+    selection: SelectionConfig
+    rows: Rows
+    micro_batch: int  # rows of the pool in a micro-batch, training.per_device_train_batch_size
+    micro_batches: int  # of a step, training.gradient_accumulation_steps
+    optimizer: str = "adamw_torch_fused"
+    device: str = "cuda"  # or cpu: whose kernels
+
+
+class Way(NamedTuple):
+    """One way to train a step, on one device. Sizes in bytes.
+
+    Selection and training come one after the other, so the peak holds the larger of the two.
+    """
+
+    micro_batch: int  # rows of the largest micro-batch that is trained
+    rows: int  # trained in a step
+    parameters: int
+    optimizer: int
+    gradients: int
+    activations: int  # at the peak of training, with all that is alive beside the parts above
+    selection: int  # at the peak of the selection, 0 where there is none
+    flops: int  # of a step
+
+    @property
+    def peak(self) -> int:
+        """The most that is allocated at one time."""
+        return self.parameters + self.optimizer + max(self.gradients + self.activations, self.selection)
+
+
+class Outlook:
+    """Finds what ways of training take, for any sizes of the pool.
+
+    Args:
+        request: the model and the run; its sizes are only a default.
+        config: of the model; default that of its name.
+
+    Raises:
+        ConfigError: see `build_shapes` and `optimizer_bytes`.
+        UnsupportedModelError: the model has no value projection that can be found.
+    """
+
+    def __init__(self, request: Request, config: Any = None) -> None:
+        self.request = request
+        self.shapes = build_shapes(request.model, config)
+        self._optimizer, self._within_step = optimizer_bytes(request.optimizer, self.shapes.trained)
+        adam = any(name in request.optimizer for name in ("adam", "lion"))  # lion has betas, but no eps
+        self._rehearsal = Rehearsal(
+            self.shapes,
+            request.selection,
+            request.rows,
+            device=request.device,
+            adam=adam and "lion" not in request.optimizer,
+        )
+        self._trained: dict[tuple[int, bool], Cost] = {}
+        self._selected: dict[tuple[int, int], Cost] = {}
+
+    @property
+    def held(self) -> int:
+        """Bytes of parameters, gradients and optimiser state, which any training needs."""
+        return self.shapes.parameters + self.shapes.gradients + self._optimizer
+
+    def require(self, memory: int) -> None:
+        """Check that the memory holds more than weights.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        if memory * (1 - RESERVE) <= self.held:
+            least = show_memory(self.held / (1 - RESERVE))
+            raise ConfigError(
+                f"--gpu-memory of {show_memory(memory)} GiB, {RESERVE:.0%} of it kept free, does not hold the model: "
+                f"parameters {show_memory(self.shapes.parameters)} GiB, gradients "
+                f"{show_memory(self.shapes.gradients)} GiB and optimiser {show_memory(self._optimizer)} GiB need more "
+                f"than {least} GiB. Train with LoRA, in bfloat16, with an optimiser that keeps less "
+                "(training.optim=adamw_bnb_8bit), or a smaller model."
+            )
+
+    def pool(self, micro_batch: int, micro_batches: int) -> Way:
+        """Return what ordinary training of the whole pool takes."""
+        return self._ordinary(micro_batch, micro_batch * micro_batches, micro_batches)
+
+    def coreset_rows(self, micro_batch: int, micro_batches: int) -> Way:
+        """Return what ordinary training takes of as many rows as the pool's coreset has."""
+        rows = self.kept(micro_batch, micro_batches)
+        return self._ordinary(-(-rows // micro_batches), rows, micro_batches)
+
+    def coreset_step(self, micro_batch: int, micro_batches: int, *, time: bool = True) -> Way:
+        """Return what selecting a coreset and training it take.
+
+        Args:
+            micro_batch: rows of the pool in a micro-batch.
+            micro_batches: of a step.
+            time: count operations, for which the whole model has to be run through.
+        """
+        way = self.coreset_rows(micro_batch, micro_batches)
+        flops = 0
+        if time:
+            rows, some = min(micro_batch, self._most), min(2, micro_batches)
+            whole = self._rehearsal.select(rows, some)
+            flops = whole.flops * micro_batch * micro_batches // (rows * some)
+            self._selected.setdefault((rows, some), whole)  # memory is the same with fewer layers
+        selection = self._select(micro_batch, micro_batches)
+        return way._replace(
+            activations=way.activations + selection.left, selection=selection.peak, flops=way.flops + flops
+        )
+
+    def kept(self, micro_batch: int, micro_batches: int) -> int:
+        """Return the rows of a pool's coreset, the most where a schedule changes it."""
+        pool, selection = micro_batch * micro_batches, self.request.selection
+        steps = [step for step, _ in selection.keep_schedule] or [0]
+        return max(selection.kept_rows(pool, micro_batches, step=step) for step in steps)
+
+    def _ordinary(self, micro_batch: int, rows: int, micro_batches: int) -> Way:
+        cost = self._train(micro_batch, micro_batches > 1)
+        peak = max(cost.peak, self.shapes.gradients + self._within_step)
+        return Way(
+            micro_batch=micro_batch,
+            rows=rows,
+            parameters=self.shapes.parameters,
+            optimizer=self._optimizer,
+            gradients=self.shapes.gradients,
+            activations=peak - self.shapes.gradients,
+            selection=0,
+            flops=cost.flops * rows // micro_batch,
+        )
+
+    def _train(self, rows: int, accumulated: bool) -> Cost:
+        """Return the cost of a micro-batch: run through at the request's sizes, on lines through others elsewhere.
+
+        The peak is the largest of what is alive at several moments, each of which grows with the rows in a straight
+        line. So two lines are drawn, through small and through large numbers of rows, and the higher one counts.
+        """
+        few, many = self._own
+        most = self._most
+        if rows in (few, many) and rows <= most:
+            return self._train_run(rows, accumulated)
+        pairs = [(most // 2, most)]
+        if few < many < most:
+            pairs.append((few, many))
+        lines = [_on_line(rows, *((n, self._train_run(n, accumulated)) for n in pair)) for pair in pairs]
+        return Cost(*map(max, zip(*lines, strict=True)))
+
+    def _train_run(self, rows: int, accumulated: bool) -> Cost:
+        key = (rows, accumulated)
+        if key not in self._trained:
+            self._trained[key] = self._rehearsal.train(rows, accumulated=accumulated)
+        return self._trained[key]
+
+    def _select(self, rows: int, micro_batches: int) -> Cost:
+        """Return the cost of a selection: run through at the request's sizes, at others in the plane through three."""
+        request = self.request
+        own = (request.micro_batch, request.micro_batches)
+        if own[0] > self._most or own[0] * own[1] > min(LARGEST_POOL, LARGEST_RUN // request.rows.tokens):
+            own = (min(own[0], 4), min(own[1], 4))
+        if (rows, micro_batches) == own:
+            return self._select_run(*own)
+        base = self._select_run(*own)
+        b, m = own
+        fewer_rows = b // 2 if b > 1 else 2
+        fewer_batches = m // 2 if m > 1 else 2
+        # Some memory goes with the rows of a micro-batch, some with those of the pool.
+        by_batch = self._select_run(fewer_rows, m)
+        by_pool = self._select_run(b, fewer_batches)
+        each_pool_row = [(x - y) / (b * (m - fewer_batches)) for x, y in zip(base, by_pool, strict=True)]
+        each_row = [
+            ((x - y) - of_pool * m * (b - fewer_rows)) / (b - fewer_rows)
+            for x, y, of_pool in zip(base, by_batch, each_pool_row, strict=True)
+        ]
+        change = (rows - b, rows * micro_batches - b * m)
+        values = [
+            int(x + max(0.0, of_row) * change[0] + max(0.0, of_pool) * change[1])
+            for x, of_row, of_pool in zip(base, each_row, each_pool_row, strict=True)
+        ]
+        return Cost(*(max(0, value) for value in values))
+
+    def _select_run(self, rows: int, micro_batches: int) -> Cost:
+        key = (rows, micro_batches)
+        if key not in self._selected:
+            self._selected[key] = self._rehearsal.select(rows, micro_batches, short=True)
+        return self._selected[key]
+
+    @property
+    def _own(self) -> tuple[int, int]:
+        """Rows of the request's micro-batches, of the coreset and of the pool."""
+        request = self.request
+        kept = self.kept(request.micro_batch, request.micro_batches)
+        return -(-kept // request.micro_batches), request.micro_batch
+
+    @property
+    def _most(self) -> int:
+        """Rows of a micro-batch that are run through at most; four are needed for lines."""
+        return min(MOST_RUN, max(4, LARGEST_RUN // self.request.rows.tokens))
+
+
+def _on_line(at: int, first: tuple[int, Cost], second: tuple[int, Cost]) -> Cost:
+    """Return the cost at a size on the line through those at two others."""
+    (x, low), (y, high) = first, second
+    return Cost(*(max(0, int(b + (b - a) * (at - y) / (y - x))) for a, b in zip(low, high, strict=True)))

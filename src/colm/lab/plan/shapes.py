@@ -1,0 +1,170 @@
+"""A model as shapes alone: built from its configuration, no weights read, none made."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from colm.errors import ConfigError
+from colm.lab.run.adapters import add_lora
+from colm.models import load_config
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class ModelSpec(NamedTuple):
+    """The model as a run trains it."""
+
+    name: str  # as in `colm.models.load_config`
+    dtype: str = "auto"  # of the weights; auto as saved
+    lora: dict[str, Any] | None = None  # fields of peft.LoraConfig; None for full training
+    autocast: torch.dtype | None = None  # in which the forward computes, where not in that of the weights
+    checkpointing: dict[str, Any] | None = None  # the Trainer's arguments for it; None for none
+
+
+class Shapes(NamedTuple):
+    """A model of fake tensors, in train mode."""
+
+    model: Any
+    fake: FakeTensorMode
+    vocabulary: int
+    parameters: int  # bytes of all parameters and buffers
+    trained: tuple[Tensor, ...]  # the parameters that are trained
+
+    @property
+    def layer_inputs(self) -> int:
+        """Bytes of one token's states at the inputs of all layers and the output of the last."""
+        config = self.model.config.get_text_config()
+        size = next(self.model.parameters()).element_size()
+        return int((config.num_hidden_layers + 1) * config.hidden_size * size)
+
+    @property
+    def gradients(self) -> int:
+        """Bytes of the gradients, which have the dtype of their parameters."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.trained)
+
+
+def build_shapes(spec: ModelSpec, config: Any = None) -> Shapes:
+    """Build the model that a run would train, as the Trainer prepares it.
+
+    Args:
+        spec: of the model.
+        config: its configuration; default that of ``spec.name``.
+
+    Raises:
+        ConfigError: there is no such model, it is no causal language model, its weights are quantised, the dtype is
+            unknown, or LoRA's settings do not fit it.
+    """
+    config = load_config(spec.name) if config is None else config
+    if getattr(config, "quantization_config", None) and not spec.name.endswith(".gguf") and spec.name != "demo":
+        raise ConfigError(
+            f"The model {spec.name!r} has quantised weights ({_kind(config.quantization_config)}), whose layout is not "
+            "known before they are loaded; plan with the model that it was quantised from, which takes more."
+        )
+    with _quiet(), torch.device("meta"):
+        model = _from_config(config, spec)
+        if spec.lora is not None:
+            model = add_lora(model, spec.lora)
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    _make_fake(model, fake)
+    if spec.checkpointing is not None:
+        _checkpoint(model, spec)
+    if spec.autocast is not None:
+        _autocast(model, spec.autocast)
+    model.train()
+    held = {tensor.untyped_storage(): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    return Shapes(
+        model=model,
+        fake=fake,
+        vocabulary=int(config.get_text_config().vocab_size),
+        parameters=sum(storage.nbytes() for storage in held),
+        trained=tuple(parameter for parameter in model.parameters() if parameter.requires_grad),
+    )
+
+
+def _from_config(config: Any, spec: ModelSpec) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    if spec.dtype not in ("auto", *DTYPES):
+        raise ConfigError(f"dtype={spec.dtype!r} is not one of auto, {', '.join(DTYPES)}.")
+    saved = None if spec.name.endswith(".gguf") or spec.name == "demo" else getattr(config, "dtype", None)
+    dtype = DTYPES.get(spec.dtype) or (saved if isinstance(saved, torch.dtype) else torch.float32)
+    config.__dict__.pop("quantization_config", None)
+    try:
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
+    except (ValueError, ImportError, AttributeError, TypeError) as error:  # modeling code of any kind
+        raise ConfigError(
+            f"The model {spec.name!r} ({type(config).__name__}) can not be built from its configuration as a causal "
+            f"language model ({type(error).__name__}: {error}), so it can not be planned; name one that "
+            "AutoModelForCausalLM knows."
+        ) from error
+
+
+def _make_fake(model: nn.Module, fake: FakeTensorMode) -> None:
+    """Put fake tensors of the CPU in the place of all parameters and buffers; what is shared stays shared."""
+    made: dict[int, Tensor] = {}
+
+    def twin(tensor: Tensor) -> Tensor:
+        if id(tensor) not in made:
+            with fake:
+                empty = torch.empty(tensor.shape, dtype=tensor.dtype)
+                trained = tensor.requires_grad
+                made[id(tensor)] = nn.Parameter(empty, trained) if isinstance(tensor, nn.Parameter) else empty
+        return made[id(tensor)]
+
+    originals = [*model.parameters(), *model.buffers()]  # held, so that no id is given twice
+    for module in model.modules():
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is not None:
+                    held[name] = twin(tensor)  # type: ignore[assignment]
+    del originals
+
+
+def _checkpoint(model: Any, spec: ModelSpec) -> None:
+    """Turn checkpointing on as the Trainer and `colm train` do."""
+    assert spec.checkpointing is not None
+    options = dict(spec.checkpointing)
+    more = {name: options.pop(name) for name in ("every_n_layers", "offload") if name in options}
+    with _quiet():
+        if hasattr(model, "activation_checkpointing_enable"):
+            model.activation_checkpointing_enable(activation_checkpointing_kwargs=options or None, **more)
+        else:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options or None, **more)
+        if spec.lora is not None:
+            model.enable_input_require_grads()
+
+
+def _autocast(model: Any, dtype: torch.dtype) -> None:
+    """Let the forward run in autocast and return float32, as accelerate makes it."""
+    from accelerate.utils import convert_outputs_to_fp32
+
+    model.forward = convert_outputs_to_fp32(torch.autocast("cpu", dtype=dtype)(model.forward))
+
+
+def _kind(quantisation: Any) -> str:
+    values = quantisation if isinstance(quantisation, dict) else quantisation.to_dict()
+    return str(values.get("quant_method", "unknown"))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what libraries say of a model without weights."""
+    noisy = [logging.getLogger(name) for name in ("transformers", "peft")]
+    levels = [logger.level for logger in noisy]
+    for logger in noisy:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(noisy, levels, strict=True):
+            logger.setLevel(level)

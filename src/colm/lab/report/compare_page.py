@@ -1,0 +1,239 @@
+"""The page of `colm compare`: methods beside each other, over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from math import isfinite
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from colm.lab.report.comparison import (
+    CONTROL,
+    METRICS,
+    RANDOM,
+    Axis,
+    Band,
+    Cost,
+    Curve,
+    Method,
+    Reach,
+    average_curves,
+    average_differences,
+    count_cost,
+    final_losses,
+    find_method,
+    find_reach,
+    list_sources,
+    loss_differences,
+    macro_loss,
+    read_comparison,
+)
+from colm.lab.report.intervals import Interval
+from colm.lab.report.measures import MOST_DRAWN, mean_micro
+from colm.lab.report.page import Plot, draw_legend, show_number, show_signed, write_page
+from colm.lab.report.plots import Line, draw_lines
+from colm.lab.report.runs import Evaluation
+from colm.lab.report.svg import PlotIds
+
+PAGE_NAME = "compare.html"
+AXES: tuple[tuple[Axis, str, str], ...] = (
+    ("step", "against steps", "optimiser steps"),
+    ("rows", "against examples", "examples trained on"),
+    ("seconds", "against time", "training seconds, selection included"),
+)
+LOSSES = {
+    "macro": "mean over all sources",
+    "micro": "mean over all sources, weighted by their training rows",
+    "small": "mean over small sources",
+    "big": "mean over big sources",
+}
+
+
+class LossPlots(NamedTuple):
+    """One loss in its plots."""
+
+    name: str
+    note: str
+    plots: list[Plot]
+
+
+class Differences(NamedTuple):
+    """A table of differences to one method."""
+
+    base: str
+    rows: list[tuple[str, dict[str, Interval | None]]]
+
+
+def write_comparison(folder: Path, *, out: Path | None = None, descriptions: Mapping[str, str] | None = None) -> Path:
+    """Write the page of a comparison and return its path.
+
+    Args:
+        folder: with `compare.json`, and the runs in ``<method>/seed-<seed>``.
+        out: the HTML file; by default `compare.html` in the folder.
+        descriptions: of methods, a few words each, by name.
+
+    Raises:
+        ConfigError: the folder holds no comparison, a file of it can not be read, or the page can not be written.
+    """
+    methods = read_comparison(folder)
+    ids = PlotIds()
+    seeds = [len(method.figures) for method in methods]
+    base = find_method(methods, RANDOM)
+    target = _mean_target(base) if base else None
+    bases = [method for name in (CONTROL, RANDOM) if (method := find_method(methods, name))]
+    return write_page(
+        out or folder / PAGE_NAME,
+        "compare.html",
+        title=f"colm compare: {folder.resolve().name}",
+        folder=folder.resolve().name,
+        metrics=METRICS,
+        losses=LOSSES,
+        one_seed=max(seeds) == 1,
+        seed_counts=sorted(set(seeds)),
+        descriptions={method.name: _describe_method(method.name, descriptions or {}) for method in methods},
+        sentences=[state_difference(method, bases[0]) for method in methods if bases and method is not bases[0]],
+        missing=[
+            f"{method.name}/seed-{seed}" for method in methods for seed in method.figures if seed not in method.curves
+        ],
+        finals=[(method.name, len(method.figures), final_losses(method)) for method in methods],
+        differences=[_tabulate_differences(methods, each) for each in bases],
+        costs=_tabulate_costs(methods),
+        target=target,
+        reaches=_tabulate_reaches(methods, target) if target is not None else [],
+        legend=draw_legend({method.name: i for i, method in enumerate(methods)}, ids),
+        gaps=_draw_gaps(methods, bases[0], ids) if bases else [],
+        base=bases[0].name if bases else "",
+        means=_draw_means(methods, ids),
+        sources=_draw_sources(methods, ids),
+        source_count=len(list_sources(methods)),
+    )
+
+
+def state_difference(method: Method, base: Method) -> str:
+    """Say in one sentence whether the method's macro loss differs from the base's, as far as the seeds tell."""
+    found = loss_differences(method, base)["macro"]
+    if found is None:
+        return f"{method.name} and {base.name} have no seed in common."
+    if not isfinite(found.mean):
+        return f"The macro loss of {method.name} or of {base.name} is not finite."
+    amount = show_number(abs(found.mean), 4)
+    than = "lower" if found.mean < 0 else "higher"
+    ends = f"{method.name} ends {amount} {than} in macro loss than {base.name}"
+    if found.half is None:
+        return f"{ends}, on the one seed that both have, which does not tell whether that is more than chance."
+    span = f"{show_signed(found.mean - found.half, 4)} to {show_signed(found.mean + found.half, 4)}"
+    if not found.sign:
+        return (
+            f"{method.name} and {base.name} do not differ in macro loss by more than {found.seeds} seeds leave open "
+            f"(difference {show_signed(found.mean, 4)}, 95 % interval {span})."
+        )
+    return f"{ends} (95 % interval {span}, {found.seeds} seeds)."
+
+
+def _tabulate_differences(methods: Sequence[Method], base: Method) -> Differences:
+    return Differences(
+        base.name, [(method.name, loss_differences(method, base)) for method in methods if method is not base]
+    )
+
+
+def _tabulate_costs(methods: Sequence[Method]) -> list[tuple[str, Cost]]:
+    return [(method.name, count_cost(method)) for method in methods]
+
+
+def _mean_target(base: Method) -> float | None:
+    held = [run.losses["macro"] for run in base.figures.values() if "macro" in run.losses]
+    return fmean(held) if held else None
+
+
+def _tabulate_reaches(methods: Sequence[Method], target: float) -> list[tuple[str, Reach]]:
+    return [(method.name, find_reach(method, target)) for method in methods]
+
+
+def _mean_of(small: bool, evaluation: Evaluation, curve: Curve) -> float | None:
+    held = [loss for name, loss in evaluation.losses.items() if name in curve.rows and (name in curve.small) == small]
+    return fmean(held) if held else None
+
+
+def _micro_loss(evaluation: Evaluation, curve: Curve) -> float | None:
+    return mean_micro(evaluation.losses, curve.rows)
+
+
+def _source_loss(name: str, evaluation: Evaluation, curve: Curve) -> float | None:
+    return evaluation.losses.get(name)
+
+
+_MEANS: dict[str, Callable[[Evaluation, Curve], float | None]] = {
+    "macro": macro_loss,
+    "micro": _micro_loss,
+    "small": partial(_mean_of, True),
+    "big": partial(_mean_of, False),
+}
+
+
+def _draw_gaps(methods: Sequence[Method], base: Method, ids: PlotIds) -> list[Plot]:
+    """Draw each mean loss less the base's, where methods that lie close together can be told apart."""
+    plots = []
+    for name, loss in _MEANS.items():
+        held = [(i, method) for i, method in enumerate(methods) if method is not base]
+        bands = [(i, average_differences(method, base, loss)) for i, method in held]
+        ends = " ".join(_describe(methods[i].name, band) for i, band in bands)
+        longest = max((band.x for _, band in bands), key=len, default=[])
+        zero = Line(longest, [0.0] * len(longest), style=-1)
+        svg = draw_lines(
+            [zero, *(Line(band.x, band.y, i, band.low, band.high) for i, band in bands)],
+            x_label=AXES[0][2],
+            alt=f"{name.capitalize()} loss less that of {base.name} against steps. {ends}",
+            ids=ids,
+        )
+        plots.append(Plot(f"{name.capitalize()} loss", Markup(svg), f"less that of {base.name}"))
+    return [plot for plot in plots if plot.svg]
+
+
+def _draw_means(methods: Sequence[Method], ids: PlotIds) -> list[LossPlots]:
+    drawn = [
+        LossPlots(f"{name.capitalize()} loss", LOSSES[name], _draw_axes(methods, f"{name} loss", loss, ids))
+        for name, loss in _MEANS.items()
+    ]
+    return [each for each in drawn if any(plot.svg for plot in each.plots)]
+
+
+def _draw_sources(methods: Sequence[Method], ids: PlotIds) -> list[LossPlots]:
+    return [
+        LossPlots(
+            name,
+            f"{'small' if small else 'big'}, {rows:,} rows",
+            _draw_axes(methods, f"loss of {name}", partial(_source_loss, name), ids),
+        )
+        for name, rows, small in list_sources(methods)[:MOST_DRAWN]
+    ]
+
+
+def _draw_axes(
+    methods: Sequence[Method], what: str, loss: Callable[[Evaluation, Curve], float | None], ids: PlotIds
+) -> list[Plot]:
+    plots = []
+    for axis, title, label in AXES:
+        bands = [average_curves(method, axis, loss) for method in methods]
+        ends = " ".join(_describe(method.name, band) for method, band in zip(methods, bands, strict=True))
+        svg = draw_lines(
+            [Line(band.x, band.y, i, band.low, band.high) for i, band in enumerate(bands)],
+            x_label=label,
+            alt=f"{what.capitalize()} {title}, mean over seeds. {ends}",
+            ids=ids,
+        )
+        plots.append(Plot(title.capitalize(), Markup(svg), ""))
+    return plots
+
+
+def _describe(name: str, band: Band) -> str:
+    return f"{name}: from {band.y[0]:.3f} to {band.y[-1]:.3f}." if band.y else f"{name}: no values."
+
+
+def _describe_method(name: str, descriptions: Mapping[str, str]) -> str:
+    base, _, changes = name.partition("+")
+    known = descriptions.get(base, "")
+    return f"{known}, with {changes}" if known and changes else known

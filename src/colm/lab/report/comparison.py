@@ -1,0 +1,232 @@
+"""A folder of `colm compare` as records, and what its tables and plots show, as pure functions of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import isfinite
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal, NamedTuple
+
+from colm.errors import ConfigError
+from colm.lab.report.intervals import Interval, estimate_difference, estimate_mean, find_first_reach
+from colm.lab.report.measures import mean_macro
+from colm.lab.report.runs import Evaluation, read_evaluations, read_json, read_summary
+from colm.step.record import COMPARE_NAME
+
+METRICS = ("macro", "micro", "small", "big")
+CONTROL = "control"
+RANDOM = "random"
+
+Axis = Literal["step", "rows", "seconds"]
+
+
+class Figures(NamedTuple):
+    """One run's figures; the losses are those of its last evaluation."""
+
+    losses: dict[str, float]  # of METRICS, those that there are
+    steps: int
+    seconds: float  # of training, selection included
+    selection_seconds: float
+    peak_memory: int | None  # bytes
+
+
+class Curve(NamedTuple):
+    """One run's evaluations."""
+
+    evaluations: list[Evaluation]
+    rows: dict[str, int]  # source -> training rows
+    small: frozenset[str]
+
+
+class Method(NamedTuple):
+    """All finished runs of one method, by seed."""
+
+    name: str
+    figures: dict[str, Figures]
+    curves: dict[str, Curve]  # of the seeds whose run folder is there
+
+
+class Band(NamedTuple):
+    """A mean over seeds along an axis, with the lowest and the highest seed; these are empty with a single one."""
+
+    x: list[float]
+    y: list[float]
+    low: list[float]
+    high: list[float]
+
+
+class Cost(NamedTuple):
+    """What a method costs, in means over seeds; the memory is the highest."""
+
+    steps: float
+    step_seconds: float
+    selection_seconds: float  # a step
+    training_seconds: float  # a step
+    rows: float | None  # examples trained on in all
+    peak_memory: int | None
+
+
+class Reach(NamedTuple):
+    """When a method's mean macro loss first is the target; None where it never is."""
+
+    steps: float | None
+    seconds: float | None
+
+
+def read_comparison(folder: Path) -> list[Method]:
+    """Read `compare.json` and the evaluations of the runs that it names, in its order.
+
+    Raises:
+        ConfigError: there is no such folder or file, or one can not be read.
+    """
+    path = folder / COMPARE_NAME
+    if not path.is_file():
+        raise ConfigError(f"There is no {COMPARE_NAME} in {folder}; give the output_dir of a colm compare.")
+    held = read_json(path)
+    if not isinstance(held, dict) or not held or not all(isinstance(seeds, dict) for seeds in held.values()):
+        raise ConfigError(f"{path} holds no finished run; it must map methods to seeds to figures.")
+    methods = []
+    for name, seeds in held.items():
+        figures = {str(seed): _parse_figures(values, f"{path}, {name}, seed {seed},") for seed, values in seeds.items()}
+        curves = {seed: curve for seed in figures if (curve := _read_curve(folder / name / f"seed-{seed}"))}
+        methods.append(Method(name, figures, curves))
+    return methods
+
+
+def list_sources(methods: Sequence[Method]) -> list[tuple[str, int, bool]]:
+    """Return every source that is trained on: its name, rows, and whether it is small; the largest first."""
+    found: dict[str, tuple[int, bool]] = {}
+    for method in methods:
+        for curve in method.curves.values():
+            for name, rows in curve.rows.items():
+                found.setdefault(name, (rows, name in curve.small))
+    ranked = sorted(found.items(), key=lambda item: (-item[1][0], item[0]))
+    return [(name, rows, small) for name, (rows, small) in ranked]
+
+
+def final_losses(method: Method) -> dict[str, Interval | None]:
+    """Return the mean over seeds of each final loss."""
+    return {metric: estimate_mean(list(_by_seed(method, metric).values())) for metric in METRICS}
+
+
+def loss_differences(method: Method, base: Method) -> dict[str, Interval | None]:
+    """Return the mean over common seeds of each final loss less the base's, with paired intervals."""
+    return {metric: estimate_difference(_by_seed(method, metric), _by_seed(base, metric)) for metric in METRICS}
+
+
+def count_cost(method: Method) -> Cost:
+    """Return what the method costs a step and in all."""
+    runs = list(method.figures.values())
+    rows = [curve.evaluations[-1].rows for curve in method.curves.values()]
+    memory = [run.peak_memory for run in runs if run.peak_memory is not None]
+    whole = fmean(run.seconds / run.steps for run in runs)
+    selection = fmean(run.selection_seconds / run.steps for run in runs)
+    return Cost(
+        steps=fmean(run.steps for run in runs),
+        step_seconds=whole,
+        selection_seconds=selection,
+        training_seconds=whole - selection,
+        rows=fmean(known) if (known := [count for count in rows if count is not None]) else None,
+        peak_memory=max(memory) if memory else None,
+    )
+
+
+def average_curves(method: Method, axis: Axis, loss: Callable[[Evaluation, Curve], float | None]) -> Band:
+    """Return the mean over seeds of a loss, at the steps at which every seed was evaluated.
+
+    Args:
+        method: with its curves.
+        axis: what is along x; seeds differ in their seconds, and perhaps in their rows, whose mean is taken.
+        loss: of one evaluation; steps without a finite one for each seed are left out.
+    """
+    band = Band([], [], [], [])
+    by_step = [{each.step: each for each in curve.evaluations} for curve in method.curves.values()]
+    for step in sorted(set.intersection(*map(set, by_step))) if by_step else []:
+        held = [each[step] for each in by_step]
+        places = [getattr(each, axis) for each in held]
+        losses = [loss(each, curve) for each, curve in zip(held, method.curves.values(), strict=True)]
+        finite = [value for value in losses if value is not None and isfinite(value)]
+        if len(finite) < len(held) or None in places:
+            continue
+        _append(band, fmean(places), finite)
+    return band
+
+
+def average_differences(method: Method, base: Method, loss: Callable[[Evaluation, Curve], float | None]) -> Band:
+    """Return the mean over common seeds of a loss less the base's, at the steps at which all of them were evaluated."""
+    seeds = [seed for seed in method.curves if seed in base.curves]
+    pairs = [(method.curves[seed], base.curves[seed]) for seed in seeds]
+    by_seed = [
+        {step: mine[step] - its[step] for step in mine if step in its}
+        for mine, its in ((_trace(mine, loss), _trace(its, loss)) for mine, its in pairs)
+    ]
+    band = Band([], [], [], [])
+    for step in sorted(set.intersection(*map(set, by_seed))) if by_seed else []:
+        _append(band, float(step), [differences[step] for differences in by_seed])
+    return band
+
+
+def find_reach(method: Method, target: float) -> Reach:
+    """Return when the method's macro loss, mean over seeds, first is the target, linear between evaluations."""
+
+    def reach(axis: Axis) -> float | None:
+        band = average_curves(method, axis, macro_loss)
+        return find_first_reach(band.x, band.y, target)
+
+    return Reach(reach("step"), reach("seconds"))
+
+
+def macro_loss(evaluation: Evaluation, curve: Curve) -> float | None:
+    """Return an evaluation's mean over the sources that are trained on."""
+    return mean_macro(evaluation.losses, curve.rows)
+
+
+def _trace(curve: Curve, loss: Callable[[Evaluation, Curve], float | None]) -> dict[int, float]:
+    """Return the finite losses by step."""
+    losses = {each.step: loss(each, curve) for each in curve.evaluations}
+    return {step: value for step, value in losses.items() if value is not None and isfinite(value)}
+
+
+def _append(band: Band, place: float, values: list[float]) -> None:
+    band.x.append(place)
+    band.y.append(fmean(values))
+    if len(values) > 1:
+        band.low.append(min(values))
+        band.high.append(max(values))
+
+
+def _by_seed(method: Method, metric: str) -> dict[str, float]:
+    return {seed: run.losses[metric] for seed, run in method.figures.items() if metric in run.losses}
+
+
+def _parse_figures(values: Any, place: str) -> Figures:
+    try:
+        losses = {metric: values[metric] for metric in METRICS}
+        figures = Figures(
+            losses={metric: float(loss) for metric, loss in losses.items() if loss is not None},
+            steps=int(values["steps"]),
+            seconds=float(values["seconds"]),
+            selection_seconds=float(values["selection_seconds"]),
+            peak_memory=None if values["peak_memory_bytes"] is None else int(values["peak_memory_bytes"]),
+        )
+    except KeyError as error:
+        raise ConfigError(f"{place} lacks {error}; it was not written by this version of colm compare.") from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{place} does not hold what colm compare writes there: {error}") from error
+    if figures.steps < 1:
+        raise ConfigError(f"{place} has steps={figures.steps}; a finished run has at least 1.")
+    return figures
+
+
+def _read_curve(folder: Path) -> Curve | None:
+    """Return the run's evaluations, or None where its folder has gone or holds none."""
+    if not folder.is_dir():
+        return None
+    summary, evaluations = read_summary(folder), read_evaluations(folder)
+    return Curve(evaluations, summary.rows, summary.small) if summary and evaluations else None
+
+
+def find_method(methods: Sequence[Method], name: str) -> Method | None:
+    """Return the method of that name, if it is there."""
+    return next((method for method in methods if method.name == name), None)

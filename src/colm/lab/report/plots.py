@@ -1,0 +1,139 @@
+"""Line plots as SVG for a page: small, of one size, drawn the same on every run, with texts that stay texts.
+
+A plot is as wide as a narrow phone shows it, so that its texts are never scaled down; pages lay plots out in a grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from colm.lab.report.svg import PlotIds, write_svg
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's, which colour-blind people tell apart, without the yellow that white swallows."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1, 1.5), (6, 2, 1, 2))
+"""Styles go through the colours with the first, then again with the next."""
+GREY = "#595959"
+
+SIZE = (3.4, 2.15)  # inches; 326 by 206 CSS pixels
+MOST_MARKED = 25
+"""Lines of more points are drawn without markers, which would touch."""
+
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",  # texts stay texts: smaller, searchable, read out
+    "svg.hashsalt": "colm",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Arial", "sans-serif"],
+    "font.size": 8.5,  # points; 11.3 CSS pixels
+    "path.simplify": True,
+}
+
+
+class Line(NamedTuple):
+    """One line of a plot."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    style: int  # number of the run or method, the same in every plot of a page; -1 for what it is compared with
+    low: Sequence[float] = ()  # of the band, if any
+    high: Sequence[float] = ()
+
+
+def draw_lines(
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    alt: str,
+    ids: PlotIds,
+    percent: bool = False,
+    y_from: float | None = None,
+    y_to: float | None = None,
+) -> str:
+    """Draw lines in one plot and return it as an `svg` element, or an empty text where no line has a point.
+
+    Args:
+        lines: those of style -1 are drawn grey and dashed.
+        x_label: what is along the x axis; what is along the y axis belongs in the caption.
+        alt: what the plot shows, for those who do not see it.
+        ids: of the page.
+        percent: the values are fractions, to be shown in per cent.
+        y_from: where the y axis begins; by default below the lowest value.
+        y_to: where it ends; by default above the highest.
+    """
+    shown = [line for line in lines if len(line.x)]
+    if not shown:
+        return ""
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        axes = figure.add_subplot()
+        for line in shown:
+            _draw(axes, line)
+        _limit(axes, shown, y_from, y_to)
+        axes.set_xlabel(x_label)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer="second" not in x_label))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: shorten(value)))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+        if percent:
+            apart = (axes.get_ylim()[1] - axes.get_ylim()[0]) / 6  # of two ticks, or more
+            digits = max(0, math.ceil(-math.log10(100 * apart)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.{digits}%}"))
+        return write_svg(figure, ids.next(), alt)
+
+
+def draw_key(style: int, ids: PlotIds) -> str:
+    """Draw a short piece of a line, for a legend; it says nothing to those who do not see it."""
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=(0.4, 0.16))
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.axis("off")
+        _draw(axes, Line([0, 0.5, 1], [0, 0, 0], style), marked=[1])
+        axes.set_xlim(0, 1)
+        axes.set_ylim(-1, 1)
+        return write_svg(figure, ids.next(), "")
+
+
+def shorten(value: float) -> str:
+    """Return a number as an axis shows it.
+
+    >>> [shorten(value) for value in (0.0, 0.25, 1500.0, 20000.0, 1250000.0)]
+    ['0', '0.25', '1500', '20k', '1.25M']
+    """
+    for size, unit in ((1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            return f"{value / (1e6 if unit == 'M' else 1e3):.4g}{unit}"
+    return f"{value:.4g}"
+
+
+def _draw(axes: Axes, line: Line, marked: Sequence[int] | None = None) -> None:
+    if line.style < 0:
+        axes.plot(line.x, line.y, color=GREY, linewidth=1.2, dashes=(4, 2), zorder=1)
+        return
+    colour = COLOURS[line.style % len(COLOURS)]
+    dashes = DASHES[line.style // len(COLOURS) % len(DASHES)]
+    if len(line.low):
+        axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, linewidth=0)
+    (drawn,) = axes.plot(line.x, line.y, color=colour, linewidth=1.6, markersize=4)
+    if dashes:
+        drawn.set_dashes(dashes)
+    if len(line.x) <= MOST_MARKED:
+        drawn.set_marker(MARKERS[line.style % len(MARKERS)])
+        drawn.set_markevery(list(marked) if marked is not None else None)
+
+
+def _limit(axes: Axes, lines: Sequence[Line], y_from: float | None, y_to: float | None) -> None:
+    """Fit the y axis to the lines and not to their bands, which a few seeds make very wide."""
+    low = min(min(line.y) for line in lines) if y_from is None else y_from
+    high = max(max(line.y) for line in lines)
+    room = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
+    axes.set_ylim(low - room if y_from is None else low, high + room if y_to is None else y_to)

@@ -1,0 +1,311 @@
+"""A run's folder as records: what `colm train` wrote of its selection, its evaluations and its settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import yaml
+
+from colm.errors import ConfigError, DataError
+from colm.step.record import CONFIG_NAME, EVALUATIONS_NAME, EXAMPLES_NAME, FILE_NAME, SUMMARY_NAME, StepLog
+
+T = TypeVar("T")
+
+
+class Step(NamedTuple):
+    """One optimiser step's selection."""
+
+    number: int  # optimiser steps done after it, from 1
+    pool_count: int
+    kept_count: int
+    small_kept: int
+    unlabelled: int
+    nonfinite: int
+    seconds: float  # of the selection
+    step_seconds: float | None  # of the whole step
+    match: float | None  # cosine of the kept big rows' mean feature with the pool's
+    match_random: float | None  # the same, expected of as many random rows
+    pool: dict[str, int]  # source -> rows
+    kept: dict[str, int]  # source -> rows
+
+
+class Evaluation(NamedTuple):
+    """The evaluation losses at one moment of a run."""
+
+    step: int  # optimiser steps done
+    rows: int | None  # examples trained on so far
+    seconds: float | None  # training so far, selection included
+    losses: dict[str, float]  # source -> mean loss
+
+
+class Example(NamedTuple):
+    """A training example with how often it was seen and kept."""
+
+    source: str
+    row: int  # number in the training data
+    pooled: int
+    kept: int
+    text: str
+
+
+class Summary(NamedTuple):
+    """What only a finished run knows."""
+
+    steps: int
+    seconds: float
+    selection_seconds: float
+    peak_memory: int | None  # bytes
+    memory_kind: str  # "device" or "process"; empty where the run did not say
+    rows: dict[str, int]  # source -> training rows, of sources that have any
+    small: frozenset[str]
+    before: dict[str, float]  # source -> evaluation loss
+    after: dict[str, float]
+    dropped: dict[str, int]  # source -> rows without a labelled token, of sources that had any
+
+
+class Run(NamedTuple):
+    """All that a run's folder tells."""
+
+    name: str
+    config: dict[str, Any]
+    steps: list[Step]
+    evaluations: list[Evaluation]
+    most_kept: list[Example]
+    least_kept: list[Example]
+    summary: Summary | None  # None: still in its first training, or interrupted
+    finished: bool  # the summary is of the last step; a run that was resumed has an old one until it ends
+    pooled: dict[str, int]  # source -> rows seen in pools so far
+    kept: dict[str, int]  # source -> rows trained on so far
+    rows: dict[str, int]  # source -> training rows; without a summary, as `pooled`
+    trained: frozenset[str]  # sources of the training data; without a summary, all that were seen or evaluated
+    small: frozenset[str]  # small sources; without a summary, by what was seen so far
+    sources: list[str]  # of training or evaluation, the one with most rows first
+
+    @property
+    def selection(self) -> dict[str, Any]:
+        """The section of the configuration."""
+        return dict(self.config.get("selection") or {})
+
+
+def read_run(folder: Path, name: str | None = None) -> Run:
+    """Read a run's folder, finished or not.
+
+    A half-written last line is left out. Files that older runs lack are done without, but for the selection's log.
+
+    Args:
+        folder: the run's `output_dir`.
+        name: what to call it; by default the folder's name.
+
+    Raises:
+        ConfigError: there is no such folder, it holds no run or one without a step, or a file of it can not be read.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"There is no folder {str(folder)!r}; give the output_dir of a run.")
+    config = read_config(folder)
+    if not (folder / FILE_NAME).exists():
+        missing = "has no step yet" if config else "holds no run"
+        raise ConfigError(f"{folder} {missing}: there is no {FILE_NAME}. Give the output_dir of a run of colm train.")
+    steps = _read_lines(folder / FILE_NAME, _parse_step)
+    if not steps:
+        raise ConfigError(f"{folder / FILE_NAME} holds no whole line yet; wait for the run's first step.")
+    summary = read_summary(folder)
+    most, least = _read_examples(folder / EXAMPLES_NAME)
+    evaluations = read_evaluations(folder) or (_evaluations_of(summary) if summary else [])
+    pooled = _add_up(step.pool for step in steps)
+    rows = summary.rows if summary else pooled
+    listed = (config.get("selection") or {}).get("small_sources")
+    names = {*rows, *pooled, *(name for evaluation in evaluations for name in evaluation.losses)}
+    return Run(
+        name=name or folder.resolve().name,
+        config=config,
+        steps=steps,
+        evaluations=evaluations,
+        most_kept=most,
+        least_kept=least,
+        summary=summary,
+        finished=summary is not None and summary.steps == steps[-1].number,
+        pooled=pooled,
+        kept=_add_up(step.kept for step in steps),
+        rows=rows,
+        trained=frozenset(summary.rows if summary else names),
+        small=summary.small if summary else frozenset(listed) if isinstance(listed, list) else find_small(rows),
+        sources=sorted(names, key=lambda name: (-rows.get(name, 0), name)),
+    )
+
+
+def name_folders(folders: Sequence[Path]) -> list[str]:
+    """Return a name for each folder: as few of the last parts of its path as tell it from the others.
+
+    ``seed-0`` alone tells nothing, so the folder above it, of its method, is named too.
+
+    Raises:
+        ConfigError: a folder is given twice.
+
+    >>> name_folders([Path("out/colm/seed-0"), Path("out/control/seed-0")])
+    ['colm/seed-0', 'control/seed-0']
+    >>> name_folders([Path("out/colm/seed-0")]), name_folders([Path("runs/mine")])
+    (['colm/seed-0'], ['mine'])
+    """
+    paths = [folder.resolve().parts for folder in folders]
+    for path, folder in zip(paths, folders, strict=True):
+        if paths.count(path) > 1:
+            raise ConfigError(f"{folder} is given twice; give each run once.")
+    fewest = 2 if any(path[-1].startswith("seed-") for path in paths if path) else 1
+    for taken in range(fewest, max(map(len, paths)) + 1):
+        names = ["/".join(path[-taken:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read a run's settings as resolved; an empty mapping where there are none. Raises as `read_run`."""
+    path = folder / CONFIG_NAME
+    if not path.exists():
+        return {}
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds a {type(values).__name__}; it must be a mapping of settings.")
+    return values
+
+
+def read_summary(folder: Path) -> Summary | None:
+    """Read `summary.json`, or return None where the run has not finished. Raises as `read_run`."""
+    path = folder / SUMMARY_NAME
+    return _parse(path, _parse_summary, read_json(path)) if path.exists() else None
+
+
+def read_evaluations(folder: Path) -> list[Evaluation]:
+    """Read `evaluations.jsonl`; empty where there is none. Raises as `read_run`."""
+    return _read_lines(folder / EVALUATIONS_NAME, _parse_evaluation)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises ConfigError, naming the file, where it is not whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from error
+
+
+def find_small(rows: Mapping[str, int]) -> frozenset[str]:
+    """Return the sources with fewer rows than the uniform share.
+
+    >>> sorted(find_small({"a": 90, "b": 6, "c": 4}))
+    ['b', 'c']
+    """
+    return frozenset(name for name, count in rows.items() if count * len(rows) < sum(rows.values()))
+
+
+def _read_lines(path: Path, parse: Callable[[Any], T]) -> list[T]:
+    found: list[T] = []
+    try:
+        for line in StepLog(path).read():
+            found.append(_parse(f"{path}, line {len(found) + 1},", parse, line))
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+    return found
+
+
+def _parse(place: object, parse: Callable[[Any], T], values: Any) -> T:
+    try:
+        return parse(values)
+    except KeyError as error:
+        raise ConfigError(f"{place} lacks {error}; it was not written by this version of colm train.") from error
+    except (TypeError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{place} does not hold what colm train writes there: {error}") from error
+
+
+def _parse_step(line: dict[str, Any]) -> Step:
+    return Step(
+        number=int(line["step"]) + 1,
+        pool_count=int(line["pool_count"]),
+        kept_count=int(line["kept_count"]),
+        small_kept=int(line.get("small_kept", 0)),
+        unlabelled=int(line.get("unlabelled", 0)),
+        nonfinite=int(line.get("nonfinite", 0)),
+        seconds=float(line["seconds"]),
+        step_seconds=_optional_float(line.get("step_seconds")),
+        match=_optional_float(line.get("match")),
+        match_random=_optional_float(line.get("match_random")),
+        pool={name: len(rows) for name, rows in line["pool"].items()},
+        kept={name: len(rows) for name, rows in line["kept"].items()},
+    )
+
+
+def _parse_evaluation(line: dict[str, Any]) -> Evaluation:
+    rows = line.get("rows")
+    return Evaluation(
+        step=int(line["step"]),
+        rows=None if rows is None else int(rows),
+        seconds=_optional_float(line.get("seconds")),
+        losses={name: float(loss) for name, loss in line["losses"].items()},
+    )
+
+
+def _parse_summary(values: dict[str, Any]) -> Summary:
+    sources: dict[str, Any] = values["sources"]
+    rows = {name: int(source["rows"]) for name, source in sources.items() if source["rows"]}
+    small = values.get("small_sources")
+
+    def losses(key: str) -> dict[str, float]:
+        return {name: float(source[key]) for name, source in sources.items() if source.get(key) is not None}
+
+    memory = values.get("peak_memory_bytes")
+    return Summary(
+        steps=int(values["steps"]),
+        seconds=float(values["seconds"]),
+        selection_seconds=float(values["selection_seconds"]),
+        peak_memory=None if memory is None else int(memory),
+        memory_kind=str(values.get("memory_kind") or ""),
+        rows=rows,
+        small=find_small(rows) if small is None else frozenset(small),
+        before=losses("eval_loss_before"),
+        after=losses("eval_loss_after"),
+        dropped={name: int(source["dropped"]) for name, source in sources.items() if source.get("dropped")},
+    )
+
+
+def _evaluations_of(summary: Summary) -> list[Evaluation]:
+    """Make the two evaluations that a run without a log of them has in its summary."""
+    last = Evaluation(summary.steps, None, summary.seconds, summary.after)
+    return [each for each in (Evaluation(0, 0, 0.0, summary.before), last) if each.losses]
+
+
+def _read_examples(path: Path) -> tuple[list[Example], list[Example]]:
+    if not path.exists():
+        return [], []
+
+    def parse(values: Any) -> tuple[list[Example], list[Example]]:
+        most, least = ([_parse_example(each) for each in values[key]] for key in ("most_kept", "least_kept"))
+        return most, least
+
+    return _parse(path, parse, read_json(path))
+
+
+def _parse_example(values: dict[str, Any]) -> Example:
+    return Example(
+        source=str(values["source"]),
+        row=int(values["index"]),
+        pooled=int(values["pooled"]),
+        kept=int(values["kept"]),
+        text=str(values["text"]),
+    )
+
+
+def _optional_float(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _add_up(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for each in counts:
+        for name, count in each.items():
+            total[name] = total.get(name, 0) + count
+    return total

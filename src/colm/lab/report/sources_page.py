@@ -1,0 +1,58 @@
+"""The page of `colm sources`: a mixture before training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from colm.lab.report.page import show_number, write_page
+from colm.lab.sources.centroids import Tried, find_elbow
+from colm.lab.sources.duplicates import ALIKE, SHINGLE
+from colm.lab.sources.mixture import SAMPLE, Survey
+
+METHOD = (
+    f"A row is a near-duplicate where a row before it in the same source has nearly the same set of runs of {SHINGLE} "
+    f"tokens (Jaccard similarity of at least {ALIKE}). Candidates are found by MinHash, so the time grows as the rows "
+    f"do. Words and near-duplicates are read off all rows of a source, or {SAMPLE:,} at random where it has more; a "
+    "sample finds fewer near-duplicates than there are."
+)
+
+
+def write_sources_page(survey: Survey, out: Path, *, name: str, note: str = "", tried: Sequence[Tried] = ()) -> Path:
+    """Write the page and return its path.
+
+    Args:
+        survey: of the mixture.
+        out: the HTML file; its folder must exist.
+        name: of the mixture, for the title.
+        tried: numbers of clusters among which the sources' was chosen; empty where it was given.
+        note: what must be said of the whole, such as that only a part was read.
+
+    Raises:
+        ConfigError: the file can not be written.
+    """
+    expected = survey.outlook.sources.values()
+    total = sum(source.rows for source in expected)
+    small = sum(source.small for source in expected)
+    return write_page(
+        out,
+        "sources.html",
+        title=f"colm sources: {name}",
+        name=name,
+        note=note,
+        sources=survey.sources,
+        outlook=survey.outlook,
+        warnings=survey.warnings,
+        total=total,
+        method=METHOD,
+        dropped=survey.dropped,
+        tried=tried,
+        chosen=find_elbow(tried) if tried else None,
+        facts=[
+            ("Sources", f"{len(expected)}, of which {small} small"),
+            ("Rows", show_number(total, 0)),
+            ("Uniform share", f"{show_number(total / len(expected), 0)} rows"),
+            ("Kept of a pool", f"{survey.outlook.keep} of {survey.outlook.pool} rows"),
+            ("Chance of overflow", f"{survey.outlook.overflow:.1%}"),
+        ],
+    )

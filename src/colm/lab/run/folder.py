@@ -1,0 +1,309 @@
+"""A run's output folder: which of its files are colm's. What colm did not write is never deleted or overwritten.
+
+A list (`manifest`) says what colm wrote; a file that somebody changed since is not colm's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from colm.errors import ConfigError
+from colm.lab.run.lock import hold_folder
+from colm.lab.run.manifest import Manifest, changed_manifest, read_manifest
+from colm.lab.run.recognize import RECOGNIZED, identify, is_recognized
+from colm.lab.run.staging import Staging, refuse
+from colm.step.record import (
+    ANSWER_NAMES,
+    EVALUATIONS_NAME,
+    FILE_NAME,
+    PROFILE_NAME,
+    RUN_NAMES,
+    TRACE_NAME,
+    replace_lines,
+    write_partial,
+)
+from colm.trainers.checkpoints import (
+    is_complete,
+    last_complete_checkpoint,
+    list_checkpoints,
+    may_be_written,
+    own_files,
+    step_of,
+)
+
+LOGS = (FILE_NAME, EVALUATIONS_NAME)
+OUTDATED = (*ANSWER_NAMES, PROFILE_NAME, TRACE_NAME)
+"""What says nothing of a run that has gone on."""
+MODEL_NAMES = re.compile(
+    r"(adapter_|generation_)?config\.json|training_args\.bin|(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
+)
+OPTIONAL = ("README.md",)
+"""PEFT writes a page about an adapter; where there is another one, nobody misses it."""
+PROBE_BYTES = 2**16
+
+
+class RunFolder:
+    """The output folder of a run, or a folder that answers are written to.
+
+    Args:
+        path: of the folder.
+
+    Attributes:
+        staging: where a run writes what is then moved to its place.
+        began: this process has begun a run, or resumed it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.staging = Staging(path)
+        self.began = False
+
+    # ---- Taking the folder ----
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Make the folder, keep other trainings out, and end what a killed one left halfway.
+
+        Raises:
+            ConfigError: another process trains there, it cannot be written, or something else has our names.
+        """
+        with hold_folder(self.path):
+            self.prepare()
+            self.staging.recover()
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # a full disk; what happened before has been said
+                    self.staging.clear()
+                    if self.began:
+                        self._settle()
+
+    def prepare(self) -> None:
+        """Make the folder and try whether it can be written. Raises ConfigError."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_partial(self.path / "_colm_probe", " " * PROBE_BYTES).unlink()
+        except OSError as error:
+            raise ConfigError(
+                f"{self.path} cannot be written ({error.strerror}). Choose another folder, or make room."
+            ) from error
+
+    def require_room(self, needed: int) -> None:
+        """Check that so many bytes fit, once the run that is there is replaced. Raises ConfigError."""
+        disk = shutil.disk_usage(self.path)
+        free = disk.free + sum((self.path / name).stat().st_size for name in self.own())
+        if disk.total and free < needed:
+            raise ConfigError(
+                f"{self.path} has room for {free:,} bytes, but the model alone takes {needed:,}. Make room there, or "
+                "choose another output_dir."
+            )
+
+    # ---- What is whose ----
+
+    def own(self) -> list[str]:
+        """Return the files that colm wrote and nobody changed since, by relative path."""
+        manifest = read_manifest(self.path)
+        older = self._is_older_run(manifest)
+        found = [name for name in manifest.files if self._is_listed(name, manifest)]
+        if not manifest.run:  # an older version wrote a run, or answers, without a list
+            names = RECOGNIZED if older else () if manifest.files else ANSWER_NAMES
+            found += [name for name in names if name not in manifest.files and is_recognized(self.path / name)]
+        checkpoints = self._checkpoints(manifest)
+        found += [f"{folder.name}/{name}" for folder in checkpoints for name in own_files(folder)]
+        if older:  # the model and its tokenizer are what a checkpoint has, or nothing shows that they are ours
+            saved = [folder for folder in checkpoints if is_complete(folder)]
+            for path in self.path.iterdir():
+                if path.name not in found and _is_file(path) and any(_same(path, folder) for folder in saved):
+                    found.append(path.name)
+        return found
+
+    def held(self) -> str | None:
+        """Return the name of a file of colm's that is there, None where there is none."""
+        return next(iter(self.own()), None)
+
+    def last_checkpoint(self) -> Path | None:
+        """Return the run's last complete checkpoint."""
+        manifest = read_manifest(self.path)
+        return last_complete_checkpoint(self.path, manifest.checkpoints if manifest.run else None)
+
+    def refuse_foreign(self, wanted: Collection[str] | Callable[[str], object]) -> None:
+        """Refuse to go on where something that colm did not write has a name that it needs.
+
+        Args:
+            wanted: names, or what tells them.
+
+        Raises:
+            ConfigError: with the names.
+        """
+        needs = wanted if callable(wanted) else set(wanted).__contains__
+        found = {path.name for path in self.path.iterdir() if needs(path.name)}
+        refuse(self.path, found.difference(self.own()) if found else ())
+
+    def refuse_checkpoints(self, after: int, last: int) -> None:
+        """Refuse to train where something else has the name of a checkpoint of the steps `after` + 1 to `last`.
+
+        Raises:
+            ConfigError: with the names.
+        """
+        found, named = [], []
+        for path in self.path.glob("checkpoint-*"):
+            if not re.fullmatch(r"checkpoint-\d+", path.name) or not after < step_of(path) <= last:
+                continue
+            if path.is_symlink() or not path.is_dir():
+                found.append(path.name)
+                continue
+            named += [f"{path.name}/{inner}" for inner in may_be_written(path)]
+        refuse(self.path, [*found, *(set(named).difference(self.own()) if named else ())])
+
+    # ---- Writing ----
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file of colm's whole or not at all. Raises ConfigError where another's has the name."""
+        self.refuse_foreign([name])
+        partial = write_partial(self.path / name, text)
+        with changed_manifest(self.path) as manifest:
+            manifest.files[name] = [*self._now(name), identify(partial)]
+        partial.replace(self.path / name)
+
+    def grow(self, names: Collection[str]) -> None:
+        """List logs that lines are added to from now on."""
+        with changed_manifest(self.path) as manifest:
+            manifest.files |= dict.fromkeys(names)
+
+    def remove(self, names: Collection[str]) -> None:
+        """Delete files as far as they are colm's."""
+        for name in set(names).intersection(self.own()):
+            (self.path / name).unlink()
+            with changed_manifest(self.path) as manifest:
+                manifest.files.pop(name, None)
+
+    def announce(self, checkpoint: str) -> None:
+        """List the folder of a checkpoint that is about to be written."""
+        with changed_manifest(self.path) as manifest:
+            there = [name for name in manifest.checkpoints if name != checkpoint and (self.path / name).is_dir()]
+            manifest.checkpoints = [*there, checkpoint]
+
+    def list_copies(self, checkpoint: Path) -> None:
+        """List what the Trainer has copied here from a checkpoint to upload it, and the page that it wrote for it."""
+        written = ("training_args.bin", *OPTIONAL)
+        names = [path.name for path in self.path.iterdir() if _is_file(path)]
+        with changed_manifest(self.path) as manifest:
+            for name in names:
+                if name in written or _same(self.path / name, checkpoint):
+                    manifest.files[name] = self._now(name)
+
+    def begin(self, texts: Mapping[str, Iterable[str]], logs: Collection[str] = ()) -> None:
+        """Begin a run, in the place of the one that is there.
+
+        Args:
+            texts: name -> lines, of the files that it begins with. What is in `staging.new` already is of the run, too.
+            logs: names of further files that it adds to.
+        """
+        new = self.staging.make()
+        for name, lines in texts.items():
+            replace_lines(new / name, lines)
+        files = {name: [identify(new / name)] for name in texts}
+        self.staging.replace(self.own(), Manifest(run=True, files={**files, **dict.fromkeys((*LOGS, *logs))}))
+        self.began = True
+
+    def resume(self, texts: Mapping[str, Iterable[str]], logs: Collection[str] = ()) -> None:
+        """Resume the run that is there.
+
+        Args:
+            texts: name -> lines, of files that are written again.
+            logs: names of further files that it adds to.
+        """
+        own = self.own()
+        with changed_manifest(self.path) as manifest:
+            if not manifest.run:
+                manifest.checkpoints = [folder.name for folder in self._checkpoints(manifest)]
+                manifest.files |= {name: self._now(name) for name in own if "/" not in name}
+                manifest.run = True
+        self.began = True
+        self.remove(OUTDATED)
+        self.grow({*LOGS, *logs})
+        for name, lines in texts.items():
+            self.write(name, "".join(lines))
+
+    def adopt(self) -> None:
+        """Move what was saved to `staging.new` to its place.
+
+        Raises:
+            ConfigError: something else has come to a name of it; what was saved is kept.
+        """
+        own, new = set(self.own()), self.staging.new
+        found = self.staging.files()
+        foreign = [name for name in found if os.path.lexists(self.path / name) and name not in own]
+        blocked = sorted(set(foreign).difference(OPTIONAL))
+        if blocked:
+            kept = self.path / f"trained-{os.getpid()}"
+            self.staging.keep(kept)
+            raise ConfigError(
+                f"{', '.join(blocked)} came into {self.path} while the run trained, and colm did not write that. The "
+                f"trained model is in {kept}."
+            )
+        names = [name for name in found if name not in foreign]
+        with changed_manifest(self.path) as manifest:
+            manifest.files |= {name: [*self._now(name), identify(new / name)] for name in names}
+        for name in names:
+            (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+            (new / name).replace(self.path / name)
+        self.staging.clear()
+
+    # ---- Within ----
+
+    def _is_listed(self, name: str, manifest: Manifest) -> bool:
+        path, held = self.path / name, manifest.files[name]
+        if not _is_file(path):
+            return False
+        return is_recognized(path) if held is None else identify(path) in held
+
+    def _now(self, name: str) -> list[list[object]]:
+        path = self.path / name
+        return [identify(path)] if path.is_file() else []
+
+    def _is_older_run(self, manifest: Manifest) -> bool:
+        """Return whether a version that kept no list has trained here: there are steps, or a checkpoint, of ours."""
+        if manifest.run:
+            return False
+        steps = self.path / FILE_NAME
+        return (is_recognized(steps) and steps.stat().st_size > 0) or any(map(is_complete, list_checkpoints(self.path)))
+
+    def _checkpoints(self, manifest: Manifest) -> list[Path]:
+        return [
+            folder
+            for folder in list_checkpoints(self.path)
+            if not folder.is_symlink() and (folder.name in manifest.checkpoints or not manifest.run)
+        ]
+
+    def _settle(self) -> None:
+        """Note what the logs have become, so that a change of them is seen from now on."""
+        with changed_manifest(self.path) as manifest:
+            for name, held in list(manifest.files.items()):
+                if not (self.path / name).is_file():
+                    del manifest.files[name]
+                elif held is None:
+                    if is_recognized(self.path / name):
+                        manifest.files[name] = self._now(name)
+                elif len(held) > 1 and self._is_listed(name, manifest):
+                    manifest.files[name] = self._now(name)
+
+
+def needed_names(*, profile: bool = False, card: bool = False) -> Callable[[str], bool]:
+    """Return what tells the names of files that a training writes, with a profile, and a model's card for the hub."""
+    more = {*((PROFILE_NAME, TRACE_NAME) if profile else ()), *(OPTIONAL if card else ())}
+    return lambda name: name in RUN_NAMES or name in more or MODEL_NAMES.fullmatch(name) is not None
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _same(path: Path, folder: Path) -> bool:
+    other = folder / path.name
+    return other.is_file() and other.stat().st_size == path.stat().st_size and identify(other) == identify(path)

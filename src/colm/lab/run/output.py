@@ -1,0 +1,101 @@
+"""Whether a training may use its output folder: a run there is resumed, replaced, or in the way."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from colm.errors import ConfigError, Interrupted
+from colm.lab.run.disk import saying
+from colm.lab.run.folder import RunFolder, needed_names
+from colm.lab.run.resume import check_settings
+from colm.lab.run.settings import RunSettings
+from colm.step.record import CONFIG_NAME
+from colm.trainers.checkpoints import step_of
+
+logger = logging.getLogger(__name__)
+
+
+def is_first_rank() -> bool:
+    """True in the process that writes, also before the ranks have met."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def hold_output(folder: RunFolder) -> Iterator[None]:
+    """Hold the output folder in the process that writes there, and say in one line what goes wrong in writing.
+
+    Raises:
+        ConfigError: see `RunFolder.hold`; or a file could not be written.
+        Interrupted: Ctrl-C came; how to resume is said.
+    """
+    advice = "Make room there, then resume with --resume, or choose another output_dir."
+    try:
+        with folder.hold() if is_first_rank() else nullcontext(), saying(folder.path, advice):
+            folder.staging.wait()
+            yield
+    except KeyboardInterrupt as error:
+        how = "resume with --resume" if folder.began else "nothing was begun; start again with the same command"
+        raise Interrupted(f"interrupted; {how}") from error
+
+
+def check_output(
+    settings: RunSettings, folder: RunFolder, *, resume: bool, overwrite: bool, profile: bool = False
+) -> Path | None:
+    """Check that the output folder may be written, and return the checkpoint to resume from, if any.
+
+    Nothing is deleted yet. Of several ranks the first one checks; all find the same checkpoint. Without a run, or a
+    checkpoint of it, ``--resume`` begins at the beginning, so that it may always be given.
+
+    Raises:
+        ConfigError: the folder holds a run and neither flag is given, something that colm did not write is in the way,
+            or the run to resume has other settings.
+    """
+    checkpoint = folder.last_checkpoint() if resume else None
+    if not is_first_rank():
+        return checkpoint
+    held = folder.held()
+    if held and not resume and not overwrite:
+        raise ConfigError(
+            f"{folder.path} already holds a run ({held}). Resume it with --resume, replace it with --overwrite, or "
+            "choose another output_dir."
+        )
+    needs = needed_names(profile=profile, card=bool(settings.training.get("push_to_hub")))
+    if resume and held:
+        if (folder.path / CONFIG_NAME).is_file():
+            check_settings(settings)
+            if checkpoint is not None:
+                needs = _but(needs, CONFIG_NAME)  # which stays as it is, if somebody changed it
+        elif checkpoint is not None:
+            raise ConfigError(
+                f"The run in {folder.path} has lost its {CONFIG_NAME}, so nothing tells whether it has these settings. "
+                "Put it back, begin anew with --overwrite, or choose another output_dir."
+            )
+    folder.refuse_foreign(needs)
+    folder.refuse_checkpoints(step_of(checkpoint) if checkpoint else 0, settings.training.get("max_steps", 0))
+    if checkpoint is None:
+        _refuse_own_input(settings, folder)
+        if resume:
+            logger.warning("%s holds no complete checkpoint; the run starts from the beginning.", folder.path)
+    return checkpoint
+
+
+def _but(needs: Callable[[str], bool], left_out: str) -> Callable[[str], bool]:
+    return lambda name: name != left_out and needs(name)
+
+
+def _refuse_own_input(settings: RunSettings, folder: RunFolder) -> None:
+    """Refuse to replace files of a run that the new one reads."""
+    parts = [settings.data, *settings.mixture, {"model": settings.model}]
+    given = [part[key] for part in parts for key in ("train", "validation", "path", "model") if part.get(key)]
+    own = {(folder.path / name).resolve() for name in folder.own()}
+    for name in given:
+        path = Path(name).resolve() if isinstance(name, str) and Path(name).exists() else None
+        if path is not None and any(path == file or path in file.parents for file in own):
+            raise ConfigError(
+                f"{name} is of the run in {folder.path}, which would be replaced, and the new run reads it. Choose "
+                "another output_dir."
+            )

@@ -1,0 +1,99 @@
+"""The rows that a run held out: those that it keeps, or, of an older version, the same ones drawn again."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from colm.errors import DataError
+from colm.lab.data.fingerprint import describe_difference
+from colm.lab.data.held_rows import Parts, TextRows, read_held_out, write_row
+from colm.lab.data.load import read_validation
+from colm.lab.run.check import holds_out
+from colm.lab.run.prepare import is_older, prepare_data
+from colm.lab.run.resume import fingerprint_run, read_fingerprint
+from colm.lab.run.settings import RunSettings
+from colm.step.record import HELD_OUT_NAME
+
+logger = logging.getLogger(__name__)
+
+REMEDY = "Give questions with --data FILE."
+
+
+def held_out_of(settings: RunSettings, folder: Path) -> Parts:
+    """Return the rows that a run held out; none where it held out none.
+
+    They are those that it keeps, whatever has become of the data. Where its validation file has changed since, the log
+    says so.
+
+    Args:
+        settings: the run's.
+        folder: its output folder.
+
+    Raises:
+        DataError: the run keeps none, being of an older version, and its data is not known to be the same.
+    """
+    data = settings.data
+    if not is_older(folder):
+        held = read_held_out(folder / HELD_OUT_NAME)
+        _say_changed(settings, held)
+        return [_rename(part, data["columns"]) for part in held]
+    if not holds_out(settings):
+        return []
+    if data["streaming"] and data["validation"]:
+        return read_validation(data)
+    known = None if data["streaming"] else read_fingerprint(folder)
+    if known is None:
+        raise DataError(
+            f"The run in {folder} is of an older version, which keeps neither its held-out rows nor what tells whether "
+            f"its data has changed, so trained rows might be asked. {REMEDY}"
+        )
+    prepared = prepare_data(settings, resume=True, kept=folder)
+    difference = describe_difference(known, fingerprint_run(settings, prepared))
+    if difference is not None:
+        raise DataError(
+            f"The data has changed since the run in {folder} ({difference}), which is of an older version and does not "
+            f"keep its held-out rows, so trained rows might be asked. Put the data back, or g{REMEDY[1:]}"
+        )
+    return prepared.held_out
+
+
+def _rename(part: TextRows, columns: dict[str, str]) -> TextRows:
+    """Give columns the names that an evaluation's own data.columns asks for; those of the training are given."""
+    present = part.column_names
+    names = {old: new for new, old in columns.items() if old in present and new not in present}
+    if not names:
+        return part
+    return TextRows(part.format, [{names.get(name, name): value for name, value in row.items()} for row in part])
+
+
+def _say_changed(settings: RunSettings, held: Parts) -> None:
+    """Log that the validation file does not hold the run's rows any more; a hub's data set is not read for that."""
+    name, column = settings.data["validation"], settings.data["source_column"]
+    if not name or not Path(name).exists():
+        return
+    try:
+        now: list[Dataset] = read_validation(settings.data, labelled=False)
+        same = all(before == after for before, after in zip_longest(_contents(held, column), _contents(now, column)))
+    except DataError:
+        same = False
+    if not same:
+        logger.warning(
+            "%s has changed since the run, whose own held-out rows are asked, as they were. To ask what the file holds "
+            "now: --data %s.",
+            name,
+            name,
+        )
+
+
+def _contents(parts: Parts, column: str) -> Iterator[Any]:
+    """Yield the rows without their sources, which a run may give other names."""
+    for part in parts:
+        for row in part:
+            yield json.loads(write_row("", {name: value for name, value in row.items() if name != column}))

@@ -1,0 +1,225 @@
+"""What `train` and `sources` both need: the tokenizer and the tokenised mixture."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset
+from transformers import set_seed
+
+from colm.lab.answers.gym import COLUMN
+from colm.lab.data.held_rows import Parts, read_held_out
+from colm.lab.data.load import Mixture, read_mixture, read_validation
+from colm.lab.data.stream import prepare_stream, read_stream
+from colm.lab.data.tokenize import tokenize_counted
+from colm.lab.data.validation import tokenize_held_out
+from colm.lab.run.adapters import load_adapted
+from colm.lab.run.clustering import LABELS_NAME, saved_clustering
+from colm.lab.run.left import check_left
+from colm.lab.run.named import find_model, load_base, load_named_tokenizer
+from colm.lab.run.settings import RunSettings
+from colm.lab.sources.embed import Tuned
+from colm.lab.sources.labelling import Labelling
+from colm.lab.sources.relabel import Relabelled, relabel_parts
+from colm.models import build_tiny_model, load_tokenizer, train_tiny_tokenizer
+from colm.step.record import HELD_OUT_NAME
+from colm.step.sources import RowsLeft
+from colm.trainers.checkpoints import last_complete_checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+class PreparedData(NamedTuple):
+    """Tokenised rows, each with its source."""
+
+    tokenizer: Any
+    train: Any  # a Dataset, or an IterableDataset where data.streaming is set
+    validation: dict[str, Dataset]  # by source; empty where there is no validation data
+    window: Dataset | None = None  # first rows of a stream
+    labelling: Labelling | None = None  # where rows were clustered
+    held_out: Parts = ()  # the text of the validation rows, those too long to be measured included
+    counts: RowsLeft | None = None  # training rows by source, or a stream's first ones, and those that have a label
+
+
+def prepare_data(settings: RunSettings, *, resume: bool = False, kept: Path | None = None) -> PreparedData:
+    """Read the mixture and tokenise it.
+
+    Args:
+        settings: the run.
+        resume: a run goes on, so clusters that it has made must still fit; else they are made anew where they do not.
+        kept: folder of the run that goes on or is replayed, whose held-out rows these are; None to draw them.
+
+    Raises:
+        DataError: the data can not be read, or lacks something.
+        ConfigError: the tokenizer can not be loaded, or the clusters were made with other settings.
+    """
+    data = settings.data
+    if data["streaming"]:
+        return _prepare_stream(settings, kept)
+    mixture, labelling = read_rows_of(settings, resume=resume, by_prompt=kept is None or not is_older(kept))
+    if settings.model == "tiny":
+        tokenizer = train_tiny_tokenizer(_texts(mixture.train, settings))
+    else:
+        tokenizer = load_named_tokenizer(settings.model)
+
+    train, counts = tokenize_counted(
+        mixture.train,
+        tokenizer,
+        format_name=data["format"],
+        max_length=data["max_length"],
+        source_column=data["source_column"],
+    )
+    check_left(settings, counts)
+    validation = _by_source(tokenize_held_out(mixture.validation, tokenizer, data), data["source_column"])
+    return PreparedData(tokenizer, train, validation, labelling=labelling, held_out=mixture.validation, counts=counts)
+
+
+def is_older(folder: Path) -> bool:
+    """Return whether a run does not keep its held-out rows. Then they were drawn whatever their prompts."""
+    return not (folder / HELD_OUT_NAME).exists()
+
+
+def longest_row(data: PreparedData, settings: RunSettings) -> int:
+    """Return the tokens of the longest row that may come; those of a stream are not known, so the limit."""
+    if data.window is not None:
+        limit: int = settings.data["max_length"]
+        return limit
+    return _largest(data, pc.list_value_length)
+
+
+def largest_token(data: PreparedData) -> int:
+    """Return the largest token id that may come; a stream's rows are not known, so that of its tokenizer."""
+    if data.window is not None:
+        known: int = max(data.tokenizer.get_vocab().values())
+        return known
+    return _largest(data, pc.list_flatten)
+
+
+def _largest(data: PreparedData, measure: Callable[[Any], Any]) -> int:
+    parts = (data.train, *data.validation.values())
+    batches = (batch for part in parts for batch in part.with_format("arrow").iter(batch_size=10_000))
+    return max((pc.max(measure(batch["input_ids"])).as_py() or 0 for batch in batches), default=0)
+
+
+def read_rows_of(
+    settings: RunSettings, *, resume: bool = True, by_prompt: bool = True
+) -> tuple[Mixture, Labelling | None]:
+    """Read the rows of a run that is no stream, each with the source that the run gives it.
+
+    Raises as `prepare_data`.
+    """
+    data, rules = settings.data, settings.sources
+    seed = settings.seed if data["seed"] is None else data["seed"]
+    if not rules.any:
+        return read_mixture(data, settings.mixture, seed, by_prompt=by_prompt), None
+    path = rules.labels or settings.output_dir / LABELS_NAME
+    if rules.labels is not None and rules.cluster is None and (path.exists() or not rules.split):
+        rules = replace(rules, cluster=saved_clustering(path))
+    done: list[Relabelled] = []
+
+    def relabel(train: list[Dataset], validation: list[Dataset]) -> tuple[list[Dataset], list[Dataset]]:
+        embeds = any(config.embedding != "tfidf" for config in [rules.cluster, *rules.split.values()] if config)
+        with _rank_gpu() if embeds else nullcontext():
+            done.append(
+                relabel_parts(
+                    train,
+                    validation,
+                    rules,
+                    path,
+                    column=data["source_column"],
+                    format_name=data["format"],
+                    tuned=Tuned(settings.model, data["max_length"], lambda: _load_tuned(settings, train)),
+                    renew=rules.labels is None and not resume,
+                )
+            )
+        return done[0].train, done[0].validation
+
+    mixture = read_mixture(data, settings.mixture, seed, relabel, by_prompt=by_prompt)
+    return mixture, done[0].labelling if done else None
+
+
+@contextmanager
+def _rank_gpu() -> Iterator[None]:
+    """Within the block ``cuda`` is the GPU of this rank; behind it, what models took there is free for the training.
+
+    The ranks have not met yet, so no one else has set it. Where each rank sees one GPU only, that is its own.
+    """
+    if not torch.cuda.is_available():
+        yield
+        return
+    with torch.cuda.device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()):
+        try:
+            yield
+        finally:
+            gc.collect()
+            torch.cuda.empty_cache()
+
+
+def _load_tuned(settings: RunSettings, parts: Iterable[Dataset]) -> tuple[Any, Any]:
+    """Return the model as it is before the training, and its tokenizer."""
+    if settings.model == "tiny":
+        tokenizer = train_tiny_tokenizer(_texts(parts, settings))
+        set_seed(settings.seed)
+        return build_tiny_model(tokenizer), tokenizer
+    tokenizer, named = load_named_tokenizer(settings.model), find_model(settings.model)
+    model = load_base(named, settings.dtype, tokenizer)
+    if named.adapter is not None:
+        model = load_adapted(model, named.adapter).get_base_model()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+
+def _texts(parts: Iterable[Dataset], settings: RunSettings) -> Iterator[str]:
+    other = (settings.data["source_column"], COLUMN)  # what only scorers read
+    for part in parts:
+        for row in part:
+            yield from (str(text) for name, text in row.items() if name not in other)
+
+
+def _prepare_stream(settings: RunSettings, kept: Path | None) -> PreparedData:
+    data, column = settings.data, settings.data["source_column"]
+    stream = read_stream(data, settings.mixture)
+    saved = None if kept is None else last_complete_checkpoint(kept) or kept
+    if settings.model == "tiny" and saved is not None and (saved / "tokenizer.json").exists():
+        tokenizer = load_tokenizer(str(saved))  # the first rows may be others by now
+    elif settings.model == "tiny":
+        rows = [row for part in stream.parts for row in part.take(data["window"])]
+        tokenizer = train_tiny_tokenizer(str(text) for row in rows for name, text in row.items() if name != column)
+    else:
+        tokenizer = load_named_tokenizer(settings.model)
+    older = kept is not None and is_older(kept)
+    held_out: Parts | None
+    if kept is not None and not older:
+        held_out = read_held_out(kept / HELD_OUT_NAME)
+    else:
+        held_out = read_validation(data) or None
+    if older and held_out is None and data["validation_rows"]:
+        logger.warning(
+            "The run in %s is of an older version and does not keep its held-out rows. They are drawn again from the "
+            "stream's first rows, which must not have changed.",
+            kept,
+        )
+    seed = settings.seed if data["seed"] is None else data["seed"]
+    mixture = prepare_stream(stream, tokenizer, data, seed, held_out=held_out, by_prompt=not older)
+    check_left(settings, mixture.counts)
+    validation = _by_source(mixture.validation, column)
+    return PreparedData(
+        tokenizer, mixture.train, validation, mixture.window, held_out=mixture.held_out, counts=mixture.counts
+    )
+
+
+def _by_source(rows: Dataset | None, column: str) -> dict[str, Dataset]:
+    if rows is None:
+        return {}
+    positions: dict[str, list[int]] = {}
+    for row, name in enumerate(rows[column][:]):
+        positions.setdefault(name, []).append(row)
+    return {name: rows.select(held) for name, held in sorted(positions.items())}

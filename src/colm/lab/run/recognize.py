@@ -1,0 +1,155 @@
+"""What tells a file that colm wrote from anybody else's: its size and digest, or what stands in it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from colm.lab.run.yaml12 import write_yaml
+from colm.step.record import (
+    ANSWER_LINES_NAME,
+    ANSWERS_NAME,
+    COMPARE_NAME,
+    CONFIG_NAME,
+    DATA_NAME,
+    EVALUATIONS_NAME,
+    EXAMPLES_NAME,
+    FILE_NAME,
+    HARNESS_NAME,
+    PARTIAL_ANSWERS_NAME,
+    PROFILE_NAME,
+    SUMMARY_NAME,
+    TRACE_NAME,
+)
+
+BLOCK = 2**16
+BLOCKS = 64
+"""Of a file that is larger than so many blocks, so many are read: weights that were trained differ in all of them."""
+
+SETTINGS = {"model", "data", "selection", "training", "output_dir", "seed"}
+
+
+def identify(path: Path) -> list[Any]:
+    """Return a file's size in bytes and a digest of its content, or of blocks evenly over it where it is large."""
+    size = path.stat().st_size
+    starts = [0] if size <= BLOCK * BLOCKS else [i * (size - BLOCK) // (BLOCKS - 1) for i in range(BLOCKS)]
+    digest = blake2b(digest_size=16)
+    with path.open("rb") as file:
+        for start in starts:
+            file.seek(start)
+            digest.update(file.read(BLOCK * BLOCKS if len(starts) == 1 else BLOCK))
+    return [size, digest.hexdigest()]
+
+
+def is_recognized(path: Path) -> bool:
+    """Return whether what stands in a file with a name of colm's shows that colm wrote it.
+
+    It is for files that no list has a size of: logs of a run that was killed, and all files of older versions.
+    """
+    check = RECOGNIZED.get(path.name)
+    return check is not None and _holds(check, path)
+
+
+def is_settings_file(path: Path) -> bool:
+    """Return whether a file holds resolved settings exactly as colm writes them, without a word of anybody else's."""
+    return _holds(_is_settings, path)
+
+
+def _holds(check: Callable[[Path], bool], path: Path) -> bool:
+    try:
+        return path.is_file() and not path.is_symlink() and check(path)
+    except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError):
+        return False
+
+
+def _is_settings(path: Path) -> bool:
+    text = path.read_text(encoding="utf-8")
+    values = yaml.safe_load(text)
+    if not isinstance(values, dict) or not set(values) >= SETTINGS:
+        return False
+    return text in (write_yaml(values), yaml.safe_dump(values, sort_keys=False))  # the latter by older versions
+
+
+def _is_json(*keys: str, inner: tuple[str, ...] = ()) -> Callable[[Path], bool]:
+    """Check that a file is an object with these keys as colm writes them; `inner` must be in each of its values."""
+
+    def check(path: Path) -> bool:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text)
+        if not isinstance(values, dict) or not set(values) >= set(keys) or json.dumps(values, indent=2) + "\n" != text:
+            return False
+        return not inner or all(isinstance(value, dict) and set(value) >= set(inner) for value in values.values())
+
+    return check
+
+
+def _is_table(*keys: str) -> Callable[[Path], bool]:
+    """Check that a file is an object of objects of objects that have these keys."""
+
+    def check(path: Path) -> bool:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        entries = [entry for held in values.values() for entry in held.values()] if isinstance(values, dict) else []
+        return bool(entries) and all(isinstance(entry, dict) and set(entry) >= set(keys) for entry in entries)
+
+    return check
+
+
+def _is_log(*keys: str, first: tuple[str, ...] = ()) -> Callable[[Path], bool]:
+    """Check that lines are JSON objects with these keys; the last may have been cut off by a kill."""
+
+    def check(path: Path) -> bool:
+        lines = _read_ends(path)
+        for number, line in enumerate(lines):
+            wanted = first if first and not number else keys
+            if line.endswith(b"\n"):
+                values = json.loads(line)
+                if not isinstance(values, dict) or not set(values) >= set(wanted):
+                    return False
+            elif not line.startswith(f'{{"{wanted[0]}": '.encode()[: len(line)]):
+                return False
+        return True
+
+    return check
+
+
+def _read_ends(path: Path) -> Iterator[bytes]:
+    """Yield a file's first line, and the last two, between which nobody writes."""
+    with path.open("rb") as file:
+        first = file.readline()
+        if first:
+            yield first
+        rest = b"", b""
+        for line in file:
+            rest = rest[1], line
+        yield from filter(None, rest)
+
+
+def _begins_with(pattern: str) -> Callable[[Path], bool]:
+    def check(path: Path) -> bool:
+        with path.open(encoding="utf-8") as file:
+            return re.match(pattern, file.read(2000), re.DOTALL) is not None
+
+    return check
+
+
+RECOGNIZED: dict[str, Callable[[Path], bool]] = {
+    CONFIG_NAME: _is_settings,
+    DATA_NAME: _is_json("train", "validation", inner=("rows", "digest")),
+    FILE_NAME: _is_log("step", "pool_count", "pool", "kept"),
+    EVALUATIONS_NAME: _is_log("step", "rows", "seconds", "losses"),
+    EXAMPLES_NAME: _is_json("most_kept", "least_kept"),
+    SUMMARY_NAME: _is_json("steps", "selection_seconds", "small_sources", "sources"),
+    ANSWERS_NAME: _is_json("settings", "sources", "all"),
+    ANSWER_LINES_NAME: _is_log("source", "index", "right"),
+    PARTIAL_ANSWERS_NAME: _is_log("source", "index", "right", first=("run", "questions", "weights")),
+    HARNESS_NAME: _is_table("value", "stderr"),
+    COMPARE_NAME: _is_table("macro", "steps", "seconds", "selection_seconds"),
+    PROFILE_NAME: _begins_with(r"A step's time by stage, mean of "),
+    TRACE_NAME: _begins_with(r"\s*\{\s*\"schemaVersion\""),
+}

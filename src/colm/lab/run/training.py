@@ -1,0 +1,339 @@
+"""The settings of `training` and `lora`: their types, their ranges, and what would fail only once the training runs."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from functools import cache
+from typing import Annotated, Any, Literal
+
+import torch
+from peft import LoraConfig
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers.integrations import get_reporting_integration_callbacks
+
+from colm.errors import ConfigError, one_line
+from colm.lab.run.adapters import lora_config
+from colm.lab.run.yaml12 import read_yaml
+from colm.typed import Count, CountOrZero, Range, Seed, hints_of, read_section, show
+
+Least0 = Annotated[float, Range(0)]
+Below1 = Annotated[float, Range(0, 1)]
+
+TRAINING_DEFAULTS: dict[str, Any] = {"report_to": "none", "logging_steps": 10, "remove_unused_columns": True}
+
+OWNED = ("output_dir", "seed")
+"""Training arguments that have one place of their own in the file."""
+
+CHECKPOINT_HINTS: dict[str, Any] = {
+    **dict.fromkeys(("use_reentrant", "preserve_rng_state", "debug", "early_stop"), bool),
+    "determinism_check": Literal["default", "none"],
+}
+"""What a checkpoint of activations can be told in a file."""
+
+TRAINING_RANGES: dict[str, Any] = {
+    **dict.fromkeys(
+        ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), Count
+    ),
+    **dict.fromkeys(("dataloader_prefetch_factor", "eval_accumulation_steps", "save_total_limit"), Count | None),
+    **dict.fromkeys(("torch_empty_cache_steps", "ddp_bucket_cap_mb"), Count | None),
+    **dict.fromkeys(("learning_rate", "weight_decay", "adam_epsilon", "warmup_steps", "logging_steps"), Least0),
+    **dict.fromkeys(("save_steps", "eval_delay"), Least0),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), Below1),
+    **dict.fromkeys(("eval_steps", "neftune_noise_alpha"), Least0 | None),
+    "max_steps": Literal[-1] | Count,
+    "num_train_epochs": Annotated[float, Range(0, 2**31, open="both")],
+    "max_grad_norm": Annotated[float, Range(0, open="")] | None,
+    "dataloader_num_workers": Annotated[int, Range(0, 1024, open="")],
+    "data_seed": Seed | None,
+    "ddp_timeout": Annotated[int, Range(1, 10**8, open="")],
+    "include_num_input_tokens_seen": Literal["all", "non_padding", "no"] | bool,
+    "include_for_metrics": list[Literal["inputs", "loss"]],
+    "lr_scheduler_kwargs": dict[str, Any] | None,
+    **dict.fromkeys(("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"), dict[str, Any] | None),
+    "parallelism_config": type(None),  # an object, which no file can hold
+}
+"""Type hints that say more than those of `transformers.TrainingArguments`."""
+
+LORA_RANGES: dict[str, Any] = {
+    "r": Count,
+    "lora_alpha": Annotated[float, Range(0, open="both")],
+    "lora_dropout": Below1,
+    "rank_pattern": dict[str, Count],
+    "alpha_pattern": dict[str, Annotated[float, Range(0, open="both")]],
+    "qalora_group_size": Count,
+    "trainable_token_indices": list[CountOrZero] | dict[str, list[CountOrZero]] | None,
+    "layers_to_transform": list[CountOrZero] | CountOrZero | None,
+    "task_type": Literal["CAUSAL_LM"] | None,
+    "peft_type": Literal["LORA"] | None,
+    "inference_mode": Literal[False],
+}
+"""Type hints that say more than those of `peft.LoraConfig`."""
+
+FIXED: dict[str, Any] = {
+    "prediction_loss_only": Literal[False],
+    "batch_eval_metrics": Literal[False],
+    "eval_do_concat_batches": Literal[True],
+    "label_names": list[Literal["labels"]] | None,
+}
+"""What colm's evaluation needs, which gives each source's loss."""
+
+ELSEWHERE = {
+    "resume_from_checkpoint": "colm train --resume goes on from the last checkpoint",
+    "do_predict": "colm eval answers questions",
+}
+"""Arguments that the Trainer leaves to the program around it, which does it in another way."""
+
+
+PREPARED = ("eva", "corda", "lora_ga")
+"""Initial weights of LoRA that programs of PEFT's make from data."""
+
+NEEDS_INIT = {"eva_config": "eva", "corda_config": "corda", "lora_ga_config": "lora_ga", "loftq_config": "loftq"}
+"""Settings of LoRA that count only with certain initial weights."""
+
+
+@cache
+def training_hints() -> dict[str, Any]:
+    """Return the type of each field of TrainingArguments, the choices that the Trainer itself names among them."""
+    hints = dict(hints_of(TrainingArguments))
+    for field in fields(TrainingArguments):
+        if field.name in hints and field.metadata.get("choices"):
+            options: Any = Literal[tuple(field.metadata["choices"])]
+            hints[field.name] = options | None if field.default is None else options
+    return hints | {name: hint for name, hint in {**TRAINING_RANGES, **FIXED}.items() if name in hints}
+
+
+def read_training(values: Any) -> dict[str, Any]:
+    """Read the section `training`, fields of `transformers.TrainingArguments`, and fill in colm's defaults.
+
+    Raises:
+        ConfigError: an unknown field, a value of the wrong type or out of range, or one that has no effect.
+    """
+    if isinstance(values, Mapping):
+        for key in OWNED:
+            if key in values:
+                raise ConfigError(f"training.{key} is set; move {key} to the top of the file, where colm reads it too.")
+        values = {key: _plain(str(key), value) for key, value in values.items()}
+    place = "in training (the fields of transformers.TrainingArguments)"
+    given = read_section("training", training_hints(), values, place)
+    for name, instead in ELSEWHERE.items():
+        if given.get(name):
+            raise ConfigError(f"training.{name}={show(given[name])} has no effect here: {instead}. Leave it out.")
+    for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+        if isinstance(given.get(name), Mapping):
+            given[name] = read_section(f"training.{name}", CHECKPOINT_HINTS, given[name])
+    # Pinning memory without an accelerator only warns; without use_cpu each of several processes trains for itself.
+    machine = {"dataloader_pin_memory": torch.cuda.is_available(), "use_cpu": not torch.accelerator.is_available()}
+    merged = {**machine, **TRAINING_DEFAULTS, **given}
+    if merged["report_to"] is None:
+        merged["report_to"] = "none"
+    _check_steps(merged)
+    _build(merged, elsewhere=True)
+    return merged
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a mapping for its JSON, and the Trainer's "no" for what YAML 1.1 makes of it."""
+    if name.endswith("_strategy") and value is False:
+        return "no"
+    if name in TrainingArguments._VALID_DICT_FIELDS and isinstance(value, str) and value.startswith("{"):
+        try:
+            return read_yaml(value)
+        except ConfigError as error:
+            raise ConfigError(f"training.{name}={show(value)} is not valid JSON ({error}).") from error
+    return value
+
+
+def read_lora(values: Any) -> dict[str, Any] | None:
+    """Read the section `lora`, fields of `peft.LoraConfig`; None for full fine-tuning.
+
+    Raises:
+        ConfigError: as `read_training`.
+    """
+    if values is None or values is False:
+        return None
+    if not isinstance(values, Mapping):
+        raise ConfigError(
+            f"lora is {show(values)}; it must be a mapping of LoraConfig fields, or null for full training."
+        )
+    hints = {**hints_of(LoraConfig), **LORA_RANGES}
+    given = {
+        "target_modules": "all-linear",
+        **read_section("lora", hints, values, "in lora (the fields of peft.LoraConfig)"),
+    }
+    for name, needs in NEEDS_INIT.items():
+        if given.get(name) is not None and given.get("init_lora_weights") != needs:
+            raise ConfigError(f"lora.{name} has no effect without lora.init_lora_weights={needs}; leave it out.")
+    tokens = given.get("trainable_token_indices")
+    if tokens is not None and any(
+        part == [] for part in (tokens.values() if isinstance(tokens, Mapping) else [tokens])
+    ):
+        raise ConfigError(f"lora.trainable_token_indices={show(tokens)} names no token; leave it out.")
+    if str(given.get("init_lora_weights")).startswith("pissa_niter"):
+        raise ConfigError(
+            f"lora.init_lora_weights={given['init_lora_weights']} changes the model's weights by a draw that is not "
+            "saved with the adapter, so that nothing could load it again; set it to pissa, which is exact."
+        )
+    if given.get("init_lora_weights") in PREPARED:
+        raise ConfigError(
+            f"lora.init_lora_weights={given['init_lora_weights']} looks at data before the training, which colm does "
+            "not do; choose another one, such as true, olora or pissa."
+        )
+    make_lora_config(given)
+    return given
+
+
+def make_lora_config(lora: Mapping[str, Any]) -> LoraConfig:
+    """Make PEFT's configuration; what it has configurations of its own for is made of mappings.
+
+    Raises:
+        ConfigError: PEFT refuses the values.
+    """
+    with _as_settings("lora", "peft.LoraConfig"):
+        return lora_config(lora)
+
+
+def check_training(training: Mapping[str, Any], *, output_dir: str, seed: int) -> TrainingArguments:
+    """Check, where the training will run, all that its settings decide: packages, optimizer, schedule, loader.
+
+    Returns:
+        The arguments, which no device is chosen for.
+
+    Raises:
+        ConfigError: what is refused, and by whom.
+    """
+    args = _build({**training, "seed": seed, "output_dir": output_dir})
+    with _as_settings("training.report_to", "transformers"):
+        for callback in get_reporting_integration_callbacks(args.report_to):
+            callback()
+    with _as_settings("training.dataloader_*", "torch's DataLoader"):
+        DataLoader(
+            [0],  # type: ignore[arg-type]
+            num_workers=args.dataloader_num_workers,
+            persistent_workers=args.dataloader_persistent_workers,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+    if args.torch_compile:
+        with _as_settings("training.torch_compile_backend or torch_compile_mode", "torch.compile"):
+            torch.compile(nn.Identity(), backend=str(args.torch_compile_backend), mode=args.torch_compile_mode)
+    _check_schedule(args, _check_optimizer(args))
+    return args
+
+
+WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
+"""Schedules for which transformers passes the warm-up over in silence."""
+
+
+class _Unplaced(TrainingArguments):
+    """Training arguments that look for no device, so that ranks do not meet before each of them has checked."""
+
+    @property
+    def _setup_devices(self) -> torch.device:
+        return torch.device("cpu")
+
+
+MACHINE = {
+    **dict.fromkeys(("bf16", "bf16_full_eval", "fp16", "fp16_full_eval", "torch_compile", "push_to_hub"), False),
+    **dict.fromkeys(("tf32", "torch_compile_backend", "torch_compile_mode"), None),
+    "use_cpu": True,
+    "report_to": "none",
+}
+"""Settings that one machine can do and another not, set aside where a run's settings are only read."""
+
+
+def _build(training: Mapping[str, Any], *, elsewhere: bool = False) -> TrainingArguments:
+    """Let transformers check its arguments, without side effects."""
+    for name, what in (("fsdp", "FSDP"), ("deepspeed", "DeepSpeed")):
+        if training.get(name):
+            raise ConfigError(
+                f"training.{name}={show(training[name])}: {what} has not been tested with selection in the Trainer; "
+                "use DistributedDataParallel (accelerate launch or torchrun without it)."
+            )
+    if training.get("fsdp_config"):
+        raise ConfigError("training.fsdp_config has no effect without FSDP; leave it out.")
+    values = {"output_dir": "unused", **training, **(MACHINE if elsewhere else {})}
+    with _as_settings("training", "transformers.TrainingArguments"):
+        args = _Unplaced(**values)
+    if getattr(args.accelerator_config, "use_configured_state", False):
+        raise ConfigError("training.accelerator_config.use_configured_state has no effect here; leave it out.")
+    return args
+
+
+def _check_steps(training: Mapping[str, Any]) -> None:
+    for what in ("save", "logging"):
+        steps, strategy = training.get(f"{what}_steps", 500), training.get(f"{what}_strategy", "steps")
+        if strategy == "steps" and steps == 0:
+            raise ConfigError(
+                f"training.{what}_steps=0 must be above 0; set training.{what}_strategy to 'no' for never."
+            )
+
+
+def _check_optimizer(args: TrainingArguments) -> torch.optim.Optimizer:
+    """Make the optimizer for one weight; where it asks for the model, only its package is looked for."""
+    name = f"training.optim={show(str(getattr(args.optim, 'value', args.optim)))}"
+    weight = nn.Parameter(torch.zeros(2, 2))
+    with _as_settings(name, "transformers"):
+        try:
+            made, kwargs = Trainer.get_optimizer_cls_and_kwargs(args)
+        except ValueError as error:
+            if "need to pass a model" not in str(error):
+                raise
+            return torch.optim.SGD([weight], lr=args.learning_rate)
+        if args.optim_args:
+            args.optim_args, given = None, args.optim_args
+            if Trainer.get_optimizer_cls_and_kwargs(args) == (made, kwargs):
+                raise ConfigError(f"training.optim_args={show(given)} has no effect on {name}; leave it out.")
+            args.optim_args = given
+        if not isinstance(made, type):
+            return torch.optim.SGD([weight], lr=args.learning_rate)
+        groups = [{"params": [weight], "weight_decay": args.weight_decay}]
+        optimizer: torch.optim.Optimizer = made(groups, **{key: kwargs[key] for key in kwargs if key != "params"})
+        return optimizer
+
+
+def _check_schedule(args: TrainingArguments, optimizer: torch.optim.Optimizer) -> None:
+    """Ask the schedule for the learning rates at its beginning, its middle and its end."""
+    steps = args.max_steps if args.max_steps > 0 else 1000
+    kind = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+    if kind in WITHOUT_WARMUP and args.get_warmup_steps(steps):
+        raise ConfigError(
+            f"training.warmup_steps={args.warmup_steps} has no effect with lr_scheduler_type={kind}, which does not "
+            "warm up; leave it out, or choose another schedule, such as constant_with_warmup."
+        )
+    name = f"training.lr_scheduler_type={show(kind)}"
+    with _as_settings(f"{name} with lr_scheduler_kwargs={show(args.lr_scheduler_kwargs)}", "transformers"):
+        kwargs: Any = args.lr_scheduler_kwargs
+        if kwargs is not None and not isinstance(kwargs, dict):
+            raise TypeError("lr_scheduler_kwargs must be a mapping")
+        if kwargs and args.lr_scheduler_type in ("constant", "constant_with_warmup"):
+            raise ValueError("this schedule takes none of them")
+        schedule = get_scheduler(
+            args.lr_scheduler_type, optimizer, args.get_warmup_steps(steps), steps, scheduler_specific_kwargs=kwargs
+        )
+        for rate in getattr(schedule, "lr_lambdas", ()):
+            for step in sorted({0, 1, min(args.get_warmup_steps(steps), steps), steps // 2, steps - 1, steps}):
+                if not math.isfinite(rate(step)):
+                    raise ValueError(f"the learning rate of step {step} is no number")
+        if not hasattr(schedule, "lr_lambdas"):
+            optimizer.step()
+            schedule.step(1.0) if "metrics" in inspect.signature(schedule.step).parameters else schedule.step()
+
+
+@contextmanager
+def _as_settings(name: str, judge: str) -> Iterator[None]:
+    """Within the block, whatever a library raises is what is wrong with a setting."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said again when the training is set up
+            yield
+    except ConfigError:
+        raise
+    except Exception as error:  # each library raises its own
+        raise ConfigError(f"{name} was refused by {judge} ({one_line(error)}).") from error

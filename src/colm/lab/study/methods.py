@@ -1,0 +1,105 @@
+"""The methods that `colm compare` knows: what each changes in a run's settings."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from colm.config import PRESETS, SelectionConfig
+from colm.errors import ConfigError, suggest
+from colm.lab.run.yaml12 import read_yaml
+
+
+class Method(NamedTuple):
+    """One way to choose the rows of a step, as changes to the settings of the method colm."""
+
+    what: str
+    selection: Mapping[str, Any]
+    pools: int = 1  # the pool is so many times the configured one
+
+
+# As in the literature, these know nothing of sources: they choose among all rows of the pool.
+_WHOLE_POOL = {"small_sources": "none", "by_source": False}
+_COLM = PRESETS["colm"]
+_PLAIN = {
+    "metric": "l1",
+    "pick": "medoids",
+    "weights": "uniform",
+    "by_source": True,
+    "adam": True,
+    "shorten": "largest",
+    "carry": 0.0,
+}
+"""What each method begins with, whatever the configuration says, so that a name means the same in every comparison."""
+
+METHODS = {
+    "random": Method("random rows, as many as the coreset", {"features": "none", **_WHOLE_POOL}),
+    "random-n": Method("the whole pool, the large batch", {"features": "none", "keep": 1.0}),
+    "random-2n": Method("a batch of twice the pool", {"features": "none", "keep": 1.0}, pools=2),
+    "control": Method("small sources kept, big ones at random", PRESETS["control"]),
+    "highest-loss": Method("rows of highest loss", {"features": "loss", "pick": "largest", **_WHOLE_POOL}),
+    "gradient-norm": Method(
+        "rows of largest gradient", {"features": "gradient_norm", "pick": "largest", **_WHOLE_POOL}
+    ),
+    "middle-perplexity": Method("rows of middle perplexity", {"features": "loss", "pick": "middle", **_WHOLE_POOL}),
+    "hidden-states": Method("medoids of hidden states", {"features": "mean_hidden", **_WHOLE_POOL}),
+    "colm-spsa": Method("the method with the paper's estimate", PRESETS["colm-spsa"]),
+    "colm": Method("the method with exact gradients", _COLM),
+    "matched": Method("rows and weights whose mean gradient is nearest to the pool's", PRESETS["matched"]),
+    "colm-no-adam": Method("without Adam's normalisation", {**_COLM, "adam": False}),
+    "colm-no-sparsity": Method("compared at all coordinates", {**_COLM, "coordinates": 2**62}),
+    "colm-no-small": Method("without the small-source rule", {**_COLM, "small_sources": "none"}),
+    "colm-weights": Method("a row counts for its cluster", {**_COLM, "weights": "represented"}),
+    "colm-cosine": Method("cosine distance", {**_COLM, "metric": "cosine"}),
+    "colm-one-source": Method("all sources as one", {**_COLM, **_WHOLE_POOL}),
+}
+"""By the names of the command line."""
+
+
+def method_settings(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run with the method in place of the configured selection.
+
+    How much is kept, which sources are small, coordinates, probes and the sizes of the pass stay as configured.
+
+    Args:
+        name: of `METHODS`, perhaps with changes: ``colm+keep=0.25,adam=false``; ``pools=4`` is a pool of four times
+            the configured size.
+        values: a resolved configuration, as `config.yaml` holds it.
+
+    Raises:
+        ConfigError: an unknown method, with the nearest one, a change that is no ``key=value``, or pools below 1.
+    """
+    base, _, changes = name.partition("+")
+    if base not in METHODS:
+        raise ConfigError(f"There is no method {base!r}.{suggest(base, METHODS)} There are: {', '.join(METHODS)}.")
+    method = METHODS[base]
+    changed = _parse_changes(name, changes)
+    pools = changed.pop("pools", method.pools)
+    if not isinstance(pools, int) or isinstance(pools, bool) or pools < 1:
+        raise ConfigError(f"pools={pools!r} in the method {name!r} must be a whole number of at least 1.")
+    settings = copy.deepcopy(dict(values))
+    selection = dict(settings["selection"]) | _PLAIN | dict(method.selection) | changed
+    if selection["features"] in ("none", "spsa"):  # there is no forward that could be trained from
+        selection |= {"reuse_forward": False, "reuse_offload": False} | changed
+    if "keep" in method.selection or "keep" in changed:
+        selection["keep_count"] = None
+    elif "keep_count" in changed:
+        selection["keep"] = None
+    settings["selection"] = SelectionConfig.from_dict(selection).to_dict()
+    training = settings["training"]
+    training["gradient_accumulation_steps"] = pools * training.get("gradient_accumulation_steps", 1)
+    return settings
+
+
+def _parse_changes(name: str, text: str) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    for part in text.split(",") if text else []:
+        key, equals, value = part.partition("=")
+        if not key or not equals:
+            raise ConfigError(f"{part!r} in the method {name!r} is no change; write METHOD+key=value,key=value.")
+        try:
+            changes[key] = read_yaml(value)
+        except ConfigError as error:
+            raise ConfigError(f"{part!r} in the method {name!r}: the value is not valid YAML ({error}).") from error
+    return changes

@@ -1,0 +1,93 @@
+"""Move kept rows between ranks, so that every rank trains on as many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from colm.errors import DataError
+from colm.step.pool import Pool, split_evenly
+from colm.step.ranks import gather_rows, rank_and_world
+from colm.types import Coreset
+
+WEIGHT_KEY = "row_weights"
+"""The key of a batch that holds its rows' weights in the loss, where they are not uniform."""
+
+
+class Share(NamedTuple):
+    """This rank's part of the kept rows."""
+
+    pool: Pool  # its own rows, followed by those that arrived
+    positions: list[int]  # of its share in that pool, in the order of the coreset
+
+
+def share_rows(pool: Pool, kept: Sequence[int]) -> Share:
+    """Deal the kept rows to ranks in runs of their order, which moves few of them.
+
+    Only rows that change rank travel, as padded tensors.
+
+    Args:
+        pool: this rank's rows.
+        kept: positions in the global pool, ascending, the same on every rank.
+
+    Raises:
+        DataError: a row that has to move has a key that is no tensor.
+    """
+    rank, world = rank_and_world()
+    if world == 1:
+        return Share(pool, list(kept))
+    held = rows_by_rank(pool)
+    first = [sum(held[:r]) for r in range(world)]
+    owner = {p: max(r for r in range(world) if first[r] <= p and held[r]) for p in kept}
+    runs = split_evenly(kept, world)
+    moved = [(p, r) for r, run in enumerate(runs) for p in run if owner[p] != r]  # ascending: arrives in this order
+    if not moved:
+        return Share(pool, [p - first[rank] for p in runs[rank]])
+    arrived = _gather_batch(pool, [p - first[rank] for p, _ in moved if owner[p] == rank])
+    mine = [index for index, (_, destination) in enumerate(moved) if destination == rank]
+    if not mine:
+        return Share(pool, [p - first[rank] for p in runs[rank]])
+    place = {moved[index][0]: len(pool) + number for number, index in enumerate(mine)}
+    received = {key: value[torch.tensor(mine, device=value.device)] for key, value in arrived.items()}
+    together = Pool([*pool.batches, received], pool.pad_token_id)
+    return Share(together, [place[p] if p in place else p - first[rank] for p in runs[rank]])
+
+
+def rows_by_rank(pool: Pool) -> list[int]:
+    """Return how many rows each rank holds."""
+    held: list[int] = torch.cat(gather_rows(torch.tensor([len(pool)], device=pool.device))).tolist()
+    return held
+
+
+def weigh_rows(pool: Pool, coreset: Coreset) -> Pool:
+    """Give every batch of the pool the key ``row_weights``, (n,) float32: the kept rows' weights, 0 elsewhere."""
+    held, (rank, _) = rows_by_rank(pool), rank_and_world()
+    weights = torch.zeros(sum(held)).index_copy(0, coreset.indices, coreset.weights)
+    local = weights[sum(held[:rank]) :].to(pool.device)
+    batches, start = [], 0
+    for batch in pool.batches:
+        rows = len(batch["input_ids"])
+        batches.append({**batch, WEIGHT_KEY: local[start : start + rows]})
+        start += rows
+    return Pool(batches, pool.pad_token_id)
+
+
+def _gather_batch(pool: Pool, positions: list[int]) -> dict[str, Tensor]:
+    """Return the rows that all ranks send, rank by rank, padded to one width."""
+    lengths = torch.tensor([pool.lengths[p] for p in positions], dtype=torch.int64, device=pool.device)
+    width = int(torch.cat(gather_rows(lengths)).max())
+    # A rank that sends nothing still takes part, with no row of the right shape.
+    batch = pool.collate(positions or [0], width=max(width, pool.lengths[0]) if not positions else width)
+    sent: dict[str, Tensor] = {}
+    for key, value in sorted(batch.items()):
+        if not isinstance(value, Tensor):
+            raise DataError(
+                f"The batches have a key {key!r} that is no tensor, which can not move between ranks; drop it in the "
+                "collator."
+            )
+        rows = value if positions else value[:0, :width] if value.dim() > 1 else value[:0]
+        sent[key] = torch.cat(gather_rows(rows))
+    return sent

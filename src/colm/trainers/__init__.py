@@ -1,0 +1,1 @@
+"""colm in other people's training loops."""

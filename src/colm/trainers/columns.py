@@ -1,0 +1,232 @@
+"""Carry each row's source and number through a data loader, as integers.
+
+String columns do not survive the way to the training loop: some collators raise on them, some drop
+them. So the source becomes a code and the row gets its number, both int64, before the trainer sees
+the data, and a wrapped collator sets them aside while the real one works.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, time, timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from torch.utils.data import Dataset as TorchDataset
+
+from colm.errors import DataError, suggest
+from colm.step.pool import IGNORE
+from colm.step.pool_info import REPEATED
+from colm.step.sources import name_sources
+from colm.types import Batch
+
+SOURCE_KEY = "colm_source"
+INDEX_KEY = "colm_index"
+
+LABELS = "labels"
+
+NO_TENSOR = (str, date, time, timedelta, Decimal, type(None))
+"""Labels of which no collator can make a tensor."""
+
+
+class EncodedData(NamedTuple):
+    """A training set with its codes, and what they mean."""
+
+    dataset: Any
+    sizes: dict[str, int]  # rows of each source
+    names: list[str]  # code -> source
+    learnable: dict[str, int] | None = None  # of a stream's first rows: those of each source with a label to learn
+
+
+class CodedRows(TorchDataset[dict[str, Any]]):
+    """A map-style data set whose rows also carry a source code and their number.
+
+    Args:
+        rows: the data set.
+        codes: of each row's source.
+        learnable: whether each row has a label to learn, (len,) bool.
+    """
+
+    def __init__(self, rows: Any, codes: Sequence[int], learnable: np.ndarray) -> None:
+        self._rows = rows
+        self.codes = codes
+        self.learnable = learnable
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self._rows[index], SOURCE_KEY: self.codes[index], INDEX_KEY: index}
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        """Return a batch's rows, fetched together where the data set can do that."""
+        fetch = getattr(self._rows, "__getitems__", None)
+        rows = fetch(indices) if fetch else [self._rows[index] for index in indices]
+        return [{**row, SOURCE_KEY: self.codes[i], INDEX_KEY: i} for row, i in zip(rows, indices, strict=True)]
+
+
+def encode_sources(dataset: Any, column: str) -> EncodedData:
+    """Add the source code and the row number to every row.
+
+    Args:
+        dataset: a `datasets.Dataset`, or any map-style data set of mappings.
+        column: the column with the source's name, or another label that reads as one (`colm.step.sources.source_name`).
+
+    Raises:
+        DataError: the column is missing (with the nearest name), a row has no source, the data set is
+            empty, or it has no length (see `streams` for those).
+    """
+    if not hasattr(dataset, "__len__"):
+        raise DataError(
+            f"train_dataset is a {type(dataset).__name__}, which has no length and is no iterable data set. Use a data "
+            "set with a length, or a stream: a datasets.IterableDataset, or PyTorch's."
+        )
+    if isinstance(dataset, Mapping):
+        splits = ", ".join(map(repr, dataset))
+        raise DataError(
+            f"train_dataset is a {type(dataset).__name__} of the splits {splits}; pass one of them, such as "
+            "data['train']."
+        )
+    if len(dataset) == 0:
+        raise DataError("train_dataset is empty; give it at least one row.")
+    columns = dataset.column_names if isinstance(dataset, Dataset) else list(dataset[0])
+    if column not in columns:
+        raise DataError(
+            f"The training data has no column {column!r} for the source.{suggest(column, columns)} "
+            f"It has: {', '.join(columns)}. Name the right one with source_column."
+        )
+    if isinstance(dataset, Dataset):
+        labels = dataset.with_format(None)[column][:]  # a format or transform may leave the column out
+    else:
+        told = [(row.get(column), has_label(row)) for row in (dataset[i] for i in range(len(dataset)))]
+        labels = [label for label, _ in told]
+    of_rows = name_sources(labels, column)
+    sizes = dict(sorted(Counter(of_rows).items()))
+    names = list(sizes)
+    code_of = {name: code for code, name in enumerate(names)}
+    codes = [code_of[name] for name in of_rows]
+    if not isinstance(dataset, Dataset):
+        return EncodedData(CodedRows(dataset, codes, np.array([known for _, known in told])), sizes, names)
+    return EncodedData(_add_codes(dataset, codes), sizes, names)
+
+
+def _add_codes(dataset: Dataset, codes: Sequence[int]) -> Dataset:
+    """Return the data set with codes and numbers as columns, which its format or transform leaves as they are.
+
+    So it stays what the trainer knows how to handle, and to complain about.
+    """
+    keys, kept = [SOURCE_KEY, INDEX_KEY], dataset.format
+    plain = dataset.with_format(None)
+    plain = plain.remove_columns([key for key in keys if key in plain.column_names])
+    coded = plain.add_column(SOURCE_KEY, codes).add_column(INDEX_KEY, list(range(len(codes))))
+    if kept["type"] is None and set(kept["columns"]) == set(dataset.column_names):
+        return coded
+    options = {"columns": [*(name for name in kept["columns"] if name not in keys), *keys]}
+    options["output_all_columns"] = kept["output_all_columns"]
+    if kept["type"] != "custom":
+        return coded.with_format(kept["type"], **options, **kept["format_kwargs"])
+    transform = kept["format_kwargs"]["transform"]
+
+    def transform_beside_codes(batch: Mapping[str, Any]) -> Any:
+        made = transform({key: value for key, value in batch.items() if key not in keys})
+        beside = {key: batch[key] for key in keys if key in batch}  # a view for lengths may leave them out
+        return {**made, **beside} if isinstance(made, Mapping) else made
+
+    return coded.with_transform(transform_beside_codes, **options)
+
+
+def has_label(row: Mapping[str, Any]) -> bool:
+    """Return whether a row has a label to learn; without labels, which the collator then makes, it counts as having."""
+    labels = row.get(LABELS)
+    if labels is None or np.ndim(labels) != 1:
+        return True
+    return bool((np.asarray(labels)[1:] != IGNORE).any())  # nothing predicts a row's first token
+
+
+def find_learnable(dataset: Dataset) -> np.ndarray:
+    """Return which rows of a data set have a label to learn, (len,) bool; see `has_label`."""
+    learnable = np.ones(len(dataset), dtype=bool)
+    if LABELS not in dataset.column_names or dataset.format["type"] == "custom":  # a transform may make others
+        return learnable
+    plain, start = dataset.with_format("arrow").select_columns([LABELS]), 0
+    for table in plain.iter(batch_size=10_000):
+        lists = table[LABELS].combine_chunks()
+        if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)) or lists.null_count:
+            return learnable
+        told = np.concatenate([[0], np.cumsum(lists.flatten().to_numpy(zero_copy_only=False) != IGNORE)])
+        ends = np.cumsum(lists.value_lengths().to_numpy(zero_copy_only=False))
+        firsts = np.minimum(ends, np.concatenate([[0], ends[:-1]]) + 1)
+        learnable[start : start + len(lists)] = told[ends] > told[firsts]
+        start += len(lists)
+    return learnable
+
+
+class CollatorWithCodes:
+    """Calls the real collator without the codes, and adds them to its batch as (n,) int64 tensors.
+
+    Args:
+        collator: the real one; called with a list of mappings.
+        source_column: dropped from rows too, where no collator can make a tensor of it, as of text.
+    """
+
+    def __init__(self, collator: Callable[[list[dict[str, Any]]], Mapping[str, Any]], source_column: str) -> None:
+        self.collator = collator
+        self.source_column = source_column
+
+    def __call__(self, rows: list[Any]) -> dict[str, Any]:
+        """Collate `rows`, coded or not."""
+        aside = {SOURCE_KEY, INDEX_KEY}
+        plain = [
+            {
+                key: value
+                for key, value in row.items()
+                if key not in aside and not (key == self.source_column and isinstance(value, NO_TENSOR))
+            }
+            for row in rows
+        ]
+        batch = dict(self.collator(plain))
+        for key in (SOURCE_KEY, INDEX_KEY):
+            if rows and key in rows[0]:
+                batch[key] = torch.tensor([int(row[key]) for row in rows])
+        return batch
+
+
+def set_codes_aside(batches: Sequence[Batch], names: Sequence[str]) -> tuple[list[Batch], list[str], list[int]]:
+    """Return the batches without codes, each row's source, and each row's number.
+
+    Raises:
+        DataError: a batch has no codes, because the collator was replaced after construction.
+    """
+    plain, sources, index = [], [], []
+    for batch in batches:
+        if SOURCE_KEY not in batch or INDEX_KEY not in batch:
+            raise DataError(
+                f"A training batch lost {SOURCE_KEY!r}; its keys are {sorted(batch)}. Pass data_collator and "
+                "train_dataset to the trainer's constructor instead of setting them afterwards."
+            )
+        sources += [names[code] for code in batch[SOURCE_KEY].tolist()]
+        index += batch[INDEX_KEY].tolist()
+        plain.append(without_codes(batch))
+    return plain, sources, index
+
+
+def silence_repeats(batch: Batch, real: int) -> Batch:
+    """Take the labels from the rows that accelerate repeats to make the last batches of an epoch equally large.
+
+    Args:
+        batch: this rank's part of the last batch, with codes.
+        real: how many of its rows, the first ones, are no repetitions.
+    """
+    labels, index = batch["labels"].clone(), batch[INDEX_KEY].clone()
+    labels[real:], index[real:] = IGNORE, REPEATED
+    return {**batch, "labels": labels, INDEX_KEY: index}
+
+
+def without_codes(batch: Mapping[str, Any]) -> Batch:
+    """Return the batch without the source code and the row number."""
+    return {key: value for key, value in batch.items() if key not in (SOURCE_KEY, INDEX_KEY)}

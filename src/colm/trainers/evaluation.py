@@ -1,0 +1,126 @@
+"""Evaluation that gives each source's loss, in one pass over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, concatenate_datasets
+from torch import Tensor
+from torch.utils.data import SequentialSampler
+from transformers import TrainerCallback
+
+from colm.losses import example_losses
+from colm.step.record import StepLog
+from colm.trainers.hf import CoresetTrainer
+
+MACRO = "macro_loss"
+
+
+class SourceTrainer(CoresetTrainer):
+    """A `CoresetTrainer` whose evaluation also gives the loss of each source, and the mean over sources.
+
+    The metrics are ``eval_<source>_loss``, the mean over its rows of their mean labelled-token loss, and
+    ``eval_macro_loss``; see `name_metric` for names that would make another metric's key. No logits are kept: each
+    batch is reduced to its rows' losses.
+
+    Args:
+        validation: source -> its tokenised rows; may be empty.
+        **kwargs: as `CoresetTrainer`'s, without ``eval_dataset`` and what computes metrics.
+
+    Attributes:
+        source_losses: of the last evaluation, by the sources' own names.
+    """
+
+    def __init__(self, *args: Any, validation: Mapping[str, Dataset], **kwargs: Any) -> None:
+        self.validation = dict(validation)
+        self.source_losses: dict[str, float] = {}
+        if validation:
+            kwargs["eval_dataset"] = concatenate_datasets(list(validation.values()))
+            kwargs["compute_metrics"] = self._losses_by_source
+            kwargs["preprocess_logits_for_metrics"] = _row_losses
+        super().__init__(*args, **kwargs)
+
+    def _losses_by_source(self, prediction: Any) -> dict[str, float]:
+        losses = np.asarray(prediction.predictions)
+        found, start = {}, 0
+        for name, rows in self.validation.items():
+            found[name] = float(losses[start : start + len(rows)].mean())
+            start += len(rows)
+        assert start == len(losses)
+        self.source_losses = found
+        macro = float(np.mean(list(found.values())))
+        return {name_metric(name): loss for name, loss in found.items()} | {MACRO: macro}
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """Keep the order of the rows, by which their source is known, also where training groups by length."""
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
+
+def name_metric(source: str) -> str:
+    """Return the key of a source's loss among the Trainer's metrics, which puts ``eval_`` before it.
+
+    It does not where a key has that already, so ``eval_x`` would be ``x``, and ``eval`` the mean over all rows. Such
+    names, and ``macro``, get ``source/`` before them; so do names that begin with that, for no two to be the same.
+
+    >>> name_metric("code"), name_metric("macro"), name_metric("eval_x")
+    ('code_loss', 'source/macro_loss', 'source/eval_x_loss')
+    """
+    odd = source in ("macro", "eval") or source.startswith(("eval_", "source/"))
+    return f"source/{source}_loss" if odd else f"{source}_loss"
+
+
+def _row_losses(logits: Any, labels: Tensor) -> Tensor:
+    """Reduce a batch's logits, perhaps among other outputs, to its rows' losses, (n,)."""
+    return example_losses(logits[0] if isinstance(logits, tuple) else logits, labels)
+
+
+class EvaluationRecorder(TrainerCallback):
+    """Writes one line for each evaluation: step, rows trained on, training seconds, losses by source.
+
+    Args:
+        trainer: whose evaluations.
+        log: the file.
+        resumed_at: optimiser steps that the checkpoint holds; lines of later ones are forgotten.
+    """
+
+    def __init__(self, trainer: SourceTrainer, log: StepLog, *, resumed_at: int) -> None:
+        self._trainer = trainer
+        self._log = log
+        held = [line["step"] for line in log.read() if line["step"] <= resumed_at]
+        self.last_step: int | None = held[-1] if held else None
+        trainer.accelerator.wait_for_everyone()  # all ranks have read
+        if trainer.args.should_save:
+            log.truncate(resumed_at + 1)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+        """Write the line."""
+        if f"eval_{MACRO}" not in metrics or self.last_step == state.global_step:
+            return
+        self.last_step = state.global_step
+        if not args.should_save:
+            return
+        self._log.write(
+            {
+                "step": state.global_step,
+                "rows": sum(self._trainer.figures.kept.values()),
+                "seconds": round(self._trainer.figures.seconds, 3),
+                "losses": self._trainer.source_losses,
+            }
+        )
+
+
+def peak_memory() -> dict[str, Any]:
+    """Return the most memory held so far: the device's on a GPU, else the process's resident memory."""
+    if torch.cuda.is_available():
+        return {"peak_memory_bytes": torch.cuda.max_memory_allocated(), "memory_kind": "device"}
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return {"peak_memory_bytes": None, "memory_kind": "process"}
+    import sys
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "memory_kind": "process"}

@@ -1,0 +1,73 @@
+"""Which rows a trainer has left to train on: those with a label to learn, after it has prepared its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from colm.errors import DataError
+from colm.step.sources import RowsLeft, find_small_sources
+from colm.trainers.columns import SOURCE_KEY, CodedRows, EncodedData, find_learnable, has_label
+from colm.trainers.streams import is_stream
+
+
+def count_left(dataset: Any, encoded: EncodedData, *, window: int, max_length: int | None) -> RowsLeft:
+    """Count the rows of each source that are left, and those that there were.
+
+    Args:
+        dataset: as the trainer has prepared it: TRL tokenises rows and drops some.
+        encoded: as it was before. Names of a stream's sources that turn up are appended.
+        window: how many first rows of a stream are counted.
+        max_length: tokens at which the trainer cuts rows, for messages.
+
+    Raises:
+        DataError: there is none.
+    """
+    before, names = encoded.sizes, encoded.names
+    if not is_stream(dataset):
+        left = count_learnable(dataset, names)
+    elif encoded.learnable is not None and dataset is encoded.dataset:
+        left = encoded.learnable
+    else:
+        left = count_window(list(islice(iter(dataset), window)), names)
+        before = {name: count for name, count in before.items() if not left[name]}  # else of other rows
+    found = RowsLeft(before, left, "a labelled token" + (f" within max_length={max_length}" if max_length else ""))
+    if not any(left.values()):
+        raise DataError(f"None of the {sum(before.values())} rows of train_dataset has {found.need}.")
+    return found
+
+
+def check_listed(counts: RowsLeft, rule: str | tuple[str, ...]) -> None:
+    """Check that a list of small sources names none of which no row is left. Raises as `find_small_sources`."""
+    if not isinstance(rule, str):
+        find_small_sources({name: rows for name, rows in counts.left.items() if rows}, rule, counts.gone)
+
+
+def count_learnable(dataset: Any, names: Sequence[str]) -> dict[str, int]:
+    """Count the rows of each source that have a label to learn, as the trainer gets them; sources may have none.
+
+    Without a column of labels, which the collator then makes, all rows count.
+
+    Args:
+        dataset: a coded data set with a length, as it is after the trainer has prepared it.
+        names: code -> source.
+    """
+    if isinstance(dataset, CodedRows):
+        codes, learnable = dataset.codes, dataset.learnable
+    else:
+        codes, learnable = dataset.with_format(None)[SOURCE_KEY][:], find_learnable(dataset)
+    rows = np.asarray(codes, dtype=np.int64)[learnable]
+    return _count_codes(rows, names)
+
+
+def count_window(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, int]:
+    """Count the coded rows of each source that have a label to learn. See `count_learnable`."""
+    return _count_codes([row[SOURCE_KEY] for row in rows if has_label(row)], names)
+
+
+def _count_codes(codes: Any, names: Sequence[str]) -> dict[str, int]:
+    counts = np.bincount(np.asarray(codes, dtype=np.int64), minlength=len(names))
+    return dict(zip(names, counts.tolist(), strict=True))

@@ -1,0 +1,371 @@
+"""CoresetMixin: what the Hugging Face Trainer and TRL's SFTTrainer share to train on coresets.
+
+The Trainer hands all micro-batches of one optimiser step to `get_batch_samples`. That is where the
+pool is exchanged for its coreset, in as many micro-batches, and nothing of the loop is copied:
+
+    Trainer._run_epoch
+      get_batch_samples  -> fetch the pool, select, take the kept rows     (prepared)
+      training_step ...  -> the Trainer's own forward, backward, optimiser
+      on_step_end        -> history and record line                       (committed)
+      _save_checkpoint   -> the Trainer's files, then ours, then a completeness marker
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import IterableDataset as HubStream
+from torch import Tensor, nn
+from transformers import TrainerCallback
+from transformers.trainer import OPTIMIZER_NAME, TRAINING_ARGS_NAME
+
+from colm.config import SelectionConfig
+from colm.errors import ConfigError, DataError
+from colm.selector import CoresetSelector
+from colm.step.exchange import WEIGHT_KEY
+from colm.step.pool import count_labelled
+from colm.step.record import FILE_NAME, StepLog, to_dict
+from colm.step.stages import FETCH, TRAIN, stage
+from colm.trainers.checkpoints import (
+    STATE_NAME,
+    begin_checkpoint,
+    drop_old_checkpoints,
+    is_complete,
+    last_complete_checkpoint,
+    mark_complete,
+)
+from colm.trainers.checks import check_pool_rows, check_trainer, pool_rows
+from colm.trainers.columns import (
+    INDEX_KEY,
+    SOURCE_KEY,
+    CollatorWithCodes,
+    encode_sources,
+    set_codes_aside,
+    silence_repeats,
+)
+from colm.trainers.figures import SelectionFigures
+from colm.trainers.left import check_listed, count_left
+from colm.trainers.passes import PassesMixin
+from colm.trainers.replay import ReplaySelector
+from colm.trainers.streams import NumberedPasses, RunningSizes, encode_stream, is_stream
+
+
+class CoresetMixin(PassesMixin):
+    """What turns a Trainer into one that trains on coresets; put it before the Trainer in the bases.
+
+    The subclass calls `_prepare_data` before, and `_prepare_selection` after the Trainer's own
+    constructor, and sees to the loss: the mean over examples, or over the rows' weights where they have some.
+    """
+
+    selector: CoresetSelector
+    selection: SelectionConfig
+    _signature_columns: Any
+    announce: Callable[[str], None] | None = None
+    """Called with the name of each checkpoint before it is written, in the process that does."""
+
+    def _prepare_data(
+        self, kwargs: dict[str, Any], source_column: str, args: Any, sizes: Mapping[str, int] | None, window: int
+    ) -> None:
+        """Encode the sources of ``kwargs["train_dataset"]`` before the Trainer sees it."""
+        if kwargs.get("train_dataset") is None:
+            raise DataError("CoresetTrainer needs a train_dataset, whose sources it counts; None was given.")
+        self._running: RunningSizes | None = None  # of a stream whose sizes nobody gave
+        if is_stream(kwargs["train_dataset"]):
+            encoded = encode_stream(
+                kwargs["train_dataset"],
+                source_column,
+                sizes,
+                window=window,
+                max_steps=getattr(args, "max_steps", -1),
+                one_process=getattr(args, "dataloader_num_workers", 0) == 0 and getattr(args, "world_size", 1) == 1,
+            )
+            self._running = RunningSizes(encoded.sizes) if sizes is None else None
+            if args.world_size > 1 and args.accelerator_config.dispatch_batches is None:
+                # Else the first rank joins the batches of all, which fails where they are padded to different widths.
+                args.accelerator_config.dispatch_batches = False
+        elif sizes is not None:
+            raise ConfigError("source_sizes are for a stream; train_dataset has a length, so its sources are counted.")
+        else:
+            encoded = encode_sources(kwargs["train_dataset"], source_column)
+        kwargs["train_dataset"] = encoded.dataset
+        self._encoded, self._window = encoded, window
+        self.source_sizes = encoded.sizes
+        self._source_names = encoded.names
+        self._source_column = source_column
+
+    def _prepare_selection(self, selection: SelectionConfig, replay: str | Path | None) -> None:
+        """Check the whole set-up, then make the selector and hook it to the Trainer's events."""
+        self.selection = selection
+        check_trainer(self, selection)
+        self._count_rows_left()
+        stream: Any = self.train_dataset
+        if self.args.world_size > 1 and isinstance(stream, HubStream):
+            self.train_dataset: Any = NumberedPasses(stream)
+        self.data_collator: Any = CollatorWithCodes(self.data_collator, self._source_column)
+        model, sizes, pad = self.model, self.source_sizes, self._pad_token()
+        if replay is None:
+            self.selector = CoresetSelector(model, selection, sizes, pad_token_id=pad)
+        else:
+            self.selector = ReplaySelector(model, Path(replay), selection, sizes, pad_token_id=pad)
+        self._selection_log = StepLog(Path(self.args.output_dir) / FILE_NAME)
+        self._step_start = 0.0
+        self._row_weights: Tensor | None = None
+        self._row_sources: Tensor | None = None
+        self.figures = SelectionFigures(self._source_names, by_source=selection.log_sources)
+        # Before the callbacks that save at the end of a step: the Trainer's just-in-time checkpoint does.
+        self.callback_handler.callbacks.insert(0, _CommitCallback(self))
+
+    def _count_rows_left(self) -> None:
+        """Let sizes be those of the rows that can be trained on, as the Trainer has them: TRL drops some.
+
+        Raises:
+            DataError: there is none.
+            ConfigError: `small_sources` names a source of which none is left.
+        """
+        if is_stream(self.train_dataset) and self._running is None:
+            return  # the sizes were given
+        limit = getattr(self.args, "max_length", None)  # TRL's
+        counts = count_left(self.train_dataset, self._encoded, window=self._window, max_length=limit)
+        counts.warn()
+        check_listed(counts, self.selection.small_sources)
+        self.source_sizes = dict(counts.left)
+        if self._running is not None:
+            self._running = RunningSizes(counts.left)
+
+    def _pad_token(self) -> int | None:
+        pad = getattr(self.processing_class, "pad_token_id", None)
+        return pad if isinstance(pad, int) else None
+
+    # ---- The seams of the Trainer ----
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int | None]:
+        """Fetch one optimiser step's micro-batches and return those of its coreset."""
+        if self.state.global_step >= self.state.max_steps:
+            # Resumed from the last step's checkpoint: the Trainer would look at max_steps only after one step more.
+            self.control.should_training_stop = True
+            return [], None
+        self._step_start = time.perf_counter()
+        with stage(FETCH):
+            batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches = self.fill_pool(batches, num_batches)
+        if not batches:
+            return batches, None
+        batches[-1] = self._without_repeats(batches[-1])
+        plain, sources, index = set_codes_aside(batches, self._source_names)
+        if self._running is not None and self._running.meet(sources):
+            self._follow_sizes()
+        self.selector.model = self.model  # another one after model_init, or once FSDP has wrapped it
+        self.selector.optimizer = self.optimizer
+        coreset = self.selector.select(plain, sources, dataset_index=index)
+        kept = self.selector.take(batches, coreset)  # with the codes, by which losses are known by source
+        return kept, self._get_num_items_in_batch(kept, device)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Name the forward and backward of a micro-batch for a profiler."""
+        with stage(TRAIN):
+            loss: Tensor = super().training_step(*args, **kwargs)
+        return loss
+
+    def _without_repeats(self, batch: Any) -> Any:
+        """Take the rows out of training that accelerate repeats where an epoch's rows do not fill the last batches.
+
+        So the ranks' last pool is that of one process.
+        """
+        last = self.accelerator.gradient_state.end_of_dataloader and not self.args.dataloader_drop_last
+        if (
+            self.args.world_size == 1
+            or not last
+            or INDEX_KEY not in batch
+            or not hasattr(self.train_dataset, "__len__")
+            or self.args.train_sampling_strategy == "batch_rebalance"  # whose batches are of any size
+        ):
+            return batch
+        rows = len(batch[INDEX_KEY])
+        # Not accelerate's own count, which is wrong after a resume within an epoch.
+        left = len(self.train_dataset) % (rows * self.args.world_size)
+        return silence_repeats(batch, min(rows, max(0, left - rows * self.args.process_index))) if left else batch
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
+        """Count the rows with a labelled token, which the example mean divides by."""
+        if self.selection.loss == "token" or not batch_samples or "labels" not in batch_samples[0]:
+            count: Tensor | int | None = super()._get_num_items_in_batch(batch_samples, device)
+            return count
+        rows = sum((count_labelled(batch["labels"]) > 0).sum() for batch in batch_samples)
+        assert isinstance(rows, Tensor)
+        total: Tensor = self.accelerator.gather(rows.to(device).reshape(1)).sum()
+        return total
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Let the two integer columns pass the removal of columns that the model does not take."""
+        found = self._signature_columns is not None
+        super()._set_signature_columns_if_needed()
+        if not found:
+            self._signature_columns += [SOURCE_KEY, INDEX_KEY]
+
+    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
+        """Leave the codes out where they would be all that is left, which the Trainer says is an error."""
+        if self.args.remove_unused_columns:
+            self._set_signature_columns_if_needed()
+            codes = {SOURCE_KEY, INDEX_KEY} & set(dataset.column_names)
+            if not (set(dataset.column_names) - codes) & set(self._signature_columns):
+                self._signature_columns = [name for name in self._signature_columns if name not in codes]
+                dataset = dataset.remove_columns(list(codes))
+        return super()._remove_unused_columns(dataset, description)
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        """Set the rows' weights and sources aside, which the model does not take."""
+        prepared = dict(super()._prepare_inputs(inputs))
+        prepared.pop(INDEX_KEY, None)
+        codes = prepared.pop(SOURCE_KEY, None)
+        if codes is not None and "labels" in prepared:  # a row without labels has no loss
+            codes = codes.masked_fill(count_labelled(prepared["labels"]) == 0, -1)
+        self._row_sources = codes
+        self._row_weights = prepared.pop(WEIGHT_KEY, None)
+        return prepared
+
+    def _note_losses(self, losses: Tensor) -> None:
+        """Take the mean losses (n,) of a training micro-batch's rows for the log."""
+        if self.model.training and self._row_sources is not None:
+            self.figures.add_losses(losses, self._row_sources)
+
+    def _wrap_model(self, model: nn.Module, training: bool = True, **kwargs: Any) -> Any:
+        """Let a model that was evaluated before training be wrapped for it.
+
+        accelerate marks a model that it prepares for evaluation, and later passes a marked model by: with several
+        ranks it would train without DistributedDataParallel, each rank on its own gradients, in silence.
+        """
+        if training and model is self.model and self.args.world_size > 1:
+            model.__dict__.pop("_is_accelerate_prepared", None)
+        return super()._wrap_model(model, training=training, **kwargs)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the selection's figures since the last log to the training log."""
+        if "loss" in logs:
+            logs |= self.figures.take_log()
+        super().log(logs, *args, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Save the Trainer's files, then the selector's, then the marker that all are there; then drop old ones."""
+        run_folder = Path(self._get_output_dir(trial=trial))
+        folder = run_folder / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            if self.announce is not None:
+                self.announce(folder.name)
+            begin_checkpoint(folder)
+        self.accelerator.wait_for_everyone()  # what other ranks write is not there before
+        # The Trainer would delete the last complete checkpoint before this one is.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            torch.save(self.args, folder / TRAINING_ARGS_NAME)  # with the limit
+            state = {
+                "selector": self.selector.state_dict(),
+                "figures": self.figures.state_dict(),
+                "pool_rows": pool_rows(self.args),
+                "pass": self.pass_state(),
+            }
+            if self._running is not None:
+                state["stream"] = self._running.state_dict()
+            torch.save(state, folder / STATE_NAME)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            mark_complete(folder)
+            drop_old_checkpoints(run_folder, limit, self.state.best_model_checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load the selector's state too."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        folder = Path(checkpoint)
+        if not is_complete(folder) or not (folder / STATE_NAME).exists():
+            raise ConfigError(
+                f"{folder} is no complete checkpoint of a coreset run (its marker or one of its files is missing); "
+                "resume from an earlier one."
+            )
+        if not (folder / OPTIMIZER_NAME).exists():
+            raise ConfigError(
+                f"{folder} holds the model without its optimizer's state, as save_only_model=True leaves it, so the "
+                "run cannot be resumed to what it would have been; begin anew, with save_only_model=False."
+            )
+        state = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True)
+        check_pool_rows(self.args, state.get("pool_rows"))
+        self.selector.load_state_dict(state["selector"])
+        self.figures.load_state_dict(state["figures"])
+        if self._running is not None:
+            self._running.load_state_dict(state.get("stream", {}))
+            self._source_names += [name for name in self._running.sizes if name not in self._source_names]
+            self._follow_sizes()
+        if self.args.should_save:
+            self._selection_log.truncate(state["selector"]["step"])
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train as the Trainer does; ``True`` resumes from the last checkpoint that was written to its end."""
+        if resume_from_checkpoint is True:
+            found = last_complete_checkpoint(Path(self.args.output_dir))
+            if found is None:
+                raise ConfigError(f"There is no complete checkpoint to resume from in {self.args.output_dir}.")
+            resume_from_checkpoint = str(found)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def start_afresh(self) -> None:
+        """Forget the steps of an earlier training. Called when a training begins that resumes nothing."""
+        self.selector.reset()
+        self.figures.reset()
+        if self._running is not None:
+            self._running.reset()
+            self._follow_sizes()
+        if self.args.should_save:
+            self._selection_log.truncate(0)
+
+    def commit_step(self) -> None:
+        """Make the step count: history, record line, totals. Called once the optimiser has stepped."""
+        record = self.selector.commit(stepped=not self.accelerator.optimizer_step_was_skipped)
+        record = record._replace(step_seconds=round(time.perf_counter() - self._step_start, 6))
+        self.figures.add_step(record)
+        self.count_step()
+        if self._running is not None:
+            self._running.add(record.pool)
+            self._follow_sizes()
+        if self.args.should_save:
+            self._selection_log.write(to_dict(record))
+
+    def _follow_sizes(self) -> None:
+        """Let what is small follow what the stream has had so far; the same on all ranks, as pools are."""
+        assert self._running is not None
+        self.source_sizes = self._running.sizes
+        self.figures.add_sources(self._source_names)
+        self.selector.follow_sizes(self.source_sizes)
+
+
+class _CommitCallback(TrainerCallback):
+    """Commits at the end of a step, which is before the Trainer logs, evaluates or saves."""
+
+    def __init__(self, trainer: CoresetMixin) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin with an empty log and history, unless a checkpoint was loaded."""
+        check_trainer(self._trainer, self._trainer.selection)  # a search for hyperparameters sets others for each trial
+        if state.global_step == 0:
+            self._trainer.start_afresh()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note it before anything is evaluated or saved there."""
+        self._trainer.end_pass()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Commit the selection that this step trained on."""
+        self._trainer.commit_step()
+        selector = self._trainer.selector
+        if isinstance(selector, ReplaySelector) and selector.state.step == selector.steps:
+            control.should_training_stop = True  # the record ends here

@@ -1,0 +1,96 @@
+"""Where a step's time goes: a table by stage and by operation, and a trace."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile, schedule
+from transformers import TrainerCallback
+
+from colm.step.record import PROFILE_NAME, TRACE_NAME
+from colm.step.stages import PREFIX
+
+logger = logging.getLogger(__name__)
+
+OPTIMIZER = "Optimizer.step#"
+"""What the name of an optimiser's step begins with, in torch.profiler."""
+STEP = "ProfilerStep"
+OPERATIONS = 30
+"""Operations that the table has."""
+
+
+class StepProfiler(TrainerCallback):
+    """Profiles some early steps, from the end of the one before to their own end, so that selection is in them.
+
+    Writes ``profile.txt``, the time by stage and the operations that take most, and ``profile_trace.json``, which
+    chrome://tracing and ui.perfetto.dev show.
+
+    Args:
+        folder: to write to; it must exist when the last of the steps ends.
+        skip: steps before, in which allocators, caches and kernels warm up.
+        steps: to profile.
+
+    Attributes:
+        report: the text of the table; None until it is there.
+    """
+
+    def __init__(self, folder: Path, *, skip: int = 2, steps: int = 3) -> None:
+        self.report: str | None = None
+        self._folder = folder
+        self._skip, self._steps = skip, steps
+        self._profiler: profile | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin to wait for the first step to profile."""
+        kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+        self._profiler = profile(
+            activities=kinds,
+            schedule=schedule(wait=self._skip - 1, warmup=1, active=self._steps, repeat=1),
+            on_trace_ready=self._write,
+        )
+        self._profiler.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Go on to the next step."""
+        assert self._profiler is not None
+        self._profiler.step()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write what there is of a training that ended early."""
+        assert self._profiler is not None
+        self._profiler.stop()
+        if self.report is None:
+            logger.warning("The training ended before step %d, so there is no profile.", self._skip + 1)
+
+    def _write(self, profiler: profile) -> None:
+        if self.report is not None:
+            return
+        averages = profiler.key_averages()
+        on_device = torch.cuda.is_available()
+
+        def milliseconds(event: Any) -> float:
+            return float(event.device_time_total if on_device else event.cpu_time_total) / 1000
+
+        steps = [event for event in averages if event.key.startswith(STEP)]
+        count = sum(event.count for event in steps)
+        if not count:
+            return
+        whole = sum(float(event.cpu_time_total) for event in steps) / 1000  # wall clock, waiting included
+        stages = [
+            (event.key.removeprefix(PREFIX), milliseconds(event) / count)
+            for event in averages
+            if event.key.startswith((PREFIX, OPTIMIZER))
+        ]
+        rest = whole / count - sum(time for _, time in stages)
+        stages += [("all else, waiting included", rest), ("step", whole / count)]
+        clock = "time of the device's kernels; of the step and of all else, wall clock" if on_device else "wall clock"
+        lines = [f"A step's time by stage, mean of {count} steps after {self._skip} ({clock})", ""]
+        lines += [f"{name:<40} {time:10.1f} ms {time * count / whole:7.1%}" for name, time in stages]
+        order = "self_cuda_time_total" if on_device else "self_cpu_time_total"
+        table = averages.table(sort_by=order, row_limit=OPERATIONS, max_name_column_width=60)
+        self.report = "\n".join(lines)
+        (self._folder / PROFILE_NAME).write_text(f"{self.report}\n\n{table}\n", encoding="utf-8")
+        profiler.export_chrome_trace(str(self._folder / TRACE_NAME))

@@ -1,0 +1,211 @@
+"""Training data that are a stream: sources' codes on the way, and sizes that follow what has been seen."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from datasets import IterableDataset as HubStream
+from torch.utils.data import IterableDataset
+
+from colm.errors import ConfigError, DataError, suggest
+from colm.step.sources import count_sources, name_keys, name_of_row, name_sources
+from colm.trainers.columns import INDEX_KEY, SOURCE_KEY, EncodedData, has_label
+
+WINDOW = 1000
+"""Rows from which sizes are estimated."""
+
+
+class RunningSizes:
+    """Estimates how large a stream's sources are beside each other: rows of the first window and of all pools since."""
+
+    def __init__(self, window: Mapping[str, int]) -> None:
+        self._window = dict(window)
+        self._seen = dict.fromkeys(window, 0)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Rows of each source, in the proportions that the stream has had so far.
+
+        At least 1, but 0 where all its rows in the window had nothing to learn, until one comes that has.
+        """
+        least = {name: min(1, rows) for name, rows in self._window.items()}
+        return {name: max(least.get(name, 1), self._window.get(name, 0) + seen) for name, seen in self._seen.items()}
+
+    def meet(self, sources: Sequence[str]) -> bool:
+        """Take up the sources that are new, and return whether there are any."""
+        new = [name for name in sources if name not in self._seen]
+        self._seen |= dict.fromkeys(new, 0)
+        return bool(new)
+
+    def add(self, pool: Mapping[str, Sequence[int]]) -> None:
+        """Count a pool's rows, source -> row numbers."""
+        for name, rows in pool.items():
+            self._seen[name] += len(rows)
+
+    def reset(self) -> None:
+        """Forget all pools."""
+        self._seen = dict.fromkeys(self._window, 0)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return what the pools had."""
+        return dict(self._seen)
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Restore what `state_dict` returned."""
+        self._seen = dict.fromkeys(self._window, 0) | {name: int(rows) for name, rows in state.items()}
+
+
+class NumberedPasses(IterableDataset[dict[str, Any]]):
+    """A stream that is told the number of each pass, also in data loader processes that live through several.
+
+    Every rank reads every row of it. accelerate would deal out the shards of a hub's stream instead, so pools would
+    depend on the ranks, and where shards differ in length each rank would be in a pass of its own.
+
+    A stream without ``set_epoch`` may draw its order from a generator of its own. Passes that a resumed run has behind
+    it are then read again, and thrown away, to bring that to where it was.
+
+    Args:
+        rows: the stream.
+    """
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+        self.stays = True  # the process that reads a pass reads the next one, too
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+        self._read = 0  # passes, in this process
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the pass."""
+        self._epoch.fill_(epoch)
+        if hasattr(self.rows, "set_epoch"):
+            # Here first: a hub's stream adds the difference to a number in shared memory, so of two data loader
+            # processes that set it at once, each may add.
+            self.rows.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        if hasattr(self.rows, "set_epoch"):
+            self.rows.set_epoch(int(self._epoch))
+        elif self.stays:
+            for _ in range(self._read, int(self._epoch)):
+                deque(self.rows, maxlen=0)
+                self._read += 1
+        yield from self.rows
+        self._read += 1
+
+
+class CodedStream(NumberedPasses):
+    """A stream whose rows also carry a source code and their number in it.
+
+    Args:
+        rows: the stream.
+        column: with the source's name.
+        names: code -> source.
+        grows: append sources that are new to `names`, where this process is the only one that reads.
+    """
+
+    def __init__(self, rows: Any, column: str, names: list[str], *, grows: bool) -> None:
+        super().__init__(rows)
+        self._column = column
+        self._names = names
+        self._grows = grows
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for number, row in enumerate(super().__iter__()):
+            yield {**row, **self.encode(row, number)}
+
+    def encode(self, row: Mapping[str, Any], number: int) -> dict[str, int]:
+        """Return a row's code and number. Raises DataError where its source is not known."""
+        if self._column not in row:
+            raise DataError(_no_column(self._column, row))
+        name = name_of_row(row[self._column], self._column, number, of=" of the stream")
+        if name not in self._names:
+            if not self._grows:
+                raise DataError(
+                    f"Row {number} of the stream has the source {name!r}, which is not known."
+                    f"{suggest(name, self._names)} Known: {', '.join(self._names)}. Give source_sizes for all of "
+                    "them; without, and with several processes, all must be in the first window, so enlarge it."
+                )
+            self._names.append(name)
+        return {SOURCE_KEY: self._names.index(name), INDEX_KEY: number}
+
+
+def is_stream(dataset: Any) -> bool:
+    """Return whether a data set is read from its beginning, and has no length."""
+    return isinstance(dataset, IterableDataset | HubStream)
+
+
+def readers(dataset: Any, workers: int) -> int:
+    """Return how many processes of a data loader read parts of a stream, by which its rows alternate; 0 if it is none.
+
+    Args:
+        dataset: a training set.
+        workers: of the data loader.
+    """
+    rows = dataset.rows if isinstance(dataset, NumberedPasses) else dataset
+    if not is_stream(rows):
+        return 0
+    return min(max(1, workers), rows.num_shards) if isinstance(rows, HubStream) else max(1, workers)
+
+
+def encode_stream(
+    dataset: Any,
+    column: str,
+    source_sizes: Mapping[str, int] | None,
+    *,
+    window: int,
+    max_steps: int,
+    one_process: bool = True,
+) -> EncodedData:
+    """Add the source code and the row number to every row of a stream.
+
+    Args:
+        dataset: a `datasets.IterableDataset`, or PyTorch's; it can be read more than once.
+        column: the column with the source's name.
+        source_sizes: rows of each source, at least in proportion; None to count the first rows.
+        window: how many rows are counted then.
+        max_steps: of the training.
+        one_process: no other process reads rows or selects, so that sources may still turn up after the window.
+
+    Raises:
+        ConfigError: there is no end to the training, or a size is below 1.
+        DataError: the stream is empty or lacks the column. While it is read: a source is not known.
+    """
+    if max_steps <= 0:
+        raise ConfigError(f"A stream has no end, and max_steps is {max_steps}; set it to the steps to train for.")
+    learnable: dict[str, int] | None = None
+    if source_sizes is not None:
+        source_sizes = name_keys("source_sizes", source_sizes)
+        bad = [name for name, size in source_sizes.items() if size < 1]
+        if bad or not source_sizes:
+            raise ConfigError(
+                f"source_sizes is {dict(source_sizes)!r}; it must give at least 1 row for every source of the stream."
+            )
+        sizes = dict(sorted(source_sizes.items()))
+    else:
+        if hasattr(dataset, "set_epoch"):
+            dataset.set_epoch(0)  # another training may have left it in a later pass
+        rows = list(islice(iter(dataset), window))
+        if not rows:
+            raise DataError("The stream has no row; give it at least one.")
+        if column not in rows[0]:
+            raise DataError(_no_column(column, rows[0]))
+        sizes = count_sources((row.get(column) for row in rows), column)
+        known = Counter(name_sources(row[column] for row in rows if has_label(row)))
+        learnable = {name: known[name] for name in sizes}
+    names = list(sizes)
+    coded = CodedStream(dataset, column, names, grows=source_sizes is None and one_process)
+    if isinstance(dataset, HubStream):  # map keeps what a hub's stream can do: shards, epochs, its place on resuming
+        return EncodedData(dataset.map(coded.encode, with_indices=True), sizes, names, learnable)
+    return EncodedData(coded, sizes, names, learnable)
+
+
+def _no_column(column: str, row: Mapping[str, Any]) -> str:
+    return (
+        f"The training data has no column {column!r} for the source.{suggest(column, row)} It has: {', '.join(row)}. "
+        "Name the right one with source_column."
+    )

@@ -1,0 +1,179 @@
+"""`colm compare` as a user runs it, with the tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.lab.cli.test_commands import write_run
+
+from colm.lab.cli import main
+from colm.lab.cli.compare import figures
+
+TRAINING = {
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "max_steps": 2,
+    "save_steps": 1,
+    "use_cpu": True,
+}
+
+
+def test_figures_average_over_sources_by_size_and_leave_out_what_was_not_trained_on() -> None:
+    def source(rows: int, loss: float | None) -> dict[str, Any]:
+        return {"rows": rows, "eval_loss_after": loss}
+
+    summary = {
+        "steps": 3,
+        "seconds": 2.0,
+        "selection_seconds": 0.5,
+        "peak_memory_bytes": 7,
+        "small_sources": ["b"],
+        "sources": {"a": source(90, 1.0), "b": source(10, 3.0), "unseen": source(0, 9.0), "no loss": source(5, None)},
+    }
+    assert figures(summary) == {
+        "macro": 2.0,
+        "micro": pytest.approx(1.2),
+        "small": 3.0,
+        "big": 1.0,
+        "steps": 3,
+        "seconds": 2.0,
+        "selection_seconds": 0.5,
+        "peak_memory_bytes": 7,
+    }
+
+
+@pytest.mark.slow
+def test_runs_share_data_and_what_is_finished_is_not_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_run(tmp_path, training=TRAINING)
+    command = ["compare", config, "--methods", "random", "colm+keep=0.75", "random-2n", "--seeds", "0", "1"]
+    assert main([*command, "data.max_length=32"]) == 0
+    assert "Mean over seeds" in capsys.readouterr().out
+    out = tmp_path / "run"
+    assert "random-2n" in (out / "compare.html").read_text()
+    found = json.loads((out / "compare.json").read_text())
+    assert set(found) == {"random", "colm+keep=0.75", "random-2n"}
+    assert set(found["random"]) == {"0", "1"}
+    assert set(found["random"]["0"]) == {
+        "macro", "micro", "small", "big", "steps", "seconds", "selection_seconds", "peak_memory_bytes",
+    }  # fmt: skip
+    assert found["random"]["0"]["macro"] != found["random"]["1"]["macro"]
+
+    def lines(method: str, seed: int) -> list[dict[str, Any]]:
+        path = out / method / f"seed-{seed}" / "selection.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    def rows(held: dict[str, list[int]]) -> list[int]:
+        return sorted(row for part in held.values() for row in part)
+
+    random, colm, double = (lines(method, 0) for method in ("random", "colm+keep=0.75", "random-2n"))
+    assert [rows(line["pool"]) for line in random] == [rows(line["pool"]) for line in colm]
+    assert rows(double[0]["kept"]) == sorted(rows(random[0]["pool"]) + rows(random[1]["pool"]))
+    assert [line["kept_count"] for line in colm] == [3, 3]
+    assert rows(lines("random", 1)[0]["pool"]) != rows(random[0]["pool"])
+
+    finished = (out / "random" / "seed-0" / "summary.json").stat().st_mtime_ns
+    older = yaml.safe_load((out / "random" / "seed-0" / "config.yaml").read_text())
+    del older["selection"]["shorten"]  # as written before there was such a setting
+    (out / "random" / "seed-0" / "config.yaml").write_text(yaml.safe_dump(older))
+    (out / "random" / "seed-1" / "summary.json").unlink()  # as if it had been killed after its last checkpoint
+    before = found["random"]["1"]["macro"]
+    assert main([*command, "data.max_length=32"]) == 0
+    assert "6 runs, 5 of them finished" in capsys.readouterr().out
+    assert (out / "random" / "seed-0" / "summary.json").stat().st_mtime_ns == finished
+    assert json.loads((out / "compare.json").read_text())["random"]["1"]["macro"] == pytest.approx(before)
+    assert main([*command, "data.max_length=24"]) == 2
+    assert "holds a run with other settings (data differ)" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_runs_on_other_data_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out = write_run(tmp_path, training={**TRAINING, "max_steps": 1}), tmp_path / "run"
+    command = ["compare", config, "--seeds", "0", "--methods", "random"]
+    assert main(command) == 0
+    rows = (tmp_path / "rows.jsonl").read_text()
+    (tmp_path / "rows.jsonl").write_text(rows.replace("Rare ", "Seldom "))
+    assert main([*command, "control"]) == 2
+    error = capsys.readouterr().err
+    assert "seed-0 holds a run on other data (54 training rows (" in error
+    assert "Put the data back, choose another output_dir, or delete that folder" in error
+    assert not (out / "control").exists()
+    (out / "random" / "seed-0" / "data.json").unlink()  # as an older version left it
+    assert main([*command, "control"]) == 0
+    (tmp_path / "rows.jsonl").write_text(rows)
+    assert main([*command, "random-n"]) == 2
+    assert "control/seed-0 holds a run on other data" in capsys.readouterr().err
+    with monkeypatch.context() as patch:  # the file changes between two runs
+        patch.setattr("colm.lab.cli.compare.check_run_data", lambda *_: None)
+        assert main([*command, "control", "random-n"]) == 2
+    assert "control/seed-0 holds a run on other data" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_every_run_answers_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, questions = write_run(tmp_path, training=TRAINING), tmp_path / "questions.jsonl"
+    rows = [{"source": name, "prompt": "1 + 1 = ", "answer": "2"} for name in ("adding", "other")]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["compare", config, "--methods", "random", "--seeds", "0"]
+    assert main(command) == 0
+    asked = [*command, "--eval-data", str(questions), "--eval-options", "--max-new-tokens 4"]
+    assert main(asked) == 0
+    shown = capsys.readouterr().out
+    assert "1 runs, 1 of them finished" in shown
+    assert "Answers of random/seed-0" in shown
+    out = tmp_path / "run"
+    figures = json.loads((out / "compare.json").read_text())["random"]["0"]
+    assert 0 <= figures["exact_in"] <= 1
+    assert 0 <= figures["exact_out"] <= 1
+    assert main(asked) == 0
+    assert "Answers of" not in capsys.readouterr().out
+    answers = out / "random" / "seed-0" / "answers.json"
+    assert main([*asked[:-1], "--max-new-tokens 5"]) == 0
+    assert "Answers of random/seed-0" in capsys.readouterr().out
+    assert json.loads(answers.read_text())["settings"]["max_new_tokens"] == 5
+    questions.write_text(questions.read_text().replace("1 + 1", "1 + 2"))
+    assert main([*asked[:-1], "--max-new-tokens 5"]) == 0
+    assert "Answers of random/seed-0" in capsys.readouterr().out
+    older = json.loads(answers.read_text())
+    del older["settings"]["rows"], older["settings"]["dtype"]  # as an older version wrote them
+    answers.write_text(json.dumps(older))
+    assert main([*asked[:-1], "--max-new-tokens 5"]) == 0
+    assert "Answers of" not in capsys.readouterr().out
+    assert main([*command, "--eval-data", str(tmp_path / "rows.jsonl"), "--eval-options", "--limit 0"]) == 2
+    assert "--limit 0 must be at least 1 row" in capsys.readouterr().err  # before anything is trained
+    assert main([*command[:-1], "1", "--eval-data", "missing.jsonl"]) == 2
+    assert "no file 'missing.jsonl'" in capsys.readouterr().err
+    assert not (out / "random" / "seed-1").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "message"),
+    [
+        ({"training": {"num_train_epochs": 1, "use_cpu": True}}, [], "needs training.max_steps"),
+        ({"data": {"train": "rows.jsonl"}}, [], "needs validation data: set data.validation"),
+        ({}, ["--methods", "colmm"], "There is no method 'colmm'. Did you mean 'colm'"),
+        ({}, ["--seeds", "-1"], "--seeds -1: a seed must be"),
+        ({}, ["--methods", "colm+keep=2"], "keep=2 is outside"),
+        ({}, ["--launcher", "no-such-program -n 2"], "there is no program 'no-such-program'"),
+        ({}, ["--launcher", "torchrun '"], '--launcher "torchrun \'" is not a part of a command line'),
+        ({}, ["--eval-options=--limit 3"], "has no effect without --eval-data"),
+        ({}, ["--eval-data", "demo", "--eval-options=--limit '"], '--eval-options "--limit \'" is not a part'),
+        ({}, ["--eval-data", "demo", "--eval-options=--limit -1"], "--limit -1 must be at least 1"),
+        ({}, ["--eval-data", "demo", "--eval-options=--batch-size 0"], "--batch-size must be at least 1"),
+        ({}, ["--eval-data", "demo", "--eval-options=--sample nan"], "--sample nan must be a temperature"),
+        ({}, ["--eval-data", "demo", "--eval-options=--seed 4294967296"], "--seed 4294967296 must be a whole number"),
+    ],
+)
+def test_bad_comparisons_are_refused_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], arguments: list[str], message: str
+) -> None:
+    assert main(["compare", write_run(tmp_path, **changes), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,155 @@
+"""Whatever stands behind an option of a command, or in a setting that is taken, there is no traceback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import yaml
+
+from colm.errors import ColmError, ConfigError, DataError
+from colm.lab.cli import main
+from colm.lab.report.runs import read_config
+from colm.lab.run.resume import read_fingerprint
+from colm.lab.run.target import find_target
+from colm.step.record import CONFIG_NAME, DATA_NAME, SUMMARY_NAME
+
+ODD = [
+    *("", "abc", "-1", "0", "1.5", "nan", "inf", "1e400", "99999999999999999999", "1e-5", "None", "=", "--"),
+    *("[1]", "{a: 1}", "x y", "folder", "binary.yaml", "list.yaml", "empty", "bad.jsonl", "/none/x", "a" * 300, "é"),
+]
+ONE = ("--limit", "1", "--max-new-tokens", "1")
+
+
+def commands(odd: str) -> list[tuple[str, ...]]:
+    """Return each command with the odd text in the place of each of its options."""
+    plan, compare = ("plan", "run.yaml", "--gpu-memory"), ("compare", "run.yaml", "training.eval_steps=-1")  # refused
+    options = ("--limit", "--batch-size", "--seed", "--sample", "--data", "--tasks", "--source-column")
+    return [
+        ("plan", odd, "--gpu-memory", "24GiB"),
+        (*plan, odd),
+        *((*plan, "24GiB", option, odd) for option in ("--sequence-length", "--labelled")),
+        *(("report", *names) for names in ((odd,), ("out", odd), ("out", "--out", odd))),
+        *(("replay", *names) for names in ((odd,), ("out", f"output_dir={odd}", "training.max_steps=0"))),
+        *(("sources", *names) for names in ((odd,), ("--cluster", odd), ("run.yaml", "--out", odd))),
+        ("sources", "--cluster", "rows.jsonl", f"sources.cluster.clusters={odd}", "--out", "labels.parquet"),
+        ("eval", odd, *ONE),
+        *(("eval", "out", *ONE, option, odd) for option in options),
+        *(("eval", "out", *ONE, f"{key}={odd}") for key in ("dtype", "data.columns", "data.format")),
+        ("compare", odd),
+        *((*compare, option, odd) for option in ("--seeds", "--methods", "--launcher", "--eval-data")),
+        (*compare, "--eval-data", "rows.jsonl", "--eval-options", odd),
+        *((*compare, "--methods", f"colm+{change}{odd}") for change in ("", "keep=", "pools=", "adam=")),
+    ]
+
+
+EXTREME = [
+    *(
+        "training.eval_use_gather_object=true",
+        "training.include_for_metrics=[inputs, loss]",
+        "training.max_grad_norm=.inf",
+    ),
+    *("training.remove_unused_columns=false", "training.eval_on_start=true", "training.length_column_name=abc"),
+    *("training.data_seed=4294967295", "training.train_sampling_strategy=group_by_length", "training.use_cache=true"),
+    *("training.train_sampling_strategy=batch_rebalance", "training.train_sampling_strategy=sequential"),
+    *("training.disable_tqdm=true", "training.dataloader_drop_last=true", "training.neftune_noise_alpha=1e20"),
+    *("training.accelerator_config={dispatch_batches: true}", "training.eval_accumulation_steps=1", "seed=4294967295"),
+    *("training.optim=adafactor", "training.optim=rmsprop", "training.optim=sgd", "training.optim=adagrad"),
+    *(
+        "training.lr_scheduler_type=greedy",
+        "training.lr_scheduler_type=reduce_lr_on_plateau",
+        "training.warmup_steps=99",
+    ),
+    *("training.torch_empty_cache_steps=1", "training.skip_memory_metrics=false", "training.learning_rate=1e20"),
+    *("training.include_num_input_tokens_seen=non_padding", "training.debug=underflow_overflow", "training.bf16=true"),
+    *(
+        "training.save_steps=1e-5",
+        "training.logging_steps=1e-5",
+        "training.eval_steps=1e-5",
+        "training.label_names=[labels]",
+    ),
+    *("selection.coordinates=9223372036854775807", "selection.pass_tokens=9223372036854775807", "dtype=bfloat16"),
+    *("selection.head_chunk_tokens=9223372036854775807", "selection.every=9223372036854775807", "dtype=float16"),
+    *("selection.seed=4294967295", "data.max_length=9223372036854775807", "data.window=9223372036854775807"),
+    *("lora={r: 1, lora_alpha: 1e20}", "lora={layer_replication: [[0, 1]]}", "lora={trainable_token_indices: [99999]}"),
+    *(
+        "lora={target_modules: '('}",
+        "lora={exclude_modules: '('}",
+        "lora={rank_pattern: {'(': 4}}",
+        "lora={use_bdlora: {}}",
+    ),
+    *("lora={arrow_config: {}}", "lora={kasa_config: {}}", "lora={megatron_config: {a: 1}}", "lora={bias: all}"),
+    *("lora={r: 9223372036854775807}", "lora={init_lora_weights: false}", "lora={alora_invocation_tokens: [1]}"),
+    *(
+        "lora={runtime_config: {ephemeral_gpu_offload: true}}",
+        "training.push_to_hub=true",
+        "training.metric_for_best_model=x",
+    ),
+]
+"""Settings that are taken, or refused only once data or model are there."""
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    names = ["big"] * 40 + ["small"] * 10
+    rows = [
+        {"source": name, "prompt": f"{name} {i} is ", "completion": f"{i * 7 % 13}"} for i, name in enumerate(names)
+    ]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sizes = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 2}
+    training = {**sizes, "logging_steps": 1, "save_strategy": "no", "eval_strategy": "steps", "eval_steps": 1}
+    data = {"train": "rows.jsonl", "max_length": 64, "validation_rows": 4}
+    Path("run.yaml").write_text(
+        yaml.safe_dump({"model": "tiny", "data": data, "training": training, "output_dir": "out"})
+    )
+    Path("folder").mkdir()
+    for name, content in (
+        ("binary.yaml", b"\x89PNG\x00"),
+        ("list.yaml", b"- a\n"),
+        ("empty", b""),
+        ("bad.jsonl", b"{"),
+    ):
+        Path(name).write_bytes(content)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_odd_texts_behind_options(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "run.yaml"]) == 0
+    tried = 0
+    for odd in ODD:
+        for command in commands(odd):
+            tried += 1
+            try:
+                status: object = main(command)
+            except SystemExit as stopped:  # argparse's own message
+                status = stopped.code
+            assert status in (0, 2), command
+    assert tried > 700
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_extreme_settings_that_are_taken(work: Path) -> None:
+    for setting in EXTREME:
+        shutil.rmtree("out", ignore_errors=True)
+        assert main(["train", "run.yaml", setting]) in (0, 2), setting
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"5", b"null", b"\x89PNG\x00", b'{"sources": 5}'])
+def test_files_of_a_run_that_are_damaged(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / CONFIG_NAME).write_text("{model: tiny, output_dir: out, data: {train: demo}}")
+    for name in (SUMMARY_NAME, DATA_NAME):
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=f"{SUMMARY_NAME} is damaged"):
+        find_target(str(tmp_path), [])
+    if content != b'{"sources": 5}':
+        with pytest.raises(DataError, match=f"{DATA_NAME} is damaged"):
+            read_fingerprint(tmp_path)
+    (tmp_path / CONFIG_NAME).write_bytes(content)
+    with suppress(ColmError):  # JSON of a mapping is YAML of one
+        read_config(tmp_path)

@@ -1,0 +1,72 @@
+"""Where a rank's models are while rows get their sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+
+from colm.lab.cli import prepare
+from colm.lab.run.settings import load_settings
+
+ROWS = [{"source": "a", "prompt": f"{i}?", "completion": f"{i}"} for i in range(8)]
+
+
+class FakeGpus:
+    """What torch.cuda is asked and told, without a GPU."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+        self.current = 0
+        self.emptied: list[int] = []
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "device", self._within)
+        monkeypatch.setattr(torch.cuda, "empty_cache", lambda: self.emptied.append(self.current))
+
+    @contextmanager
+    def _within(self, number: int) -> Iterator[None]:
+        before, self.current = self.current, number
+        yield
+        self.current = before
+
+
+@pytest.mark.parametrize(
+    ("rank", "count", "embedding", "expected"),
+    [("2", 4, "model", 2), (None, 4, "model", 0), ("2", 1, "sentence", 0), ("2", 4, "tfidf", None)],
+)
+def test_a_rank_embeds_on_its_own_gpu(
+    rank: str | None,
+    count: int,
+    embedding: str,
+    expected: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpus = FakeGpus(monkeypatch, count)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    placed = []
+    model = SimpleNamespace(to=lambda device: placed.append((str(device), gpus.current)))
+    monkeypatch.setattr(prepare, "load_base", lambda named, dtype, tokenizer: model)
+    monkeypatch.setattr(prepare, "load_named_tokenizer", lambda name: None)
+
+    def relabel(train: list[Dataset], validation: list[Dataset], *args: Any, tuned: Any, **options: Any) -> Any:
+        tuned.load()
+        return prepare.Relabelled(train, validation, None)
+
+    monkeypatch.setattr(prepare, "relabel_parts", relabel)
+    Dataset.from_list(ROWS).to_json(str(tmp_path / "rows.jsonl"))
+    settings = f"{{model: some, data: {{train: {tmp_path}/rows.jsonl}}, output_dir: {tmp_path}/run}}"
+    (tmp_path / "run.yaml").write_text(settings)
+    changes = ["sources.cluster.clusters=2", f"sources.cluster.embedding={embedding}"]
+    prepare.read_rows_of(load_settings(str(tmp_path / "run.yaml"), changes))
+    assert placed == [("cuda", expected or 0)]
+    assert gpus.emptied == ([] if expected is None else [expected])
+    assert gpus.current == 0

@@ -1,0 +1,62 @@
+"""Rows are told apart by what is trained on, not by how they are stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from datasets import Dataset, Features, List, Value, concatenate_datasets
+
+from colm.lab.data.fingerprint import describe_difference, fingerprint_data
+
+ROWS: list[dict[str, Any]] = [
+    {"source": "a", "input_ids": [1, 2, 3], "labels": [-100, 2, 3]},
+    {"source": "b", "input_ids": [4, 5], "labels": [-100, 5]},
+    {"source": "a", "input_ids": [6], "labels": [6]},
+]
+
+
+def digest(rows: Dataset) -> str:
+    return fingerprint_data(rows, {}, "source")["train"]["digest"]
+
+
+def test_how_rows_are_stored_does_not_count() -> None:
+    rows = Dataset.from_list(ROWS)
+    narrow = {"source": Value("large_string"), "input_ids": List(Value("int32")), "labels": List(Value("int64"))}
+    pieces = concatenate_datasets([rows.select([0]), rows.select([1, 2])])
+    turned = Dataset.from_list(ROWS[::-1]).select([2, 1, 0])
+    masked = Dataset.from_list([{**row, "attention_mask": [1] * len(row["labels"])} for row in ROWS])
+    for same in (rows.cast(Features(narrow)), pieces, turned, masked, rows.with_format("torch")):
+        assert digest(same) == digest(rows)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"source": "c"},
+        {"input_ids": [1, 2, 4]},
+        {"labels": [-100, -100, 3]},
+        {"input_ids": [1, 2], "labels": [-100, 2]},
+    ],
+)
+def test_every_change_of_a_row_counts(change: dict[str, Any]) -> None:
+    assert digest(Dataset.from_list([{**ROWS[0], **change}, *ROWS[1:]])) != digest(Dataset.from_list(ROWS))
+
+
+def test_order_and_where_a_row_ends_count() -> None:
+    assert digest(Dataset.from_list(ROWS[::-1])) != digest(Dataset.from_list(ROWS))
+    moved = [ROWS[0], {**ROWS[1], "input_ids": [4, 5, 6], "labels": [-100, 5, 6]}]
+    moved.append({**ROWS[2], "input_ids": [], "labels": []})
+    assert digest(Dataset.from_list(moved)) != digest(Dataset.from_list(ROWS))
+
+
+def test_what_differs_is_said() -> None:
+    rows = Dataset.from_list(ROWS)
+    held = fingerprint_data(rows, {"a": rows.select([0]), "b": rows.select([1])}, "source")
+    assert held["validation"]["rows"] == 2
+    assert describe_difference(held, held) is None
+    fewer = fingerprint_data(rows.select([0, 1]), {}, "source")
+    told = describe_difference(held, fewer)
+    assert told is not None
+    assert told.startswith(f"3 training rows ({held['train']['digest'][:8]}) before, 2 (")
+    assert "; 2 held-out rows (" in told

@@ -1,0 +1,118 @@
+"""Caps and weights: how many rows of each source are left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from colm.errors import DataError
+from colm.lab.data.held_out import hold_out
+from colm.lab.data.load import read_mixture
+from colm.lab.data.mix import cap_rows, share_of_weights, weigh_rows
+from colm.lab.run.settings import DATA_DEFAULTS
+
+
+def parts_of(*sizes: dict[str, int]) -> list[Dataset]:
+    rows = [
+        [
+            {"source": name, "id": i, "text": f"{name} {i} of {place}"}
+            for name, size in part.items()
+            for i in range(size)
+        ]
+        for place, part in enumerate(sizes)
+    ]
+    return [Dataset.from_list(part) for part in rows]
+
+
+def count(parts: list[Dataset]) -> Counter[str]:
+    return Counter(name for part in parts for name in part["source"])
+
+
+def test_a_cap_holds_over_all_parts() -> None:
+    parts = parts_of({"a": 20, "b": 3}, {"a": 20})
+    assert count(cap_rows(parts, "source", 10, 0)) == {"a": 10, "b": 3}
+    assert count(cap_rows(parts, "source", {"b": 1}, 0)) == {"a": 40, "b": 1}
+    assert [list(part["id"]) for part in cap_rows(parts, "source", 10, 0)] == [
+        list(part["id"]) for part in cap_rows(parts, "source", 10, 0)
+    ]
+    with pytest.raises(DataError, match="data.cap names 'c', which is no source of the data. The sources are: a, b"):
+        cap_rows(parts, "source", {"c": 1}, 0)
+
+
+def test_weights_are_shares_of_as_many_rows() -> None:
+    parts = parts_of({"maths": 90, "code": 10}, {"maths": 20})
+    weighed = weigh_rows(parts, "source", {"maths": 1, "code": 1}, 0)
+    assert count(weighed) == {"maths": 60, "code": 60}
+    repeated = Counter(row["id"] for part in weighed for row in part if row["source"] == "code")
+    assert set(repeated.values()) == {6}
+    drawn = Counter(
+        (number, row["id"]) for number, part in enumerate(weighed) for row in part if row["source"] == "maths"
+    )
+    assert max(drawn.values()) == 1
+    assert count(weigh_rows(parts, "source", {"maths": 0, "code": 2.5}, 0)) == {"code": 120}
+    assert len(weigh_rows(parts, "source", {"maths": 0, "code": 1}, 0)) == 1  # a part left empty goes
+
+
+@settings(max_examples=25)
+@given(
+    st.dictionaries(st.sampled_from("abc"), st.integers(1, 12), min_size=1),
+    st.dictionaries(st.sampled_from("abc"), st.floats(0.1, 5), min_size=3),
+)
+def test_no_row_is_repeated_before_all_of_its_source_are_used(sizes: dict[str, int], weights: dict[str, float]) -> None:
+    weighed = weigh_rows(parts_of(sizes), "source", {name: weights[name] for name in sizes}, 3)
+    times = Counter((row["source"], row["id"]) for part in weighed for row in part)
+    for name, size in sizes.items():
+        own = [times[name, i] for i in range(size)]
+        assert max(own) - min(own) <= 1
+        assert sum(own) >= 1
+
+
+def test_a_weight_for_no_source_and_a_source_without_weight() -> None:
+    with pytest.raises(DataError, match="data.weights names 'mahts', which is no source .* Did you mean 'maths'"):
+        share_of_weights({"mahts": 1}, ["code", "maths"])
+    with pytest.raises(DataError, match="no weight for the source 'maths'; give every source one, 0 to leave it out"):
+        share_of_weights({"code": 1}, ["code", "maths"])
+    with pytest.raises(DataError, match="All data.weights are 0"):
+        share_of_weights({"code": 0}, ["code"])
+
+
+def test_rows_are_held_out_of_a_source_not_of_a_file() -> None:
+    parts = parts_of({"a": 20, "b": 3}, {"a": 30}, {"b": 1})
+    rest, held = hold_out(parts, "source", 5, seed=0)
+    assert count(held) == {"a": 5, "b": 2}  # at most half
+    assert count(rest) == {"a": 45, "b": 2}
+    assert all(len(part) for part in [*rest, *held])
+    assert count(hold_out(parts, "source", {"a": 7}, seed=0)[1]) == {"a": 7}
+    with pytest.raises(DataError, match="data.validation_rows names 'c', which is no source"):
+        hold_out(parts, "source", {"c": 7}, seed=0)
+
+
+def test_two_files_of_one_source_hold_out_its_rows_once(tmp_path: Any) -> None:
+    entries = []
+    for name in ("first", "second"):
+        path = str(tmp_path / f"{name}.jsonl")
+        Dataset.from_list([{"prompt": f"{name} {i}?", "completion": f"{i}"} for i in range(40)]).to_json(path)
+        entries.append({"path": path, "source": "x"})
+    mixture = read_mixture({**DATA_DEFAULTS, "validation_rows": 5}, entries, seed=0)
+    assert (count(mixture.train), count(mixture.validation)) == ({"x": 75}, {"x": 5})
+
+
+def test_rows_are_held_out_first_then_capped_then_weighed(tmp_path: Any) -> None:
+    rows = [{"source": "ab"[i % 4 == 0], "prompt": f"{i}?", "completion": f"{i}"} for i in range(80)]
+    path = str(tmp_path / "rows.jsonl")
+    Dataset.from_list(rows).to_json(path)
+    data = {**DATA_DEFAULTS, "train": path, "validation_rows": {"a": 10}, "cap": {"a": 20}, "weights": {"a": 1, "b": 1}}
+    mixture = read_mixture(data, [], seed=0)
+    assert count(mixture.validation) == {"a": 10}
+    assert count(mixture.train) == {"a": 20, "b": 20}
+    held = {row["prompt"] for part in mixture.validation for row in part}
+    assert not held & {row["prompt"] for part in mixture.train for row in part}
+    with pytest.raises(DataError, match="data.validation_rows names 'c', which is no source"):
+        read_mixture({**data, "validation_rows": {"c": 1}}, [], seed=0)
+    with pytest.raises(DataError, match="The demo holds out as many rows of each source"):
+        read_mixture({**data, "train": "demo"}, [], seed=0)

@@ -1,0 +1,229 @@
+"""What is predicted from a configuration alone beside what PyTorch's record of a real step says."""
+
+from __future__ import annotations
+
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from colm import SelectionConfig
+from colm.errors import ConfigError
+from colm.lab.plan.outlook import Outlook, Request
+from colm.lab.plan.propose import propose
+from colm.lab.plan.shapes import ModelSpec, build_shapes
+from colm.lab.plan.steps import Rehearsal, Rows
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from measuring import RealRun, peak_bytes
+
+TOLERANCE = 0.15
+ROWS, MICRO_BATCHES, TOKENS, KEEP = 8, 2, 40, 0.5
+LORA = {"r": 4, "target_modules": "all-linear", "lora_dropout": 0.05}
+SMALL = {"num_hidden_layers": 2, "num_attention_heads": 4, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+
+
+def shape(name: str) -> Any:
+    from transformers import GPTNeoXConfig, LlamaConfig, Qwen2Config
+
+    if name == "llama":  # grouped heads
+        return LlamaConfig(vocab_size=512, hidden_size=96, intermediate_size=256, num_key_value_heads=2, **SMALL)
+    if name == "neox":  # queries, keys and values in one projection; layer norms with biases
+        return GPTNeoXConfig(vocab_size=256, hidden_size=64, intermediate_size=192, **SMALL)
+    return Qwen2Config(  # a head that is the embedding, and large beside the rest
+        vocab_size=1024, hidden_size=64, intermediate_size=96, num_key_value_heads=2, tie_word_embeddings=True, **SMALL
+    )
+
+
+QUICK = [
+    ("llama", False, False, False),
+    ("llama", True, True, True),
+    ("neox", False, True, True),
+    ("neox", True, False, False),
+    ("qwen2", False, True, False),
+    ("qwen2", True, False, True),
+]
+"""Each shape in full and with LoRA, with and without checkpointing, in float32 and in bfloat16's autocast."""
+
+ALL = list(product(("llama", "neox", "qwen2"), (False, True), (False, True), (False, True)))
+CASES = QUICK + [pytest.param(*case, marks=pytest.mark.slow) for case in ALL if case not in QUICK]
+
+
+@pytest.mark.parametrize(("name", "lora", "checkpointing", "bf16"), CASES)
+@pytest.mark.filterwarnings("ignore")  # the profiler's, of frees that it saw no allocation for
+def test_prediction_is_near_what_is_measured(name: str, lora: bool, checkpointing: bool, bf16: bool) -> None:
+    spec = ModelSpec(
+        name,
+        dtype="float32",
+        lora=LORA if lora else None,
+        autocast=torch.bfloat16 if bf16 else None,
+        checkpointing={} if checkpointing else None,
+    )
+    outlook = Outlook(
+        Request(spec, SelectionConfig(keep=KEEP), Rows(TOKENS), ROWS, MICRO_BATCHES, device="cpu"), shape(name)
+    )
+    real = RealRun(
+        shape(name),
+        lora=spec.lora,
+        checkpointing=checkpointing,
+        bf16=bf16,
+        rows=ROWS,
+        micro_batches=MICRO_BATCHES,
+        tokens=TOKENS,
+        keep=KEEP,
+    )
+    measured = {
+        "pool": peak_bytes(lambda: real.train(real.pool)),
+        "coreset_rows": peak_bytes(lambda: real.train([real.cut(batch, ROWS // 2) for batch in real.pool])),
+        "coreset_step": peak_bytes(real.coreset_step),
+    }
+    selection = peak_bytes(real.select)
+    for kind, above in measured.items():
+        way = getattr(outlook, kind)(ROWS, MICRO_BATCHES)
+        assert way.peak == pytest.approx(real.held + above, rel=TOLERANCE), kind
+        predicted = max(way.gradients + way.activations, way.selection)
+        assert predicted == pytest.approx(above, rel=TOLERANCE), kind  # the part that is not simply counted
+        if kind == "coreset_step":
+            assert way.selection == pytest.approx(selection, rel=TOLERANCE)
+
+
+def test_bfloat16_weights_take_half() -> None:
+    full, half = (build_shapes(ModelSpec("x", dtype=dtype), shape("llama")) for dtype in ("float32", "bfloat16"))
+    assert half.parameters == pytest.approx(full.parameters / 2, rel=0.001)
+    assert half.gradients == full.gradients / 2
+
+
+def test_parts_and_times() -> None:
+    outlook = Outlook(Request(ModelSpec("x"), SelectionConfig(), Rows(16), 4, 2), shape("llama"))
+    pool, rows, step = (getattr(outlook, kind)(4, 2) for kind in ("pool", "coreset_rows", "coreset_step"))
+    weights = sum(weight.numel() for weight in outlook.shapes.trained)
+    assert pool.gradients == 4 * weights
+    assert pool.optimizer == 8 * weights
+    assert (pool.rows, rows.rows, step.rows) == (8, 4, 4)
+    assert rows.flops == pool.flops / 2
+    # A forward of the pool is a third of training it, and what follows the value projection is small.
+    assert 1 / 3 <= (step.flops - rows.flops) / pool.flops < 0.7
+    assert (pool.selection, rows.selection) == (0, 0)
+    assert step.peak < pool.peak
+
+
+def test_without_a_selection_pass_a_step_is_its_rows() -> None:
+    outlook = Outlook(Request(ModelSpec("x"), SelectionConfig(features="none"), Rows(16), 4, 2), shape("llama"))
+    assert outlook.coreset_step(4, 2) == outlook.coreset_rows(4, 2)
+
+
+def test_leaving_out_layers_does_not_change_the_memory_of_a_selection() -> None:
+    config = shape("llama")
+    config.num_hidden_layers = 4
+    config.layer_types = None
+    rehearsal = Rehearsal(build_shapes(ModelSpec("x"), config), SelectionConfig(), Rows(16))
+    whole, short = rehearsal.select(4, 2), rehearsal.select(4, 2, short=True)
+    assert short[:2] == whole[:2]
+    assert short.flops < whole.flops
+    assert len(rehearsal.shapes.model.model.layers) == 4
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_large_masks_without_values_change_nothing(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def costs() -> tuple[Any, ...]:
+        shapes = build_shapes(ModelSpec("x"), shape("llama"))
+        rehearsal = Rehearsal(shapes, SelectionConfig(), Rows(TOKENS), device=device)
+        return rehearsal.train(4, accumulated=True), rehearsal.select(4, 2), rehearsal.select(4, 2, short=True)
+
+    real = costs()
+    monkeypatch.setattr("colm.lab.plan.counting.LARGEST", 4 * TOKENS**2 // 4)  # more than all tokens of the pool
+    assert costs() == real
+
+
+def test_what_runs_is_bounded() -> None:
+    """Rows of any length and micro-batches of any size are planned, in little memory and time."""
+    spec, selection = ModelSpec("x"), SelectionConfig(keep=KEEP)
+    short, long = (Outlook(Request(spec, selection, Rows(t), 2, 2), shape("llama")) for t in (10_000, 100_000))
+    selected = [outlook.coreset_step(2, 2).selection for outlook in (short, long)]
+    assert 7 < selected[1] / selected[0] < 11  # rows of one length go together, so without a mask
+    trained = [outlook.pool(2, 2) for outlook in (short, long)]
+    assert 50 < trained[1].activations / trained[0].activations < 100  # nearly all of it is the mask
+    assert 50 < trained[1].flops / trained[0].flops < 100
+    many = Outlook(Request(spec, selection, Rows(64), 10**6, 2), shape("llama"))
+    few = Outlook(Request(spec, selection, Rows(64), 100, 2), shape("llama"))
+    for kind in ("pool", "coreset_rows", "coreset_step"):
+        large, small = getattr(many, kind)(10**6, 2), getattr(few, kind)(100, 2)
+        assert large.flops == pytest.approx(10**4 * small.flops, rel=0.05), kind
+        assert large.activations == pytest.approx(10**4 * small.activations, rel=0.1), kind
+
+
+@pytest.mark.parametrize("features", ["spsa", "mean_hidden", "last_hidden", "loss", "gradient_norm"])
+def test_other_features_are_run_through(features: str) -> None:
+    rehearsal = Rehearsal(
+        build_shapes(ModelSpec("x"), shape("llama")), SelectionConfig(features=features), Rows(16), device="cpu"
+    )
+    assert rehearsal.select(4, 2).peak > 0
+
+
+def test_memory_below_the_weights() -> None:
+    outlook = Outlook(Request(ModelSpec("x"), SelectionConfig(), Rows(16), 4, 2), shape("llama"))
+    outlook.require(2 * outlook.held)
+    with pytest.raises(ConfigError, match="does not hold the model: parameters .* GiB, gradients .* Train with LoRA"):
+        outlook.require(outlook.held)
+
+
+def test_models_that_can_not_be_planned() -> None:
+    from transformers import CLIPConfig
+
+    with pytest.raises(ConfigError, match="'x' .CLIPConfig. can not be built from its configuration"):
+        build_shapes(ModelSpec("x"), CLIPConfig())
+    quantised = shape("llama")
+    quantised.quantization_config = {"quant_method": "bitsandbytes"}
+    with pytest.raises(ConfigError, match="quantised weights .bitsandbytes.*plan with the model that it was"):
+        build_shapes(ModelSpec("x"), quantised)
+    with pytest.raises(ConfigError, match="dtype='int4' is not one of auto, float32"):
+        build_shapes(ModelSpec("x", dtype="int4"), shape("llama"))
+    with pytest.raises(ConfigError, match="The lora settings do not fit the model"):
+        build_shapes(ModelSpec("x", lora={"target_modules": ["nothing"]}), shape("llama"))
+    with pytest.raises(ConfigError, match="The configuration of the model 'no/such' could not be read"):
+        build_shapes(ModelSpec("no/such"))
+
+
+def test_proposals_hold_what_they_promise() -> None:
+    request = Request(ModelSpec("x"), SelectionConfig(keep=KEEP), Rows(24), 4, 2)
+    outlook = Outlook(request, shape("llama"))
+    memory = 3 * outlook.held
+    for coreset in (False, True):
+        found = propose(outlook, memory, coreset=coreset)
+        assert found.same_pool is not None
+        assert found.largest_pool is not None
+        for proposal in found:
+            sizes = proposal[:2]
+            exact = Outlook(request._replace(micro_batch=sizes[0], micro_batches=sizes[1]), shape("llama"))
+            way = exact.coreset_step(*sizes, time=False) if coreset else exact.pool(*sizes)
+            assert way.peak == pytest.approx(proposal.peak, rel=0.05)  # other sizes are on lines through those run
+            assert way.peak <= memory
+    assert propose(outlook, outlook.held, coreset=True) == (None, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["llama", "phi3", "gpt2", "gemma2"])
+@pytest.mark.filterwarnings("ignore")
+def test_other_layouts(name: str, dtype: str) -> None:
+    from transformers import Gemma2Config, GPT2Config, Phi3Config
+
+    small = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_key_value_heads": 2, **SMALL}
+    config = {
+        "llama": lambda: shape("llama"),
+        "phi3": lambda: Phi3Config(**small),
+        "gpt2": lambda: GPT2Config(vocab_size=256, n_embd=64, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=1),
+        "gemma2": lambda: Gemma2Config(head_dim=16, **small),
+    }[name]()
+    spec, selection = ModelSpec("x", dtype=dtype), SelectionConfig(keep=KEEP)
+    outlook = Outlook(Request(spec, selection, Rows(TOKENS), ROWS, MICRO_BATCHES, device="cpu"), config)
+    sizes = {"rows": ROWS, "micro_batches": MICRO_BATCHES, "tokens": TOKENS, "keep": KEEP}
+    real = RealRun(config, lora=None, checkpointing=False, bf16=False, dtype=getattr(torch, dtype), **sizes)
+    step = outlook.coreset_step(ROWS, MICRO_BATCHES, time=False)
+    assert step.selection == pytest.approx(peak_bytes(real.select), rel=TOLERANCE)
+    pool = peak_bytes(lambda: real.train(real.pool))
+    assert outlook.pool(ROWS, MICRO_BATCHES).peak == pytest.approx(real.held + pool, rel=TOLERANCE)

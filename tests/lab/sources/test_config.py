@@ -1,0 +1,62 @@
+"""Settings of clustering are checked with their range."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from colm.errors import ConfigError
+from colm.lab.run.settings import resolve_settings
+
+
+def resolve(sources: Any, **data: Any) -> Any:
+    return resolve_settings(
+        {"model": "tiny", "output_dir": "x", "seed": 3, "data": {"train": "a.jsonl", **data}, "sources": sources}
+    )
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ([1], r"sources is \[1\]; it must be a mapping"),
+        ({"clusters": 4}, "Unknown setting 'clusters' in sources. Did you mean 'cluster'"),
+        ({"cluster": {"k": 4}}, "sources.cluster: Unknown setting 'k'"),
+        ({"cluster": "many"}, "sources.cluster is 'many'; it must be a number of clusters"),
+        ({"cluster": 1}, "sources.cluster: clusters=1 must be a whole number of at least 2, auto, or a range"),
+        ({"cluster": {"clusters": {"least": 4}}}, "must have least and most"),
+        ({"cluster": {"clusters": {"least": 4, "most": 4}}}, "least must be below most"),
+        ({"cluster": {"clusters": {"least": 1, "most": 4}}}, "clusters.least=1 must be a whole number of at least 2"),
+        ({"cluster": {"embedding": "tfid"}}, "embedding='tfid' is not one of tfidf.*Did you mean 'tfidf'"),
+        ({"cluster": {"algorithm": "x"}}, "algorithm='x' is not one of kmeans, minibatch"),
+        ({"cluster": {"positions": 3}}, "positions=3 is not one of labels, all"),
+        ({"cluster": {"dimensions": 0}}, "dimensions=0 must be a whole number of at least 1"),
+        ({"cluster": {"sample": 10}}, "sample=10 must be a whole number of at least 100"),
+        ({"cluster": {"layer": 1.5}}, "layer=1.5 must be a whole number; 0 is the embedding"),
+        ({"cluster": {"encoder": ""}}, "encoder='' must be the name or the folder"),
+        ({"split": {"a": 1}}, "sources.split.a: clusters=1 must be"),
+        ({"split": ["a"]}, "sources.split is .*; it must be a mapping by source"),
+        ({"map": {"a": None}}, "sources.map.a names the source None; it must be a text that is not blank"),
+        ({"merge_below": -1}, "sources.merge_below=-1 must be a whole number of rows"),
+        ({"merged": " "}, "sources.merged names the source ' '; it must be a text that is not blank"),
+        ({"labels": "labels.csv"}, "sources.labels is 'labels.csv'; it must be a .parquet file"),
+    ],
+)
+def test_bad_values_are_refused_with_the_range(sources: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve(sources)
+
+
+def test_a_stream_has_no_clusters() -> None:
+    with pytest.raises(ConfigError, match="a stream's are not; set data.streaming to false"):
+        resolve({"cluster": 4}, streaming=True)
+
+
+def test_good_values_are_resolved_and_can_be_resolved_again() -> None:
+    given = {"cluster": 16, "split": {"a": {"clusters": {"least": 2, "most": 5}}}, "map": {"b": "c"}, "merge_below": 9}
+    settings = resolve(given)
+    assert settings.sources.cluster.clusters == 16
+    assert settings.sources.cluster.seed == 3
+    assert settings.sources.split["a"].range == (2, 5)
+    assert resolve_settings(settings.values).values == settings.values
+    assert not resolve(None).sources.any

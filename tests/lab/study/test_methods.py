@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from colm.config import PRESETS, SelectionConfig
+from colm.errors import ConfigError
+from colm.lab.study.methods import METHODS, method_settings
+
+BASE: dict[str, Any] = {
+    "selection": SelectionConfig(keep=0.25, pass_tokens=512, small_sources=("rare",)).to_dict(),
+    "training": {"gradient_accumulation_steps": 4},
+    "seed": 3,
+}
+
+
+def selection(name: str) -> dict[str, Any]:
+    chosen: dict[str, Any] = method_settings(name, BASE)["selection"]
+    return chosen
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_a_valid_selection_and_leaves_the_rest_as_configured(name: str) -> None:
+    settings = method_settings(name, BASE)
+    SelectionConfig.from_dict(settings["selection"])
+    assert settings["selection"]["pass_tokens"] == 512
+    assert settings["seed"] == 3
+    assert settings["selection"]["keep"] == (1.0 if name in ("random-n", "random-2n") else 0.25)
+    assert settings["training"]["gradient_accumulation_steps"] == (8 if name == "random-2n" else 4)
+    assert BASE["selection"]["features"] == "exact"  # the base is not changed
+
+
+def test_what_the_controls_do() -> None:
+    assert (selection("control")["features"], selection("control")["small_sources"]) == ("none", ["rare"])
+    random = selection("random")
+    assert (random["features"], random["small_sources"], random["by_source"]) == ("none", "none", False)
+    assert selection("colm") == BASE["selection"]
+
+
+def test_a_name_means_the_same_whatever_is_configured() -> None:
+    matched = {**BASE, "selection": SelectionConfig.from_dict({**BASE["selection"], **PRESETS["matched"]}).to_dict()}
+    assert method_settings("matched", BASE) == method_settings("matched", matched)
+    for name in METHODS:
+        assert method_settings(name, matched) == method_settings(name, BASE)
+
+
+def test_changes_to_a_method() -> None:
+    changed = selection("colm+keep_count=8,adam=false")
+    assert (changed["keep_count"], changed["keep"], changed["adam"]) == (8, None, False)
+    counted = {**BASE, "selection": SelectionConfig(keep_count=8).to_dict()}
+    kept = method_settings("colm+keep=0.125", counted)["selection"]
+    assert (kept["keep"], kept["keep_count"]) == (0.125, None)
+    whole = method_settings("random-n", counted)["selection"]
+    assert (whole["keep"], whole["keep_count"]) == (1.0, None)
+    larger = method_settings("colm+pools=4,keep=0.125", BASE)
+    assert larger["training"]["gradient_accumulation_steps"] == 16
+    assert larger["selection"]["keep"] == 0.125
+
+
+def test_bad_names() -> None:
+    with pytest.raises(ConfigError, match=r"There is no method 'colm-exact'\. Did you mean.*There are: random, "):
+        method_settings("colm-exact", BASE)
+    with pytest.raises(ConfigError, match="'keep' in the method 'colm\\+keep' is no change"):
+        method_settings("colm+keep", BASE)
+    with pytest.raises(
+        ConfigError, match="pools=0 in the method 'colm\\+pools=0' must be a whole number of at least 1"
+    ):
+        method_settings("colm+pools=0", BASE)
+    with pytest.raises(ConfigError, match="Unknown selection setting 'kep'"):
+        method_settings("colm+kep=1", BASE)
+
+
+@pytest.mark.parametrize("method", ["control", "random", "colm-spsa", "colm"])
+def test_a_method_without_a_plain_pass_reuses_no_forward(method: str) -> None:
+    selection = SelectionConfig(reuse_forward=True, reuse_offload=True).to_dict()
+    settings = method_settings(method, {"selection": selection, "training": {}})
+    reused = settings["selection"]["reuse_forward"], settings["selection"]["reuse_offload"]
+    assert reused == (method == "colm", method == "colm")

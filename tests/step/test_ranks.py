@@ -1,0 +1,71 @@
+"""Two processes on one pool: the same picks and the same history as one process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from tests.conftest import ragged_batch, tiny_model
+
+from colm import CoresetSelector, SelectionConfig
+from colm.step.ranks import gather_rows, leave_ranks, rank_and_world, sum_over_ranks
+
+SIZES = {"big": 600, "large": 350, "small": 40, "tiny": 10}
+SOURCES = ["big"] * 6 + ["tiny"] + ["large"] * 4 + ["small"] * 2 + ["big"] * 3
+LENGTHS = [9, 7, 5, 8, 6, 4, 9, 5, 7, 8, 4, 6, 9, 5, 8, 7]
+
+
+def steps(rows_of_rank: list[int], features: Any) -> dict[str, Any]:
+    """Select twice on this rank's rows and return picks by dataset index, with the state."""
+    torch.manual_seed(0)
+    selector = CoresetSelector(tiny_model("llama"), SelectionConfig(features=features), SIZES)
+    picks = []
+    for seed in (0, 1):
+        whole = ragged_batch(LENGTHS, seed=seed)
+        mine = {key: value[rows_of_rank] for key, value in whole.items()}
+        half = len(rows_of_rank) // 2
+        batches = [
+            {key: value[:half] for key, value in mine.items()},
+            {key: value[half:] for key, value in mine.items()},
+        ]
+        selector.select(batches, [SOURCES[i] for i in rows_of_rank], dataset_index=rows_of_rank)
+        kept = selector.commit().kept
+        picks.append(sorted(i for rows in kept.values() for i in rows))
+    return {"picks": picks, **selector.state_dict()}
+
+
+def work(rank: int, folder: str, features: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29561", GLOO_SOCKET_IFNAME="lo")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/{features}-store", rank=rank, world_size=2)
+    parts = gather_rows(torch.full((rank * 2, 3), rank))
+    assert [tuple(part.shape) for part in parts] == [(0, 3), (2, 3)]
+    assert sum_over_ranks(torch.tensor([1.0, rank])).tolist() == [2.0, 1.0]
+    # The first rank's rows hold no row of the source "large".
+    rows = [0, 1, 2, 3, 4, 5, 6, 11, 12] if rank == 0 else [7, 8, 9, 10, 13, 14, 15]
+    torch.save(steps(rows, features), Path(folder) / f"{features}-{rank}.pt")
+    leave_ranks()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("features", ["exact", "spsa", "last_hidden", "none"])
+def test_two_ranks_pick_as_one(tmp_path: Path, features: Any) -> None:
+    mp.spawn(work, (str(tmp_path), features), nprocs=2)
+    one = steps(list(range(16)), features)
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"{features}-{rank}.pt")
+        assert found["picks"] == one["picks"]
+        if one["m"] is not None:
+            torch.testing.assert_close(found["m"], one["m"], rtol=1e-3, atol=1e-6 * float(one["m"].abs().max()))
+
+
+def test_one_process_gets_its_own_rows_back() -> None:
+    rows = torch.randn(3, 2)
+    assert gather_rows(rows)[0] is rows
+    assert sum_over_ranks(rows) is rows
+    assert rank_and_world() == (0, 1)

@@ -1,0 +1,174 @@
+"""A resumed run is the same run, in every pass over the data."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from tests.pairs import all_pairs, pairs_of
+from tests.trainers.interrupted import FACTORS, differences, interrupt, possible
+from tests.trainers.resume_on_ranks import CASES as ON_RANKS
+from tests.trainers.resume_on_ranks import FEW as FEW_ON_RANKS
+from tests.trainers.test_hf import coreset_trainer, lines, mixture, weights
+from tests.trainers.test_trl import settings
+from torch.utils.data import RandomSampler
+
+from colm import ConfigError, CoresetSFTTrainer
+from colm.models import build_tiny_model, train_tiny_tokenizer
+from colm.trainers.passes import SeededOrder
+
+FEW = {
+    "data": ["random", "grouped", "stream", "own generator"],
+    "mixing": ["plain", "weights", "cap"],
+    "workers": ["none"],  # forked from the processes of xdist they take seconds to end; the slow tests have them
+}
+CASES = all_pairs({**FACTORS, **FEW}, possible)[0]
+ALL = all_pairs(FACTORS, possible)[0]
+
+
+def name(case: dict[str, Any]) -> str:
+    return "-".join(map(str, case.values()))
+
+
+@pytest.mark.parametrize("case", CASES, ids=name)
+def test_a_resumed_run_is_the_run_that_was_never_killed(tmp_path: Path, case: dict[str, Any]) -> None:
+    assert differences(*interrupt(tmp_path, case)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ALL, ids=name)
+def test_also_in_other_orders(tmp_path: Path, case: dict[str, Any]) -> None:
+    assert differences(*interrupt(tmp_path, case)) == []
+
+
+@pytest.mark.slow
+def test_also_on_two_ranks(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("resume_on_ranks.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=1800
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for rank in range(2):
+        found = json.loads((tmp_path / f"found-{rank}.json").read_text())
+        assert {name(case): differing for case, differing in zip(ON_RANKS, found, strict=True) if differing} == {}
+
+
+@pytest.mark.slow
+def test_also_when_killed_by_the_system() -> None:
+    kills = Path(__file__).parents[2] / "benchmarks" / "kills.py"
+    command = [sys.executable, str(kills), "--passes", "--sample", "6"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert "never killed: 6 of 6 (the product has 576)" in done.stdout
+
+
+def test_a_short_last_pool_of_a_stream_is_a_step_of_its_own(tmp_path: Path) -> None:
+    args = {"max_steps": 4, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    trainer = coreset_trainer(tmp_path, train_dataset=mixture(5).to_iterable_dataset(), args=args)
+    trainer.train()
+    pools = [sorted(row for rows in line["pool"].values() for row in rows) for line in lines(tmp_path)]
+    assert pools == [[0, 1, 2, 3], [4], [0, 1, 2, 3], [4]]
+    assert [sum(map(len, line["kept"].values())) for line in lines(tmp_path)] == [2, 1, 2, 1]
+    counted = coreset_trainer(
+        tmp_path / "counted", train_dataset=mixture(5), args={**args, "train_sampling_strategy": "sequential"}
+    )
+    counted.train()
+    for one, other in zip(weights(trainer), weights(counted), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("steps", [3, 4, 5])
+def test_a_run_that_is_made_longer_finishes_its_pass(tmp_path: Path, streams: bool, steps: int) -> None:
+    data: Any = mixture(48)  # of four steps a pass
+    data = data.to_iterable_dataset().shuffle(seed=0, buffer_size=9) if streams else data
+    args = {"save_strategy": "epoch"}  # which also saves where a training ends within a pass
+    for folder, lengths in (("whole", [9]), ("longer", [steps, 9])):
+        for length in lengths:
+            trainer = coreset_trainer(tmp_path / folder, train_dataset=data, args={**args, "max_steps": length})
+            trainer.train(resume_from_checkpoint=length > lengths[0])
+    whole, longer = (lines(tmp_path / folder) for folder in ("whole", "longer"))
+    assert [line["pool"] for line in longer] == [line["pool"] for line in whole]
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_trl_resumes_in_the_second_pass(tmp_path: Path, streams: bool) -> None:
+    made = [{"source": "ab"[i % 5 == 0], "prompt": f"What of {i}?", "completion": f" {i * i}."} for i in range(18)]
+    tokenizer = train_tiny_tokenizer(f"{row['prompt']}{row['completion']}" for row in made)
+    found = []
+    for checkpoint in (None, str(tmp_path / "checkpoint-3")):  # of two steps a pass
+        data: Any = Dataset.from_list(made)
+        torch.manual_seed(0)
+        trainer = CoresetSFTTrainer(
+            build_tiny_model(tokenizer),
+            settings(tmp_path, max_steps=5, save_strategy="steps", save_steps=3),
+            train_dataset=data.to_iterable_dataset().shuffle(seed=0, buffer_size=5) if streams else data,
+            processing_class=tokenizer,
+        )
+        trainer.train(resume_from_checkpoint=checkpoint)
+        found.append((weights(trainer), lines(tmp_path)))
+    assert found[0][1] == found[1][1]
+    assert all(torch.equal(a, b) for a, b in zip(found[0][0], found[1][0], strict=True))
+
+
+def test_what_can_not_be_resumed_to_the_same_run_is_refused(tmp_path: Path) -> None:
+    stream = mixture(40).to_iterable_dataset(num_shards=2)
+    saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2, "save_only_model": True}
+    coreset_trainer(tmp_path, train_dataset=stream, args=saving).train()
+    more = {"max_steps": 3, "dataloader_num_workers": 2}
+    trainer = coreset_trainer(tmp_path, train_dataset=stream, source_sizes=dict.fromkeys("abcd", 1), args=more)
+    with pytest.raises(
+        ConfigError, match=r"read its stream in 1 data loader processes, now it would in 2, .*workers=1"
+    ):
+        trainer.train(resume_from_checkpoint=True)
+    trainer = coreset_trainer(tmp_path, train_dataset=stream, args={"max_steps": 3})
+    with pytest.raises(ConfigError, match="without its optimizer's state, as save_only_model=True leaves it"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+def test_ignoring_the_place_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data, args = mixture(24), {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
+    coreset_trainer(tmp_path, train_dataset=data, args=args).train()
+    whole = lines(tmp_path)
+    for folder in ("checkpoint-6",):
+        shutil.rmtree(tmp_path / folder)
+    coreset_trainer(tmp_path, train_dataset=data, args={**args, "ignore_data_skip": True}).train(True)
+    assert "ignore_data_skip=True begins the pass over the data anew" in caplog.text
+    assert lines(tmp_path)[3]["pool"] == whole[2]["pool"]  # the first of its pass of two
+
+
+def test_an_order_follows_from_seed_and_pass() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = SeededOrder(RandomSampler(range(50)), seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert order(3, 1) == order(3, 1)
+    assert sorted(order(3, 1)) == list(range(50))
+    assert len({tuple(order(seed, epoch)) for seed, epoch in ((3, 0), (3, 1), (5, 0))}) == 3
+
+
+@pytest.mark.parametrize(
+    ("cases", "factors"),
+    [(CASES, FACTORS | FEW), (ALL, FACTORS), (ON_RANKS, FACTORS | FEW_ON_RANKS)],
+    ids=["fast", "slow", "ranks"],
+)
+def test_all_pairs_of_what_matters_are_tried(cases: list[dict[str, Any]], factors: dict[str, list[Any]]) -> None:
+    tried = set().union(*map(pairs_of, cases))
+    names = list(factors)
+    for number, first in enumerate(names):
+        for second in names[number + 1 :]:
+            for one in factors[first]:
+                for other in factors[second]:
+                    impossible = first == "data" and second == "mixing" and not possible({"data": one, "mixing": other})
+                    assert (((first, one), (second, other)) in tried) != impossible

@@ -1,0 +1,67 @@
+"""FSDP2 in two gloo processes, in a plain loop: the picks and gradients of one process that holds the whole model."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.conftest import tiny_model
+from tests.trainers.shard_on_ranks import CASES, POLICIES
+
+from colm import CoresetSelector, UnsupportedModelError
+
+SCRIPT = Path(__file__).with_name("shard_on_ranks.py")
+ROUNDING = {"float32": 1e-6, "bfloat16": 2e-2}
+"""How far gradients may be from those of float32 weights that no rank shares, relative to their norm."""
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
+    found = {}
+    for world in (1, 2):
+        folder = tmp_path_factory.mktemp(f"world{world}")
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
+        done = subprocess.run(
+            [*command, str(SCRIPT), str(folder)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[world] = torch.load(folder / "found.pt")
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "policy"),
+    # SPSA's differences of two bfloat16 losses are rounding for the most part, and pick other rows.
+    [(case, policy) for case in CASES for policy in POLICIES if (case, policy) != ("spsa", "bfloat16")],
+)
+def test_shards_select_and_train_as_the_whole_model(worlds: dict[int, Any], case: str, policy: str) -> None:
+    (whole, _), (sharded, without) = worlds[1][case, None], worlds[2][case, policy]
+    for ours, theirs, plain in zip(whole, sharded, without, strict=True):
+        assert theirs["kept"] == ours["kept"]
+        assert theirs["match"] == pytest.approx(ours["match"], rel=1e-3 if policy == "float32" else 0.05)
+        for other in (ours, plain):
+            distance = (theirs["gradient"] - other["gradient"]).norm() / other["gradient"].norm()
+            assert float(distance) < ROUNDING[policy]
+
+
+class DeepSpeedEngine(torch.nn.Module):
+    """What DeepSpeed calls its wrapper."""
+
+
+def test_wrappers_that_selection_has_not_run_in_are_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="DeepSpeed"):
+        CoresetSelector(DeepSpeedEngine(), source_sizes={"a": 1})
+    model = tiny_model()
+    next(model.parameters()).ds_id = 3  # as ZeRO-3 marks what it has split
+    with pytest.raises(UnsupportedModelError, match="DeepSpeed"):
+        CoresetSelector(model, source_sizes={"a": 1})
