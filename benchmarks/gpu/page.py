@@ -71,11 +71,9 @@ def _write_faults(runs: list[dict[str, Any]], figures: dict[str, list[dict[str, 
 def _describe_slice(line: dict[str, Any]) -> tuple[str, ...]:
     machine = line["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
-    memory = f", {machine['memory_bytes'] / 2**30:.0f} GiB" if machine["memory_bytes"] else ""
-    cuda = f", CUDA {machine['cuda']}" if machine["cuda"] else ""
     commit = (machine["packed"] or {}).get("commit", "unknown")
-    python = f"Python {machine['python']}, {versions}{cuda}"
-    return line["slice"], f"{machine['device']}{memory}", python, commit, ", ".join(machine["without"]) or "nothing"
+    python = f"Python {machine['python']}, {versions}"
+    return line["slice"], machine["device"], python, commit, ", ".join(machine["without"]) or "nothing"
 
 
 def _mark(status: str) -> str:

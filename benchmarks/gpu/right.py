@@ -98,6 +98,8 @@ def run_slice(results: Path, task: Task) -> int:
         figures = Figures(results / "right.jsonl")
         for unit in lost:
             figures.fault(unit, ended)
+        if task.wrong:  # which the tests that are about picks have seen, or not
+            break
         if left is None or (left and progress.tried == tried):
             figures.fault("pytest", f"{ended} before it began a test")
             return 1

@@ -68,22 +68,27 @@ WITHOUT = {
 
 
 def describe_machine(data: Path) -> dict[str, Any]:
-    """Return card, versions and commit."""
-    import torch
-
+    """Return card, versions and commit, without PyTorch: what holds a GPU here would hold it through all parts."""
     packed = data / "packed.json"
-    found = {
+    return {
         "machine": platform.machine(),
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
-        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
-        "memory_bytes": torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None,
+        "device": _describe_card() or "CPU",
         "versions": {name: _version(name) for name in ("torch", "transformers", "accelerate", "peft", "datasets")},
         "without": {name: text for name, text in WITHOUT.items() if importlib.util.find_spec(name) is None},
         "packed": json.loads(packed.read_text(encoding="utf-8")) if packed.exists() else None,
     }
-    return found
+
+
+def _describe_card() -> str | None:
+    """Return name, memory and driver of the first GPU."""
+    command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found[0] if found and os.environ.get("CUDA_VISIBLE_DEVICES") != "" else None
 
 
 def _version(name: str) -> str | None:
