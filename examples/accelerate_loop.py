@@ -57,7 +57,7 @@ def main(steps: int, cpu: bool = False) -> list[float]:
         kept = selector.take(micro_batches, coreset)
         total = torch.zeros((), device=accelerator.device)
         for number, batch in enumerate(kept):
-            # Processes average gradients once, after the last micro-batch; scaling the loss turns the average into a sum.
+            # Processes average gradients once, after the last micro-batch; scaling the loss makes it a sum.
             with nullcontext() if number == len(kept) - 1 else accelerator.no_sync(model):
                 logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
                 part = example_mean(logits, batch["labels"], num_examples=len(coreset.indices))

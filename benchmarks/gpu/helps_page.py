@@ -165,7 +165,7 @@ def _equal_time(runs: Runs, base: Mapping[str, float] | None) -> str:
         )
     note = (
         f"Losses when {TIMED}'s run of the seed ended, after {fmean(ends.values()):.1f} s of training on average, "
-        "interpolated between evaluations; a run that ended sooner counts with its end. The seconds exclude evaluations."
+        "interpolated between evaluations; a run that ended sooner counts with its end. Seconds exclude evaluations."
     )
     return f"{table(rows)}\n\n{note}"
 
