@@ -49,7 +49,7 @@ def show(interval: Interval | None, digits: int = 4, *, sign: bool = False) -> s
 
 def tabulate_losses(methods: Sequence[Method]) -> list[str]:
     lines = [
-        "| method | seeds | macro | micro | small sources | big sources |",
+        "| method | seeds | macro | micro | small sources | large sources |",
         "| --- | ---: | --- | --- | --- | --- |",
     ]
     for method in methods:
@@ -63,7 +63,7 @@ def tabulate_differences(methods: Sequence[Method], base: Method) -> list[str]:
     lines = [
         f"### Minus {base.name}, paired by seed",
         "",
-        "| method | macro | micro | small sources | big sources |",
+        "| method | macro | micro | small sources | large sources |",
         "| --- | --- | --- | --- | --- |",
     ]
     for method in methods:
