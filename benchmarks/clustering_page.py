@@ -1,4 +1,4 @@
-"""docs/results/sources.md: tables of what clustering.py, clustering_runs.py and clustering_scale.py have kept."""
+"""docs/results/sources.md: tables from the figures of clustering.py, clustering_runs.py and clustering_scale.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read(path: Path) -> Any:
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
-    """Show a mean, and the range where there is one."""
+    """Show a mean, with its range if there is one."""
     low, high = (f"{edge:.{digits}f}" for edge in (min(values), max(values)))
     middle = f"{mean(values):.{digits}f}"
     return middle if low == high else f"{middle} ({low} to {high})"
@@ -47,10 +47,10 @@ def labels_section() -> str:
     parts = [
         "## Agreement with the true sources",
         f"`python benchmarks/clustering.py labels`; {held[0]['rows']:,} rows of each mixture; {held[0]['setting']}; "
-        "mean over seeds of k-means and its range. ARI: adjusted Rand index. NMI: normalised mutual information. Small "
-        "kept: share of the truly small sources' rows that lie in clusters below the uniform share, so that the rule "
-        "keeps them whole. Big kept: the same share of the truly big sources' rows, which it should not. auto: the "
-        "number at the elbow; silhouette: the number of the largest one, for seed 0, 1 and 2.",
+        "mean over seeds of k-means and its range. ARI: adjusted Rand index. NMI: normalized mutual information. Small "
+        "kept: share of the truly small sources' rows in clusters below the uniform share, which the rule keeps whole. "
+        "Big kept: the same share for the truly large sources' rows, which the rule should not keep whole. auto: the "
+        "number at the elbow; silhouette: the number with the largest silhouette, for seeds 0, 1 and 2.",
     ]
     for mixture, of_mixture in grouped(held, lambda one: one["mixture"]).items():
         rows = []
@@ -78,7 +78,7 @@ def gradients_section() -> str:
     ]
     return "\n\n".join(
         [
-            "## The coreset's gradient beside its pool's",
+            "## The coreset's gradient compared with its pool's",
             f"`python benchmarks/clustering.py gradients`; {held['setting']}; {held['pools']} pools of {held['pool']} "
             "rows of the reasoning mixture at the pretrained weights, half kept; cosine between the mean gradients "
             "over all weights.",
@@ -89,7 +89,7 @@ def gradients_section() -> str:
 
 def runs_section() -> str:
     order = list(LABELS)
-    parts = ["## Training with true labels, clusters, and none"]
+    parts = ["## Training with true labels, with clusters, and without labels"]
     for mixture in MIXTURES:
         held = [read(path) for path in sorted((KEPT / mixture).glob("*.json"))]
         held.sort(key=lambda one: (one["method"] != "control", order.index(one["labels"]), one["seed"]))
@@ -105,9 +105,9 @@ def runs_section() -> str:
         parts += [
             f"### {mixture}: losses",
             f"`python benchmarks/clustering_runs.py {mixture}`; {'; and '.join(settings)}; the mixture's pretrained "
-            f"model, 32 of 64 rows, {held[0]['steps']} steps. Losses are by true source, on rows held out; mean over "
-            "seeds and range. Small kept: share of the truly small sources' pool rows that were trained on; with "
-            "clusters and none of seed 0 only where seeds 1 and 2 were run before their rows were numbered rightly.",
+            f"model, 32 of 64 rows, {held[0]['steps']} steps. Losses are by true source, on held-out rows; mean over "
+            "seeds and range. Small kept: share of the truly small sources' pool rows that were trained on; for "
+            "clusters and no labels, seed 0 only if seeds 1 and 2 ran before the row numbering was fixed.",
             table(head, rows, left=2),
         ]
     return "\n\n".join(parts)
@@ -133,7 +133,7 @@ def scale_section() -> str:
         [
             "## Scale",
             f"`python benchmarks/clustering_scale.py`; {setting}; generated rows of 20 to 100 words, 12 clusters by "
-            "TF-IDF, tokenised to at most 128 tokens. Memory is the process's largest resident set, pages of mapped "
+            "TF-IDF, tokenized to at most 128 tokens. Memory is the process's largest resident set, pages of mapped "
             "files included.",
             table(head, rows),
         ]
@@ -141,7 +141,7 @@ def scale_section() -> str:
 
 
 def write_page() -> None:
-    """Write the tables under what stands above the mark."""
+    """Write the tables below the text above the mark."""
     held = PAGE.read_text(encoding="utf-8") if PAGE.exists() else f"# Clusters as sources\n\n{MARK}\n"
     head = held.partition(MARK)[0]
     parts = [labels_section(), gradients_section(), runs_section(), scale_section()]

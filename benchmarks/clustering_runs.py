@@ -1,9 +1,9 @@
-"""Train with true labels, with clusters for labels and with none, and compare the final losses by true source.
+"""Train with true labels, with clusters and without labels, and compare the final losses by true source.
 
-    python benchmarks/clustering_runs.py reasoning            # what is finished is not run again
+    python benchmarks/clustering_runs.py reasoning            # finished runs are skipped
     python benchmarks/clustering_runs.py real --seeds 0
 
-Needs what `experiments/prepare.py` makes of the mixture. Each run's figures are a file in docs/results/runs/clusters.
+Needs the output of `experiments/prepare.py` for the mixture. Each run's figures go to docs/results/runs/clusters.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ STEPS, SEEDS, CLUSTER_SEED = 60, (0, 1, 2), 0
 
 
 def write_training_data(base: Any, folder: Path, kind: str) -> Path:
-    """Write the mixture with labels of one kind, and return its path."""
+    """Write the mixture with one kind of labels, and return its path."""
     rows = read_rows(base.data["train"])
     if kind == "true":
         names = rows["source"][:]
@@ -63,12 +63,12 @@ def write_training_data(base: Any, folder: Path, kind: str) -> Path:
 
 
 def training_values(base: Any, path: Path) -> dict[str, Any]:
-    """Return the settings of a run on the mixture that was written to `path`."""
+    """Return the settings of a run on the mixture at `path`."""
     return {**base.values, "data": {**base.values["data"], "train": str(path), "seed": 0}}
 
 
 def numbered_sources(base: Any, path: Path) -> list[str]:
-    """Return the label of each row as a run numbers them: without those that tokenising drops."""
+    """Return the label of each row as a run numbers them: without rows dropped by tokenization."""
     names: list[str] = prepare_data(resolve_settings(training_values(base, path))).train["source"][:]
     return names
 
@@ -84,7 +84,7 @@ def share_kept_of_small(folder: Path, true: Sequence[str], small: frozenset[str]
 
 
 def figures(folder: Path, true: Sequence[str]) -> dict[str, Any]:
-    """Return the losses by true source at the end, and what was kept."""
+    """Return the final losses by true source, and the share of small sources' rows that was kept."""
     summary = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
     small = find_small_sources(count_sources(true, "source"), "auto")
     losses = {name: source["eval_loss_after"] for name, source in summary["sources"].items() if name in set(true)}

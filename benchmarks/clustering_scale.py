@@ -1,10 +1,10 @@
-"""Label and tokenise 10^4, 10^5 and 10^6 rows of generated text: seconds, peak memory and how they grow.
+"""Label and tokenize 10^4, 10^5 and 10^6 rows of generated text: seconds, peak memory and their growth.
 
     python benchmarks/clustering_scale.py                   # writes docs/results/sources_scale.json, a size at a time
     python benchmarks/clustering_scale.py --rows 10000      # one size only
 
-Each size runs in a process of its own, as `colm sources --cluster` and the tokenising of `colm train` do it. What is
-measured for this commit is not measured again.
+Each size runs in its own process, like `colm sources --cluster` and the tokenization of `colm train`. Sizes already
+measured for this commit are skipped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SOURCES, WORDS, SEED = 12, 4_000, 0
 
 
 def write_texts(path: Path, rows: int) -> None:
-    """Write rows of 20 to 100 words; each source has favourites among common words, whose frequencies follow Zipf."""
+    """Write rows of 20 to 100 words; each source has favorites among common words, whose frequencies follow Zipf."""
     draw = np.random.default_rng(SEED)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
     words = ["".join(draw.choice(letters, size)) for size in draw.integers(2, 11, WORDS)]
@@ -49,7 +49,7 @@ def write_texts(path: Path, rows: int) -> None:
 
 
 def measure(path: Path, folder: Path) -> dict[str, float]:
-    """Label the rows, tokenise them, and return seconds and bytes."""
+    """Label the rows, tokenize them, and return seconds and bytes."""
     from colm.lab.run.prepare import prepare_data
     from colm.lab.run.settings import resolve_settings
 
@@ -65,7 +65,7 @@ def measure(path: Path, folder: Path) -> dict[str, float]:
     from colm.lab.data.read import read_rows
     from colm.models import train_tiny_tokenizer
 
-    # The tokenizer of a real model is there already; that of the tiny one is trained on a part only.
+    # A real model's tokenizer already exists; the tiny model's is trained on only a part.
     texts = [text for row in read_rows(str(path)).select(range(5_000)) for text in row.values()]
     prepare.train_tiny_tokenizer = lambda _: train_tiny_tokenizer(texts)
     read, seconds = prepare.read_rows_of, {}
@@ -94,7 +94,7 @@ def measure(path: Path, folder: Path) -> dict[str, float]:
 
 
 def anonymous_bytes() -> int:
-    """Return the memory of the process's own, without pages of files, at the end."""
+    """Return the process's own memory at the end, without file pages."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("RssAnon"):
             return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""Memory by counting, the same on any machine: what autograd saves, and what is allocated, at one time."""
+"""Memory by counting, the same on any machine: peaks of what autograd saves and of what is allocated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 class _Held:
-    """A saved tensor, counted for as long as autograd keeps it."""
+    """A saved tensor, counted as long as autograd keeps it."""
 
     def __init__(self, tensor: Tensor, counter: _Counter) -> None:
         self.tensor = tensor
@@ -47,7 +47,7 @@ class _Counter:
 
 
 def peak_saved_bytes(action: Callable[[], Any], model: nn.Module) -> int:
-    """Return the most bytes, weights aside, that autograd holds saved at one time while `action` runs."""
+    """Return the peak bytes, excluding weights, that autograd holds saved while `action` runs."""
     counter = _Counter({parameter.untyped_storage().data_ptr() for parameter in model.parameters()})
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: _Held(tensor, counter), lambda held: held.tensor):
         action()
@@ -55,7 +55,7 @@ def peak_saved_bytes(action: Callable[[], Any], model: nn.Module) -> int:
 
 
 def peak_bytes(action: Callable[[], Any]) -> int:
-    """Return the most that is allocated at one time while `action` runs, above what was there before."""
+    """Return the peak bytes allocated while `action` runs, above the earlier allocation."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         action()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]

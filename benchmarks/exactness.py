@@ -1,4 +1,4 @@
-"""How far are the exact features from one forward and backward per example, in float32?
+"""How much do the exact features differ from one forward and backward per example, in float32?
 
 For each family, full and LoRA, ragged rows padded left and right: the relative error in the
 Frobenius norm, the largest over seeds.

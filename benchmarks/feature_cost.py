@@ -1,10 +1,10 @@
-"""What does each kind of feature cost, beside the trunk's forward and beside training?
+"""What does each kind of feature cost, compared with the trunk's forward and with training?
 
 A Llama of about 12 million parameters on random tokens, rows of one length, the first fourth of each
-without labels. Time: every round times the trunk's forward without gradients and each selection pass on
-the same rows in the same micro-batches, in turn; each is divided by the forward of its round. Memory:
-the peak of what a pass allocates, by PyTorch's own record of allocations, and the bytes that autograd
-saves, weights aside, each divided by that of the training forward and backward of one micro-batch of the same rows.
+without labels. Time: every round times in turn the trunk's forward without gradients and each selection
+pass on the same rows and micro-batches; each is divided by the forward of its round. Memory: the peak
+of a pass's allocations, by PyTorch's own record, and the bytes that autograd saves, excluding weights,
+each divided by those of the training forward and backward of one micro-batch of the same rows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from colm.features.selection_pass import run_selection_pass
 from colm.step.pool import Pool
 
 SIZES = {128: 16, 512: 8, 2048: 2}
-"""Tokens in a row, and rows in the one micro-batch."""
+"""Tokens per row, and rows in the one micro-batch."""
 
 ROUNDS = 7
 
@@ -58,10 +58,10 @@ def seconds(action: Callable[[], Any]) -> float:
 
 
 def saved_bytes(action: Callable[[], Any], model: nn.Module) -> int:
-    """Return the bytes of the distinct storages, weights aside, that autograd saves while `action` runs."""
+    """Return the bytes of distinct storages, excluding weights, that autograd saves while `action` runs."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     storages: dict[int, int] = {}
-    alive: list[Tensor] = []  # so that no address is used twice
+    alive: list[Tensor] = []  # so that no address is reused
 
     def pack(tensor: Tensor) -> Tensor:
         if tensor.untyped_storage().data_ptr() not in weights:
@@ -88,13 +88,13 @@ def measure(tokens: int, *, lora: bool, rounds: int) -> None:
     def select(batch: dict[str, Tensor], config: SelectionConfig) -> None:
         generator = torch.Generator().manual_seed(0)
         features = run_selection_pass(model, site, Pool(batch), list(range(rows)), config, generator=generator)
-        features.rows(torch.arange(rows))  # the selection pass keeps factors; this makes the rows of them
+        features.rows(torch.arange(rows))  # the selection pass keeps factors; this multiplies them to rows
 
     def train(batch: dict[str, Tensor]) -> None:
         model.train()
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         example_mean(logits, batch["labels"]).backward()
-        model.zero_grad(set_to_none=False)  # gradients are there in any step but the first
+        model.zero_grad(set_to_none=False)  # gradients exist in every step but the first
 
     ratios: dict[str, list[float]] = {name: [] for name in PASSES}
     for seed in range(rounds + 1):  # the first round warms up
@@ -124,11 +124,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     rounds = parser.parse_args().rounds
-    print("# What features cost\n")
+    print("# The cost of features\n")
     print(f"`python benchmarks/feature_cost.py`; {describe_setting(f'0 to {rounds}')}.\n")
     print("A Llama of 12 M parameters; one micro-batch of " + ", ".join(f"{r} x {t}" for t, r in SIZES.items()), end="")
     print(
-        " tokens. Time over the trunk's forward (median and range over rounds); memory over training on the same rows."
+        " tokens. Time relative to the trunk's forward (median and range over rounds); memory relative to training on "
+        "the same rows."
     )
     print("\n| T | trained | features | time | range | peak memory | saved for backward |")
     print("| ---: | --- | --- | ---: | --- | ---: | ---: |")

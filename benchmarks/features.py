@@ -1,6 +1,6 @@
-"""Measure the features and write the pages in docs/results: all of them, or those that are named.
+"""Measure the features and write the pages in docs/results: all pages, or those named.
 
-python benchmarks/features.py                            # hours on two CPU cores; the gathering resumes
+python benchmarks/features.py                            # hours on two CPU cores; gathering resumes
 python benchmarks/features.py cost architectures
 python benchmarks/features.py estimators --data mixture.jsonl
 """
@@ -18,7 +18,7 @@ PAGES = ("architectures", "estimators", "cost")
 
 
 def run(*command: str, page: str | None = None) -> None:
-    """Run a script of this folder; what it prints becomes the page."""
+    """Run a script in this folder; its output becomes the page."""
     print(" ".join(command), file=sys.stderr)
     done = subprocess.run(
         [sys.executable, str(HERE / command[0]), *command[1:]],
@@ -26,17 +26,17 @@ def run(*command: str, page: str | None = None) -> None:
         stdout=subprocess.PIPE if page else None,
         text=True,
     )
-    if page:  # written once it is whole
+    if page:  # written once it is complete
         (RESULTS / page).write_text(done.stdout, encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pages", nargs="*", metavar="|".join(PAGES), default=list(PAGES))
-    parser.add_argument("--data", help="of the estimators: JSON lines; default: the demo's generated mixture")
+    parser.add_argument("--data", help="JSON lines for the estimators; default: the demo's generated mixture")
     arguments = parser.parse_args()
     if unknown := set(arguments.pages) - set(PAGES):
-        parser.error(f"unknown pages: {', '.join(sorted(unknown))}; there are {', '.join(PAGES)}")
+        parser.error(f"unknown pages: {', '.join(sorted(unknown))}; choose from {', '.join(PAGES)}")
     if "architectures" in arguments.pages:
         run("architectures.py", page="architectures.md")
     if "cost" in arguments.pages:

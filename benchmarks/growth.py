@@ -1,11 +1,11 @@
-"""How the cost of a coreset step grows: with the pool, the length of rows, the vocabulary and the size of the gradient.
+"""How the cost of a coreset step grows with the pool, the row length, the vocabulary and the size of the gradient.
 
     python benchmarks/growth.py --json growth.json
 
-The pool grows on synthetic features, which stand for a full value projection of the Llama that benchmarks/step.py
-measures; a step's time is that of 32 rows there, measured in the same run, times N / 32, since forward and backward
-grow with the rows. The other three are measured as benchmarks/step.py does, on models that fit a CPU. Seconds are of
-the process, on one thread.
+The pool grows on synthetic features, which represent a full value projection of the Llama in benchmarks/step.py. A
+step's time is that of 32 rows there, measured in the same run, times N / 32, since forward and backward grow with the
+rows. The other three are measured as in benchmarks/step.py, on models that fit a CPU. Seconds are process time on one
+thread.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ POOLS = (32, 128, 512, 1024, 2048, 4096)
 LENGTHS = (128, 512, 2048, 4096)
 VOCABULARIES = (32_768, 65_536, 131_072, 262_144)
 GRADIENTS = {"LoRA of rank 16": (1024, 16), "135 M parameters": (192, 576), "1 B": (512, 2048), "8 B": (1024, 4096)}
-"""Outputs and inputs of the map whose gradient is taken, for models of these sizes."""
+"""Outputs and inputs of the map whose gradient is used, for models of these sizes."""
 
 
 def synthetic(rows: int, tokens: int, d_out: int, d_in: int) -> PieceFeatures:
-    """Return features of random gradients, kept in the smaller of their two forms, 32 rows a micro-batch."""
+    """Return features of random gradients, in the smaller of their two forms, 32 rows per micro-batch."""
     generator = torch.Generator().manual_seed(0)
     pieces: list[GradientPiece] = []
     positions = [list(range(start, min(start + 32, rows))) for start in range(0, rows, 32)]
@@ -52,7 +52,7 @@ def synthetic(rows: int, tokens: int, d_out: int, d_in: int) -> PieceFeatures:
 
 
 def pick(features: PieceFeatures, facts: PoolFacts) -> None:
-    """Do all that comes after the features."""
+    """Do all the work after the features."""
     rows = len(features)
     history = empty_history(features.dim, features.device)
     constants = AdamConstants(0.9, 0.999, 1e-8)
@@ -60,7 +60,7 @@ def pick(features: PieceFeatures, facts: PoolFacts) -> None:
 
 
 def facts_of(rows: int) -> PoolFacts:
-    """Return what is known of a pool of one source."""
+    """Return the info of a pool with one source."""
     ids = torch.ones(rows, 2, dtype=torch.int64)
     return share_facts(Pool({"input_ids": ids, "labels": ids}, 0), ["only"] * rows, list(range(rows)), {"only": rows})
 
@@ -130,7 +130,7 @@ def grow_gradient(rounds: int) -> list[dict[str, Any]]:
 
 
 def exponent(found: list[dict[str, float]], x: str, y: str) -> float:
-    """Return how `y` grows with `x` between the last two, as a power."""
+    """Return the exponent with which `y` grows with `x` between the last two points."""
     a, b = found[-2:]
     return math.log(b[y] / a[y]) / math.log(b[x] / a[x])
 
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    logging.disable(logging.WARNING)  # that there is one source only
+    logging.disable(logging.WARNING)  # the warning about a single source
     setting = describe_setting("0")
     print(setting)
     pools = grow_pool(args.rounds)

@@ -1,9 +1,9 @@
-"""How far each integration is from plain training on one process: the kept rows, the summed gradient, the losses.
+"""How much each integration differs from plain training on one process: kept rows, summed gradient, losses.
 
     python benchmarks/integrations.py
 
-Runs the scripts of the tests on gloo processes and prints one table. An error of a gradient is the norm of the
-difference over the norm, the largest of all steps; of a loss it is relative, the largest of all logs.
+Runs the scripts of the tests on gloo processes and prints one table. The error of a gradient is the norm of the
+difference over the norm, the largest over all steps; the error of a loss is relative, the largest over all logs.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def distance(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> fl
 
 
 def compare(what: str, ours: dict[str, Any], theirs: dict[str, Any]) -> Row:
-    """Compare two trainings by the Trainer."""
+    """Compare two training runs of the Trainer."""
     same = [line["kept"] for line in ours["lines"]] == [line["kept"] for line in theirs["lines"]]
     losses = max(abs(a["loss"] / b["loss"] - 1) for a, b in zip(ours["logs"], theirs["logs"], strict=True))
     return Row(what, same, distance(ours["gradients"], theirs["gradients"]), losses)
@@ -73,7 +73,7 @@ def ranks(scratch: Path) -> list[Row]:
 
 
 def shards(scratch: Path) -> list[Row]:
-    """Compare FSDP2 in a plain loop on 2 processes with one that holds the whole model, and with no selection."""
+    """Compare FSDP2 in a plain loop on 2 processes with one process holding the whole model, and with no selection."""
     script = Path(shard_on_ranks.__file__)
     one, two = (launch(script, scratch / f"shards{world}", world) for world in (1, 2))
     rows = []
@@ -85,12 +85,14 @@ def shards(scratch: Path) -> list[Row]:
                 error = float("nan")
             else:
                 error = distance([step["gradient"] for step in steps], [step["gradient"] for step in other])
-            rows.append(Row(f"plain loop, FSDP2, 2 processes, {case}, {policy}; beside {what}", same, error, None))
+            rows.append(
+                Row(f"plain loop, FSDP2, 2 processes, {case}, {policy}; compared with {what}", same, error, None)
+            )
     return rows
 
 
 def in_one_process(scratch: Path) -> list[Row]:
-    """Compare micro-batch sizes, and options that must not change what is trained, in the Trainer."""
+    """Compare micro-batch sizes, and options that must not change the training, in the Trainer."""
 
     def train(name: str, **args: Any) -> dict[str, Any]:
         kept = train_on_ranks.Gradients()

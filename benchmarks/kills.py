@@ -1,13 +1,13 @@
-"""Kill training runs with SIGKILL, resume them, and compare what they leave with a run that was never killed.
+"""Kill training runs with SIGKILL, resume them, and compare their output with a run that was never killed.
 
     python benchmarks/kills.py --kills 50
     python benchmarks/kills.py --passes --sample 100
 
-Half of the kills come at a random time, half at a random file operation in the run's folder: within the writing of a
-checkpoint, a log line or the summary. A run is killed up to three times before it may end. What must agree: the bytes
-of the weights, every line of selection.jsonl and evaluations.jsonl (without seconds).
+Half of the kills come at a random time, half at a random file operation in the run's folder: while writing a
+checkpoint, a log line or the summary. A run is killed up to three times before it may end. These must agree: the bytes
+of the weights, and every line of selection.jsonl and evaluations.jsonl (without seconds).
 
-With --passes the kills come right behind a checkpoint instead, at the places that kills_in_passes.py multiplies out.
+With --passes the kills come right after a checkpoint instead, at all combinations in kills_in_passes.py.
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ def write_config(folder: Path, **training: Any) -> Path:
 
 
 def start(config: Path, *, resume: bool, kill_at: int = 0, count: Path | None = None) -> int:
-    """Train in a forked process, which need not import anything again, and return its number.
+    """Train in a forked process, which need not import anything again, and return its process id.
 
     Args:
-        config: of the run.
-        resume: go on from the last complete checkpoint.
+        config: the run's configuration.
+        resume: continue from the last complete checkpoint.
         kill_at: the file operation in the run's folder before which the process kills itself; 0 for none.
-        count: where to leave the number of file operations.
+        count: where to store the number of file operations.
     """
     sys.stdout.flush()
     child = os.fork()
@@ -112,7 +112,7 @@ def start(config: Path, *, resume: bool, kill_at: int = 0, count: Path | None = 
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """Return what two runs must agree on."""
+    """Return the output on which two runs must agree."""
     weights = next(folder.glob("*.safetensors")).read_bytes()
     found: dict[str, Any] = {"weights": hashlib.sha256(weights).hexdigest()}
     for name in (one for one in LINES if (folder / one).exists()):
@@ -133,7 +133,7 @@ def run_whole(folder: Path) -> Whole:
 
 def kill_and_resume(folder: Path, whole: Whole, draw: random.Random, *, kills: int) -> tuple[list[str], list[str]]:
     """Kill one run `kills` times, let it end, and return where the kills hit and what differs from the whole run."""
-    from colm.lab.run.lock import LOCK_NAME  # which a killed process leaves
+    from colm.lab.run.lock import LOCK_NAME  # which a killed process leaves behind
 
     config, hits = write_config(folder), []
     while True:
@@ -155,7 +155,7 @@ def kill_and_resume(folder: Path, whole: Whole, draw: random.Random, *, kills: i
 
 
 def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
-    """Say what differs: the weights, the number of lines of a file, or the first line of it that does."""
+    """Describe the difference: the weights, a file's number of lines, or its first differing line."""
     differing = [] if found["weights"] == expected["weights"] else ["weights"]
     for name in LINES:
         ours, theirs = found.get(name, []), expected.get(name, [])
@@ -168,7 +168,7 @@ def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
 
 
 def describe(folder: Path, how: str) -> str:
-    """Say in which part of its life a run was killed."""
+    """Describe in which part of its life a run was killed."""
     from colm.trainers.checkpoints import is_complete
 
     if not (folder / "selection.jsonl").exists():
@@ -184,8 +184,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--passes", action="store_true", help="kill in each of three passes over the data instead")
-    parser.add_argument("--sample", type=int, default=0, help="so many cases of --passes, drawn; default: all")
+    parser.add_argument("--passes", action="store_true", help="kill runs in each of three passes over the data instead")
+    parser.add_argument("--sample", type=int, default=0, help="number of cases of --passes to draw (default: all)")
     options = parser.parse_args()
     if options.passes:
         from kills_in_passes import kill_in_passes
@@ -194,7 +194,7 @@ def main() -> None:
             kill_in_passes(Path(scratch), sample=options.sample, seed=options.seed)
         return
     draw, hits, failures, runs = random.Random(options.seed), Counter[str](), [], 0
-    import colm.lab.cli.train  # noqa: F401  the children are forked with it
+    import colm.lab.cli.train  # noqa: F401  imported before the children fork
 
     with tempfile.TemporaryDirectory() as scratch:
         whole = run_whole(Path(scratch) / "whole")
@@ -208,7 +208,7 @@ def main() -> None:
     print(f"\n{hits.total()} kills of {runs} runs, seed {options.seed}:")
     for where, count in sorted(hits.items()):
         print(f"  {count:3d} {where}")
-    print(f"Runs that ended as the one never killed: {runs - len({f.split(':')[0] for f in failures})} of {runs}.")
+    print(f"Runs that ended like the one never killed: {runs - len({f.split(':')[0] for f in failures})} of {runs}.")
     if failures:
         raise SystemExit("\n".join(failures))
 

@@ -1,7 +1,7 @@
-"""Kill runs right behind a checkpoint, at each place of three passes over the data. Started by kills.py --passes.
+"""Kill runs right after a checkpoint, at each place of three passes over the data. Started by kills.py --passes.
 
-The product of: how rows are ordered, how they are mixed, the pass, the place in it, workers that read, how the passes
-end, and one or two processes. The first rank dies of SIGKILL at its first file operation behind the checkpoint.
+All combinations of row order, mixing, pass, place in the pass, data loader workers, end of passes, and one or two
+processes. SIGKILL ends the first rank at its first file operation after the checkpoint.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ FACTORS: dict[str, list[Any]] = {
     "data": ["random", "grouped", "stream"],
     "mixing": ["plain", "weights", "cap"],
     "workers": [0, 2],
-    "rows": [16, 17],  # a process: the last pool of a pass has all its rows, or one
+    "rows": [16, 17],  # per process: the last pool of a pass is full, or has one row
     "processes": [1, 2],
     "epoch": [1, 2, 3],
     "killed": ["first", "middle", "end"],
 }
 WHOLE = 5
-"""So many of the factors make the run; the others say where it is killed."""
+"""Number of factors that define the run; the others say where it is killed."""
 
 Case = tuple[Any, ...]
 
 
 def all_cases() -> list[Case]:
-    """Return the product; a stream cannot be capped."""
+    """Return all combinations; a stream cannot be capped."""
     return [case for case in product(*FACTORS.values()) if case[:2] != ("stream", "cap")]
 
 
@@ -86,12 +86,12 @@ def write_run(folder: Path, case: Case) -> Path:
 
 
 def train(config: Path, processes: int, *, resume: bool = False, kill_behind: str = "") -> int:
-    """Train in forked processes, and return the first one's status, negative where a signal ended it.
+    """Train in forked processes, and return the first one's status, negative if a signal ended it.
 
     Args:
-        config: of the run.
-        processes: how many.
-        resume: go on from the last complete checkpoint.
+        config: the run's configuration.
+        processes: number of processes.
+        resume: continue from the last complete checkpoint.
         kill_behind: the name of a checkpoint. Once it is complete, the first process kills itself, and then all die.
     """
     with socket.socket() as free:
@@ -141,7 +141,7 @@ def _be_rank(config: Path, rank: int, world: int, port: int, *, resume: bool, ki
 
 
 def checkpoints(run: Path) -> dict[tuple[int, str], str]:
-    """Return the checkpoint of each pass, counted from 1, and place in it."""
+    """Return the checkpoint for each pass, counted from 1, and place in the pass."""
     places: dict[int, list[tuple[int, str]]] = defaultdict(list)
     for path in run.glob("checkpoint-*"):
         place = torch.load(path / "coreset_state.pt", weights_only=True)["pass"]
@@ -154,8 +154,8 @@ def checkpoints(run: Path) -> dict[tuple[int, str], str]:
 
 
 def kill_in_passes(scratch: Path, *, sample: int, seed: int) -> None:
-    """Run the product, or a sample of it, and print how many runs ended as the one that was never killed."""
-    import colm.lab.cli.train  # noqa: F401  the children are forked with it
+    """Run all combinations, or a sample, and print how many runs ended like the one that was never killed."""
+    import colm.lab.cli.train  # noqa: F401  imported before the children fork
 
     cases, began = all_cases(), time.perf_counter()
     if sample:
@@ -182,9 +182,10 @@ def kill_in_passes(scratch: Path, *, sample: int, seed: int) -> None:
             print(f"{name:<10} {level!s:<8} {tried[name, level]:>5} {equal[name, level]:>5}")
     runs = len(cases)
     print(
-        f"Runs that ended as the one never killed: {runs - len({f.split(':')[0] for f in failures})} of {runs}", end=""
+        f"Runs that ended like the one never killed: {runs - len({f.split(':')[0] for f in failures})} of {runs}",
+        end="",
     )
-    print(f" (the product has {len(all_cases())}), {time.perf_counter() - began:.0f} s.")
+    print(f" (of {len(all_cases())} combinations), {time.perf_counter() - began:.0f} s.")
     if failures:
         raise SystemExit("\n".join(failures))
 

@@ -1,4 +1,4 @@
-"""How much of what is computed is padding, on the demo's mixture, as rows come and grouped by length."""
+"""How much computation is padding on the demo's mixture, with rows in their original order and grouped by length."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEMO = Path(__file__).parents[1] / "examples" / "demo.yaml"
 def padding_shares(pools: int = 20) -> dict[str, float]:
     """Return the shares of padding in the pool and in its coreset, before and after rows are grouped by length.
 
-    Pools are drawn as the demo's trainer draws them; rows of big sources are kept at random, within the same quotas as
+    Pools are drawn like the demo's trainer does; rows of large sources are kept at random, with the same quotas as
     medoids, so no model is needed.
     """
     settings = load_settings(str(DEMO), [])

@@ -1,4 +1,4 @@
-"""How long `colm report` takes as sources become many: CPU seconds for one run, for several, and for a comparison.
+"""How long `colm report` takes with many sources: CPU seconds for one run, for several, and for a comparison.
 
 python benchmarks/report_time.py [SOURCES ...]
 """
@@ -19,14 +19,14 @@ from colm.lab.report import read_run, write_comparison, write_report
 
 
 def measure(work: Callable[[], Path]) -> tuple[float, int]:
-    """Return the CPU seconds that the work takes, and the bytes of the page that it writes."""
+    """Return the CPU seconds of the work and the bytes of the page it writes."""
     begin = time.process_time()
     page = work()
     return time.process_time() - begin, page.stat().st_size
 
 
 def measure_pages(folder: Path, count: int) -> dict[str, tuple[float, int]]:
-    """Write runs with so many sources, and measure each page about them."""
+    """Write runs with this many sources, and measure each page about them."""
     sizes = {f"source-{i}": round(90_000 * 0.99**i) + 20 for i in range(count)}
     runs = [write_run(folder / f"run-{seed}", sizes=sizes, steps=40, seed=seed) for seed in range(2)]
     write_comparison_folder(folder / "compared", methods={"coreset": 0.1, "random": 0.0}, seeds=1, sizes=sizes)
@@ -49,7 +49,7 @@ def main() -> None:
     if len(counts) > 1:
         for page, took in found.items():
             slope = (took[-1] - took[0]) / (counts[-1] - counts[0])
-            print(f"{page}: {1000 * slope:.1f} ms of CPU a source, from {counts[0]:,} to {counts[-1]:,} sources")
+            print(f"{page}: {1000 * slope:.1f} ms of CPU per source, from {counts[0]:,} to {counts[-1]:,} sources")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One line on the machine and the commit, for the head of every table."""
+"""One line about the machine and the commit, for the head of every table."""
 
 from __future__ import annotations
 

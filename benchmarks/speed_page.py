@@ -1,4 +1,4 @@
-"""docs/results/speed.md: tables of what step.py, growth.py and cheaper.py have kept as JSON in docs/results.
+"""docs/results/speed.md: tables from the JSON of step.py, growth.py and cheaper.py in docs/results.
 
 python benchmarks/speed_page.py
 """
@@ -46,7 +46,7 @@ def step_section(name: str, title: str, command: str) -> str:
     parts = [f"## {title}", f"`{command}`; {held['setting']}. {shape}.", table(head, rows)]
     if name == "step.json":
         parts += [
-            "Padding, as a share of the tokens computed on the demo's mixture, before and after rows are grouped by "
+            "Padding, as a fraction of the computed tokens on the demo's mixture, before and after rows are grouped by "
             "length (target 0.10):",
             table(["tokens of", "before", "after"], padding),
         ]
@@ -80,18 +80,17 @@ def growth_section() -> str:
         [
             "## How the cost grows",
             f"`python benchmarks/growth.py`; {held['setting']}; medians of the rounds.",
-            "With the pool, half of it kept, D = 102,400, T = 128; shares of a step of the Llama above. From 2,048 to "
-            f"4,096 rows all after the features grows as N to the {held['pool_exponent']:.2f}, facility location as N "
-            f"to the {held['facility_exponent']:.2f}.",
+            "By pool size, half of it kept, D = 102,400, T = 128; shares of a step of the Llama above. From 2,048 to "
+            f"4,096 rows the work after the features grows as N to the {held['pool_exponent']:.2f}, facility "
+            f"location as N to the {held['facility_exponent']:.2f}.",
             table(
                 ["N", "after the features, s", "facility location, s", "share after the features", "of facility"], pools
             ),
-            "With the length of rows and with the vocabulary; 8 rows of which 4 are kept, a Llama of 4 layers and "
-            "width 128, LoRA.",
+            "By row length and vocabulary; 8 rows of which 4 are kept, a Llama of 4 layers and width 128, LoRA.",
             table(["T", *names], by_length),
             table(["vocabulary", *names], by_word),
-            "With the gradient's size: all after the features for 64 rows of 128 tokens, what is held of the "
-            "gradients, and what the full matrix would take.",
+            "By gradient size: the work after the features for 64 rows of 128 tokens, the memory of the stored "
+            "gradients, and that of the full matrix.",
             table(["value projection of", "D", "seconds", "held, MiB", "as a matrix, MiB"], by_dim),
         ]
     )
@@ -121,7 +120,9 @@ def main() -> None:
         "python benchmarks/step.py --smollm2 --rows 8 --keep 4 --micro-batches 2 --trained lora --rounds 2 --large"
     )
     parts = [
-        step_section("step.json", "A step beside its floor and its ideal", "python benchmarks/step.py --rounds 5"),
+        step_section(
+            "step.json", "A step compared with its floor and its ideal", "python benchmarks/step.py --rounds 5"
+        ),
         step_section("step_smollm2.json", "The same with SmolLM2-135M", smollm2),
         growth_section(),
         cheaper_section(),

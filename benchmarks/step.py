@@ -1,14 +1,14 @@
-"""How near is a coreset step to what the arithmetic demands, in time, memory and padding?
+"""How close is a coreset step to its theoretical minimum in time, memory and padding?
 
     python benchmarks/step.py --json step.json          # a Llama of 13 million parameters
     python benchmarks/step.py --smollm2 --rows 8 --keep 4 --micro-batches 2 --trained lora --rounds 3 --large
 
-The floor of selection: a forward of the pool's rows without gradients, the head on labelled positions, and the backward
-from there to the value projection's output. The ideal step: the floor, and training the kept rows, all in micro-batches
-grouped by length. The steps are timed in turn in every round, on the same rows, and divided by the ideal of their
-round. On a CPU the clock is that of the process on one thread, which other processes disturb little; on a GPU it is
-wall time. Memory is counted (what autograd holds saved at one time), not timed. In the JSON each figure stands with the
-largest median of what was trained, full or LoRA, and with all of them by kind.
+The floor of selection: a forward of the pool's rows without gradients, the head on labeled positions, and the backward
+from there to the value projection's output. The ideal step: the floor plus training the kept rows, all in micro-batches
+grouped by length. Every round times the steps in turn on the same rows and divides by the round's ideal. On a CPU the
+clock is process time on one thread, which other processes disturb little; on a GPU it is wall time. Memory is counted
+(the peak of what autograd saves), not timed. The JSON holds each figure's largest median over full and LoRA training,
+and all medians by kind.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Figures = dict[str, list[float]]
 
 
 def measure_time(args: argparse.Namespace, shape: Shape, *, lora: bool, rows: int, rounds: int) -> Figures:
-    """Time floor, ideal, step and official algorithm in turn, `rounds` times after one that warms up."""
+    """Time floor, ideal, step and official algorithm in turn, `rounds` times after a warm-up round."""
     model = build_model(shape, lora=lora, tokens=args.tokens)
     keep = max(1, round(rows * args.keep / args.rows))
     slots = max(1, round(args.micro_batches * rows / args.rows))
@@ -69,7 +69,7 @@ def measure_time(args: argparse.Namespace, shape: Shape, *, lora: bool, rows: in
 
 
 def measure_official(model: Any, pool: list[Batch], state: OfficialState, keep: int, ours: Round) -> dict[str, float]:
-    """Time the official algorithm's selection, and the training of what it keeps."""
+    """Time the official algorithm's selection, and training the rows that it keeps."""
     picks: list[int] = []
     paid = seconds(lambda: picks.extend(run_official(model, pool, keep, state)))
     cut = take_rows(pool, sorted(picks))
@@ -82,10 +82,10 @@ def measure_official(model: Any, pool: list[Batch], state: OfficialState, keep: 
 
 
 def measure_checkpointed(args: argparse.Namespace, shape: Shape, *, lora: bool) -> Figures:
-    """Time the step with gradient checkpointing beside its ideal, as it is and trained from the selection's forward.
+    """Time the step with gradient checkpointing, with and without `reuse_forward`, and its ideal.
 
     With N rows of which K are kept, and a row's forward as the unit, the ideal is N + 3 K with LoRA and N + 4 K in
-    full; `reuse_forward` takes one K off: with N = 2 K that leaves 0.80 and 0.83.
+    full training; `reuse_forward` saves one K: with N = 2 K that leaves 0.80 and 0.83.
     """
     found: Figures = {}
     for name, reuse in (("checkpointed_step_over_ideal", True), ("checkpointed_without_reuse", False)):
@@ -107,7 +107,7 @@ def draw(args: argparse.Namespace, shape: Shape, seed: int) -> list[Batch]:
 
 
 def measure_memory(args: argparse.Namespace, shape: Shape, *, lora: bool) -> Figures:
-    """Count what autograd saves in a coreset step, beside training the coreset, and training the pool."""
+    """Count what autograd saves in a coreset step, in training the coreset, and in training the pool."""
     model = build_model(shape, lora=lora, tokens=args.tokens)
     step = Step(model, SelectionConfig(keep_count=args.keep))
     pool = draw(args, shape, 0)
@@ -122,13 +122,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, value in (("rows", 32), ("keep", 16), ("micro-batches", 4), ("tokens", 128), ("rounds", 7)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--shortest", type=float, default=0.5, help="length of the shortest row, as a share of tokens")
-    parser.add_argument("--smollm2", action="store_true", help="SmolLM2-135M in the place of the shape")
+    parser.add_argument(
+        "--shortest", type=float, default=0.5, help="length of the shortest row, as a fraction of tokens"
+    )
+    parser.add_argument("--smollm2", action="store_true", help="use SmolLM2-135M instead of the shape")
     for name, value in Shape()._asdict().items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     parser.add_argument("--trained", choices=["both", "full", "lora"], default="both")
     parser.add_argument(
-        "--large", type=int, nargs="*", default=[128], help="pools of which the share after features is shown"
+        "--large", type=int, nargs="*", default=[128], help="pools for which to show the share after the features"
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)

@@ -1,9 +1,9 @@
-"""What does a coreset step cost, beside training its rows and training the whole pool?
+"""What does a coreset step cost, compared with training its rows and training the whole pool?
 
 A Llama of about 12 million parameters on random tokens, rows of 64 to 128 tokens, a pool of 32 in four
-micro-batches, 16 kept, one source. Every round times the pool's forward without gradients, the
-selection, the training of the coreset and the training of the pool, in turn; each is divided by the
-training of the pool in the same round.
+micro-batches, 16 kept, one source. Every round times in turn the pool's forward without gradients, the
+selection, training the coreset and training the pool; each time is divided by that of training the
+pool in the same round.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def main() -> None:
             model = build_model(SHAPE, lora=lora, tokens=TOKENS)
             config = SelectionConfig(features=features, small_sources="none")
             selector = CoresetSelector(model, config, {"only": 1000})
-            ratios = [measure(model, selector, draw_pool(seed)) for seed in range(ROUNDS + 1)][1:]  # the first warms up
+            ratios = [measure(model, selector, draw_pool(seed)) for seed in range(ROUNDS + 1)][
+                1:
+            ]  # the first round warms up
             columns = [sorted(column) for column in zip(*ratios, strict=True)]
             middle = [f"{column[len(column) // 2]:.2f}" for column in columns]
             spread = f"{columns[-1][0]:.2f} to {columns[-1][-1]:.2f}"
@@ -68,7 +70,7 @@ def main() -> None:
 
 
 def measure(model: Any, selector: CoresetSelector, pool: list[dict[str, Any]]) -> tuple[float, ...]:
-    """Return trunk forward, selection, coreset training and the last two together, over the pool's training."""
+    """Return trunk forward, selection, coreset training, and the sum of the last two, relative to training the pool."""
     whole = seconds(lambda: train(model, pool))
     trunk = seconds(lambda: forward(model, pool))
     kept: list[dict[str, Any]] = []

@@ -1,7 +1,6 @@
-"""What a coreset step is measured against: its floor, the plain training of rows, and the official algorithm.
+"""The references for a coreset step: its floor, plain training, and the official algorithm.
 
-All of it is written out here for a bare or LoRA Llama, apart from the package's own paths, so that a slow path of the
-package shows.
+They are written out here for a bare or LoRA Llama, independent of the package's own code paths, to reveal slow ones.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ class Shape(NamedTuple):
     heads: int = 5
     vocabulary: int = 4096
     dtype: str = "float32"
-    kv_heads: int = 0  # of keys and values; 0 for as many as of queries
-    tied: int = 0  # 1 where the head has the embedding's weight
+    kv_heads: int = 0  # of keys and values; 0 for the same number as queries
+    tied: int = 0  # 1 if the head shares the embedding's weight
 
 
 SMOLLM2 = Shape(layers=30, hidden=576, intermediate=1536, heads=9, vocabulary=49_152, kv_heads=3, tied=1)
-"""Stands for the pretrained model."""
+"""Represents the pretrained model."""
 
 LORA = {"r": 16, "target_modules": "all-linear"}
 
@@ -43,13 +42,13 @@ LORA = {"r": 16, "target_modules": "all-linear"}
 def build_model(
     shape: Shape, *, lora: bool, tokens: int, device: str | torch.device = "cpu", pretrained: Any = None
 ) -> Any:
-    """Build the model on its device, where random weights of billions of parameters are quickly drawn.
+    """Build the model on its device, where drawing billions of random weights is fast.
 
     Args:
-        shape: of the model; that of SmolLM2 stands for the pretrained one.
-        lora: whether it gets adapters.
-        tokens: of the longest row.
-        device: of the weights.
+        shape: the model's shape; SmolLM2's represents the pretrained one.
+        lora: whether to add adapters.
+        tokens: length of the longest row.
+        device: the weights' device.
         pretrained: the model itself, on any device; it is moved.
     """
     torch.manual_seed(0)
@@ -74,7 +73,7 @@ def llama_config(shape: Shape, tokens: int) -> Any:
 
 
 def build_llama(shape: Shape, tokens: int) -> Any:
-    """Draw a Llama in its dtype; converted afterwards, one of 8 billion would take thrice the memory meanwhile."""
+    """Draw a Llama directly in its dtype; converting one of 8 billion later would need three times the memory."""
     return AutoModelForCausalLM.from_config(llama_config(shape, tokens), dtype=getattr(torch, shape.dtype))
 
 
@@ -88,7 +87,7 @@ def draw_pool(
     seed: int,
     device: str | torch.device = "cpu",
 ) -> list[Batch]:
-    """Draw rows of uniformly distributed lengths, the first fourth of each unlabelled, padded as a collator does."""
+    """Draw rows of uniformly distributed lengths, the first fourth of each unlabeled, padded as by a collator."""
     generator = torch.Generator().manual_seed(seed)
     batches = []
     for number in range(micro_batches):
@@ -104,7 +103,7 @@ def draw_pool(
 
 
 def take_rows(batches: list[Batch], rows: list[int]) -> list[Batch]:
-    """Cut single rows out of a pool, without padding."""
+    """Extract single rows from a pool, without padding."""
     where = [(batch, row) for batch in batches for row in range(len(batch["labels"]))]
     cut = []
     for position in rows:
@@ -115,7 +114,7 @@ def take_rows(batches: list[Batch], rows: list[int]) -> list[Batch]:
 
 
 def collate(rows: list[Batch]) -> Batch:
-    """Pad rows on the right to the longest of them."""
+    """Pad rows on the right to the longest one."""
     fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
     return {
         key: nn.utils.rnn.pad_sequence([row[key] for row in rows], batch_first=True, padding_value=value)
@@ -124,7 +123,7 @@ def collate(rows: list[Batch]) -> Batch:
 
 
 def group_by_length(rows: list[Batch], groups: int) -> list[Batch]:
-    """Collate rows of like length together, in `groups` micro-batches of as even sizes as can be."""
+    """Collate rows of similar length together, in `groups` micro-batches of sizes as even as possible."""
     ordered = sorted(rows, key=lambda row: -len(row["labels"]))
     bounds = [round(len(ordered) * i / groups) for i in range(groups + 1)]
     return [collate(ordered[a:b]) for a, b in pairwise(bounds) if b > a]
@@ -135,16 +134,16 @@ def bare(model: Any) -> Any:
 
 
 def value_map(model: Any) -> nn.Module:
-    """Return the map that holds the last value projection's trained weight."""
+    """Return the map with the last value projection's trained weight."""
     projection = bare(model).model.layers[-1].self_attn.v_proj
     module: nn.Module = projection.lora_B["default"] if hasattr(projection, "lora_B") else projection
     return module
 
 
 def run_floor(model: Any, batches: list[Batch]) -> None:
-    """Do what no selection by exact gradients can do without, and nothing else.
+    """Do the minimum for selection by exact gradients.
 
-    The trunk without gradients, the head on labelled positions, and back to the value projection's output.
+    The trunk without gradients, the head on labeled positions, and the backward to the value projection's output.
     """
     model.eval()
     inner, target = bare(model), value_map(model)
@@ -160,7 +159,7 @@ def run_floor(model: Any, batches: list[Batch]) -> None:
         with torch.no_grad():
             hidden = inner.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
             mask = batch["labels"][:, 1:] != -100
-            # The head's own gradient first, from a leaf: its weights need none.
+            # The head's own gradient first, from a leaf: its weights need no gradient.
             states = hidden.last_hidden_state[:, :-1][mask]
             leaf = states.detach().requires_grad_()
             weight = inner.lm_head.weight.detach()
@@ -175,7 +174,7 @@ def run_floor(model: Any, batches: list[Batch]) -> None:
 
 
 def train(model: Any, batches: list[Batch], optimizer: Any = None) -> None:
-    """Accumulate the gradients of the example mean, and let the optimiser step, if there is one."""
+    """Accumulate the gradients of the example mean, and run the optimizer step if there is an optimizer."""
     model.train()
     rows = sum(len(batch["labels"]) for batch in batches)
     for batch in batches:
@@ -187,7 +186,7 @@ def train(model: Any, batches: list[Batch], optimizer: Any = None) -> None:
 
 
 def train_plainly(model: Any, batches: list[Batch], optimizer: Any = None) -> None:
-    """Train as the Trainer does by itself: the model's own loss, a mean over all labelled tokens of the step."""
+    """Train like the plain Trainer: the model's own loss, a mean over all labeled tokens of the step."""
     model.train()
     labelled = sum((batch["labels"][:, 1:] != -100).sum() for batch in batches)
     for batch in batches:
@@ -208,10 +207,10 @@ class OfficialState:
 
 @torch.no_grad()
 def run_official(model: Any, batches: list[Batch], keep: int, state: OfficialState) -> list[int]:
-    """Select as the official implementation does, step by step: its costs, not its code.
+    """Select like the official implementation, step by step: its costs, not its code.
 
     Two evaluations of the last layer and of the head at all positions (SPSA, one direction); the whole matrix of
-    gradients, Adam-normalised; the h largest coordinates; gathers that pickle; facility location on the CPU from a
+    gradients, Adam-normalized; the h largest coordinates; gathers that pickle; facility location on the CPU from a
     dense matrix of l1 distances, one pick at a time.
     """
     model.eval()

@@ -1,7 +1,7 @@
-"""One coreset step with its parts' times, and its ideal beside it.
+"""The times of a coreset step's parts, and of its ideal.
 
-On a CPU the clock is that of the process, which other processes disturb little; on a GPU it is wall time, read when the
-device has done what it was given.
+On a CPU the clock is process time, which other processes disturb little; on a GPU it is wall time, read after the
+device has finished its work.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Round(NamedTuple):
     training: float
     floor: float
     ideal: float
-    kept: list[Batch]  # the kept rows, as the ideal trains them
+    kept: list[Batch]  # the kept rows, trained as in the ideal
 
     @property
     def step(self) -> float:
@@ -47,7 +47,7 @@ def clock() -> float:
 
 
 class Step:
-    """One coreset step, with the moment at which the features were there."""
+    """One coreset step, with the time at which the features were ready."""
 
     def __init__(self, model: Any, config: SelectionConfig, optimizer: Any = None) -> None:
         self.model = model
@@ -56,7 +56,7 @@ class Step:
         self.rows: list[int] = []
 
     def run(self, pool: list[Batch]) -> tuple[float, float, float]:
-        """Return the seconds up to the features, after them, and of training; without a pass the first is 0."""
+        """Return the seconds up to the features, after them, and in training; without a pass the first is 0."""
         ended: list[float] = []
         run_selection_pass = colm.selector.run_selection_pass
 
@@ -78,7 +78,7 @@ class Step:
         return features - start, selected - features + clock() - trained, trained - selected
 
     def beside_ideal(self, pool: list[Batch]) -> Round:
-        """Run a step, then its floor and its ideal, in as many micro-batches."""
+        """Run a step, then its floor and its ideal, in the same number of micro-batches."""
         parts = self.run(pool)
         rows = list(range(sum(len(batch["labels"]) for batch in pool)))
         floor = seconds(run_floor, self.model, group_by_length(take_rows(pool, rows), len(pool)))

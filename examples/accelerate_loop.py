@@ -22,9 +22,9 @@ MICRO_BATCH = 4
 
 
 def main(steps: int, cpu: bool = False) -> list[float]:
-    # One seed for the order of the rows, so that the pools are the same on any number of processes.
-    dealing = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=0)
-    accelerator = Accelerator(cpu=cpu, dataloader_config=dealing)
+    # One seed for the row order, so that the pools are the same on any number of processes.
+    loading = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=0)
+    accelerator = Accelerator(cpu=cpu, dataloader_config=loading)
     text = demo_rows(600, seed=0)  # your data: any rows with a source
     tokenizer = train_tiny_tokenizer(text["prompt"])
     data = tokenize_rows([text], tokenizer, format_name="auto", max_length=192, source_column="source")
@@ -33,7 +33,7 @@ def main(steps: int, cpu: bool = False) -> list[float]:
 
     def collate(rows: list[dict]) -> dict:
         tokens = pad([{key: row[key] for key in ("input_ids", "attention_mask", "labels")} for row in rows])
-        # As integers: accelerate moves tensors between processes and devices, not text.
+        # Integers, because accelerate moves tensors between processes and devices, but not text.
         codes = torch.tensor([names.index(row["source"]) for row in rows])
         return {**tokens, "source": codes, "row": torch.tensor([row["row"] for row in rows])}
 
@@ -57,7 +57,7 @@ def main(steps: int, cpu: bool = False) -> list[float]:
         kept = selector.take(micro_batches, coreset)
         total = torch.zeros((), device=accelerator.device)
         for number, batch in enumerate(kept):
-            # Processes average their gradients once, after the last micro-batch; the loss makes up for the average.
+            # Processes average gradients once, after the last micro-batch; scaling the loss makes it a sum.
             with nullcontext() if number == len(kept) - 1 else accelerator.no_sync(model):
                 logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
                 part = example_mean(logits, batch["labels"], num_examples=len(coreset.indices))
@@ -77,4 +77,4 @@ if __name__ == "__main__":
     parser.add_argument("--cpu", action="store_true")
     options = parser.parse_args()
     main(options.steps, options.cpu)
-    PartialState().destroy_process_group()  # gloo's threads abort a Python that ends before them
+    PartialState().destroy_process_group()  # otherwise gloo's threads can abort Python on exit

@@ -34,10 +34,10 @@ class CoresetModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.selector.load_state_dict(checkpoint["selector"])
         for _ in range(checkpoint["selector"]["step"]):
-            next(self.pools)  # Lightning does not skip what was trained on
+            next(self.pools)  # Lightning does not skip the batches already used
 
     def training_step(self, pool: tuple[dict, ...]) -> None:
-        batches = pool[self.global_rank :: self.trainer.world_size]  # this process's
+        batches = pool[self.global_rank :: self.trainer.world_size]  # this process's share
         rows = [row for batch in batches for row in batch["row"].tolist()]
         coreset = self.selector.select(batches, [self.sources[row] for row in rows], dataset_index=rows)
         kept, loss = self.selector.take(batches, coreset), torch.zeros((), device=self.device)
@@ -59,7 +59,7 @@ def main(steps: int, out: str) -> list[float]:
     tokenizer = train_tiny_tokenizer(text["prompt"])
     data = tokenize_rows([text], tokenizer, format_name="auto", max_length=192, source_column="source")
     sources, rows = list(data["source"]), data.remove_columns("source").add_column("row", range(len(data)))
-    order = torch.Generator().manual_seed(0)  # the same pools on every process, and in a run that goes on
+    order = torch.Generator().manual_seed(0)  # the same pools on every process and after a resume
     batches = iter(DataLoader(rows, 8, shuffle=True, generator=order, collate_fn=DataCollatorForSeq2Seq(tokenizer)))
     torch.manual_seed(0)
     model = build_tiny_model(tokenizer).train()  # your model
@@ -67,7 +67,7 @@ def main(steps: int, out: str) -> list[float]:
     module = CoresetModule(selector, zip(*[batches] * 4, strict=False), sources)  # pools of 4 micro-batches
     saving = pl.callbacks.ModelCheckpoint(out, every_n_train_steps=1, save_top_k=0, save_last=True)
     trainer = pl.Trainer(max_epochs=1, max_steps=steps, logger=False, enable_progress_bar=False, callbacks=[saving])
-    trainer.fit(module, module.pools, ckpt_path="last")  # it warns of saving after the optimiser's step, as it should
+    trainer.fit(module, module.pools, ckpt_path="last")  # the warning about saving is expected
     return module.losses
 
 
@@ -76,4 +76,4 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--out", default="runs/lightning_loop")
     main(**vars(parser.parse_args()))
-    leave_ranks()  # gloo's threads abort a Python that ends before them
+    leave_ranks()  # otherwise gloo's threads can abort Python on exit

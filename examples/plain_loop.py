@@ -1,4 +1,4 @@
-"""CoresetSelector in a plain PyTorch loop that goes on after a kill: python examples/plain_loop.py --steps 20"""
+"""CoresetSelector in a plain PyTorch loop that resumes after a kill: python examples/plain_loop.py --steps 20"""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def main(steps: int, out: Path) -> float:
         done = state["selector"]["step"]
     model.train()
     loss = torch.zeros(())
-    order = torch.Generator().manual_seed(0)  # the same pools in a run that goes on
+    order = torch.Generator().manual_seed(0)  # the same pools after a resume
     batches = iter(DataLoader(data, MICRO_BATCH, shuffle=True, generator=order, drop_last=True, collate_fn=collate))
     for step in range(steps):
         micro_batches = [next(batches) for _ in range(ACCUMULATION)]
@@ -67,7 +67,7 @@ def main(steps: int, out: Path) -> float:
         print(f"step {step}: loss {loss:.4f}, kept {record.kept_count} of {record.pool_count}")
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "selector": selector.state_dict()}
         torch.save(state, out / "partial.pt")
-        os.replace(out / "partial.pt", checkpoint)  # whole, or not at all
+        os.replace(out / "partial.pt", checkpoint)  # atomic: complete or not at all
     return float(loss)
 
 

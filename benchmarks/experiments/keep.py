@@ -1,7 +1,7 @@
-"""Keep what a run of `colm compare` showed as one small file, and put it back where the comparison looks for it.
+"""Store the figures of a `colm compare` run as one small file, and restore it where the comparison looks for it.
 
-The files lie in docs/results/runs/<mixture>/ and hold figures only, no text of the data. So an experiment of many
-hours goes on after an interruption, also on another machine: `restore` makes `colm compare` take the run as finished.
+The files in docs/results/runs/<mixture>/ contain only figures, no text of the data. So an experiment of many hours
+resumes after an interruption, even on another machine: `restore` makes `colm compare` treat the run as finished.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def keep_run(folder: Path, mixture: str, *, model: str, setting: str | None) -> 
 
     Args:
         folder: the run's output folder.
-        mixture: under which name to keep it.
+        mixture: the name to store the run under.
         model: the hash of the model that the run began with, see `hash_model`.
-        setting: hardware, versions and commit; None to leave what is kept there.
+        setting: hardware, versions and commit; None to leave the stored setting.
     """
     path = KEPT / mixture / f"{folder.parent.name}.{folder.name}.json"
     if setting is None:
@@ -52,22 +52,22 @@ def keep_run(folder: Path, mixture: str, *, model: str, setting: str | None) -> 
 
 
 def restore_runs(mixture: str, out: Path, *, model: str | None) -> None:
-    """Put the kept runs back under `out`, a comparison's output folder.
+    """Restore the stored runs under `out`, a comparison's output folder.
 
     Args:
-        mixture: under which name they were kept.
-        out: gets a folder for each.
-        model: the hash of the model that further runs would begin with; None if there will be none.
+        mixture: the name that they were stored under.
+        out: gets a folder for each run.
+        model: the hash of the model that further runs would begin with; None without further runs.
 
     Raises:
-        ConfigError: one began with another model, so that it can not be compared with runs that begin with this one.
+        ConfigError: a run began with another model, so it cannot be compared with runs that begin with this one.
     """
     for path in sorted((KEPT / mixture).glob("*.seed-*.json")):
         held = json.loads(path.read_text(encoding="utf-8"))
         if model is not None and held["model"] != model:
             raise ConfigError(
-                f"{path} began with another pretrained model ({held['model'][:12]}) than the one here ({model[:12]}): "
-                "pretraining rounds otherwise on another processor. Remove the kept runs of this mixture to begin anew."
+                f"{path} began with pretrained model {held['model'][:12]}, but the one here is {model[:12]}: "
+                "pretraining rounds differently on another processor. Remove this mixture's stored runs to start over."
             )
         method, _, seed = path.stem.rpartition(".")
         folder = out / method / seed
@@ -77,7 +77,7 @@ def restore_runs(mixture: str, out: Path, *, model: str | None) -> None:
         (folder / CONFIG_NAME).write_text(yaml.safe_dump(held["config"], sort_keys=False), encoding="utf-8")
         text = "".join(json.dumps(line) + "\n" for line in held["evaluations"])
         (folder / EVALUATIONS_NAME).write_text(text, encoding="utf-8")
-        if "data" in held:  # older ones do not say which rows they were trained on
+        if "data" in held:  # older runs do not record which rows they were trained on
             (folder / DATA_NAME).write_text(json.dumps(held["data"]), encoding="utf-8")
         if "answers" in held:
             (folder / ANSWERS_NAME).write_text(json.dumps(held["answers"]), encoding="utf-8")

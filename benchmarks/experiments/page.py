@@ -49,7 +49,7 @@ def show(interval: Interval | None, digits: int = 4, *, sign: bool = False) -> s
 
 def tabulate_losses(methods: Sequence[Method]) -> list[str]:
     lines = [
-        "| method | seeds | macro | micro | small sources | big sources |",
+        "| method | seeds | macro | micro | small sources | large sources |",
         "| --- | ---: | --- | --- | --- | --- |",
     ]
     for method in methods:
@@ -61,9 +61,9 @@ def tabulate_losses(methods: Sequence[Method]) -> list[str]:
 
 def tabulate_differences(methods: Sequence[Method], base: Method) -> list[str]:
     lines = [
-        f"### Less {base.name}, paired by seed",
+        f"### Minus {base.name}, paired by seed",
         "",
-        "| method | macro | micro | small sources | big sources |",
+        "| method | macro | micro | small sources | large sources |",
         "| --- | --- | --- | --- | --- |",
     ]
     for method in methods:
@@ -75,7 +75,7 @@ def tabulate_differences(methods: Sequence[Method], base: Method) -> list[str]:
 
 
 def tabulate_exact(held: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
-    """Return the shares of right answers, in and out of the training mixture, of the runs that were asked."""
+    """Return the shares of right answers, inside and outside the training mixture, of the evaluated runs."""
     exact = {
         name: {key: {seed: 100 * run[key] for seed, run in runs.items() if run.get(key) is not None} for key in EXACT}
         for name, runs in held.items()
@@ -85,7 +85,7 @@ def tabulate_exact(held: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[
     lines = [
         "## Right answers, %",
         "",
-        "Exact match of greedy answers, mean over sources; the last columns are less the control, paired by seed.",
+        "Exact match of greedy answers, mean over sources; the last columns are minus the control, paired by seed.",
         "",
         "| method | in-domain | out-of-domain | in-domain | out-of-domain |",
         "| --- | --- | --- | --- | --- |",
@@ -105,7 +105,7 @@ def tabulate_costs(methods: Sequence[Method]) -> list[str]:
     random = find_method(methods, "random")
     found = final_losses(random)["macro"] if random else None
     lines = [
-        "| method | seconds a step | of which selection | steps to random's macro loss | seconds to it | examples |",
+        "| method | seconds per step | of which selection | steps to random's macro loss | seconds to it | examples |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for method in methods:
@@ -148,7 +148,7 @@ def draw(methods: Sequence[Method], path: Path) -> None:
 
 
 def write_page(name: str, experiment: Experiment, folder: Path) -> None:
-    """Write docs/results/NAME.md, .svg and .json of the experiment's runs in `folder`, a comparison's output folder."""
+    """Write docs/results/NAME.md, .svg and .json from the runs in `folder`, a comparison's output folder."""
     methods = select_runs(read_comparison(folder), experiment)
     config = yaml.safe_load(next(folder.glob("*/seed-*/config.yaml")).read_text(encoding="utf-8"))
     training = config["training"]
@@ -168,8 +168,8 @@ def write_page(name: str, experiment: Experiment, folder: Path) -> None:
         f"{experiment.about} {training['max_steps']} steps, AdamW with learning rate {training['learning_rate']} and "
         f"{training.get('lr_scheduler_type', 'linear')} decay{', bfloat16' if training.get('bf16') else ''}, pools of "
         f"{training['per_device_train_batch_size'] * training['gradient_accumulation_steps']} rows. Losses are means "
-        "over held-out rows, and over seeds with 95 % t-intervals; with one seed there is no interval and no claim. "
-        "Seconds are those of a shared machine; only their ratios mean something.",
+        "over held-out rows, and over seeds with 95 % t-intervals; one seed gives no interval and supports no claim. "
+        "Seconds come from a shared machine; only their ratios are meaningful.",
         "",
         f"![macro loss]({name}.svg)",
         "",
@@ -191,7 +191,7 @@ def write_page(name: str, experiment: Experiment, folder: Path) -> None:
 
 
 def select_runs(methods: Sequence[Method], experiment: Experiment) -> list[Method]:
-    """Return the experiment's methods, in its order, with its seeds alone."""
+    """Return the experiment's methods, in its order, with only its seeds."""
     found = []
     for name in experiment.methods:
         method = find_method(methods, name)
@@ -205,7 +205,7 @@ def select_runs(methods: Sequence[Method], experiment: Experiment) -> list[Metho
 
 
 def describe_settings(settings: Sequence[str]) -> str:
-    """Return hardware and versions, the commits that the runs were made with, and the seeds."""
+    """Return hardware, versions, the commits of the runs, and the seeds."""
     commits = sorted({found[1] for text in settings if (found := re.search(r"commit (\w+)", text))})
     seeds = sorted({int(found[1]) for text in settings if (found := re.search(r"seeds (\d+)$", text))})
     hardware = sorted({text.partition("; commit")[0] for text in settings})

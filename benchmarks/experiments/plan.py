@@ -1,4 +1,4 @@
-"""Which experiments there are: the question, the mixture, the methods and the seeds of each."""
+"""The experiments: the question, mixture, methods and seeds of each."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ BALANCED = (
     "control+small_sources=none,balance=0.7",
     "matched+small_sources=none,balance=0.7,pools=2,keep=0.25",
 )
-"""Sources weighed by their size to the power -0.7 instead of the small-source rule: at random, and matched."""
+"""Sources weighted by size to the power -0.7 instead of the small-source rule: at random, and matched."""
 
 MIXTURES = {
     "reasoning": "Nine tasks of reasoning-gym, six of them small; a Llama of 2.2 million parameters that was "
     "pretrained on other tasks, trained in full.",
     "real": "Fourteen real instruction sources, eight of them small; a Llama of 2.2 million parameters that was "
-    "pretrained on other rows of the big ones, trained in full.",
+    "pretrained on other rows of the large ones, trained in full.",
     "faster": "The mixture and model of the experiment on nine reasoning tasks, with twice its learning rate.",
     "lora": "The mixture and model of the experiment on nine reasoning tasks, trained with LoRA (rank 16, alpha 32, "
-    "all linear maps), as the paper trains; the embeddings and the head stay as they are.",
-    "balanced": "Nine tasks of reasoning-gym with as many rows each, so that none is small; the model of the "
+    "all linear maps), as in the paper; the embeddings and the head are frozen.",
+    "balanced": "Nine tasks of reasoning-gym with equal numbers of rows, so that none is small; the model of the "
     "experiment on nine reasoning tasks.",
 }
 
@@ -63,14 +63,14 @@ EXPERIMENTS = {
     ),
     "lora": Experiment(
         "lora",
-        "LoRA in the place of full training",
+        "LoRA instead of full training",
         MIXTURES["lora"],
         ("random", "control", "random-n", "colm", "matched"),
         (0, 1, 2, 3, 4),
     ),
     "objectives_reasoning": Experiment(
         "reasoning",
-        "Other ways to pick and weigh rows",
+        "Other ways to pick and weight rows",
         MIXTURES["reasoning"],
         (
             "random",

@@ -1,13 +1,13 @@
-"""Make what the experiments train on: a mixture, and a model of 2 million parameters pretrained on other text.
+"""Prepare the experiments: a mixture, and a model of 2 million parameters pretrained on other text.
 
     python benchmarks/experiments/prepare.py reasoning                      # tasks of reasoning-gym
-    python benchmarks/experiments/prepare.py balanced                       # as many rows of each task
+    python benchmarks/experiments/prepare.py balanced                       # equal numbers of rows per task
     python benchmarks/experiments/prepare.py real --data train.jsonl --validation held.jsonl --questions test.jsonl
 
-Writes runs/experiments/<name>/: train.jsonl, validation.jsonl, questions*.jsonl and model/. For `reasoning` the model
-has read other tasks than the mixture's; `balanced` shares it, and its validation rows. For `real` it has read two
-fifths of the big sources' rows, which the mixture then lacks: there is no other text of that kind at hand. What is
-finished is not made again.
+Writes runs/experiments/<name>/: train.jsonl, validation.jsonl, questions*.jsonl and model/. For `reasoning`, the model
+is pretrained on tasks outside the mixture; `balanced` shares this model and the validation rows. For `real`, it is
+pretrained on two fifths of the large sources' rows, which the mixture then excludes: no other text of that kind is
+available. Finished outputs are skipped.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ OTHER_TASKS = [
     "word_sorting",
     "zebra_puzzles",
 ]
-"""Tasks that the mixture does not have; those that this version of reasoning-gym does not know are left out."""
+"""Tasks outside the mixture; those unknown to this version of reasoning-gym are skipped."""
 
 OUT_OF_DOMAIN = (
     "color_cube_rotation",
@@ -76,7 +76,7 @@ OUT_OF_DOMAIN = (
     "self_reference",
     "simple_geometry",
 )
-"""Tasks with short answers that neither the mixture nor the pretraining has."""
+"""Tasks with short answers that are in neither the mixture nor the pretraining."""
 
 QUESTIONS, QUESTIONS_SEED = 40, 2_000_000
 
@@ -115,7 +115,7 @@ def make_balanced(folder: Path) -> None:
 
 
 def make_real(folder: Path, data: Path, validation: Path, questions: list[Path]) -> None:
-    with data.open(encoding="utf-8") as file:  # not splitlines, which also cuts at line separators within a text
+    with data.open(encoding="utf-8") as file:  # not splitlines, which also splits at line separators within a text
         rows = [json.loads(line) for line in file]
     sizes = count_sources([row["source"] for row in rows], "source")
     small = find_small_sources(sizes, "auto")
@@ -151,7 +151,7 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def pretrain(folder: Path, texts: list[str]) -> None:
-    """Train a new model on whole texts, packed in rows of `WIDTH` tokens."""
+    """Train a new model on whole texts, packed into rows of `WIDTH` tokens."""
     tokenizer = train_tokenizer(texts)
     torch.manual_seed(SEED)
     model = LlamaForCausalLM(
@@ -167,7 +167,7 @@ def pretrain(folder: Path, texts: list[str]) -> None:
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
             bos_token_id=None,
-            attn_implementation="eager",  # faster than the fused one in bfloat16 on a CPU, at these lengths
+            attn_implementation="eager",  # faster than the fused optimizer in bfloat16 on a CPU, at these lengths
         )
     )
     order = random.Random(SEED).sample(texts, len(texts))
@@ -196,7 +196,7 @@ def pretrain(folder: Path, texts: list[str]) -> None:
                 )
     unfinished = folder / "model.part"
     model.save_pretrained(unfinished)
-    config = unfinished / "config.json"  # which leaves the attention out
+    config = unfinished / "config.json"  # which excludes the attention
     values = json.loads(config.read_text(encoding="utf-8")) | {"attn_implementation": "eager"}
     config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(unfinished)
@@ -206,9 +206,9 @@ def pretrain(folder: Path, texts: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=("reasoning", "balanced", "real"))
-    parser.add_argument("--data", type=Path, help="of `real`: JSON lines of source, instruction, output")
-    parser.add_argument("--validation", type=Path, help="of `real`: the same")
-    parser.add_argument("--questions", type=Path, nargs="*", default=[], help="of `real`: the same, with answers")
+    parser.add_argument("--data", type=Path, help="for `real`: JSON lines of source, instruction, output")
+    parser.add_argument("--validation", type=Path, help="for `real`: the same")
+    parser.add_argument("--questions", type=Path, nargs="*", default=[], help="for `real`: the same, with answers")
     arguments = parser.parse_args()
     folder = ROOT / arguments.name
     if (folder / "model").exists() or (arguments.name == "balanced" and (folder / "train.jsonl").exists()):

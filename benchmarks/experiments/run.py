@@ -1,10 +1,10 @@
-"""Run an experiment and write its page; what is finished is not run again.
+"""Run an experiment and write its page; finished runs are skipped.
 
     python benchmarks/experiments/run.py headline_reasoning
-    python benchmarks/experiments/run.py headline_reasoning --page     # the page, of the runs there are
+    python benchmarks/experiments/run.py headline_reasoning --page     # only the page, from the existing runs
 
-Needs what `prepare.py` makes of the mixture. Each run is kept as a file in docs/results/runs, so that an experiment
-goes on after any interruption. Experiments share runs; several may run side by side with other --seeds or --methods.
+Needs the output of `prepare.py` for the mixture. Each run is stored as a file in docs/results/runs, so an experiment
+resumes after any interruption. Experiments share runs; several may run in parallel with different --seeds or --methods.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from colm.step.record import ANSWERS_NAME, SUMMARY_NAME
 
 WEIGHTS_NAME = "model.safetensors"
 HOW = "--limit 40 --max-new-tokens 128 --batch-size 64"
-"""How the finished runs are asked."""
+"""Options for evaluating the finished runs."""
 
 
 def main() -> None:
@@ -33,14 +33,14 @@ def main() -> None:
     parser.add_argument("name", choices=EXPERIMENTS)
     parser.add_argument("--methods", nargs="+", help="only these")
     parser.add_argument("--seeds", nargs="+", type=int, help="only these")
-    parser.add_argument("--page", action="store_true", help="write the page of the runs there are, and run nothing")
+    parser.add_argument("--page", action="store_true", help="write the page from the existing runs, and run nothing")
     arguments = parser.parse_args()
     experiment = EXPERIMENTS[arguments.name]
     config = str(Path(__file__).parent / f"{experiment.mixture}.yaml")
     base = load_settings(config, [])
     model = hash_model(Path(base.model)) if Path(base.model).exists() else None
     if model is None and not arguments.page:
-        parser.error(f"{base.model} is not there; python benchmarks/experiments/prepare.py {experiment.mixture}")
+        parser.error(f"{base.model} does not exist. Run python benchmarks/experiments/prepare.py {experiment.mixture}")
     questions = sorted(map(str, Path(base.output_dir).parent.glob("questions*.jsonl"))) if experiment.asks else []
     restore_runs(experiment.mixture, Path(base.output_dir), model=model)
     for seed in [] if arguments.page else arguments.seeds or experiment.seeds:  # so that pairs are complete early

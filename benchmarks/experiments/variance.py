@@ -1,10 +1,10 @@
-"""How far is the gradient of the kept rows from that of all data, and is it by noise or by bias?
+"""How far is the gradient of the kept rows from that of all data, and is the cause noise or bias?
 
     python benchmarks/experiments/variance.py reasoning
 
-Trains the experiment's model on random batches, and at three stages takes the gradients over *all* weights of the rows
-of many pools of big sources, one backward a row. Every rule picks half of a pool by what the selection pass knows.
-Writes docs/results/variance_<mixture>.md and .json; what is gathered is kept in runs/experiments/<mixture>/variance.
+Trains the experiment's model on random batches. At three stages, computes the gradients over *all* weights for the rows
+of many pools of large sources, one backward per row. Every rule picks half of a pool by what the selection pass knows.
+Writes docs/results/variance_<mixture>.md and .json; raw data is stored in runs/experiments/<mixture>/variance.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from colm.select.fitting import fit_weights
 DRAWS = 5
 KEPT = POOL // 2
 LARGER = (1, 2, 4)
-"""Pools that are put together, for a smaller share to be kept."""
+"""Numbers of pools to merge, so that a smaller fraction is kept."""
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
@@ -62,7 +62,7 @@ def fitted(pool: PoolRows, rows: Tensor) -> Picked:
 
 
 def once(step: Step, budget: int = KEPT) -> Rule:
-    """Return the rule for many steps as one that carries nothing over."""
+    """Return the rule for many steps without a residual."""
     return lambda pool, draw: step(pool, budget, draw, None)[:2]
 
 
@@ -98,17 +98,17 @@ RULES: dict[str, Rule] = {
 
 
 class Judged(NamedTuple):
-    """One rule at one stage; lengths are beside that of the true mean gradient."""
+    """One rule at one stage; lengths are relative to that of the true mean gradient."""
 
     signal: float  # the rule's mean along the true gradient
-    noise: float  # variance over pools and draws, beside the squared signal
-    bias: float  # squared length of what the rule's mean has across the true gradient, beside the squared signal
+    noise: float  # variance over pools and draws, relative to the squared signal
+    bias: float  # squared length of the rule's mean orthogonal to the true gradient, relative to the squared signal
     cosine: float  # with the other rows' mean gradient, mean over pools
     cosine_half: float  # half of its 95 % interval over pools
 
 
 def join(pools: list[PoolRows]) -> PoolRows:
-    """Put pools together. Adam steps and cut gradients stay out: their coordinates differ from pool to pool."""
+    """Merge pools, without Adam steps and cut gradients: their coordinates differ from pool to pool."""
     sources = [source for pool in pools for source in pool.sources]
     losses, last, scaled, norms, full = (
         torch.cat([getattr(pool, key) for pool in pools]) for key in ("losses", "last", "scaled", "norms", "full")
@@ -139,14 +139,14 @@ def apply_rule(rule: Rule, pools: list[PoolRows]) -> Tensor:
 
 
 def judge(found: Tensor, whole: Tensor, population: Tensor) -> Judged:
-    """Take a rule's mean gradients apart.
+    """Decompose a rule's mean gradients.
 
-    The true gradient p is not known. The mean of other rows is p plus noise that is independent of the pools, so inner
-    products with it are unbiased, and so are inner products of different pools.
+    The true gradient p is unknown. The mean of other rows is p plus noise that is independent of the pools, so inner
+    products with that mean are unbiased, and so are inner products of different pools.
 
     Args:
         found: (pools, draws, d) of the rule.
-        whole: (pools, draws, d) of the whole pools, from which the length of p is taken.
+        whole: (pools, draws, d) of the whole pools, which give the length of p.
         population: (d,), the mean gradient of other rows.
     """
     unit = (whole @ population).mean()  # |p|^2
@@ -173,7 +173,7 @@ def tabulate(rows: Iterable[tuple[str, Judged]], unit: float) -> list[str]:
 
 
 def judge_larger(pools: list[PoolRows]) -> dict[int, dict[str, OverSteps]]:
-    """Return what each rule does over many steps, by the size of the pool."""
+    """Return each rule's result over many steps, by pool size."""
     found = {}
     for times in LARGER:
         joined = [join(pools[start : start + times]) for start in range(0, len(pools) - times + 1, times)]
@@ -192,7 +192,7 @@ def tabulate_steps(found: dict[int, dict[str, OverSteps]]) -> list[str]:
 
 
 def judge_stage(pools: list[PoolRows], population: Tensor) -> tuple[dict[str, Judged], dict[str, Judged]]:
-    """Return what every rule does with single pools, and what some do with several put together."""
+    """Return every rule's result on single pools, and some rules' results on merged pools."""
     means = {name: apply_rule(rule, pools) for name, rule in RULES.items()}
     judged = {name: judge(found, means[WHOLE], population) for name, found in means.items()}
     larger = {}
@@ -214,19 +214,19 @@ def main() -> None:
         f"# The gradient of the kept rows, {mixture} mixture",
         "",
         f"`python benchmarks/experiments/variance.py {mixture}`; {setting}. A Llama of 2.2 million parameters, trained "
-        f"in full on random batches of {BATCH}; at each stage {POOLS} pools of {POOL} rows of big sources, {KEPT} rows "
-        "of each kept. Gradients over all weights, after the first stage in Adam's metric.",
+        f"in full on random batches of {BATCH}; at each stage {POOLS} pools of {POOL} rows of large sources, {KEPT} "
+        "rows of each kept. Gradients over all weights, after the first stage in Adam's metric.",
         "",
         "- *signal*: the rule's mean gradient along the true one; 1 is right, more is a longer step.\n"
-        "- *noise*: variance over pools, beside the squared signal. It averages out over steps.\n"
-        "- *bias*: the squared part of the rule's mean across the true gradient, beside the squared signal; within "
-        "about a thirtieth of the noise it is chance. It does not average out.\n"
-        "- *rows*: as many random rows have this noise; *with bias*: as this noise and bias together.\n"
+        "- *noise*: variance over pools, relative to the squared signal. It averages out over steps.\n"
+        "- *bias*: the squared part of the rule's mean orthogonal to the true gradient, relative to the squared "
+        "signal; within about a thirtieth of the noise it is chance. It does not average out.\n"
+        "- *rows*: the number of random rows with this noise; *with bias*: with this noise and bias together.\n"
         f"- *cosine* of one step's gradient with the mean of {POPULATION} other rows, with a 95 % interval over pools. "
         "Noise and bias both lower it.",
         "",
-        "Noise averages out over steps, bias does not. So the last table of each stage is of the mean gradient over "
-        f"all {POOLS * POOL} rows of the pools, at fixed weights of the model, and how near the kept rows' mean comes.",
+        "Noise averages out over steps, bias does not. So the last table of each stage shows how close the kept rows' "
+        f"mean gradient comes to that of all {POOLS * POOL} rows of the pools, at fixed weights of the model.",
     ]
     results: dict[str, Any] = {}
     for step in STAGES:
@@ -239,7 +239,7 @@ def main() -> None:
         over_steps = judge_larger(pools)
         lines += [
             "",
-            f"Over all pools in turn, {KEPT} rows of each: as many random rows of each pool give as good a mean.",
+            f"Over all pools in turn, {KEPT} rows of each: number of random rows per pool with an equally good mean.",
         ]
         lines += ["", *tabulate_steps(over_steps)]
         results[str(step)] = {

@@ -1,4 +1,4 @@
-"""Gather what `variance.py` judges: gradients over all weights of the rows of many pools, at stages of a training."""
+"""Gather the data for `variance.py`: gradients over all weights for the rows of many pools, at stages of training."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ STAGES = (0, 30, 120)
 STEPS, BATCH, MICRO_BATCH, WARM_UP = 150, 32, 16, 5
 POOLS, POOL, POPULATION, SEED = 30, 64, 2048, 0
 SKETCH = 2**14
-"""Coordinates that stand for the full gradient; inner products are within 1 % of the product of lengths."""
+"""Coordinates that represent the full gradient; inner products are within 1 % of the product of lengths."""
 
 COORDINATES = 2560
 
 
 class PoolRows(NamedTuple):
-    """What is known of a pool of big sources' rows."""
+    """The data of a pool of large sources' rows."""
 
     sources: list[str]
     losses: Tensor  # (n,)
@@ -47,7 +47,7 @@ class PoolRows(NamedTuple):
 
 
 def make_pool(tokens: Sequence[Mapping[str, list[int]]], positions: Sequence[int]) -> Pool:
-    """Return tokenised rows as a pool, a row a micro-batch."""
+    """Return tokenized rows as a pool, one row per micro-batch."""
     keys = ("input_ids", "attention_mask", "labels")
     return Pool([{key: torch.tensor([tokens[p][key]]) for key in keys} for p in positions])
 
@@ -139,7 +139,7 @@ class Gathering:
         states = [self.optimizer.state[weight] for weight in self.weights]
         step = float(states[0]["step"])
         v = torch.cat([state["exp_avg_sq"].flatten() for state in states]) / (1 - 0.999**step)
-        # A weight that hardly ever has a gradient (a rare token's) would decide alone.
+        # A weight that rarely has a gradient (that of a rare token) would dominate.
         return (1 / (v.sqrt() + v.sqrt().mean() * 1e-2)).sqrt()
 
     def adam_steps(self, last: Tensor, step: int, sources: list[str]) -> Tensor:

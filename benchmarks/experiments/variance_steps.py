@@ -19,14 +19,16 @@ ORDERS = 5
 
 Carried = Tensor | None
 Step = Callable[[PoolRows, int, torch.Generator, Carried], tuple[Tensor, Tensor, Carried]]
-"""Takes a pool, a budget, a generator and what is carried; gives rows, weights that sum to about 1, what to carry."""
+"""Takes a pool, a budget, a generator and the residual; returns rows, weights that sum to about 1, the residual."""
 
 
 class OverSteps(NamedTuple):
-    """One rule over all pools in turn, the weights of the model fixed."""
+    """One rule over all pools in turn, at fixed model weights."""
 
-    error: float  # squared distance to the mean of all rows, after the best scaling, beside that mean's squared length
-    rows: float  # as many random rows of each pool give this error
+    error: (
+        float  # squared distance to the mean of all rows after the best scaling, relative to that mean's squared length
+    )
+    rows: float  # number of random rows per pool that give this error
 
 
 def even(rows: Tensor) -> Tensor:
@@ -95,7 +97,7 @@ RULES: dict[str, Step] = {
 def judge_steps(rules: dict[str, Step], pools: list[PoolRows], budget: int) -> dict[str, OverSteps]:
     """Apply each rule to all pools in several orders, and judge its mean over them.
 
-    With n rows in a pool, the error of k random ones is in proportion to 1 / k - 1 / n; that gives *rows*.
+    With n rows in a pool, the error of k random rows is proportional to 1 / k - 1 / n; that gives *rows*.
     """
     whole = torch.stack([pool.full.mean(0) for pool in pools]).mean(0)
     errors = {}

@@ -1,13 +1,13 @@
-"""Gather what the study of the estimators needs: slow, resumable, one file a pool.
+"""Gather the data for the study of the estimators: slow, resumable, one file per pool.
 
-SmolLM2-135M-Instruct with LoRA is trained on the big sources of a mixture by the method itself, and
-at three stages pools of 64 rows of the big sources are put through forward and backward. Of each
-pool a file keeps the exact features, hidden states, losses, and of the gradients over *all*
-trainable weights what selections are judged by: their inner products and l1 distances.
+The method itself trains SmolLM2-135M-Instruct with LoRA on the large sources of a mixture. At three
+stages, pools of 64 rows of the large sources go through forward and backward. For each pool, a file
+stores exact features, hidden states, losses, and, to judge selections, the inner products and l1
+distances of the gradients over *all* trainable weights.
 
     python benchmarks/fidelity/gather.py --data mixture.jsonl --out runs/fidelity
 
-`study.py` turns the files into tables. Without --data the demo's generated mixture is taken.
+`study.py` turns the files into tables. Without --data the demo's generated mixture is used.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ ADAM = AdamConstants(0.9, 0.999, 1e-8)
 
 
 class Rows(NamedTuple):
-    """Tokenised rows of the big sources."""
+    """Tokenized rows of the large sources."""
 
     tokens: list[dict[str, Any]]
     sources: list[str]
-    sizes: dict[str, int]  # of all sources, small ones too
+    sizes: dict[str, int]  # of all sources, including small ones
 
     def pool(self, positions: list[int]) -> Pool:
-        """Return the rows as a pool of one micro-batch a row, so that nothing is padded."""
+        """Return the rows as a pool with one row per micro-batch, so that nothing is padded."""
         keys = ("input_ids", "attention_mask", "labels")
         return Pool([{key: torch.tensor([self.tokens[p][key]]) for key in keys} for p in positions])
 
@@ -122,7 +122,7 @@ def train(model: Any, rows: Rows, out: Path) -> None:
 def full_gradients(model: Any, pool: Pool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return each row's gradient over all LoRA weights, its loss, and its mean and last hidden state.
 
-    One backward a micro-batch: hooks on the LoRA matrices keep inputs and output gradients, whose
+    One backward per micro-batch: hooks on the LoRA matrices store inputs and output gradients, whose
     product, row by row, is each example's gradient.
     """
     maps = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.weight.requires_grad]
@@ -152,7 +152,7 @@ def full_gradients(model: Any, pool: Pool) -> tuple[Tensor, Tensor, Tensor, Tens
 
 
 def _keep_rows(module: Any, args: Any, output: Tensor, *, into: Tensor, rows: list[int]) -> None:
-    """Write each example's gradient of a linear map's weight into `rows` of a matrix once the output has its own."""
+    """Write each example's gradient of a linear map's weight into `rows` of a matrix after the output's backward."""
     inputs = args[0].detach()
 
     def write(gradient: Tensor) -> None:
@@ -162,7 +162,7 @@ def _keep_rows(module: Any, args: Any, output: Tensor, *, into: Tensor, rows: li
 
 
 def check_against_backward(model: Any, pool: Pool, gradients: Tensor, position: int) -> float:
-    """Return the relative error of one row against its own backward."""
+    """Return the relative error of one row, compared with its own backward."""
     batch = pool.collate([position])
     labels = batch.pop("labels")
     weights = [m.weight for _, m in model.named_modules() if isinstance(m, nn.Linear) and m.weight.requires_grad]
@@ -191,7 +191,7 @@ def measure_pool(model: Any, rows: Rows, positions: list[int], *, differences: b
     }
     weights = [m.weight for _, m in model.named_modules() if isinstance(m, nn.Linear) and m.weight.requires_grad]
     start = sum(w.numel() for w in weights[: next(i for i, w in enumerate(weights) if w is site.weight)])
-    result["features"] = gradients[:, start : start + site.dim].clone()  # what the selection pass would give
+    result["features"] = gradients[:, start : start + site.dim].clone()  # the selection pass's result
     del gradients
     if differences:
         groups = list(pool.group(range(len(pool)), MICRO_BATCH_TOKENS))
@@ -208,7 +208,7 @@ def measure_pool(model: Any, rows: Rows, positions: list[int], *, differences: b
 
 
 def describe_run(out: Path, data: str | None, rows: Rows) -> None:
-    """Write what the run is of, or check that the run which goes on is of the same data."""
+    """Record the run's data, or check that a resumed run uses the same data."""
     name = Path(data).name if data else "the demo's generated mixture"
     text = json.dumps([rows.sizes, [row["input_ids"] for row in rows.tokens]])
     about = {
@@ -222,7 +222,7 @@ def describe_run(out: Path, data: str | None, rows: Rows) -> None:
     if path.exists():
         begun = json.loads(path.read_text(encoding="utf-8"))
         if begun["tokens_sha256"] != about["tokens_sha256"]:
-            sys.exit(f"{out} was begun on other data ({begun['data']}); give another --out, or remove it.")
+            sys.exit(f"{out} was started with other data ({begun['data']}); choose another --out, or remove it.")
         return
     path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
@@ -231,7 +231,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="JSON lines with source and text columns; default: the demo's mixture")
     parser.add_argument("--out", type=Path, default=Path("runs/fidelity"))
-    parser.add_argument("--pools", type=int, default=20, help="pools at each stage")
+    parser.add_argument("--pools", type=int, default=20, help="number of pools per stage")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     out: Path = arguments.out

@@ -1,12 +1,12 @@
-"""Which way to pick and weigh rows comes nearest to the pool's gradient? By the cheap figure, before any training.
+"""Which way to pick and weight rows comes closest to the pool's gradient? By the cheap figure, before any training.
 
 Reads the files of `gather.py` and writes docs/results/objectives.md:
 
     python benchmarks/fidelity/objectives.py --data runs/fidelity
 
-All pick half of a pool of big sources' rows, without the small-source rule, by what the selection pass knows (the
-last value projection's gradients, losses) or, as a mark, by the full gradients. Judged by the weighted mean's cosine
-and relative error against the pool's mean gradient over all trainable weights.
+Every rule picks half of a pool of large sources' rows, without the small-source rule, using what the selection pass
+knows (the last value projection's gradients, losses) or, as a mark, the full gradients. Rules are judged by the cosine
+and the relative error between the weighted mean and the pool's mean gradient over all trainable weights.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ RIDGE = 0.3
 
 
 class Knowledge(NamedTuple):
-    """What a rule may look at."""
+    """The information available to a rule."""
 
     last: Tensor  # (n, D) exact last-V gradients
-    steps: Tensor  # (n, D), the same as Adam steps with the history of the default's picks
+    steps: Tensor  # (n, D), the same gradients as Adam steps with the history of the default's picks
     losses: Tensor  # (n,)
     full: Tensor  # (n,), norms of the full gradients: a mark, not known in a run
     pool: Record
@@ -50,7 +50,7 @@ def even(rows: Tensor) -> Tensor:
 
 
 def fit(known: Knowledge, rows: Tensor) -> Tensor:
-    """Weights for which the picks' mean last-V gradient is nearest to the pool's, drawn towards uniform ones."""
+    """Weights that bring the picks' mean last-V gradient closest to the pool's, shrunk toward uniform ones."""
     x = known.last[rows].double()
     products = x @ x.T
     start = even(rows)
@@ -166,12 +166,12 @@ def main() -> None:
     torch.set_num_threads(1)
     about = json.loads((arguments.data / "about.json").read_text(encoding="utf-8"))
     lines = [
-        "# Ways to pick and weigh rows, by the gradient alone",
+        "# Ways to pick and weight rows, by the gradient alone",
         "",
         f"`python benchmarks/fidelity/gather.py`, then `python benchmarks/fidelity/objectives.py`; {about['setting']}. "
         "The pools and stages of [estimators.md](estimators.md). Half of a pool is kept. Mean and 95 % bootstrap "
         "interval over pools and draws; *effective rows*: how many random rows have the same cosine. A weighted mean "
-        "may be shorter or longer than a uniform one, so its error is no effective batch; Adam forgives length.",
+        "may be shorter or longer than a uniform one, so its error gives no effective batch size; Adam ignores scale.",
     ]
     results: dict[str, Any] = {"about": about, "stages": {}}
     for path in sorted(arguments.data.glob("steps-*.pt"), key=lambda path: int(path.stem.split("-")[1])):

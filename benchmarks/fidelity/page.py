@@ -14,7 +14,7 @@ Results = dict[str, Any]
 
 
 def draw_plot(results: Results, path: Path) -> None:
-    """Draw, for each stage, the cosine of the kept against the pool's mean gradient over the number of probes."""
+    """Draw, for each stage, the cosine between the kept rows' and the pool's mean gradient by number of probes."""
     plt.rcParams["svg.hashsalt"] = "colm"
     stages, counts = results["stages"], results["probes"]
     figure, axes = plt.subplots(1, len(stages), figsize=(4.2 * len(stages), 3.6), sharey=True, squeeze=False)
@@ -52,7 +52,7 @@ def write_page(results: Results, path: Path) -> None:
     total = sum(about["sizes"].values())
     sources = ", ".join(f"{name} {about['sizes'][name] / total:.0%}" for name in about["big"])
     lines = [
-        "# Does the zeroth-order estimate find the right gradient, and the right rows?",
+        "# Does the zeroth-order estimate find the right gradient and the right rows?",
         "",
         "`python benchmarks/fidelity/gather.py`, then `python benchmarks/fidelity/study.py`; "
         f"{about['setting']}. Raw figures: [estimators.json](estimators.json).",
@@ -64,16 +64,16 @@ def write_page(results: Results, path: Path) -> None:
         "## Setting",
         "",
         "SmolLM2-135M-Instruct in float32, LoRA of rank 16 on all linear maps, trained by the method itself with exact "
-        f"features (pool 32, keep 16, AdamW, learning rate 5e-4) on the big sources of {about['data']} ({sources} of "
+        f"features (pool 32, keep 16, AdamW, learning rate 5e-4) on the large sources of {about['data']} ({sources} of "
         f"its rows; rows of at most 160 tokens). After {', '.join(stages)} steps, the same pools of {first['rows']} "
-        "rows that training does not reach; half of each is kept, each source its share. One training run, one "
-        "seed: the intervals say nothing of other runs.",
+        "rows that training does not reach; half of each is kept, in proportion to the sources. One training run, "
+        "one seed: the intervals say nothing about other runs.",
         "",
-        "Judged by the cosine, and by the relative error, of the kept rows' mean gradient against the pool's, over all "
-        "LoRA weights. Each estimator normalises with the Adam history of its own picks, replayed over the training "
-        f"steps; SPSA is repeated with {results['draws']} draws of directions. *Effective rows*: how many rows drawn "
-        "at random from the pool have the same mean cosine. *Agreement*: the share of picks that the exact features "
-        "pick, too (half by chance). *Gradient*: the mean cosine of a row's estimated against its exact gradient. "
+        "Judged by the cosine and the relative error between the kept rows' and the pool's mean gradient, over all "
+        "LoRA weights. Each estimator normalizes with the Adam history of its own picks, replayed over the training "
+        f"steps; SPSA is repeated with {results['draws']} draws of directions. *Effective rows*: the number of "
+        "random rows of the pool with the same mean cosine. *Agreement*: the share of picks that exact features also "
+        "pick (half by chance). *Gradient*: the mean cosine between a row's estimated and exact gradient. "
         "Intervals: 95 %, bootstrap over pools and draws. SPSA rows use projections of the exact gradient, the limit "
         "of a small difference; the last table shows true differences.",
     ]
@@ -134,7 +134,7 @@ def _cells(figures: Results) -> str:
 
 
 def _reading(stages: Results, counts: list[int]) -> list[str]:
-    """Say in words what the tables hold, each number taken from them."""
+    """State the findings of the tables in words, with their numbers."""
 
     def by_stage(name: str, figure: str, digits: int) -> str:
         return ", ".join(f"{held['methods'][name][figure][0]:.{digits}f}" for held in stages.values())
@@ -156,19 +156,19 @@ def _reading(stages: Results, counts: list[int]) -> list[str]:
     }
     rows = "; ".join(f"{label} {by_stage(name, 'effective_rows', 1)}" for name, label in names.items())
     return [
-        "- **As an estimate of a row's gradient, one probe says next to nothing**: its mean cosine with the exact one "
+        "- **As an estimate of a row's gradient, one probe is nearly worthless**: its mean cosine with the exact one "
         f"is {gradient[1]:.3f}; with 4, 16 and 64 probes {gradient[4]:.2f}, {gradient[16]:.2f} and {gradient[64]:.2f}. "
         "True differences agree with projections of the exact gradient (relative error at most "
-        f"{worst:.0e} at eps 1e-3), so this is the price of few directions, not of the difference.",
-        f"- **What it costs the selection**, as the random rows that have the cosine of the {kept} kept ones, after "
+        f"{worst:.0e} at eps 1e-3), so the error comes from using few directions, not from the difference.",
+        f"- **The cost to the selection**, as the number of random rows with the cosine of the {kept} kept ones, after "
         f"{steps} steps: {rows}.",
-        f"- **The gain is in direction only.** The relative error of the mean gradient is that of random by source "
+        f"- **The gain is in direction only.** The relative error of the mean gradient equals that of random by source "
         f"({by_stage('random by source', 'error', 2)}) for every feature, exact "
-        f"({by_stage(exact, 'error', 2)}) or full ({by_stage(full, 'error', 2)}): medoids favour rows with long "
-        "gradients, which bring most of the pool's direction and make the mean too long. Taking the longest last-V "
-        f"gradients outright gives the cosine of {by_stage('largest last-V gradient norm', 'effective_rows', 1)} rows.",
-        f"- **Adam's normalisation does not help this cosine**: without it, exact features reach "
+        f"({by_stage(exact, 'error', 2)}) or full ({by_stage(full, 'error', 2)}): medoids favor rows with long "
+        "gradients, which carry most of the pool's direction and make the mean too long. Simply taking the longest "
+        f"last-V gradients gives the cosine of {by_stage('largest last-V gradient norm', 'effective_rows', 1)} rows.",
+        f"- **Adam normalization does not help this cosine**: without it, exact features reach "
         f"{by_stage('medoids of exact last-V gradients, no Adam', 'effective_rows', 1)}. The cosine is of gradients, "
-        "not of Adam's steps, so it is not the last word on it. Before the first step there is no history, and the "
-        "normalised gradient is its signs alone.",
+        "not of Adam's steps, so this is not conclusive. Before the first step there is no history, and the normalized "
+        "gradient is only its signs.",
     ]

@@ -1,11 +1,11 @@
-"""How good are the zeroth-order estimates, and what do their errors do to the selection?
+"""How good are the zeroth-order estimates, and how do their errors affect the selection?
 
 Reads the files of `gather.py` and writes a page with tables, a plot, and the figures as JSON:
 
     python benchmarks/fidelity/study.py --data runs/fidelity
 
-Intervals are 95 % bootstrap intervals over pools and, where a method draws at random, over its draws. All
-is of the one training run that was gathered.
+Intervals are 95 % bootstrap intervals over pools and, for random methods, over draws. Everything comes from
+the one training run that was gathered.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ ADAM, KEEP = AdamConstants(0.9, 0.999, 1e-8), 0.5
 PROBES, DRAWS, RANDOM_DRAWS, BOOTSTRAPS = (1, 4, 16, 64), 15, 400, 2000
 
 Record = dict[str, Any]
-"""What `gather.py` keeps of one pool."""
+"""The data that `gather.py` stores for one pool."""
 
 
 class Outcome(NamedTuple):
-    """Selections from pools, judged; each (pools, draws)."""
+    """Figures of selections from pools; each (pools, draws)."""
 
     cosine: Tensor  # between the kept and the pool's mean gradient over all trainable weights
-    error: Tensor  # of the kept mean against the pool's, relative to the pool's norm
-    agreement: Tensor  # share of the picks that the exact features pick, too
-    gradient: Tensor  # mean cosine of the estimated features against the exact ones; nan where none are estimated
+    error: Tensor  # between the kept rows' and the pool's mean, relative to the pool's norm
+    agreement: Tensor  # share of the picks that the exact features also pick
+    gradient: Tensor  # mean cosine between estimated and exact features; nan if nothing is estimated
 
 
 def facts_of(pool: Record) -> PoolFacts:
@@ -54,7 +54,7 @@ def facts_of(pool: Record) -> PoolFacts:
 
 
 def by_quota(pool: Record, pick: Callable[[Tensor, int], Tensor]) -> list[int]:
-    """Pick source by source, each its quota; `pick` maps a source's rows and its quota to places among them."""
+    """Pick a quota from each source; `pick` maps a source's rows and its quota to positions among them."""
     facts = facts_of(pool)
     groups = group_by_source(facts.order, facts)
     quotas = source_quotas({name: len(rows) for name, rows in groups.items()}, round(KEEP * len(facts.source)))
@@ -67,13 +67,13 @@ def matrix(rows: Tensor) -> Features:
 
 
 def estimate(rows: Tensor, probes: int, seed: int) -> SpsaFeatures:
-    """Return what SPSA gives in the limit of a small difference: projections on `probes` directions."""
+    """Return SPSA's limit for a small difference: projections on `probes` directions."""
     directions = torch.randn(probes, rows.shape[1], generator=torch.Generator().manual_seed(seed))
     return SpsaFeatures(rows @ directions.T, directions[:, :, None])
 
 
 class Method(NamedTuple):
-    """Features as they are in a run: its own estimates, with the history of its own picks."""
+    """Features as in a run: its own estimates, with the history of its own picks."""
 
     make: Callable[[Tensor, int], Features]  # exact rows (n, D) and a step number -> features
     adam: bool = True
@@ -99,7 +99,7 @@ class Method(NamedTuple):
 
 
 def judge(pool: Record, picks: list[int]) -> tuple[float, float]:
-    """Return cosine and relative error of the kept rows' mean gradient against the pool's, from inner products."""
+    """Return cosine and relative error between the kept rows' and the pool's mean gradient, from inner products."""
     products: Tensor = pool["products"]
     whole, cross, kept = products.mean(), products[picks].mean(), products[picks][:, picks].mean()
     return float(cross / (whole * kept).sqrt()), float(((whole - 2 * cross + kept).clamp_min(0) / whole).sqrt())
@@ -111,7 +111,7 @@ def random_curve(pool: Record) -> Tensor:
     rows = len(products)
     generator = torch.Generator().manual_seed(0)
     orders = torch.rand(RANDOM_DRAWS, rows, generator=generator).argsort(1)
-    places = orders.argsort(1)  # a row is among the first k of its draw's order if its place is below k
+    places = orders.argsort(1)  # a row is among the first k of its draw's order if its position is below k
     curve = []
     for size in range(1, rows + 1):
         kept = (places < size).double() / size
@@ -145,7 +145,7 @@ def fixed_picks(pool: Record) -> dict[str, list[int]]:
 
 
 def greedy_on_cosine(pool: Record) -> list[int]:
-    """Add the row that brings the kept mean's direction nearest to the pool's; no quotas."""
+    """Add the row that brings the kept mean's direction closest to the pool's; no quotas."""
     products: Tensor = pool["products"]
     towards = products.mean(1)  # inner product of each row with the pool's mean
     picks: list[int] = []
@@ -222,11 +222,11 @@ def study_stage(pools: list[Record], steps: list[Record]) -> dict[str, Tensor]:
 def interval(values: Tensor, curves: Tensor | None = None) -> tuple[float, float, float]:
     """Return the mean and its 95 % bootstrap interval, resampling pools and draws.
 
-    A draw is of one method for all pools (a fixed direction, say), so the two are resampled crosswise.
+    A draw belongs to one method for all pools (a fixed direction, say), so the two are resampled crosswise.
 
     Args:
         values: (pools, draws).
-        curves: (pools, sizes), the random subsets' cosines; with them the figures are of `effective_rows`.
+        curves: (pools, sizes), the random subsets' cosines; if given, the figures are `effective_rows`.
     """
 
     def statistic(pools: Tensor, draws: Tensor) -> Tensor:
@@ -244,7 +244,7 @@ def interval(values: Tensor, curves: Tensor | None = None) -> tuple[float, float
 
 
 def effective_rows(cosine: Tensor, curve: Tensor) -> Tensor:
-    """Return how many random rows have this mean cosine; `curve` (sizes,) is that of 1, 2, ... random rows."""
+    """Return how many random rows have this mean cosine; `curve` (sizes,) is the cosine of 1, 2, ... random rows."""
     curve = curve.cummax(0).values
     above = int((curve < cosine).sum())  # the curve's first point at or above
     if above == 0:
@@ -281,7 +281,7 @@ def compare_differences(pool: Record) -> list[Record]:
 
 
 def spread_of(pools: list[Record]) -> Record:
-    """Return what the pools' gradients are like: tails, and how the last-V norm tracks the full one."""
+    """Return statistics of the pools' gradients: tails, and how the last-V norm tracks the full one."""
     correlations, tails, angles = [], [], []
     for pool in pools:
         full, last = pool["products"].diagonal().sqrt(), pool["features"].norm(dim=1).double()

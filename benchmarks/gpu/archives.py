@@ -1,4 +1,4 @@
-"""A folder as archives of limited size, and back: a file that does not fit travels in pieces."""
+"""A folder as archives of limited size, and back: a file that does not fit is split into pieces."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tarfile
 from pathlib import Path
 
 LARGEST = 55 * 2**20
-"""Bytes of an archive."""
+"""Maximum bytes of an archive."""
 
 _PIECE = re.compile(r"(.+)\.piece-(\d+)-of-(\d+)")
 _BLOCK = tarfile.BLOCKSIZE
@@ -22,20 +22,20 @@ def pack(content: Path, out: Path, largest: int = LARGEST) -> list[Path]:
     Args:
         content: the folder.
         out: where the archives go; older ones are removed.
-        largest: bytes of an archive.
+        largest: maximum bytes of an archive.
     """
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("*.tar"):
         old.unlink()
     archives: list[Path] = []
-    room = 0  # bytes that the last archive has left
+    room = 0  # bytes left in the last archive
     for path in sorted((path for path in content.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size):
         name, data = str(path.relative_to(content)), path.read_bytes()
         cuts = _cut(len(data), room, largest - tarfile.RECORDSIZE)
         for number, (start, end) in enumerate(cuts):
             if _taken(end - start) > room:
                 archives.append(out / f"{len(archives) + 1}.tar")
-                room = largest - tarfile.RECORDSIZE  # to which tar fills an archive up
+                room = largest - tarfile.RECORDSIZE  # tar pads an archive to this size
             head = tarfile.TarInfo(name if len(cuts) == 1 else f"{name}.piece-{number}-of-{len(cuts)}")
             head.size = end - start
             with tarfile.open(archives[-1], "a") as archive:
@@ -45,14 +45,14 @@ def pack(content: Path, out: Path, largest: int = LARGEST) -> list[Path]:
 
 
 def unpack(archives: Path, out: Path) -> list[str]:
-    """Unpack the archives that are there, and put those files together of which all pieces are.
+    """Unpack the available archives, and join files with all pieces present.
 
     Args:
-        archives: the folder that `pack` wrote to, or a part of it.
-        out: where the files go; it may hold what an earlier call unpacked.
+        archives: the folder that `pack` wrote to, or part of its contents.
+        out: where the files go; it may contain files from an earlier call.
 
     Returns:
-        Files of which pieces are missing.
+        Files with missing pieces.
     """
     out.mkdir(parents=True, exist_ok=True)
     for path in sorted(archives.glob("*.tar")):
@@ -73,7 +73,7 @@ def unpack(archives: Path, out: Path) -> list[str]:
 
 
 def _cut(size: int, room: int, full: int) -> list[tuple[int, int]]:
-    """Return where to cut a file, so that the first piece fills the room that is left, and others an archive each."""
+    """Return where to cut a file, so that the first piece fills the remaining room and the others an archive each."""
     cuts = [0]
     for space in (room, *[full] * (size // (full - 2 * _BLOCK) + 1)):
         end = min(size, cuts[-1] + (space // _BLOCK - 1) * _BLOCK)
@@ -83,7 +83,7 @@ def _cut(size: int, room: int, full: int) -> list[tuple[int, int]]:
 
 
 def _taken(size: int) -> int:
-    """Return the bytes of an archive that a piece takes, with its head."""
+    """Return the bytes that a piece takes in an archive, including its header."""
     return (1 + -(-size // _BLOCK)) * _BLOCK
 
 

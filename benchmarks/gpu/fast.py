@@ -1,12 +1,12 @@
-"""Fast and small: a coreset step's time and memory beside its ideal, the pool and plain training, and the plan's word.
+"""Fast and small: a coreset step's time and memory compared with its ideal, the pool, plain training and the plan.
 
     python benchmarks/gpu/fast.py --results DIR --data DIR --seconds 120
 
-Each case is a line: seconds and peaks of the floor of selection, training the kept rows, the step with medoids and with
-matching, the control, training the pool, and as many rows in the Trainer's own way, in turn on the same rows in every
-round. The optimizer's step is in all that train. Before the rounds each way runs once, on rows as `colm plan` has them,
-whose peaks are compared with the plan's. Nothing is compiled: the Trainer does not unless it is told to, reuse_forward
-refuses it, and it would take longer than all of this.
+Each case is a line with seconds and peaks of the selection's floor, training the kept rows, the step with medoids and
+with matching, the control, training the pool, and the plain Trainer on the same number of rows. Every round runs these
+in turn on the same rows, including the optimizer step. Before the rounds each way runs once on rows like those of
+`colm plan`, and its peaks are compared with the plan's. Nothing is compiled: the Trainer does not compile by default,
+reuse_forward refuses it, and compiling would take longer than everything else.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from gauges import Gauges
 
 ALLOWED = 0.15
-"""How far the allocator's peak may be from the plan's, relative."""
+"""Allowed relative difference between the allocator's peak and the plan's."""
 
 MARGIN = 3.0
-"""Seconds that are left for freeing memory and ending."""
+"""Seconds reserved for freeing memory and ending."""
 
 
 def main() -> int:
@@ -37,7 +37,7 @@ def main() -> int:
     from gauges import Gauges
 
     if task.tiny:
-        torch.set_num_threads(1)  # more of them wait for each other longer than they work
+        torch.set_num_threads(1)  # more threads wait for each other longer than they work
     gauges = Gauges(task.device)
     peaks = planned.read(task.data, tiny=task.tiny)
     unfinished = read = False
@@ -55,7 +55,7 @@ def main() -> int:
         if error is not None:
             task.figures.fault(name, error)
             unfinished = True
-            if "CUDA error" in error:  # the context is lost, and whatever follows would fail, too
+            if "CUDA error" in error:  # the context is lost, so everything that follows would fail
                 break
         _free()
     return UNFINISHED if unfinished else 0
@@ -64,13 +64,13 @@ def main() -> int:
 def _try(
     task: Task, name: str, case: Case, profiled: bool, peaks: dict[str, dict[str, float]], gauges: Gauges
 ) -> str | None:
-    """Measure a unit; return what went wrong, as text: the exception itself would hold the model alive."""
+    """Measure a unit; return the error as text: the exception itself would keep the model alive."""
     try:
         if profiled:
             _profile(task, name, case)
         else:
             _measure(task, name, case, peaks.get(name), gauges)
-    except Exception as error:  # out of memory, or whatever a library raises: the next unit may still go
+    except Exception as error:  # out of memory, or any library error: the next unit may still work
         place, trace = "", error.__traceback__
         while trace is not None:
             place, trace = f"{trace.tb_frame.f_code.co_name}, line {trace.tb_lineno}", trace.tb_next
@@ -94,12 +94,12 @@ def _measure(task: Task, name: str, case: Case, planned: dict[str, float] | None
     measured, step_seconds = warm_up(built, case, steps)
     warmed = time.perf_counter() - start
     if not task.fits(step_seconds * case.round_over_step):
-        raise TimeoutError(f"a coreset step takes {step_seconds:.1f} s, so that no round fits in the time that is left")
+        raise TimeoutError(f"a coreset step takes {step_seconds:.1f} s, so no round fits in the remaining time")
     rounds = Rounds(built, case, steps, gauges)
     start = time.monotonic()
     rounds.run()
     later = (time.monotonic() - start) * case.later_over_first
-    while rounds.done < case.rounds and task.fits(later + MARGIN):  # else fewer rounds; the line says how many
+    while rounds.done < case.rounds and task.fits(later + MARGIN):  # otherwise fewer rounds; the line says how many
         rounds.run()
     line: dict[str, Any] = {
         **{key: getattr(case, key) for key in ("model", "lora", "tokens", "rows", "keep", "micro_batch")},
@@ -117,9 +117,9 @@ def _measure(task: Task, name: str, case: Case, planned: dict[str, float] | None
 
 
 def _compare(task: Task, unit: str, planned: dict[str, float] | None, measured: dict[str, int]) -> None:
-    """Write the plan's peaks beside the measured ones; a fault where they are too far apart."""
+    """Write the planned and the measured peaks; a fault if they are too far apart."""
     if planned is None:
-        task.figures.fault(unit, "there is no plan of this case: planned.json is missing, or of the other size")
+        task.figures.fault(unit, "there is no plan for this case: planned.json is missing, or is for the other size")
         return
     factor = 2.0 if task.wrong else 1.0
     ways = {
@@ -149,12 +149,12 @@ def _profile(task: Task, name: str, case: Case) -> None:
     pool = Rounds(built, case, steps, Gauges(torch.device("cpu"))).draw(0)
     step = steps["colm"]
     step.run(pool[:1])
-    step.run(pool[:2])  # of two micro-batches: a whole step has a million events
+    step.run(pool[:2])  # only two micro-batches: a whole step has a million events
     found = profile_step(lambda: step.run(pool[:2]), task.device)
     on_gpu = task.device.type == "cuda"
     task.figures.add(name, rows=2 * case.micro_batch, on_gpu=on_gpu, **found)
     if on_gpu and not found["kernels_seen"]:
-        task.figures.fault(name, "the profiler saw no kernel, so the times are those of the CPU's operators")
+        task.figures.fault(name, "the profiler saw no kernels, so the times are those of CPU operators")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the part "fast" measures, in the order of its worth, and what each case takes of an H100's time."""
+"""The cases of the part "fast", in order of importance, and the H100 time that each takes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks that this suite shares its parts with
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks that share parts with this suite
 
 import torch
 from step_parts import LORA, SMOLLM2, Shape, llama_config
@@ -19,10 +19,10 @@ from colm.lab.plan.shapes import ModelSpec
 from colm.lab.plan.steps import Rows
 
 LABELLED = 0.75
-"""Share of a row's tokens with a label, as `draw_pool` draws them."""
+"""Fraction of a row's tokens that are labeled, as `draw_pool` draws them."""
 
 SHORTEST = 0.5
-"""Tokens of the shortest row, as a share of the longest one's."""
+"""Tokens of the shortest row, as a fraction of the longest."""
 
 SMALL = SMOLLM2._replace(dtype="bfloat16")
 SHAPES = {
@@ -33,34 +33,34 @@ SHAPES = {
 TINY = Shape(layers=2, hidden=64, intermediate=128, heads=4, vocabulary=256, dtype="bfloat16", kv_heads=2)
 
 RATE = 350e12
-"""Operations a second that an H100 is reckoned to do in these models; a large product alone has twice as many."""
+"""Estimated operations per second of an H100 in these models; a large product alone reaches twice as many."""
 
 LAUNCH = 8e-6
-"""Seconds that Python takes for a kernel: below it, a small model's time does not fall with its rows."""
+"""Seconds that Python takes per kernel: below this, a small model's time does not fall with its rows."""
 
 ADAPTED = 1.4
-"""How much longer a forward with adapters on all linear maps is reckoned to take: many small passes over memory."""
+"""Estimated slowdown of a forward with adapters on all linear maps: many small passes over memory."""
 
 
 BUILDING = 2.0
-"""Seconds for a model with random weights, drawn on the device, and its optimizer."""
+"""Seconds to build a model with random weights, drawn on the device, and its optimizer."""
 
 READING = 10.0
-"""Seconds that the file of SmolLM2's weights is read in, once."""
+"""Seconds to read the file of SmolLM2's weights, once."""
 
 
 class Case(NamedTuple):
-    """One row of the tables. Sizes are those of a step on one device."""
+    """One row of the tables. Sizes are for a step on one device."""
 
     model: str  # of SHAPES
     lora: bool
     tokens: int
     keep: int
-    micro_batch: int  # rows of the pool in it
+    micro_batch: int  # rows of the pool per micro-batch
     rows: int = 128
     checkpointed: bool = False  # with reuse_forward
     rounds: int = 5
-    once: tuple[str, ...] = ()  # ways that are timed in the first round alone, where each takes seconds
+    once: tuple[str, ...] = ()  # ways timed only in the first round, because each takes seconds
     tiny: bool = False
 
     @property
@@ -77,12 +77,12 @@ class Case(NamedTuple):
         return self.rows // self.micro_batch
 
     def selection(self, preset: str) -> SelectionConfig:
-        """Return how a preset selects: a share, so that a pool of another size may warm up."""
+        """Return how a preset selects: by fraction, so that a pool of another size can warm up."""
         reuse = self.checkpointed and preset != "control"
         return SelectionConfig(**{**PRESETS[preset], "keep": self.keep / self.rows, "reuse_forward": reuse})
 
     def shrunk(self) -> Case:
-        """Return the case as the rehearsal runs it, under its own name's figures of another size."""
+        """Return the case as the rehearsal runs it: the same name at another size."""
         return self._replace(
             tokens=min(64, max(32, self.tokens // 32)),
             rows=16,
@@ -93,7 +93,7 @@ class Case(NamedTuple):
         )
 
     def request(self, device: str) -> Request:
-        """Return what `colm plan` is asked: the run with `dtype: bfloat16` and `bf16: true`, as the recipes have it."""
+        """Return the request to `colm plan`: the run with `dtype: bfloat16` and `bf16: true`, as in the recipes."""
         spec = ModelSpec(
             "llama", "bfloat16", dict(LORA) if self.lora else None, torch.bfloat16, {} if self.checkpointed else None
         )
@@ -107,9 +107,9 @@ class Case(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Reckon the seconds of the case on an H100: build, warm up, and all rounds; reading weights aside.
+        """Estimate the seconds of the case on an H100: build, warm-up, and all rounds, without reading weights.
 
-        Where rounds take long, one is enough: more are run if there is time.
+        If rounds take long, one is enough; more run if there is time.
         """
         ways = self._ways
         pairs = 2 * (ways["pool"] + ways["kept"]) / self.micro_batches
@@ -130,7 +130,7 @@ class Case(NamedTuple):
 
     @property
     def _ways(self) -> dict[str, float]:
-        """What is timed in a round, in forwards of the pool without gradients."""
+        """The timed work of a round, in forwards of the pool without gradients."""
         trained = (2.0 if self.lora else 3.0) + self.checkpointed  # of the same rows
         share = self.keep / self.rows
         kept = share * trained
@@ -165,11 +165,11 @@ CASES = (
 )
 
 PROFILED = {"135M LoRA T512 K64": 6.0, "8B LoRA T512 K64": 12.0}
-"""Seconds that a profiled step of the case takes, with building its model anew."""
+"""Seconds that a profiled step of the case takes, including rebuilding its model."""
 
 
 def units(*, tiny: bool) -> list[tuple[str, Case, bool]]:
-    """Return name, case and whether it is profiled: two rows first, then their profiles, then the others."""
+    """Return name, case and whether to profile it: two rows first, then their profiles, then the others."""
     found = [(case.name, case.shrunk() if tiny else case, False) for case in CASES]
     profiles = [(f"{name} profile", case, True) for name, case, _ in found if name in PROFILED]
     return [*found[:2], *profiles, *found[2:]]

@@ -1,4 +1,4 @@
-"""The page's section of what "fast" found: ratios, seconds and memory, the plan beside the allocator, the profile."""
+"""The page's section on "fast": ratios, seconds and memory, the plan compared with the allocator, the profile."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ WAYS = {
 PLANNED = {"pool": "pool", "coreset_rows": "kept rows", "coreset_step": "coreset step"}
 
 ABOUT = """\
-The floor of a selection is a forward of the pool, the head on labelled tokens and the way back to the value projection;
-the ideal step is the floor and training the kept rows. All ways of a row run in turn on the same rows in every round,
-the optimizer's step included. Weights are bfloat16, adapters float32, the forward in autocast, as with `bf16: true`. A
-peak is what the allocator held above weights and the optimizer's state; `reuse_forward` holds the layer inputs of the
-whole pool. Nothing is compiled, and each way has run before it is timed."""
+The floor of a selection is a forward of the pool, the head on labeled tokens and the backward to the value projection;
+the ideal step is the floor plus training the kept rows. Every round runs all ways of a table row in turn on the same
+rows, including the optimizer step. Weights are bfloat16, adapters float32, the forward in autocast, as with
+`bf16: true`. A peak is the allocator's peak above weights and the optimizer's state; `reuse_forward` holds the layer
+inputs of the whole pool. Nothing is compiled, and each way runs once before it is timed."""
 
 
 def write_section(lines: list[dict[str, Any]]) -> str:
     """Return the section in Markdown, from the lines of `fast.jsonl`."""
-    last = {line["unit"]: line for line in lines if "fault" not in line}  # of a unit twice, the later
+    last = {line["unit"]: line for line in lines if "fault" not in line}  # the later line wins if a unit appears twice
     cases = [line for line in last.values() if "ratios" in line]
     plans = [line for line in last.values() if "ways" in line]
     profiles = [line for line in last.values() if "operators" in line]
@@ -47,7 +47,7 @@ def write_section(lines: list[dict[str, Any]]) -> str:
     if cases:
         parts += [ABOUT, _setting(cases), _ratios(cases), _seconds(cases)]
     if plans:
-        parts += ["### What `colm plan` says, and what the allocator held", _plans(plans)]
+        parts += ["### The estimate of `colm plan` and the allocator's peak", _plans(plans)]
     if profiles:
         parts += ["### Where a step's time goes", *map(_profile, profiles)]
     if not lines:
@@ -56,7 +56,7 @@ def write_section(lines: list[dict[str, Any]]) -> str:
 
 
 def _faults(lines: list[dict[str, Any]]) -> list[str]:
-    """Return a list of what went wrong, unless figures of the unit came after it: a later slice had it right."""
+    """Return the faults, without those followed by figures of the same unit from a later slice."""
     told: dict[str, str] = {}
     for line in lines:
         told.pop(line["unit"], None)
@@ -68,9 +68,8 @@ def _faults(lines: list[dict[str, Any]]) -> list[str]:
 def _setting(cases: list[dict[str, Any]]) -> str:
     found = {line.get("gpu", "a CPU") for line in cases}
     rows = {line["rows"] for line in cases}
-    return (
-        f"On {' and '.join(sorted(found))}; pools of {', '.join(map(str, sorted(rows)))} rows. Median (least to most)."
-    )
+    pools = ", ".join(map(str, sorted(rows)))
+    return f"On {' and '.join(sorted(found))}; pools of {pools} rows. Median (minimum to maximum)."
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -121,11 +120,11 @@ def _plans(plans: list[dict[str, Any]]) -> str:
 
 def _profile(line: dict[str, Any]) -> str:
     idle = (
-        "the device was not watched" if line["idle_share"] is None else f"the device idle for {line['idle_share']:.0%}"
+        "the device was not observed" if line["idle_share"] is None else f"the device idle for {line['idle_share']:.0%}"
     )
     unit, rows = line["unit"].removesuffix(" profile"), line["rows"]
     head = (
-        f"{unit}, a step of {rows} rows under the profiler, which slows what Python does: {line['wall_seconds']:.3g} "
+        f"{unit}, a step of {rows} rows under the profiler, which slows down Python: {line['wall_seconds']:.3g} "
         f"s, {line['device_seconds']:.3g} s in operators, {idle}; {line['launches']:,} kernels launched, "
         f"{line['waits']:,} waits for the device."
     )

@@ -1,4 +1,4 @@
-"""Where the time of a coreset step goes, from the profiler's own events: its tables would take longer than the step."""
+"""Where a coreset step's time goes, from the profiler's raw events: its tables would take longer than the step."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Event(NamedTuple):
     on_device: bool
     start: int
     end: int
-    number: int  # of an operator, by which its kernels name it
-    operator: int  # of a kernel or a call of CUDA; 0 for an operator
+    number: int  # of an operator; its kernels refer to this number
+    operator: int  # of a kernel or a CUDA call; 0 for an operator
     thread: int
 
 
@@ -44,7 +44,7 @@ def profile_step(action: Callable[[], Any], device: torch.device) -> dict[str, A
 
 def _events(found: Iterable[Any]) -> Iterable[Event]:
     for event in found:
-        # Named stretches of code have a shadow on the device, which is no work.
+        # Annotated code ranges have a shadow on the device, which is not work.
         if event.is_user_annotation() or event.is_hidden_event() or event.name().startswith(("colm: ", "[memory]")):
             continue
         start = event.start_ns()
@@ -60,7 +60,7 @@ def _events(found: Iterable[Any]) -> Iterable[Event]:
 
 
 def summarise(events: list[Event], wall: float) -> dict[str, Any]:
-    """Return operators by their own time on the device, or on the CPU where there is none, and how busy it was."""
+    """Return operators by their own time on the device, or on the CPU without a device, and how busy it was."""
     device = [event for event in events if event.on_device]
     calls = [event for event in events if not event.on_device]
     by_kernel: dict[str, int] = {}
@@ -97,7 +97,7 @@ def _shares(times: dict[str, int], total: int) -> list[tuple[str, float]]:
 
 
 def _covered(events: list[Event]) -> int:
-    """Return the nanoseconds in which at least one of the events ran."""
+    """Return the nanoseconds during which at least one of the events ran."""
     covered, until = 0, 0
     for event in sorted(events, key=lambda event: event.start):
         covered += max(0, event.end - max(event.start, until))
@@ -106,7 +106,7 @@ def _covered(events: list[Event]) -> int:
 
 
 def _add_own_times(times: dict[str, int], calls: list[Event]) -> None:
-    """Add each operator's time without that of the operators that it calls."""
+    """Add each operator's time, excluding the operators that it calls."""
     open_calls: dict[int, list[Event]] = {}
     for event in sorted(calls, key=lambda event: (event.thread, event.start, -event.end)):
         stack = open_calls.setdefault(event.thread, [])

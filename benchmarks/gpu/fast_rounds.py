@@ -1,4 +1,4 @@
-"""One case of "fast": its model, what warms it up and is compared with the plan, and its timed rounds."""
+"""One case of "fast": its model, the warm-up that is compared with the plan, and the timed rounds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks that this suite shares its parts with
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks that share parts with this suite
 
 import torch
 from accelerate.utils import convert_outputs_to_fp32
@@ -48,22 +48,22 @@ RATIOS: dict[str, Callable[[dict[str, float], dict[str, float]], float]] = {
     "matched_over_ideal": lambda s, m: s["matched"] / (s["floor"] + s["kept"]),
     "control_over_plain": lambda s, m: s["control"] / s["plain"],
 }
-"""Of a round's seconds and peaks by way. A peak is above what was there before: weights and the optimizer's state."""
+"""Of a round's seconds and peaks by way. Peaks exclude earlier allocations: weights and the optimizer's state."""
 
 
 class Built(NamedTuple):
-    """A model as the Trainer has it with `bf16: true`: autocast around its forward, its outputs in float32."""
+    """A model as the Trainer prepares it with `bf16: true`: autocast around the forward, outputs in float32."""
 
     model: Any
     optimizer: Any
     device: torch.device
-    before: int  # bytes that were allocated without it
+    before: int  # bytes allocated without the model
     seconds: float
 
 
 @cache
 def pretrained() -> Any:
-    """Return SmolLM2 with its weights, on the CPU and read once; with random ones where they are not installed."""
+    """Return SmolLM2 on the CPU, read once; with random weights if the real ones are not installed."""
     try:
         return load_model("demo", dtype=SMALL.dtype)
     except ConfigError:
@@ -73,7 +73,7 @@ def pretrained() -> Any:
 def build(case: Case, device: torch.device) -> Built:
     start = time.perf_counter()
     on_gpu = device.type == "cuda"
-    if on_gpu:  # the context and the matrix library take memory of their own, which is no model's
+    if on_gpu:  # the context and the matrix library take memory that does not belong to a model
         warm = torch.ones(256, 256, device=device, dtype=torch.bfloat16, requires_grad=True)
         (warm @ warm).sum().backward()
         torch.cuda.synchronize()
@@ -99,10 +99,10 @@ def make_steps(built: Built, case: Case) -> dict[str, Step]:
 
 
 def warm_up(built: Built, case: Case, steps: dict[str, Step]) -> tuple[dict[str, int], float]:
-    """Run all that is timed later, on rows as the plan has them.
+    """Run everything that is timed later, on rows like the plan's.
 
     Returns:
-        The peaks in bytes, all that is held in, and the seconds of a coreset step.
+        The peaks in bytes, including everything held, and the seconds of a coreset step.
     """
     rows = Rows(case.tokens, LABELLED)
 
@@ -115,8 +115,8 @@ def warm_up(built: Built, case: Case, steps: dict[str, Step]) -> tuple[dict[str,
 
     pool = batches(case.micro_batch, case.micro_batches)
     kept = batches(case.keep // case.micro_batches, min(2, case.micro_batches))
-    train(built.model, kept, built.optimizer)  # the optimizer's state is made
-    for step in (steps["colm"], steps["matched"]):  # both have a history from here on; libraries of solvers are loaded
+    train(built.model, kept, built.optimizer)  # creates the optimizer's state
+    for step in (steps["colm"], steps["matched"]):  # gives both a history, and loads the solver libraries
         step.run(pool[:1])
     run_floor_as_trained(built, pool[:1])
     train_plainly(built.model, kept[:1], built.optimizer)
@@ -130,13 +130,13 @@ def warm_up(built: Built, case: Case, steps: dict[str, Step]) -> tuple[dict[str,
 
 
 def run_floor_as_trained(built: Built, batches: list[Batch]) -> None:
-    """Run the floor in the autocast that is otherwise around the model's forward."""
+    """Run the floor in the autocast that normally surrounds the model's forward."""
     with torch.autocast(built.device.type, dtype=torch.bfloat16):
         run_floor(built.model, batches)
 
 
 def _held(built: Built, action: Callable[[], Any]) -> int:
-    """Return the most bytes that are held while `action` runs, weights and the optimizer's state among them."""
+    """Return the peak bytes held while `action` runs, including weights and the optimizer's state."""
     if built.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         action()
@@ -148,7 +148,7 @@ def _held(built: Built, action: Callable[[], Any]) -> int:
 
 
 class Rounds:
-    """The timed rounds: in each all ways in turn, on the same rows."""
+    """The timed rounds: each runs all ways in turn on the same rows."""
 
     def __init__(self, built: Built, case: Case, steps: dict[str, Step], gauges: Gauges) -> None:
         self.built, self.case, self.steps, self.gauges = built, case, steps, gauges
@@ -203,7 +203,7 @@ class Rounds:
         )
 
     def _observe(self, action: Callable[[], Any]) -> tuple[float, float, Any]:
-        """Return seconds, peak in bytes above what was there before, and the action's result."""
+        """Return seconds, peak in bytes above the earlier allocation, and the action's result."""
         results: list[Any] = []
         if self.built.device.type != "cuda":
             start = clock()
@@ -242,5 +242,5 @@ class Rounds:
 
 
 def spread(values: list[float]) -> list[float]:
-    """Return median, least and most."""
+    """Return median, minimum and maximum."""
     return [float(f"{value:.4g}") for value in (statistics.median(values), min(values), max(values))]

@@ -1,4 +1,4 @@
-"""What the GPU says of itself: clock, power, temperature."""
+"""The GPU's own gauges: clock, power, temperature."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES = ("mhz", "watt", "celsius")
 
 
 class Gauges:
-    """Reads the gauges of the first GPU, through NVML if it is there: nvidia-smi takes half a second each time."""
+    """Reads the gauges of the first GPU, through NVML if available: nvidia-smi takes half a second each time."""
 
     def __init__(self, device: torch.device) -> None:
         self.on_gpu = device.type == "cuda"
@@ -25,7 +25,7 @@ class Gauges:
                 self._nvml = importlib.import_module("pynvml")
                 self._nvml.nvmlInit()
                 self._handle = self._nvml.nvmlDeviceGetHandleByIndex(0)
-            except Exception:  # no library, no driver that it knows: each has an error of its own
+            except Exception:  # a missing library or an unknown driver: each raises a different error
                 self._nvml = None
 
     @property
@@ -33,12 +33,12 @@ class Gauges:
         return self._nvml is not None
 
     def read(self) -> dict[str, float] | None:
-        """Return MHz of the multiprocessors, W and degrees Celsius; None on a CPU, or where nobody tells."""
+        """Return MHz of the multiprocessors, W and degrees Celsius; None on a CPU, or if nothing reports them."""
         if not self.on_gpu:
             return None
         try:
             return dict(zip(NAMES, self._from_nvml() if self.quick else _from_smi(), strict=True))
-        except Exception:  # a gauge that is not supported must not end a measurement
+        except Exception:  # an unsupported gauge must not end a measurement
             return None
 
     def _from_nvml(self) -> tuple[float, ...]:
@@ -56,5 +56,5 @@ def _from_smi() -> tuple[float, ...]:
 
 
 def middle(readings: list[dict[str, float]]) -> dict[str, float] | None:
-    """Return the median of each gauge; None where nothing was read."""
+    """Return the median of each gauge; None without readings."""
     return {name: round(statistics.median(one[name] for one in readings), 1) for name in NAMES} if readings else None

@@ -2,9 +2,8 @@
 
     python benchmarks/gpu/helps.py --results RESULTS --data DATA --seconds 300
 
-Every run of a seed begins with the same adapter and sees the same pools. Every method has a learning rate of its own,
-and a linear schedule that ends with its run. Runs come in the order in which each minute leaves the most useful paired
-table.
+All runs of a seed begin with the same adapter and see the same pools. Every method has its own learning rate and a
+linear schedule that ends with its run. Runs are ordered so that each minute yields the most useful paired table.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ class Method(NamedTuple):
     """One column of the table."""
 
     method: str  # of colm.lab.study.methods
-    share: float  # of the pool that it keeps
-    step: float  # seconds that a step is believed to take on an H100, until one was measured
+    share: float  # fraction of the pool that it keeps
+    step: float  # estimated seconds per step on an H100, until a step is measured
 
 
 BALANCED = "small_sources=none,balance=0.7"
-"""At a quarter, in the place of the rule that keeps small sources whole: nine of the fourteen are small and have 25.4 %
-of the rows, so the rule would fill the coreset with them, and leave nothing to choose. On the CPU, matching with it was
-the best way to keep 32 rows of 128 of this mixture (docs/results/headline_real.md)."""
+"""At a quarter, this replaces the rule that keeps small sources whole: nine of the fourteen are small and have 25.4 %
+of the rows, so the rule would fill the coreset with them and leave nothing to choose. On the CPU, matching with these
+settings was the best way to keep 32 of 128 rows of this mixture (docs/results/headline_real.md)."""
 
 FIRST = {
     "random": Method("random", 0.25, 0.13),
@@ -56,33 +55,33 @@ SECOND = {
     "matched-half": Method("matched+keep=0.5", 0.5, 0.28),
     "control-half": Method("control+keep=0.5", 0.5, 0.15),
 }
-"""At a half the small sources leave room for others, so matching and its control have the rule."""
+"""At a half the small sources leave room for others, so matching and its control use the rule."""
 
 METHODS = FIRST | SECOND
 
 RATE = 1.0e-3
-"""Of the methods that keep a quarter. Others have it times the square root of their rows over a quarter's: the noise of
-a mean falls with that root, and Adam's step does not shrink with it. No rate was searched, neither this one nor a
-method's; so a difference between methods of unlike rows is one between these rates, too."""
+"""For methods that keep a quarter. Others multiply it by the square root of their rows over a quarter's: the noise of a
+mean falls with that root, and Adam's step does not shrink with it. No rate was tuned, neither this one nor a method's;
+so a difference between methods that keep different numbers of rows is also one between these rates."""
 
 OVERHEAD, ANSWERS = 3.0, 8.0
-"""Seconds that a run takes beside its steps, and that one model's answers take, until they were measured."""
+"""Seconds that a run takes in addition to its steps, and that one model's answers take, until measured."""
 
 END = 2.0
-"""Seconds that are kept for the end of the part."""
+"""Seconds reserved for the end of the part."""
 
 TOLERANCE = 1e-3
-"""Of a row's loss computed in two ways, both in float32: kernels of attention differ by less than a hundredth of it."""
+"""For a row's loss computed in two ways, both in float32: attention kernels differ by less than a hundredth of this."""
 
 PLANTED = "matched"
-"""Of seed 0, sees other pools where a wrong result is planted."""
+"""The method that sees other pools for seed 0 if a wrong result is planted."""
 
 
 def order(seeds: int) -> Iterator[tuple[dict[str, Method], int] | None]:
-    """Yield groups of methods with their seed; None is the place of the questions.
+    """Yield groups of methods with their seed; None marks the time for the questions.
 
-    The first group comes first for two seeds, since one seed alone has no interval. Then what costs more, so that its
-    first figures do not wait for the fifth seed.
+    The first group comes first for two seeds, since one seed alone has no interval. Then the more expensive group, so
+    that its first figures do not wait for the fifth seed.
     """
     yield from ((FIRST, seed) for seed in range(min(2, seeds)))
     yield SECOND, 0
@@ -99,7 +98,7 @@ def order(seeds: int) -> Iterator[tuple[dict[str, Method], int] | None]:
 
 
 class Pace:
-    """How long a run takes: what was measured of its method, else the table, by what was measured of others."""
+    """How long a run takes: as measured for its method, else from the table, scaled by other methods' measurements."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
@@ -110,7 +109,7 @@ class Pace:
         self._measured[name] = max(seconds, self._measured.get(name, 0.0))
 
     def seconds(self, name: str) -> float:
-        """Return what a run of the method may take, a tenth more than it did."""
+        """Return the seconds allowed for a run of the method: a tenth more than the last one took."""
         if name in self._measured:
             return 1.1 * self._measured[name]
         ratios = [seconds / self._guess(other) for other, seconds in self._measured.items()]
@@ -129,7 +128,7 @@ class Part:
         self.pace = Pace(self.size.steps)
         self.answer_seconds = ANSWERS
         self.pairs: dict[int, tuple[str, dict[str, Any]]] = {}  # seed -> its first run of this slice
-        self.left = False  # something had no time
+        self.left = False  # there was no time for something
         start = time.monotonic()
         self.bench = Bench(task.data / PLACE, task.device, self.size)
         loaded = time.monotonic() - start
@@ -148,25 +147,25 @@ class Part:
         )
 
     def begin(self) -> None:
-        """Measure the model before training, and warm the GPU up."""
+        """Measure the model before training, and warm up the GPU."""
         if not self.figures.done("base"):
             try:
                 losses, apart = self.bench.base_losses()
                 self.figures.add("base", losses=losses, apart=apart)
                 if not apart <= TOLERANCE:
-                    text = f"losses of the head on labelled positions lie {apart:.5f} from those of whole logits"
+                    text = f"losses of the head on labeled positions differ by {apart:.5f} from those of full logits"
                     self.figures.fault("evaluation", text)
             except Exception as error:  # the runs have losses of their own
                 self.fail("base", error)
         start = time.monotonic()
         try:
             self.bench.warm_up(self.make_run("matched", 0))
-        except Exception as error:  # the measured runs will say what is wrong with each of them
+        except Exception as error:  # the measured runs will report their own errors
             self.fail("warm-up", error)
         print(f"warm-up: {time.monotonic() - start:.1f} s", flush=True)
 
     def spare(self) -> float:
-        """Return the seconds that are left but for those that it takes to end."""
+        """Return the seconds left, minus the time to finish."""
         return self.task.left() - END
 
     def make_run(self, name: str, seed: int) -> Run:
@@ -176,7 +175,7 @@ class Part:
         return Run(name, METHODS[name].method, round(rate, 6), seed, seed + 1000 if wrong else seed)
 
     def train(self, name: str, seed: int) -> None:
-        """Do one run, if it is not done and there is time."""
+        """Do one run, unless it is done or there is no time."""
         run = self.make_run(name, seed)
         if self.figures.done(run.unit):
             return
@@ -195,7 +194,7 @@ class Part:
             print(f"{run.unit}: no time after {error}", flush=True)
             self.left = True
             return
-        except Exception as error:  # one method's fault must not cost the others their figures
+        except Exception as error:  # a fault in one method must not lose the figures of the others
             self.fail(run.unit, error)
             return
         self.pace.add(name, time.monotonic() - start)
@@ -206,20 +205,20 @@ class Part:
             self.figures.add(run.unit, name=name, card=self.card, **found)
 
     def check(self, run: Run, found: dict[str, Any]) -> str | None:
-        """Return what is wrong with a run's figures."""
+        """Return what is wrong with a run's figures, or None."""
         expected = round(METHODS[run.name].share * self.size.pool) * self.size.steps
         if found["rows"] != expected:
             return f"it trained on {found['rows']} rows and not on {expected}"
         if found["nonfinite"]:
-            return f"{found['nonfinite']} rows had features that are not finite"
+            return f"{found['nonfinite']} rows had non-finite features"
         other, first = self.pairs.setdefault(run.seed, (run.unit, found))
         for key, what in (("pools", "pools"), ("init", "first adapter")):
             if found[key] != first[key]:
-                return f"its {what} ({found[key]}) differ from those of {other} ({first[key]}), so the two are no pair"
+                return f"its {what} ({found[key]}) differ from those of {other} ({first[key]}), so they are not a pair"
         return None
 
     def answer(self, runs: list[Run | None]) -> None:
-        """Ask the models that have not been asked, as far as their adapters are here and there is time."""
+        """Evaluate the models not yet evaluated, if their adapters are here and there is time."""
         for run in runs:
             unit = f"{run.unit if run else 'base'}/answers"
             if self.figures.done(unit):
@@ -240,7 +239,7 @@ class Part:
         """Write a fault; the whole trace goes to the log.
 
         Raises:
-            RuntimeError: the GPU is lost to this process, so that nothing else can be measured.
+            RuntimeError: this process has lost the GPU, so nothing else can be measured.
         """
         traceback.print_exception(error)
         self.figures.fault(unit, f"{type(error).__name__}: {one_line(error)}")
@@ -249,7 +248,7 @@ class Part:
 
 
 def main() -> int:
-    """Do what there is time for."""
+    """Run as much as time allows."""
     task = begin("helps", __doc__ or "")
     steps = list(order(TINY_SEEDS if task.tiny else SEEDS))
     groups = [step for step in steps if step is not None]
@@ -268,7 +267,7 @@ def main() -> int:
             continue
         for name in step[0]:
             part.train(name, step[1])
-    part.answer(asked)  # with what is left at the end, too short for a run
+    part.answer(asked)  # uses the time left at the end, too short for a run
     return UNFINISHED if part.left else 0
 
 

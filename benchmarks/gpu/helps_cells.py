@@ -1,4 +1,4 @@
-"""Cells of a page's tables: means over seeds, paired differences, and a curve's value between its points."""
+"""Table cells of a page: means over seeds, paired differences, and interpolated curve values."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from statistics import fmean
 from colm.lab.report.intervals import Interval, estimate_difference
 
 BASES = ("random", "control", "control-half")
-"""Methods that cost nothing, which one that costs something has to beat: that of as many rows, or of half as many."""
+"""Baselines without selection cost: those with the same number of rows, or half as many."""
 
 
 def interpolate(x: Sequence[float], y: Sequence[float], place: float) -> float:
-    """Return a curve's value, linear between its points; behind its end, the last one."""
+    """Return a curve's value, linear between its points; after its end, the last value."""
     for start, end, low, high in zip(x, x[1:], y, y[1:], strict=False):
         if start <= place < end:
             return low + (high - low) * (place - start) / (end - start)
@@ -48,7 +48,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def plain(text: str) -> str:
-    """Return text that neither ends a cell nor begins markup."""
+    """Return text that cannot end a cell or start markup."""
     for mark in "\\`*_|<>[]":
         text = text.replace(mark, f"\\{mark}")
     return " ".join(text.split())

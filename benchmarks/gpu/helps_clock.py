@@ -1,4 +1,4 @@
-"""How long a run of the part "does it help" trains, and where it is evaluated."""
+"""How long a run of the part "does it help" trains, and when it is evaluated."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Tell = Callable[[Mapping[str, Any]], None]
 
 
 class OutOfTimeError(Exception):
-    """The run would not end before the part has to."""
+    """The run would not finish before the part must end."""
 
 
 class Evaluates(Protocol):
-    """What a clock asks of the bench."""
+    """What a clock needs from the bench."""
 
     device: torch.device
 
@@ -28,15 +28,14 @@ class Evaluates(Protocol):
 
 
 class Clock(TrainerCallback):
-    """Counts a run's training seconds, evaluations left out, and evaluates where it has to.
+    """Counts a run's training seconds without evaluations, and evaluates when due.
 
-    It waits for the GPU behind each step, so that the selection of the next one is not charged with the rest of this
-    one.
+    It waits for the GPU after each step, so that the next step's selection is not charged for the rest of this step.
 
     Attributes:
         elapsed: training seconds so far.
-        peak: most bytes of the GPU that training held; evaluations left out.
-        evaluations: step, seconds and losses of each.
+        peak: peak GPU bytes of training, without evaluations.
+        evaluations: step, seconds and losses of each evaluation.
     """
 
     def __init__(self, bench: Evaluates, steps: int, every: int, tell: Tell, left: Callable[[], float]) -> None:
@@ -47,11 +46,11 @@ class Clock(TrainerCallback):
         self.evaluations: list[dict[str, Any]] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Begin to count."""
+        """Start counting."""
         self._go_on()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Note the time, and evaluate where it is due."""
+        """Note the time, and evaluate if due."""
         self._stop()
         step = state.global_step
         if self._left() <= 0:

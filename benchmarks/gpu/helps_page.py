@@ -1,4 +1,4 @@
-"""The section of the page on whether it helps: equal steps, equal time, costs, sources, answers."""
+"""The page's section on whether selection helps: equal steps, equal time, costs, sources, answers."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from colm.lab.report.intervals import estimate_mean, find_first_reach
 
 RED = "🔴"
 TIMED = "control"
-"""Whose run sets the time that is the same for all."""
+"""The method whose run sets the common time."""
 
 Lines = Sequence[Mapping[str, Any]]
 Runs = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """Method -> seed -> the run's line."""
 
 CLAIMS = (
-    "What this can say: on one card, for a model of 135 million parameters, LoRA of rank 16 and this mixture, which "
-    "method ends lower, as far as its interval over seeds leaves 0 out (*); and what a step costs there. What it "
-    "can not say: how it is with larger models, for which a row costs more and the launch of a kernel less; with "
-    "other learning rates, none of which was searched; or with longer training. Two seeds give an interval so wide "
-    "that only a large difference leaves 0 out, and of some twenty differences one does so by chance. Schedules end "
-    "with each run, so at equal time a longer run is still at a higher rate: as a rule its loss there is above that "
-    "of a run that was planned to end there."
+    "What this shows: on one card, for a model of 135 million parameters, LoRA of rank 16 and this mixture, which "
+    "method ends lower, if its interval over seeds excludes 0 (*), and what a step costs. What it cannot show: larger "
+    "models, for which a row costs more and a kernel launch less; other learning rates, none of which was tuned; or "
+    "longer training. Two seeds give an interval so wide that only a large difference excludes 0, and about one in "
+    "twenty differences does so by chance. Schedules end with each run, so at equal time a longer run still has a "
+    "higher rate, and its loss there is usually above that of a run planned to end there."
 )
 
 
 def write_section(lines: list[dict[str, Any]]) -> str:
-    """Return the section in Markdown, from the lines of figures; the last line of a unit counts."""
+    """Return the section in Markdown from the lines of figures; the last line of a unit counts."""
     last = {line["unit"]: line for line in lines}
     runs: dict[str, dict[str, Any]] = {}
     answers: dict[str, dict[str, Any]] = {}
@@ -56,16 +55,16 @@ def _faults(last: Mapping[str, Mapping[str, Any]], runs: Runs) -> list[str]:
     for held in runs.values():
         for seed, line in held.items():
             by_seed.setdefault(seed, []).append(line)
-    for seed, group in sorted(by_seed.items()):  # slices check only their own runs
+    for seed, group in sorted(by_seed.items()):  # each slice checks only its own runs
         for key, what in (("pools", "pools"), ("init", "first adapters")):
             if len({line[key] for line in group}) > 1:
                 told = ", ".join(f"{line['name']} {line[key]}" for line in group)
-                found.append(f"{RED} Runs of seed {seed} had different {what}, so they are no pairs: {told}")
+                found.append(f"{RED} Runs of seed {seed} had different {what}, so they are not pairs: {told}")
     base = last.get("base", {}).get("losses")
     for name, per_seed in runs.items():
         for seed, line in per_seed.items():
             if base and _macro(line["evaluations"][-1]["losses"]) >= _macro(base):
-                found.append(f"{RED} seed {seed}/{name}: the loss ended no lower than it began")
+                found.append(f"{RED} seed {seed}/{name}: the final loss is not below the initial loss")
     return found
 
 
@@ -80,23 +79,23 @@ def _intro(last: Mapping[str, Mapping[str, Any]], runs: Runs, lines: Lines) -> s
     text = (
         f"{len(some)} runs of {steps} steps, seeds {', '.join(map(str, seeds))}, pools of {pool} rows in one "
         f"micro-batch; {' and '.join(cards)}, torch {setting.get('torch')}, transformers "
-        f"{setting.get('transformers')}. The runs of a seed begin with the same adapter and see the same pools, which "
-        "their logs were compared for. Losses are means over held-out rows of each source, then over sources; where "
-        "there are two seeds or more, with 95 % t-intervals."
+        f"{setting.get('transformers')}. The runs of a seed begin with the same adapter and see the same pools; "
+        "their logs were compared to check this. Losses are means over held-out rows of each source, then over "
+        "sources; with two or more seeds, with 95 % t-intervals."
     )
     if len(cards) > 1:
-        text += " The cards differ, so seconds are compared within a seed only where its runs had the same one."
+        text += " The cards differ, so seconds are compared within a seed only if its runs used the same card."
     ended = {f"seed {line['seed']}/{line['name']}" for line in some}
     cut = {line["unit"].rpartition("@")[0]: line for line in lines if "@" in line["unit"]}
     for unit, line in cut.items():
         if unit not in ended and "fault" not in last.get(unit, {}):
-            text += f" {unit} did not end: {_macro(line['losses']):.4f} after step {line['step']}."
+            text += f" {unit} did not finish: {_macro(line['losses']):.4f} after step {line['step']}."
     return text
 
 
 def _equal_steps(runs: Runs, base: Mapping[str, float] | None, setting: Mapping[str, Any]) -> str:
     rows = [
-        ["method", "settings", "rows a step", "learning rate", "seeds", "macro loss", *(f"less {b}" for b in BASES)],
+        ["method", "settings", "rows per step", "learning rate", "seeds", "macro loss", *(f"minus {b}" for b in BASES)],
         ["---", "---", "---:", "---:", "---:", *["---"] * (1 + len(BASES))],
     ]
     finals = {
@@ -119,13 +118,13 @@ def _equal_steps(runs: Runs, base: Mapping[str, float] | None, setting: Mapping[
             ]
         )
     note = (
-        "Learning rates go with the square root of the rows a step, from one that was not searched; none was tuned for "
-        "its method. Differences are paired by seed; behind * the interval leaves 0 out."
+        "Learning rates scale with the square root of the rows per step; neither the base rate nor any method's rate "
+        "was tuned. Differences are paired by seed; * marks intervals that exclude 0."
     )
     if "small_share" in setting:
         note += (
-            f" The small sources have {setting['small_share']:.1%} of the rows. So at a quarter the rule that keeps "
-            "them whole would leave no room for others, and weights even the sources out instead (`balance`)."
+            f" The small sources have {setting['small_share']:.1%} of the rows. So at a quarter, keeping them "
+            "whole would leave no room for others, and weights balance the sources instead (`balance`)."
         )
     return f"{table(rows)}\n\n{note}"
 
@@ -134,7 +133,7 @@ def _equal_time(runs: Runs, base: Mapping[str, float] | None) -> str:
     ends = {seed: line["seconds"] for seed, line in runs.get(TIMED, {}).items()}
     targets = _by_seed(runs.get(TIMED, {}), lambda line: _macro(line["evaluations"][-1]["losses"]))
     if not ends:
-        return f"No run of {TIMED} has ended, whose time the others would be read at."
+        return f"No run of {TIMED} has finished, so there is no common time for the others."
     found: dict[str, dict[str, float]] = {}
     reach: dict[str, list[float]] = {}
     for name, held in runs.items():
@@ -148,7 +147,13 @@ def _equal_time(runs: Runs, base: Mapping[str, float] | None) -> str:
             if reached is not None:
                 reach[name].append(reached)
     rows = [
-        ["method", "seeds", "macro loss then", *(f"less {b}" for b in BASES), f"seconds to {TIMED}'s final loss"],
+        [
+            "method",
+            "seeds",
+            "macro loss at that time",
+            *(f"minus {b}" for b in BASES),
+            f"seconds to {TIMED}'s final loss",
+        ],
         ["---", "---:", "---", *["---"] * len(BASES), "---"],
     ]
     for name, values in found.items():
@@ -159,9 +164,8 @@ def _equal_time(runs: Runs, base: Mapping[str, float] | None) -> str:
             [name, str(len(values)), show(estimate_mean(list(values.values()))), *less_bases(name, found), there]
         )
     note = (
-        f"Read when {TIMED}'s run of the seed ended, after {fmean(ends.values()):.1f} s of training in the mean, "
-        "between the two evaluations next to it; a run that ended sooner counts with its end. Evaluations are not in "
-        "the seconds."
+        f"Losses when {TIMED}'s run of the seed ended, after {fmean(ends.values()):.1f} s of training on average, "
+        "interpolated between evaluations; a run that ended sooner counts with its end. Seconds exclude evaluations."
     )
     return f"{table(rows)}\n\n{note}"
 
@@ -170,7 +174,7 @@ def _costs(runs: Runs) -> str:
     rows = [
         [
             "method",
-            "seconds a step",
+            "seconds per step",
             "of which selection",
             "share",
             "peak GiB",
@@ -198,9 +202,9 @@ def _costs(runs: Runs) -> str:
             ]
         )
     note = (
-        "The GPU is waited for behind each step, so that a step's selection is charged with its own work alone. Match "
-        "is the cosine of the mean feature of the rows kept of big sources with the pool's, beside what as many random "
-        "rows would have."
+        "The clock waits for the GPU after each step, so a step's selection is charged only for its own work. Match is "
+        "the cosine between the mean features of the rows kept from large sources and of the pool, next to that of the "
+        "same number of random rows."
     )
     return f"{table(rows)}\n\n{note}"
 
@@ -223,13 +227,13 @@ def _sources(runs: Runs, base: Mapping[str, float] | None, setting: Mapping[str,
         before = [f"{base[source]:.3f}"] if base else []
         cells = [f"{found[source]:.3f}" for found in means.values()]
         rows.append([f"{source}{' (small)' if source in small else ''}", str(sizes.get(source, "")), *before, *cells])
-    return f"{table(rows)}\n\nFinal losses, means over the seeds that a method has; these need not be the same seeds."
+    return f"{table(rows)}\n\nFinal losses, averaged over each method's seeds, which need not be the same."
 
 
 def _answers(answers: Runs) -> str:
     shares = {name: _by_seed(held, lambda line: 100 * line["macro"]) for name, held in answers.items()}
     rows = [
-        ["model", "seeds", "right, %", *(f"less {b}" for b in BASES), "cut off"],
+        ["model", "seeds", "right, %", *(f"minus {b}" for b in BASES), "cut off"],
         ["---", "---:", *["---"] * 4, "---:"],
     ]
     for name, values in shares.items():
@@ -242,7 +246,7 @@ def _answers(answers: Runs) -> str:
     asked = next(iter(next(iter(answers.values())).values()))
     note = (
         f"Exact match of greedy answers to {asked['questions']} questions, mean over {len(asked['sources'])} sources. "
-        "Cut off are answers that had not ended after the tokens that they were given."
+        "Cut off: answers that had not ended at the token limit."
     )
     return f"{table(rows)}\n\n{note}"
 

@@ -1,4 +1,4 @@
-"""The rows of the part "does it help", as the archive holds them, and their losses."""
+"""The rows of the part "does it help", as stored in the archive, and their losses."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from colm.losses import labelled_targets, mean_by_row
 from colm.step.pool import IGNORE
 
 PLACE = "helps"
-"""Folder of this part within the data that is unpacked."""
+"""Folder of this part within the unpacked data."""
 
 Losses = dict[str, float]
 
 
 class EvalBatch(NamedTuple):
-    """Validation rows of like length, padded on the right."""
+    """Validation rows of similar length, padded on the right."""
 
     ids: Tensor  # (n, T)
     labels: Tensor  # (n, T)
@@ -32,7 +32,7 @@ class EvalBatch(NamedTuple):
     sources: list[str]
 
     def part(self, rows: int) -> EvalBatch:
-        """Return so many rows, of all lengths."""
+        """Return this many rows, of all lengths."""
         some = slice(None, None, max(1, len(self.sources) // rows))
         return EvalBatch(self.ids[some], self.labels[some], self.mask[some], self.sources[some])
 
@@ -45,8 +45,8 @@ class Rows:
     """Training rows, batches of validation rows, and questions.
 
     Args:
-        place: what `tokenized.write` made.
-        batch: validation rows at a time.
+        place: the output folder of `tokenized.write`.
+        batch: validation rows per batch.
         pad: the padding token.
     """
 
@@ -62,7 +62,7 @@ class Rows:
         self.prompts = Prompts([q["prompt"] for q in lines], [False] * len(lines))
 
     def losses(self, model: Any, device: torch.device) -> Losses:
-        """Return each source's mean over its validation rows of their mean labelled-token loss."""
+        """Return each source's mean over its validation rows of the mean loss over labeled tokens."""
         found: list[Tensor] = [row_losses(model, batch.to(device)) for batch in self.batches]
         values = torch.cat(found).tolist()
         by_source: dict[str, list[float]] = {}
@@ -72,7 +72,7 @@ class Rows:
 
 
 def pad_rows(rows: Sequence[Mapping[str, Any]], pad: int) -> dict[str, Tensor]:
-    """Return a batch of rows, padded on the right; in a tenth of the time that the tokenizer's own padding takes."""
+    """Return a batch of rows, padded on the right; ten times as fast as the tokenizer's own padding."""
     shape = (len(rows), max(len(row["input_ids"]) for row in rows))
     batch = {
         "input_ids": torch.full(shape, pad),
@@ -100,9 +100,9 @@ def make_batches(rows: list[dict[str, Any]], size: int, pad: int) -> list[EvalBa
 
 
 def row_losses(model: Any, batch: EvalBatch) -> Tensor:
-    """Return the loss of each row, (n,), with the head run on labelled positions alone.
+    """Return the loss of each row, (n,), running the head only on labeled positions.
 
-    Without a mask, which spares a slower attention: no token sees the padding behind it.
+    No mask is needed, which avoids a slower attention: no token sees the padding after it.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     hidden = inner.model(input_ids=batch.ids, use_cache=False).last_hidden_state

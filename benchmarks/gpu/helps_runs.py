@@ -33,19 +33,19 @@ from colm.models import load_model, load_tokenizer
 from colm.step.record import FILE_NAME, StepLog
 
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
-"""As in the experiment `lora` on the CPU. No dropout, so that the methods of a seed differ in their rows alone."""
+"""As in the experiment `lora` on the CPU. No dropout, so that the methods of a seed differ only in their rows."""
 CHECKED = 8
-"""Rows whose losses are computed in two ways."""
+"""Number of rows whose losses are computed in two ways."""
 
 
 class Size(NamedTuple):
     """What differs between the GPU and the rehearsal."""
 
     steps: int
-    pool: int  # rows, in one micro-batch: a small model's micro-batches cost the GPU the same whatever they hold
+    pool: int  # rows, in one micro-batch: a small model's micro-batch costs the GPU the same at any size
     every: int  # steps between evaluations
     warmup: int
-    batch: int  # rows of a batch of the evaluation; of questions, four times as many
+    batch: int  # rows per evaluation batch; four times as many for questions
     new_tokens: int
 
 
@@ -56,19 +56,19 @@ class Run(NamedTuple):
     method: str  # of colm.lab.study.methods
     rate: float  # peak learning rate
     seed: int
-    shuffle: int  # seed of the order of the rows: the run's, but for a planted fault
+    shuffle: int  # seed of the row order: the run's, except for a planted fault
 
     @property
     def unit(self) -> str:
-        """Its name in the figures."""
+        """The run's name in the figures."""
         return f"seed {self.seed}/{self.name}"
 
 
 class Bench:
-    """What all runs share, loaded once: base weights on the CPU, rows, questions, tokenizer.
+    """Everything that all runs share, loaded once: base weights on the CPU, rows, questions, tokenizer.
 
     Args:
-        place: what `tokenized.write` made.
+        place: the output folder of `tokenized.write`.
         device: of the runs.
         size: of the runs.
     """
@@ -80,26 +80,26 @@ class Bench:
         self.base = self._load_base()
 
     def _load_base(self) -> Any:
-        """Load the model. Of a GGUF file the floats are kept, since making them takes far longer than reading them."""
+        """Load the model. The floats of a GGUF file are cached, since decoding takes far longer than reading them."""
         if self.rows.model != "demo":
             return load_model(str(self.place / self.rows.model))
         kept = self.place / "base"
         if (kept / "done").exists():
             return load_model(str(kept))
         model = load_model("demo")
-        with suppress(OSError, SafetensorError):  # no room, or a folder that can only be read
+        with suppress(OSError, SafetensorError):  # no space, or a read-only folder
             model.save_pretrained(kept)
             (kept / "done").touch()
         return model
 
     def fresh(self, seed: int) -> Any:
-        """Return a copy of the model, on the CPU, with an adapter that is the same for all methods of a seed."""
+        """Return a copy of the model on the CPU, with the same adapter for all methods of a seed."""
         model = copy.deepcopy(self.base)
         set_seed(seed)
         return add_lora(model, LORA)
 
     def autocast(self) -> Any:
-        """Return the precision that the Trainer trains in: bfloat16 on the GPU."""
+        """Return the Trainer's precision: bfloat16 on the GPU."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
 
     def train(self, run: Run, steps: int, *, tell: Tell, left: Callable[[], float]) -> tuple[dict[str, Any], Any]:
@@ -107,12 +107,12 @@ class Bench:
 
         Args:
             run: the training.
-            steps: after which it ends, and its schedule.
+            steps: the length of the run and its schedule.
             tell: called with each evaluation.
-            left: the seconds that the part has.
+            left: returns the seconds left to the part.
 
         Raises:
-            OutOfTimeError: there are none left.
+            OutOfTimeError: no seconds are left.
             ValueError: a loss is not finite.
         """
         cuda = self.device.type == "cuda"
@@ -148,7 +148,7 @@ class Bench:
             clock = Clock(self, steps, self.size.every, tell, left)
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(clock)
-            set_seed(run.shuffle)  # colm train does so, too: the order of the rows is drawn from here
+            set_seed(run.shuffle)  # like colm train: the row order is drawn from here
             trainer.train()
             lines = list(StepLog(Path(folder) / FILE_NAME).read())
         figures = {
@@ -172,7 +172,7 @@ class Bench:
         return figures, model
 
     def warm_up(self, run: Run) -> None:
-        """Train two steps that are not counted: kernels and libraries are slow when they are first used."""
+        """Train two steps that are not counted: kernels and libraries are slow on first use."""
         self.train(run, 2, tell=lambda line: None, left=lambda: math.inf)
 
     def evaluate(self, model: Any) -> Losses:
@@ -186,7 +186,7 @@ class Bench:
             model.train(training)
 
     def base_losses(self) -> tuple[Losses, float]:
-        """Return the losses before training, and how far losses lie at most from those of whole, masked logits."""
+        """Return the losses before training, and their largest difference from the losses of full, masked logits."""
         model = self.base.to(self.device)
         try:
             losses = self.evaluate(model)
@@ -199,21 +199,21 @@ class Bench:
             self.base.to("cpu")
 
     def adapter_path(self, run: Run) -> Path:
-        """Return where a finished run's adapter waits for the questions. It stays on the machine."""
+        """Return where a finished run's adapter is stored for the questions. It stays on the machine."""
         return self.place / "adapters" / f"{run.seed}.{run.name}.safetensors"
 
     def keep_adapter(self, run: Run, model: Any) -> None:
         """Write a finished run's adapter."""
         path = self.adapter_path(run)
         held = get_peft_model_state_dict(model)
-        with suppress(OSError, SafetensorError):  # the questions then do without it
+        with suppress(OSError, SafetensorError):  # the questions then skip this adapter
             path.parent.mkdir(exist_ok=True)
             save_file({name: value.detach().cpu().contiguous() for name, value in held.items()}, path)
 
     def answer(self, run: Run | None) -> dict[str, Any]:
-        """Return the shares of right answers of a finished run; for none, of the model before training.
+        """Return the shares of right answers of a finished run; for None, of the model before training.
 
-        The adapter is merged into the weights: a token then takes half as many kernels.
+        The adapter is merged into the weights, so that a token takes half as many kernels.
         """
         release(self.device)
         if run is None:
@@ -239,7 +239,7 @@ class Bench:
 
 
 def digest(tensors: list[Tensor]) -> str:
-    """Return a text that differs where a number does."""
+    """Return a text that differs if a number does."""
     hasher = hashlib.sha256()
     for tensor in tensors:
         hasher.update(tensor.detach().cpu().numpy().tobytes())
@@ -247,13 +247,13 @@ def digest(tensors: list[Tensor]) -> str:
 
 
 def mean_of(values: list[float | None]) -> float | None:
-    """Return the mean of those that are there."""
+    """Return the mean of the values that are not None."""
     held = [value for value in values if value is not None]
     return round(sum(held) / len(held), 6) if held else None
 
 
 def release(device: torch.device) -> None:
-    """Give back what the last run left on the GPU."""
+    """Free the GPU memory that the last run left."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

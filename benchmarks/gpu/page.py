@@ -1,4 +1,4 @@
-"""Write the page of what came back.
+"""Write the page of results.
 
 python benchmarks/gpu/page.py RESULTS... --out docs/results/gpu.md
 """
@@ -22,7 +22,7 @@ MARKS = {"done": "done", "unfinished": "has units left", "no time": "not begun: 
 
 
 def write_page(results: list[Path]) -> str:
-    """Return the page, in Markdown: slices and machines, parts and faults, then a section of each part.
+    """Return the page in Markdown: slices and machines, parts and faults, then one section per part.
 
     Args:
         results: folders of the slices, the earliest first.
@@ -32,7 +32,7 @@ def write_page(results: list[Path]) -> str:
     rehearsed = any(line["rehearsal"] for line in slices)
     lines = ["# On a CPU: the rehearsal of the GPU suite" if rehearsed else "# On a GPU", ""]
     if rehearsed:
-        lines += ["Sizes are tiny: the figures say only that each part runs, and what a page looks like.", ""]
+        lines += ["Sizes are tiny: the figures show only that each part runs, and what the page looks like.", ""]
     lines += ["`python benchmarks/gpu/run.py`, then `python benchmarks/gpu/page.py`; see benchmarks/gpu/README.md.", ""]
     lines += _table(["slice (UTC)", "device", "versions", "commit", "without"], map(_describe_slice, slices))
     runs = [line for line in notes if line["part"]]
@@ -47,7 +47,7 @@ def write_page(results: list[Path]) -> str:
 
 
 def _gather(results: list[Path], name: str) -> list[dict[str, Any]]:
-    """Return the lines of a file in all folders, each once: a later slice may hold those of an earlier one."""
+    """Return a file's lines from all folders, without duplicates: a later slice may contain those of an earlier one."""
     lines = [line for folder in results for line in read_lines(folder / name)]
     return list({json.dumps(line): line for line in lines}.values())
 
@@ -87,12 +87,12 @@ def _table(head: list[str], rows: Any) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path, nargs="+", help="folders that came back, the earliest first")
+    parser.add_argument("results", type=Path, nargs="+", help="result folders, the earliest first")
     parser.add_argument("--out", type=Path, required=True, help="the page")
     given = parser.parse_args()
     for folder in given.results:
         if not (folder / RUNS).exists():
-            parser.error(f"{folder} has no {RUNS}: it is not a folder that run.py wrote")
+            parser.error(f"{folder} has no {RUNS}; run.py did not write this folder")
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(write_page(given.results), encoding="utf-8")
     print(given.out)

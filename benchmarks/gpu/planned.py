@@ -1,4 +1,4 @@
-"""What `colm plan` says of the cases of "fast": reckoned before, since that takes minutes of a CPU and no GPU.
+"""The estimates of `colm plan` for the cases of "fast", computed in advance: they take minutes of a CPU and no GPU.
 
 python benchmarks/gpu/planned.py FOLDER        # writes FOLDER/planned.json
 """
@@ -20,10 +20,10 @@ WAYS = ("pool", "coreset_rows", "coreset_step")
 
 
 def plan(case: Case) -> dict[str, float]:
-    """Return the planned peaks by way, in bytes, and what the planning took, in seconds.
+    """Return the planned peaks by way, in bytes, and the planning time, in seconds.
 
-    `colm plan` leaves what `reuse_forward` holds to a note under its table; here it is added: the layer inputs of the
-    whole pool in the selection, and those of the kept rows in training.
+    `colm plan` mentions the memory of `reuse_forward` only in a note under its table. Here it is added: the layer
+    inputs of the whole pool in the selection, and those of the kept rows in training.
     """
     start = time.perf_counter()
     outlook = Outlook(case.request("cpu" if case.tiny else "cuda"), case.config())
@@ -44,7 +44,7 @@ def plan(case: Case) -> dict[str, float]:
 def write(folder: Path, *, tiny: bool) -> Path:
     """Write `planned.json` for all cases and return its path; peaks by the case's name."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # there is next to nothing to compute, so that threads wait for each other
+    torch.set_num_threads(1)  # with almost nothing to compute, threads would wait for each other
     try:
         found = {name: plan(case) for name, case, profiled in units(tiny=tiny) if not profiled}
     finally:
@@ -55,7 +55,7 @@ def write(folder: Path, *, tiny: bool) -> Path:
 
 
 def read(folder: Path, *, tiny: bool) -> dict[str, dict[str, float]]:
-    """Return the planned peaks by case; none where there is no file, or one of the other size."""
+    """Return the planned peaks by case; empty without a file, or if the file is for the other size."""
     path = folder / "planned.json"
     held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return dict(held["peaks"]) if held.get("tiny") == tiny else {}

@@ -1,8 +1,8 @@
-"""Rehearse the suite on a CPU: pack, run all parts in tiny sizes, write the page; then the same with planted faults.
+"""Rehearse the suite on a CPU: pack, run all parts in tiny sizes, write the page; then repeat with planted faults.
 
     python benchmarks/gpu/rehearse.py
 
-Ends with status 1 where the first page shows a fault, or the second does not show each of those that were planted.
+Exits with status 1 if the first page shows a fault, or the second does not show every planted fault.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PLANTED = {
     "raise:fast": "fast: failed. RuntimeError: planted: a part that raises",
     "hang:helps": "helps: killed at its limit.",
 }
-"""Faults, and what of each the page must say."""
+"""Faults, and the text about each that the page must contain."""
 
 
 def call(script: str, *arguments: object, planted: str = "") -> int:
@@ -33,7 +33,7 @@ def call(script: str, *arguments: object, planted: str = "") -> int:
 
 
 def rehearse(folder: Path, *arguments: str, planted: str = "") -> tuple[bool, str]:
-    """Run the suite and write its page; return whether all was done, and the page."""
+    """Run the suite and write its page; return whether everything finished, and the page."""
     results, page = folder / "results", folder / "rehearsal.md"
     shutil.rmtree(folder, ignore_errors=True)
     places = ("--archives", folder.with_name("archives"), "--data", folder / "data", "--results", results)
@@ -50,15 +50,17 @@ def main() -> int:
         return 1
     done, page = rehearse(folder / "whole")
     if not done or RED in page:
-        print(page, "The rehearsal has faults; they stand above.", sep="\n")
+        print(page, "The rehearsal has faults; see above.", sep="\n")
         return 1
     _, page = rehearse(folder / "planted", "--limit", "helps=12", planted=",".join(PLANTED))
     faults = [line for line in page.splitlines() if line.startswith(f"- {RED} ")]
     hidden = [fault for fault, text in PLANTED.items() if not any(line[4:].startswith(text) for line in faults)]
     if hidden:
-        print(page, f"These planted faults do not show: {', '.join(hidden)}.", sep="\n")
+        print(page, f"These planted faults are missing from the page: {', '.join(hidden)}.", sep="\n")
         return 1
-    print(*faults, f"All parts ran, and the planted faults show. {folder / 'whole' / 'rehearsal.md'}", sep="\n")
+    print(
+        *faults, f"All parts ran, and the page shows the planted faults. {folder / 'whole' / 'rehearsal.md'}", sep="\n"
+    )
     return 0
 
 

@@ -1,7 +1,7 @@
-"""Right: do picks, features, training and resumed runs on this device give what they give on a CPU?
+"""Right: do picks, features, training and resumed runs on this device match those on a CPU?
 
-The tests of tests/gpu, one line of figures each. They run in a process of their own, which is begun again for what is
-left where a test has ended it: an error of CUDA spoils all that comes after it in its process.
+The tests of tests/gpu, one line of figures each. They run in a separate process, which is restarted for the remaining
+tests if a test ends it: a CUDA error spoils everything that follows in its process.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ WRONG = "COLM_GPU_WRONG_PICK"
 """See tests/gpu/conftest.py."""
 
 ABOUT_PICKS = ["-k", "picks_are_those"]
-"""The tests that are run where wrong picks are planted."""
+"""The tests to run if wrong picks are planted."""
 
 LONGEST = 120.0
-"""Seconds after which a test is ended; the longest compiles a model."""
+"""Seconds after which a test is killed; the longest test compiles a model."""
 
 SPARE = 6.0
-"""Seconds before the end from which no test is begun."""
+"""Seconds before the end when no more tests start."""
 
 COMMAND = [
     *(sys.executable, "-m", "pytest", "-c", "tests/gpu/pytest.ini", "--rootdir", ".", "--confcutdir", "tests/gpu"),
@@ -37,7 +37,7 @@ COMMAND = [
 
 
 def environment(results: Path, task: Task) -> dict[str, str]:
-    """Return the environment of the tests' process."""
+    """Return the environment of the test process."""
     paths = [str(Path(__file__).parent), str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]
     values = {
         **os.environ,
@@ -49,7 +49,7 @@ def environment(results: Path, task: Task) -> dict[str, str]:
 
 
 def run_tests(results: Path, task: Task) -> str:
-    """Run what is left in one process, and return how it ended."""
+    """Run the remaining tests in one process, and return how the process ended."""
     process = subprocess.Popen(
         [*COMMAND, *(ABOUT_PICKS if task.wrong else [])], cwd=ROOT, env=environment(results, task)
     )
@@ -63,7 +63,7 @@ def run_tests(results: Path, task: Task) -> str:
             if time.monotonic() - since > LONGEST:
                 return f"did not end within {LONGEST:.0f} s"
             if task.left() < 1:
-                return "there was no time to end it"
+                return "there was no time to finish it"
         return f"ended its process with status {process.returncode}"
     finally:
         process.kill()
@@ -71,7 +71,7 @@ def run_tests(results: Path, task: Task) -> str:
 
 
 def unended(results: Path, tried: list[str]) -> list[str]:
-    """Return the tests that were begun and have left no line."""
+    """Return the tests that started but left no line."""
     known = {line["unit"] for line in read_lines(results / "right.jsonl")}
     return [unit for unit in tried if unit not in known]
 
@@ -83,7 +83,7 @@ def faults(results: Path) -> list[str]:
 
 
 def run_slice(results: Path, task: Task) -> int:
-    """Run tests until none is left, or no time; return the exit status."""
+    """Run tests until no tests or no time is left; return the exit status."""
     before = Progress.read(results)
     late = [*before.late, *unended(results, before.tried)]
     tried: list[str] = []
@@ -101,12 +101,12 @@ def run_slice(results: Path, task: Task) -> int:
         if task.wrong:  # which the tests that are about picks have seen, or not
             break
         if left is None or (left and progress.tried == tried):
-            figures.fault("pytest", f"{ended} before it began a test")
+            figures.fault("pytest", f"{ended} before it started a test")
             return 1
         if not left:
             break
         tried = progress.tried
-    if "pytest" in faults(results):  # of an earlier slice
+    if "pytest" in faults(results):  # from an earlier slice
         figures.add("pytest", outcome="passed", seconds=0.0, measured={})
     return 1 if faults(results) else 0
 

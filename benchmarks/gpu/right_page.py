@@ -1,4 +1,4 @@
-"""The section of the page on whether things are right on the device: what its tests came to, and what they measured."""
+"""The page's section on whether results are right on the device: outcomes and measurements of its tests."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 SUBJECTS = {
-    "test_picks.py": "Picks from the same features, against the CPU",
-    "test_selection.py": "Whole selection steps, against the CPU",
-    "test_features.py": "Features, against one backward a row in float64",
+    "test_picks.py": "Picks from the same features, compared with the CPU",
+    "test_selection.py": "Whole selection steps, compared with the CPU",
+    "test_features.py": "Features, compared with one backward per row in float64",
     "test_attention.py": "Attention kernels and gradient checkpointing",
     "test_reuse.py": "Training from the selection pass's forward",
     "test_synchronization.py": "Waits between the selection pass and the coreset",
-    "test_nonfinite.py": "Rows that are not finite",
+    "test_nonfinite.py": "Non-finite rows",
     "test_resume.py": "Killed and resumed runs",
     "test_trainer.py": "The Trainer in bfloat16 and on 4 bits",
     "test_with_torch_compile.py": "A compiled model",
@@ -21,16 +21,16 @@ SUBJECTS = {
 
 ONE_BY_ONE = {"test_features_are_gradients": 1, "test_weights_are_those_without_reuse": 1}
 ONE_BY_ONE |= {"test_waits_do_not_grow_with_the_budget": 0, "test_flash_forced": 0}
-"""Tests whose cases have rows of their own, and how many last parts of a case's name these leave out."""
+"""Tests whose cases have their own table rows, and how many trailing parts of a case's name to omit."""
 
 RED = "🔴"
 
 
 def write_section(lines: list[dict[str, Any]]) -> str:
-    """Return the section in Markdown, from the lines of figures; the last line of a test counts."""
+    """Return the section in Markdown from the lines of figures; the last line of a test counts."""
     last = {line["unit"]: line for line in lines}
     if not last:
-        return f"## Right\n\n{RED} No test has ended.\n"
+        return f"## Right\n\n{RED} No test has finished.\n"
     faults = {unit: line["fault"] for unit, line in last.items() if "fault" in line}
     passed, skipped = (
         sum(line.get("outcome") == word and "::" in line["unit"] for line in last.values())
@@ -39,8 +39,8 @@ def write_section(lines: list[dict[str, Any]]) -> str:
     seconds = sum(line.get("seconds", 0.0) for line in last.values())
     parts = [
         "## Right",
-        f"{passed} tests passed, {skipped} were skipped and {len(faults)} failed, in {seconds:.0f} s. Figures are "
-        "of all cases of a row, lowest and highest; their bounds, and the reasons for them, are in `tests/gpu`.",
+        f"{passed} tests passed, {skipped} were skipped and {len(faults)} failed, in {seconds:.0f} s. Figures "
+        "are the lowest and highest over a row's cases; `tests/gpu` states their bounds and the reasons.",
         *(f"{RED} {_plain(unit)}: {_plain(text)}" for unit, text in faults.items()),
     ]
     rows = ["| test | passed | seconds | measured |", "| --- | ---: | ---: | --- |"]
@@ -49,7 +49,7 @@ def write_section(lines: list[dict[str, Any]]) -> str:
         name, _, test = unit.partition("::")
         by_file.setdefault(name, {}).setdefault(_row_of(test), []).append(line)
     for name in sorted(by_file, key=_place):
-        if set(by_file[name]) != {""}:  # a module itself has a line only if it could not be read
+        if set(by_file[name]) != {""}:  # a module has its own line only if it could not be read
             parts += [
                 f"### {SUBJECTS.get(name, name)}",
                 "\n".join([*rows, *(_row(test, held) for test, held in by_file[name].items() if test)]),
@@ -87,7 +87,7 @@ def _row(test: str, lines: Sequence[dict[str, Any]]) -> str:
 
 
 def _measured(held: Sequence[dict[str, Any]]) -> list[str]:
-    """Return each figure with its range over the cases that have it, and texts as they are."""
+    """Return each figure with its range over the cases that have it, and texts unchanged."""
     notes = []
     for name in dict.fromkeys(name for figures in held for name in figures):
         values = [figures[name] for figures in held if name in figures]
@@ -101,7 +101,7 @@ def _measured(held: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Return text that neither ends a cell nor begins markup."""
+    """Return text that cannot end a cell or start markup."""
     for mark in "\\`*_|<>[]":
         text = text.replace(mark, f"\\{mark}")
     return " ".join(text.split())

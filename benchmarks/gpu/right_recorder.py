@@ -1,7 +1,6 @@
-"""A pytest plugin: one line of figures for each test as soon as it has ended, and only what is not done is run.
+"""A pytest plugin that writes one line of figures when each test ends, and runs only tests that are not done.
 
-`right.py` loads it in a process of its own, and tells it by environment variables where the figures are and when to
-end.
+`right.py` loads it in a separate process; environment variables say where the figures are and when to end.
 """
 
 from __future__ import annotations
@@ -20,25 +19,25 @@ from figures import Figures, read_lines
 
 RESULTS = "COLM_GPU_RIGHT_RESULTS"
 ENDS = "COLM_GPU_RIGHT_ENDS"
-"""Environment variables: the folder, and a time of time.time()."""
+"""Environment variables: the folder, and the end by time.time()."""
 
 PR_SET_PDEATHSIG = 1
-"""Linux: the signal that a process gets when the one that began it ends."""
+"""Linux: the signal that a process receives when its parent ends."""
 
 POISONED = ("CUDA error", "device-side assert", "illegal memory access", "CUBLAS_STATUS", "CUDNN_STATUS")
-"""In a failure: nothing more works in this process."""
+"""Failure texts after which nothing works in this process."""
 
 
 class Progress(NamedTuple):
-    """What a slice knows of its tests, in a file: the process that runs them may end at any time."""
+    """A slice's record of its tests, in a file: the process that runs them may end at any time."""
 
     left: list[str] | None  # as collected; None before that
-    tried: list[str]  # begun in this slice; one that ended its process is not begun again
-    late: list[str]  # begun and not ended in an earlier slice, so they come last
+    tried: list[str]  # started in this slice; a test that ended its process is not started again
+    late: list[str]  # started but not finished in an earlier slice, so they come last
 
     @staticmethod
     def read(folder: Path) -> Progress:
-        """Return what the file holds; nothing where there is none."""
+        """Return the file's contents; an empty state without a file."""
         path = folder / "right.progress.json"
         return Progress(**json.loads(path.read_text())) if path.exists() else Progress(None, [], [])
 
@@ -55,14 +54,14 @@ def unit_of(node: str) -> str:
 
 
 def first_line(report: Any) -> str:
-    """Return what a failure says first."""
+    """Return the first line of a failure."""
     crash = getattr(report.longrepr, "reprcrash", None)
     text = str(crash.message if crash is not None else report.longrepr).strip()
     return text.splitlines()[0][:300] if text else "failed without a message"
 
 
 class Recorder:
-    """Writes what tests come to; see the module."""
+    """Writes the outcomes of tests; see the module."""
 
     def __init__(self, folder: Path, ends: float) -> None:
         self.figures = Figures(folder / "right.jsonl")
@@ -74,7 +73,7 @@ class Recorder:
         self._broken = {line["unit"] for line in read_lines(folder / "right.jsonl")}  # modules among them
 
     def pytest_collection_modifyitems(self, config: Any, items: list[Any]) -> None:
-        """Leave out what is done, or was tried in this slice."""
+        """Skip tests that are done or were tried in this slice."""
         progress = Progress.read(self._folder)
         gone = [
             item for item in items if unit_of(item.nodeid) in progress.tried or self.figures.done(unit_of(item.nodeid))
@@ -87,14 +86,14 @@ class Recorder:
         progress._replace(left=[unit_of(item.nodeid) for item in items]).write(self._folder)
 
     def pytest_runtest_logstart(self, nodeid: str, location: Any) -> None:
-        """Note that a test begins, unless there is no time left, or nobody who waits for it."""
+        """Note that a test starts, unless no time is left or nobody waits for it."""
         if time.time() > self._ends or os.getppid() != self._parent:
             pytest.exit("no time left", returncode=0)
         progress = Progress.read(self._folder)
         progress._replace(tried=[*progress.tried, unit_of(nodeid)]).write(self._folder)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        """Write the test's line once it has ended; setup and teardown count where they fail."""
+        """Write the test's line once it has ended; setup and teardown count if they fail."""
         unit = unit_of(report.nodeid)
         self._seconds[unit] = self._seconds.get(unit, 0.0) + report.duration
         if report.failed:
@@ -113,7 +112,7 @@ class Recorder:
             self.figures.add(unit, outcome="passed", seconds=round(self._seconds[unit], 2), measured=measured)
 
     def pytest_collectreport(self, report: Any) -> None:
-        """Write a module that can not be read as a fault, and that it can be once it can."""
+        """Record a module that cannot be read as a fault, and clear the fault once it can."""
         unit = unit_of(report.nodeid)
         if report.failed:
             self.figures.fault(unit, first_line(report))
@@ -122,7 +121,7 @@ class Recorder:
 
 
 def pytest_configure(config: Any) -> None:
-    """Register the recorder, and end with `right.py`, however that ends: a test that hangs would hold the GPU."""
-    with contextlib.suppress(OSError, AttributeError):  # of Linux alone
+    """Register the recorder, and end whenever `right.py` ends: a test that hangs would hold the GPU."""
+    with contextlib.suppress(OSError, AttributeError):  # Linux only
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL.value)
     config.pluginmanager.register(Recorder(Path(os.environ[RESULTS]), float(os.environ[ENDS])))

