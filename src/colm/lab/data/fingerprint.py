@@ -19,7 +19,7 @@ Fingerprint = dict[str, dict[str, Any]]
 
 
 def fingerprint_data(train: Dataset, validation: Mapping[str, Dataset], source_column: str) -> Fingerprint:
-    """Return the fingerprint of a run's tokenised rows.
+    """Return the fingerprint of a run's tokenized rows.
 
     `datasets`' fingerprint is unsuitable: it depends on how rows were made, and changes when the cache is cleared.
 

@@ -63,7 +63,9 @@ def read_mixture(
         train = [read_entry(entry, data) for entry in entries]
     elif data["train"] == "demo":
         if isinstance(data["validation_rows"], Mapping):
-            raise DataError("The demo holds out equal rows per source; data.validation_rows must be a number.")
+            raise DataError(
+                "The demo holds out the same number of rows of each source; data.validation_rows must be a number."
+            )
         train = [demo_rows(data["demo_rows"], seed)]
         validation = [demo_rows(data["demo_rows"], seed, held_out=data["validation_rows"] or 1)]
     elif data["train"]:

@@ -141,10 +141,10 @@ def prepare_stream(
         rows = list(islice(iter(texts), data["window"]))
     if not rows:
         raise DataError(
-            f"No row of the stream has a labelled token within max_length={data['max_length']}: completions are empty "
+            f"No row of the stream has a labeled token within max_length={data['max_length']}: completions are empty "
             "or cut off. Raise data.max_length, or check the columns."
         )
-    found = _add_up(counts, f"a labelled token within max_length={data['max_length']}")
+    found = _add_up(counts, f"a labeled token within max_length={data['max_length']}")
     found.warn()
     _warn_missing(data["source_sizes"], found)
     lines = [json.loads(row.pop(EXTRA)) for row in rows if EXTRA in row]

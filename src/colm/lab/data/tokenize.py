@@ -19,7 +19,7 @@ SHARD = 100_000
 
 
 class UnlabelledError(DataError):
-    """None of the rows has a labelled token."""
+    """None of the rows has a labeled token."""
 
 
 def tokenize_rows(
@@ -37,7 +37,7 @@ def tokenize_rows(
         source_column: column kept with the tokens.
 
     Raises:
-        DataError: no format fits a part, or none of its rows has a labelled token (`UnlabelledError`).
+        DataError: no format fits a part, or none of its rows has a labeled token (`UnlabelledError`).
     """
     options: dict[str, Any] = {"format_name": format_name, "max_length": max_length, "source_column": source_column}
     return tokenize_counted(parts, tokenizer, **options)[0]
@@ -53,7 +53,7 @@ def tokenize_counted(
     if not held:
         formats = {choose_format(format_name, part.column_names) for part in parts}
         raise UnlabelledError(
-            f"None of the {sum(map(len, parts))} rows has a labelled token within max_length={max_length} (format "
+            f"None of the {sum(map(len, parts))} rows has a labeled token within max_length={max_length} (format "
             f"{', '.join(sorted(formats))}): completions are empty or cut off. Raise data.max_length, or check the "
             "columns."
         )
@@ -73,7 +73,7 @@ def count_left(parts: Sequence[Dataset], tokens: Dataset, source_column: str, ma
         max_length: tokens.
     """
     before = count_sources((name for part in parts for name in part[source_column][:]), source_column)
-    return RowsLeft(before, Counter(tokens[source_column][:]), f"a labelled token within max_length={max_length}")
+    return RowsLeft(before, Counter(tokens[source_column][:]), f"a labeled token within max_length={max_length}")
 
 
 def _tokenize(rows: Dataset, tokenizer: Any, format_name: str, max_length: int, source_column: str) -> Dataset | None:
@@ -99,7 +99,7 @@ def _tokenize(rows: Dataset, tokenizer: Any, format_name: str, max_length: int, 
                     batched=True,
                     with_indices=True,
                     remove_columns=rows.column_names,
-                    desc=f"Tokenising from row {start:,}" if start else "Tokenising",
+                    desc=f"Tokenizing from row {start:,}" if start else "Tokenizing",
                 )
             )
         except RowError as error:

@@ -42,7 +42,7 @@ def tokenize_held_out(parts: Parts, tokenizer: Any, data: Mapping[str, Any]) -> 
     lost = ", ".join(f"{name} ({asked[name]})" for name in sorted(asked.keys() - measured.keys()))
     if lost:
         logger.warning(
-            "No held-out row of %s has a labelled token within max_length=%d, so %s. colm eval still asks them; "
+            "No held-out row of %s has a labeled token within max_length=%d, so %s. colm eval still asks them; "
             "raise data.max_length to measure them.",
             lost,
             limit,

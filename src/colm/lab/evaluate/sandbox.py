@@ -48,7 +48,7 @@ MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE = 442, -100, 0x8000
 need(libc.syscall(ctypes.c_long(MOUNT_SETATTR), ctypes.c_int(AT_FDCWD), b"/", ctypes.c_uint(AT_RECURSIVE),
                   attributes, ctypes.c_size_t(32)), "no read-only files")
 if os.fork():
-    os.close(status)  # what is said ends when the program begins
+    os.close(status)  # so that the pipe closes when the program begins
     os._exit(os.wait()[1] != 0)
 
 SET_DEATH_SIGNAL, SET_SECCOMP, SET_NO_NEW_PRIVILEGES = 1, 22, 38
