@@ -167,7 +167,7 @@ def test_other_features_run(features: str) -> None:
 def test_memory_below_the_weights() -> None:
     outlook = Outlook(Request(ModelSpec("x"), SelectionConfig(), Rows(16), 4, 2), shape("llama"))
     outlook.require(2 * outlook.held)
-    with pytest.raises(ConfigError, match="does not hold the model: parameters .* GiB, gradients .* Train with LoRA"):
+    with pytest.raises(ConfigError, match="cannot hold the model: parameters .* GiB, gradients .* Train with LoRA"):
         outlook.require(outlook.held)
 
 
