@@ -160,7 +160,7 @@ def test_sources_shows_the_mixture_and_writes_its_page(tmp_path: Path, capsys: p
     assert "Name number" in page
     assert main(["train", str(tmp_path / "run.yaml"), "training.max_steps=1"]) == 0  # a page is no run
     assert main(["sources", str(tmp_path / "run.yaml"), "--out", str(tmp_path / "no" / "page.html")]) == 2
-    assert "can not be written" in capsys.readouterr().err
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_a_stream_is_shown_and_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
