@@ -14,7 +14,7 @@ from math_verify import parse, verify
 from tests.lab.answers.corpus import Pair, judgments
 
 DIFFERENCES: dict[str, list[str]] = {
-    "it multiplies what stands beside each other": [
+    "it multiplies adjacent terms": [
         *("1 1/2", "1\\,000", "1 000 000", "12 345", "1\u00a0000", "1\u202f234,", "42 (40 + 2)", "Rs 1,00,000"),
     ],
     "it takes units and letters for variables": [

@@ -27,7 +27,7 @@ _EVERYTHING_AFTER_ANSWER = re.compile(r"\s*####\s*(.+)\s*$")
 
 
 def demo_rows(rows: int, seed: int, *, held_out: int = 0) -> Dataset:
-    """Generate the mixture, or a held-out split of it.
+    """Generate the mixture, or its held-out split.
 
     Args:
         rows: total training rows, at least 100; ignored for a held-out split.

@@ -97,7 +97,7 @@ class Outlook:
         if memory * (1 - RESERVE) <= self.held:
             least = show_memory(self.held / (1 - RESERVE))
             raise ConfigError(
-                f"--gpu-memory of {show_memory(memory)} GiB, {RESERVE:.0%} of it kept free, cannot hold the model: "
+                f"--gpu-memory of {show_memory(memory)} GiB, with {RESERVE:.0%} kept free, cannot hold the model: "
                 f"parameters {show_memory(self.shapes.parameters)} GiB, gradients "
                 f"{show_memory(self.shapes.gradients)} GiB and optimizer {show_memory(self._optimizer)} GiB need more "
                 f"than {least} GiB. Train with LoRA, in bfloat16, with a smaller optimizer "

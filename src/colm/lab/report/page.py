@@ -135,9 +135,9 @@ def show_share(value: float | None) -> str:
     """Return a fraction as a percentage.
 
     >>> show_share(0.1234), show_share(None)
-    ('12.3 %', '–')
+    ('12.3%', '–')
     """
-    return MISSING if value is None else f"{100 * value:.1f} %"
+    return MISSING if value is None else f"{100 * value:.1f}%"
 
 
 def show_seconds(value: float | None) -> str:
