@@ -1,4 +1,4 @@
-"""What models say beside what was expected, and whether a person would call it right: pairs by kind."""
+"""Pairs of model output and expected answer, with a human's verdict, grouped by kind."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Pair(NamedTuple):
-    """One judgment."""
+    """One expected judgment."""
 
     kind: str
     said: str
@@ -145,7 +145,7 @@ WRITINGS: dict[str, list[tuple[str, str]]] = {
     ],
     "powers and factorials": [("2^10", "1024"), ("5!", "120"), ("2^{10}", "1024"), ("2**10", "1024"), ("2¹⁰", "1024")],
 }
-"""By kind: what is said for what is expected, right in each."""
+"""By kind: pairs of model output and expected answer, all correct."""
 
 PART_OF_SOMETHING: list[tuple[str, str]] = [
     *(
@@ -261,7 +261,7 @@ PART_OF_SOMETHING: list[tuple[str, str]] = [
         ("5%", "5.5"),
     ),
 ]
-"""Numbers that are only a part of what is said."""
+"""Numbers that are only part of the answer."""
 
 DENIED: list[tuple[str, str]] = [
     *(
@@ -277,7 +277,7 @@ DENIED: list[tuple[str, str]] = [
     *(("more than 5", "5"), ("less than 5", "5"), ("5 or more", "5"), ("5+", "5"), ("never 5", "5"), ("up to 5", "5")),
     *(("6, not 5", "5"), ("6 rather than 5", "5"), ("6 (not 5)", "5"), ("6 (5 + 1)", "5"), ("6 (he had 5)", "5")),
 ]
-"""Numbers that are denied, bounds, or stand in a remark."""
+"""Numbers that are negated, are bounds, or appear in a remark."""
 
 OPTIONS: list[tuple[str, str, bool]] = [
     *(
@@ -418,11 +418,11 @@ SAYINGS = (
     "\\boxed{{{}}}",
     "**Answer:** {}",
 )
-"""How an answer is said; each pair above is said in each of these that suits it."""
+"""Phrasings of an answer; each pair above is tested with every phrasing that suits it."""
 
 
 def judgments() -> list[Pair]:
-    """Return all pairs, each to be said as `sayings` says it."""
+    """Return all pairs, to be phrased by `sayings`."""
     return [
         *(Pair(kind, said, expected, True) for kind, pairs in WRITINGS.items() for said, expected in pairs),
         *(Pair("part of something", said, expected, False) for said, expected in PART_OF_SOMETHING),
@@ -435,6 +435,6 @@ def judgments() -> list[Pair]:
 
 
 def sayings(said: str) -> list[str]:
-    """Return the completions that end in an answer; a box holds no sentence and no other wrapping."""
+    """Return the completions that end in an answer; a box contains no sentence and no other wrapping."""
     plain = all(mark not in said for mark in ("**", "`", "! ", ". ", "boxed", "*4", "__", "<b>", "\\[", "$$", "!"))
     return [how.format(said) for how in SAYINGS if plain or "boxed" not in how]

@@ -1,6 +1,6 @@
-"""colm's judgments of numbers and formulas beside math-verify's: the same but for listed differences.
+"""colm's judgments of numbers and formulas agree with math-verify's, except for the listed differences.
 
-math-verify reads LaTeX, so it gets each answer in math mode; what it makes of plain sentences is not a measure (it
+math-verify reads LaTeX, so it gets each answer in math mode; its results on plain sentences do not count (it
 finds 5 in "not 5", "5 million" and "5!").
 """
 
@@ -14,7 +14,7 @@ from math_verify import parse, verify
 from tests.lab.answers.corpus import Pair, judgments
 
 DIFFERENCES: dict[str, list[str]] = {
-    "it multiplies what stands beside each other": [
+    "it multiplies adjacent terms": [
         *("1 1/2", "1\\,000", "1 000 000", "12 345", "1\u00a0000", "1\u202f234,", "42 (40 + 2)", "Rs 1,00,000"),
     ],
     "it takes units and letters for variables": [
@@ -50,7 +50,7 @@ DIFFERENCES: dict[str, list[str]] = {
     ],
     "it reads groups of two digits as a set": ["12,34,567"],
 }
-"""Why math-verify judges otherwise, with the answers; a person would judge as colm does."""
+"""Reasons why math-verify judges differently, with the answers; a person would agree with colm."""
 
 WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{3,}")
 WRAPPED = re.compile(r"\$.*\$|\\\(.*|\\\[.*")
@@ -71,7 +71,7 @@ PAIRS = [
 ]
 
 
-def test_judges_as_math_verify_but_for_what_is_listed(caplog: pytest.LogCaptureFixture) -> None:
+def test_agrees_with_math_verify_except_as_listed(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     assert len(PAIRS) > 200
     reasons = {said: reason for reason, answers in DIFFERENCES.items() for said in answers}

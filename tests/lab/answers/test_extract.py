@@ -23,7 +23,7 @@ from colm.lab.answers.match import Kind, answers_match
         ("#### Step 1\nWe have 5\nSo 7", "number", "7"),  # a heading, then the last number
         (r"Thus \boxed{\frac{3}{4}}. ", "number", r"\frac{3}{4}"),
         (r"The answer is \boxed{5}.", "number", "5"),
-        (r"It is 4. The answer is \boxed{12", "number", "12"),  # cut off: the last number
+        (r"It is 4. The answer is \boxed{12", "number", "12"),  # truncated: the last number
         ("He has 5, sells 2 and keeps 3 of them.", "number", "3"),
         ("17", "number", "17"),
         ("The answer is 12 apples and 3 pears.", "number", "12 apples and 3 pears"),  # no single number
@@ -50,12 +50,12 @@ from colm.lab.answers.match import Kind, answers_match
         ("word " * LONGEST_LINE, None, None),
     ],
 )
-def test_the_final_answer(text: str, kind: Kind | None, answer: str | None) -> None:
+def test_final_answer(text: str, kind: Kind | None, answer: str | None) -> None:
     found = extract_answer(text, kind=kind)
     assert found == answer or (found is not None and answer is not None and answers_match(found, answer))
 
 
-def test_the_same_mark_for_ever() -> None:
+def test_a_mark_repeated_forever() -> None:
     assert extract_answer("The answer is 5. " + "\\boxed{" * 5000, kind="number") == "5"
 
 

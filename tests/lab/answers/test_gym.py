@@ -33,7 +33,7 @@ def test_cells() -> None:
             gym.read_task(cell)
 
 
-def test_what_can_not_be_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unscorable_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="has no data set 'no_such_task'"):
         gym.task_accepts({"dataset": "no_such_task", "answer": "1", "metadata": {}}, "1")
     assert not gym.task_accepts({"dataset": "calendar_arithmetic", "answer": "1", "metadata": {}}, "1")  # no task in it

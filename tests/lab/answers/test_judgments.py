@@ -1,4 +1,4 @@
-"""Answers are judged as a person would judge them, however they are said."""
+"""Answers are judged as a person would judge them, in any phrasing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def judge(said: str, expected: str) -> bool:
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair.kind}: {pair.said} for {pair.expected}")
-def test_as_a_person_would(pair: Pair) -> None:
+def test_agrees_with_a_person(pair: Pair) -> None:
     for said in sayings(pair.said):
         assert judge(said, pair.expected) is pair.right, said
 
@@ -52,7 +52,7 @@ def test_as_a_person_would(pair: Pair) -> None:
         ("答案是B", "B", True),
     ],
 )
-def test_what_stands_around_an_answer(said: str, expected: str, right: bool) -> None:
+def test_text_around_an_answer(said: str, expected: str, right: bool) -> None:
     assert judge(said, expected) is right
 
 
@@ -68,7 +68,7 @@ def test_what_stands_around_an_answer(said: str, expected: str, right: bool) -> 
         "The answer is {}. Wait, I made a mistake. The answer is {}.",
     ],
 )
-def test_an_answer_that_is_taken_back(said: str, first: str, second: str) -> None:
+def test_a_withdrawn_answer(said: str, first: str, second: str) -> None:
     assert judge(said.format(first, second), second)
     assert not judge(said.format(first, second), first)
 
@@ -76,14 +76,14 @@ def test_an_answer_that_is_taken_back(said: str, first: str, second: str) -> Non
 @pytest.mark.parametrize(
     "said", ["Wait, let me check: 3 * 4 = 12. Yes.", "Actually, he had 20 at first.", "No: 13 is odd.", "Wait, 15?"]
 )
-def test_an_answer_that_is_doubted_only(said: str) -> None:
+def test_a_doubted_answer_counts(said: str) -> None:
     assert judge(f"The answer is 12. {said}", "12")
 
 
 @given(
     st.integers(2, 10**6), st.sampled_from([said for said, expected in PART_OF_SOMETHING + DENIED if expected == "5"])
 )
-def test_a_part_of_something_is_not_the_number(value: int, said: str) -> None:
+def test_part_of_an_expression_is_not_the_number(value: int, said: str) -> None:
     text = said.replace("5", str(value)) if said.count("5") == 1 and not said.startswith("0") else said
     expected = str(value) if text != said else "5"
     assert not judge(f"The answer is {text}", expected)
@@ -170,7 +170,7 @@ def test_any_text_is_read_without_an_error(text: str, kind: str) -> None:
 @pytest.mark.parametrize(
     "piece", ["9", "9,", "1 000 ", "(", "{", "\\frac{", "\\boxed{", "$", "**", "<think>", "½²", " (a", "5!"]
 )
-def test_long_texts_take_time_in_proportion(piece: str) -> None:
+def test_long_texts_take_linear_time(piece: str) -> None:
     text = piece * (20_000 // len(piece))
     extract_answer(text, kind="number")
     extract_answer(f"The answer is {text}")

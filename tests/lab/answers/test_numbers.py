@@ -74,7 +74,7 @@ def test_one_number(text: str, value: Fraction) -> None:
         *("5 out of 10", "5 apples and oranges", "5 plus a few", "5 a b c d e f g", "--5", "-$-5", "nan", "inf"),
     ],
 )
-def test_what_is_not_one_number(text: str) -> None:
+def test_not_a_single_number(text: str) -> None:
     assert parse_number(text) is None
 
 

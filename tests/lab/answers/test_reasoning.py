@@ -1,4 +1,4 @@
-"""What a model thinks is no answer."""
+"""A model's reasoning is not an answer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ THOUGHTS = ["The answer is 41.", "\\boxed{41}", "#### 41", "41", "Is it 41?\n\nN
 
 @pytest.mark.parametrize("thought", THOUGHTS)
 @pytest.mark.parametrize(("start", "end"), TAGS)
-def test_thoughts_are_no_answers(start: str, end: str, thought: str) -> None:
+def test_thoughts_are_not_answers(start: str, end: str, thought: str) -> None:
     for text in (
         f"{start}{thought}{end}\nIt is 42.",
         f"{start}\n{thought}\n{end}\n\nThe answer is 42",
@@ -50,7 +50,7 @@ def test_an_answer_between_thoughts_and_before_a_stray_tag_counts() -> None:
     assert extract_answer("<think/> The answer is 42.", kind="number") == "42"
 
 
-def test_what_is_no_thought_stays() -> None:
+def test_text_outside_thoughts_stays() -> None:
     for text in ("<b>42</b>", "I think 42", "[reason] 42", "<answer>42</answer>", "a < think", "5 > 3"):
         assert without_reasoning(text) == text
 
@@ -61,7 +61,7 @@ def test_a_prompt_may_open_the_thought() -> None:
     assert not ends_in_reasoning("2?")
 
 
-def test_scorers_of_tasks_see_no_thought() -> None:
+def test_task_scorers_do_not_see_thoughts() -> None:
     task = {"dataset": "chain_sum", "question": "1 + 1 =", "answer": "2", "metadata": {}}
     assert task_accepts(task, "<think>The answer is 3</think>2")
     assert not task_accepts(task, "<think>The answer is 2</think>3")

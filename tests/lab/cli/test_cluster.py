@@ -71,7 +71,7 @@ def test_labels_are_made_apart_and_used(tmp_path: Path, capsys: pytest.CaptureFi
     assert set(summary["sources"]) == {"big", "cluster-1", "cluster-2"}
     assert not (tmp_path / "run" / "labels.parquet").exists()
     assert main(["train", config, "--overwrite", "data.weights={cluster-9: 1}"]) == 2
-    assert "data.weights names 'cluster-9', which is no source" in capsys.readouterr().err
+    assert "data.weights names 'cluster-9', which is not a source" in capsys.readouterr().err
     assert main(["train", config, "--overwrite", "sources={labels: none.parquet}"]) == 2
     assert "There is no file 'none.parquet' (sources.labels). Make it with colm sources" in capsys.readouterr().err
     assert (tmp_path / "run" / "summary.json").exists()

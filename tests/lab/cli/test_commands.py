@@ -160,7 +160,7 @@ def test_sources_shows_the_mixture_and_writes_its_page(tmp_path: Path, capsys: p
     assert "Name number" in page
     assert main(["train", str(tmp_path / "run.yaml"), "training.max_steps=1"]) == 0  # a page is no run
     assert main(["sources", str(tmp_path / "run.yaml"), "--out", str(tmp_path / "no" / "page.html")]) == 2
-    assert "can not be written" in capsys.readouterr().err
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_a_stream_is_shown_and_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +184,7 @@ def test_a_stream_is_shown_and_trained_on(tmp_path: Path, capsys: pytest.Capture
     assert main(["train", config, sizes, "training.max_steps=1", "--overwrite"]) == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["small_sources"] == ["naming", "rare"]
     assert main(["sources", config, "data.source_sizes={adding: 36, naming: 18}"]) == 2
-    assert "'rare' is in the data, but sizes are given for others" in capsys.readouterr().err
+    assert "'rare' is in the data, but has no size" in capsys.readouterr().err
     assert main(["train", config, "training.max_steps=-1", "--overwrite"]) == 2
     assert "A stream has no known end" in capsys.readouterr().err
 

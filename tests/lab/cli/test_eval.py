@@ -181,12 +181,12 @@ def test_programs_run_only_where_asked_for(
     assert run_written("no program") is None
 
     def refuse(source: str) -> None:
-        raise ConfigError("Programs can not be shut off")
+        raise ConfigError("Programs cannot be sandboxed")
 
     monkeypatch.setattr("colm.lab.cli.eval.run_program", refuse)
     capsys.readouterr()
     assert main([*command, "--run-programs"]) == 2
-    assert "can not be shut off" in capsys.readouterr().err
+    assert "cannot be sandboxed" in capsys.readouterr().err
 
 
 def test_tasks_of_the_harness(

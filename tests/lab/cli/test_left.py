@@ -53,24 +53,24 @@ def test_from_file_to_report(tmp_path: Path, caplog: pytest.LogCaptureFixture, s
             "7": 0,
         }
         assert summary["small_sources"] == ["0.5", "no"]  # below the share of the four that are left, 16.75
-        assert f"data.cap names '7', which has {gone} rows, but none has a labelled token within" in caplog.text
+        assert f"data.cap names '7', which has {gone} rows, but none has a labeled token within" in caplog.text
         losses = read_lines(run / "evaluations.jsonl")[-1]["losses"]
         assert list(losses) == ["true"]
     assert {name for line in read_lines(run / "selection.jsonl") for name in line["pool"]} == names
     assert f"'7' {gone} of {gone} (none is left)" in caplog.text
     assert main(["report", str(run)]) == 0
     page = (run / "report.html").read_text()
-    assert f"7: {gone} rows, none with a labelled token within max_length=32" in page
+    assert f"7: {gone} rows, none with a labeled token within max_length=32" in page
     assert all(f'<th scope="row">{name}</th>' in page for name in names)
 
 
 def test_colm_sources_names_what_is_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sources", write_parts(tmp_path)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "7: 30 rows, none with a labelled token within max_length=32" in shown
-    assert "Sources without a row left: '7' has 30 rows, but none has a labelled token" in shown
+    assert "7: 30 rows, none with a labeled token within max_length=32" in shown
+    assert "Sources without a row left: '7' has 30 rows, but none has a labeled token" in shown
     page = (tmp_path / "run" / "sources.html").read_text()
-    assert "7: 30 rows, none with a labelled token within max_length=32" in page
+    assert "7: 30 rows, none with a labeled token within max_length=32" in page
     assert "Sources without a row left" in page
 
 
@@ -80,5 +80,5 @@ def test_a_list_that_names_a_source_without_a_row_left_says_why(
 ) -> None:
     given = ["selection.small_sources=[0, 7]", f"data.streaming={streaming}"]
     assert main(["train", write_parts(tmp_path), *given]) == 2
-    told = "small_sources names '7', which has 30 rows, but none has a labelled token within max_length=32"
+    told = "small_sources names '7', which has 30 rows, but none has a labeled token within max_length=32"
     assert told in capsys.readouterr().err

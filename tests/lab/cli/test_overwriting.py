@@ -317,4 +317,4 @@ def test_a_small_disk_and_one_that_is_read_only_are_said_before_the_work(
         assert main(command) == 2
         error = capsys.readouterr().err
         assert "Read-only file system" in error
-        assert "Tokenising" not in error
+        assert "Tokenizing" not in error

@@ -63,7 +63,7 @@ def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["--gpu-memory", "24"], "'24' has no unit"),
-        (["--gpu-memory", "5MB"], "does not hold the model: parameters 0.0"),
+        (["--gpu-memory", "5MB"], "cannot hold the model: parameters 0.0"),
         (["--gpu-memory", "1GiB", "model=no/such"], "The configuration of the model 'no/such' could not be read"),
         (["--gpu-memory", "1GiB", "--sequence-length", "1"], "--sequence-length=1 must be at least 2"),
         (["--gpu-memory", "1GiB", "--sequence-length", "2000000"], "--sequence-length=2,000,000 is more"),

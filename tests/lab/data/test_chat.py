@@ -1,4 +1,4 @@
-"""Conversations as templates see them: all that the row has, one beginning, a learned end."""
+"""Conversations as templates see them: the whole row, one beginning, a learned end."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ PAIR = [say("user", "2?"), say("assistant", "5")]
 
 
 def shown(tokenizer: Any, row: dict[str, Any], name: str = "messages") -> tuple[str, str]:
-    """Return what the model reads of a row, and what it learns."""
+    """Return the text that the model reads from a row, and the text that it learns."""
     tokens = tokenizer_of_format(name, tokenizer, 500)(row)
     learned = [token for token in tokens["labels"] if token >= 0]
     assert [
@@ -80,7 +80,7 @@ def shown(tokenizer: Any, row: dict[str, Any], name: str = "messages") -> tuple[
 
 
 @pytest.mark.parametrize("as_text", [False, True])
-def test_the_template_sees_all_that_a_row_has(as_text: bool) -> None:
+def test_the_template_sees_the_whole_row(as_text: bool) -> None:
     row: dict[str, Any] = {
         "tools": [{"z": {"b": 1, "a": None}}],
         "documents": [{"text": "DOC"}],
@@ -101,11 +101,11 @@ def test_the_template_sees_all_that_a_row_has(as_text: bool) -> None:
 def test_missing_extras_are_none(missing: Any) -> None:
     row = {"messages": PAIR, "tools": missing, "documents": missing, "chat_template_kwargs": missing}
     if missing == {}:
-        with pytest.raises(DataError, match="The column 'tools' holds a dict"):
+        with pytest.raises(DataError, match="The column 'tools' contains a dict"):
             shown(make_tokenizer(TOOLS), row)
         row |= {"tools": None, "documents": None}
     if missing == []:
-        with pytest.raises(DataError, match="The column 'chat_template_kwargs' holds a list"):
+        with pytest.raises(DataError, match="The column 'chat_template_kwargs' contains a list"):
             shown(make_tokenizer(TOOLS), row)
         row["chat_template_kwargs"] = None
     assert shown(make_tokenizer(TOOLS), row) == shown(make_tokenizer(TOOLS), {"messages": PAIR})
@@ -153,7 +153,7 @@ def test_text_with_its_own_special_tokens(prompt: str, completion: str, bos: boo
     assert read == learned == (whole if ended else f"{whole}<end>")
 
 
-def test_where_no_end_can_be_learned_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_end_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     tokenize = tokenizer_of_batch("messages", make_tokenizer(NO_END), 500)
     tokenize({"messages": [PAIR, PAIR]})
     assert caplog.text.count("The chat template does not end the assistant's turns") == 1
@@ -162,10 +162,10 @@ def test_where_no_end_can_be_learned_it_is_said_once(caplog: pytest.LogCaptureFi
     tokenizer_of_batch("messages", bare, 500)({"messages": [PAIR, PAIR]})
     assert caplog.text.count("Neither the chat template nor the tokenizer has a token that ends a turn") == 1
     tokenizer_of_batch("prompt_completion", bare, 500)({"prompt": ["a", "b"], "completion": ["c", "d"]})
-    assert caplog.text.count("has no end-of-text token, so the model learns no end") == 1
+    assert caplog.text.count("has no end-of-text token, so the model does not learn to stop") == 1
 
 
-def test_a_thought_that_the_prompt_opens_is_not_part_of_what_is_learned(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_thought_opened_by_the_prompt_is_not_learned(caplog: pytest.LogCaptureFixture) -> None:
     opening = CHATML.replace(ASK, ASK.replace("assistant\n", "assistant\n<think>\n"))
     tokenizer = make_tokenizer(opening)
     assert tokenizer.apply_chat_template(PAIR[:1], tokenize=False, add_generation_prompt=True).endswith("<think>\n")
@@ -173,7 +173,7 @@ def test_a_thought_that_the_prompt_opens_is_not_part_of_what_is_learned(caplog: 
     tokens = tokenize({"messages": [[*PAIR, *PAIR], PAIR]})
     learned = [tokenizer.decode([token for token in labels if token >= 0]) for labels in tokens["labels"]]
     assert learned == ["5<|im_end|>\n5<|im_end|>\n", "5<|im_end|>\n"]
-    assert caplog.text.count("The chat template asks with '<think>\\n'") == 1
+    assert caplog.text.count("The chat template's generation prompt has '<think>\\n'") == 1
 
 
 def test_a_conversation_without_turns_has_no_tokens() -> None:
@@ -205,14 +205,14 @@ BAD: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("messages", "message"), BAD)
-def test_a_row_that_does_not_fit_is_refused_by_its_number(messages: Any, message: str) -> None:
+def test_an_invalid_row_is_rejected_by_number(messages: Any, message: str) -> None:
     tokenize = tokenizer_of_batch("messages", make_tokenizer(STRICT), 500)
     with pytest.raises(DataError, match=f"Row 2: .*{message}") as error:
         tokenize({"messages": [PAIR, PAIR, messages]})
     assert "\n" not in str(error.value)
 
 
-def test_arguments_that_are_not_a_rows_to_set() -> None:
+def test_arguments_that_a_row_cannot_set() -> None:
     with pytest.raises(DataError, match="chat_template_kwargs sets 'tokenize', which colm sets itself"):
         shown(make_tokenizer(), {"messages": PAIR, "chat_template_kwargs": {"tokenize": True}})
 
@@ -221,13 +221,13 @@ CLOSED = CHATML.replace(ASK, "") + ASK.replace("{% endif %}", "{% else %}{{ eos_
 
 
 @given(st.lists(st.sampled_from(["hi", "<end>", " a ", "", "x\n"]), min_size=1, max_size=4), st.booleans())
-def test_every_turn_is_learned_where_the_template_closes_conversations(answers: list[str], asks: bool) -> None:
+def test_every_turn_is_learned_if_the_template_closes_conversations(answers: list[str], asks: bool) -> None:
     turns = [turn for answer in answers for turn in (say("user", "2?"), say("assistant", answer))]
     _, learned = shown(make_tokenizer(CLOSED), {"messages": [*turns, *[say("user", "more?")] * asks]})
     assert learned == "".join(f"{answer}<|im_end|>\n" for answer in answers) + "<end>" * (not asks)
 
 
-def test_what_a_tokenizer_adds_behind_a_text_is_in_no_prompt() -> None:
+def test_prompts_do_not_contain_appended_tokens() -> None:
     unnamed = make_tokenizer(None, bos=True, closes=True, eos=None)
     assert shown(unnamed, {"prompt": "2?", "completion": "5"}, "prompt_completion") == ("<s>2?5", "5")
     one = make_tokenizer(None, bos=True, eos="<s>")  # the beginning is the end

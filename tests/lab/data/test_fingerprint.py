@@ -1,4 +1,4 @@
-"""Rows are told apart by what is trained on, not by how they are stored."""
+"""Fingerprints depend on the training content of rows, not on their storage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def digest(rows: Dataset) -> str:
     return fingerprint_data(rows, {}, "source")["train"]["digest"]
 
 
-def test_how_rows_are_stored_does_not_count() -> None:
+def test_storage_does_not_matter() -> None:
     rows = Dataset.from_list(ROWS)
     narrow = {"source": Value("large_string"), "input_ids": List(Value("int32")), "labels": List(Value("int64"))}
     pieces = concatenate_datasets([rows.select([0]), rows.select([1, 2])])
@@ -39,18 +39,18 @@ def test_how_rows_are_stored_does_not_count() -> None:
         {"input_ids": [1, 2], "labels": [-100, 2]},
     ],
 )
-def test_every_change_of_a_row_counts(change: dict[str, Any]) -> None:
+def test_every_change_of_a_row_matters(change: dict[str, Any]) -> None:
     assert digest(Dataset.from_list([{**ROWS[0], **change}, *ROWS[1:]])) != digest(Dataset.from_list(ROWS))
 
 
-def test_order_and_where_a_row_ends_count() -> None:
+def test_order_and_row_boundaries_matter() -> None:
     assert digest(Dataset.from_list(ROWS[::-1])) != digest(Dataset.from_list(ROWS))
     moved = [ROWS[0], {**ROWS[1], "input_ids": [4, 5, 6], "labels": [-100, 5, 6]}]
     moved.append({**ROWS[2], "input_ids": [], "labels": []})
     assert digest(Dataset.from_list(moved)) != digest(Dataset.from_list(ROWS))
 
 
-def test_what_differs_is_said() -> None:
+def test_differences_are_described() -> None:
     rows = Dataset.from_list(ROWS)
     held = fingerprint_data(rows, {"a": rows.select([0]), "b": rows.select([1])}, "source")
     assert held["validation"]["rows"] == 2

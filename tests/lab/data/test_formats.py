@@ -48,7 +48,7 @@ def test_instruction_with_and_without_input(tokenizer: Any) -> None:
     length=st.integers(2, 14),
     name=st.sampled_from(["prompt_completion", "instruction", "text"]),
 )
-def test_a_batch_is_tokenised_as_its_rows(
+def test_a_batch_is_tokenized_like_its_rows(
     pairs: list[tuple[str, str | None]], length: int, name: str, tokenizer: Any
 ) -> None:
     columns = {"prompt_completion": ("prompt", "completion"), "instruction": ("instruction", "output")}
@@ -59,7 +59,7 @@ def test_a_batch_is_tokenised_as_its_rows(
     assert found == {key: [row[key] for row in expected] for key in ("input_ids", "attention_mask", "labels")}
 
 
-def test_plain_text_is_learned_whole(tokenizer: Any) -> None:
+def test_plain_text_is_learned_in_full(tokenizer: Any) -> None:
     tokens = tokenizer_of_format("text", tokenizer, 100)({"text": "What is it?"})
     assert tokens["labels"] == tokens["input_ids"]
     assert labelled_text(tokenizer, tokens) == "What is it?<eos>"
@@ -82,7 +82,7 @@ def test_missing_cells_are_empty_and_nested_ones_are_conversations_or_errors(tok
     tokenize = tokenizer_of_format("prompt_completion", tokenizer, 100)
     assert set(tokenize({"prompt": "abc", "completion": None})["labels"]) == {-100}
     assert labelled_text(tokenizer, tokenize({"prompt": None, "completion": "abc"})) == "abc<eos>"
-    with pytest.raises(DataError, match="A cell holds a dict where text is expected"):
+    with pytest.raises(DataError, match="A cell is a dict where text is expected"):
         tokenize({"prompt": {"a": 1}, "completion": "abc"})
     turns = {"prompt": [{"role": "user", "content": "2?"}], "completion": [{"role": "assistant", "content": "abc"}]}
     with pytest.raises(ConfigError, match="no chat template"):
@@ -91,7 +91,7 @@ def test_missing_cells_are_empty_and_nested_ones_are_conversations_or_errors(tok
     assert labelled_text(tokenizer, tokenize(turns)) == "abc\n<eos>"
     opening = [{"role": "assistant", "content": "cba"}, {"role": "user", "content": "it?"}]
     tokens = tokenizer_of_format("messages", tokenizer, 100)({"messages": opening})
-    assert labelled_text(tokenizer, tokens) == "<assistant>cba\n"  # nothing before it to tell the header by
+    assert labelled_text(tokenizer, tokens) == "<assistant>cba\n"  # no earlier text to identify the header
     tokenizer.chat_template = None
 
 
@@ -104,9 +104,7 @@ def test_a_template_that_rewrites_the_last_turn_is_an_error(tokenizer: Any) -> N
     tokenizer.chat_template = None
 
 
-def test_earlier_turns_that_are_rewritten_go_unlabelled_which_is_said(
-    tokenizer: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_rewritten_earlier_turns_are_unlabeled_and_logged(tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
     tokenizer.chat_template = (
         "{% for m in messages %}{% if m['role'] == 'user' or loop.last %}{{ m['content'] }}{% else %}cut{% endif %}/"
         "{% endfor %}"
@@ -119,7 +117,7 @@ def test_earlier_turns_that_are_rewritten_go_unlabelled_which_is_said(
     tokenizer.chat_template = None
 
 
-def test_rows_are_cut(tokenizer: Any) -> None:
+def test_rows_are_truncated(tokenizer: Any) -> None:
     tokens = tokenizer_of_format("prompt_completion", tokenizer, 3)({"prompt": "What is 2?\n", "completion": "5"})
     assert len(tokens["input_ids"]) == 3
     assert set(tokens["labels"]) == {-100}
@@ -132,7 +130,7 @@ def test_detection_and_unknown_formats(tokenizer: Any) -> None:
     assert detect_format(["instruction", "input", "output"]) == "instruction"
     assert detect_format(["messages"]) == "messages"
     assert detect_format(["text", "source"]) == "text"
-    with pytest.raises(DataError, match=r"prompt, completon, which fit no format.*Did you mean 'completion'"):
+    with pytest.raises(DataError, match=r"prompt, completon, which match no format.*Did you mean 'completion'"):
         detect_format(["prompt", "completon"])
     with pytest.raises(ConfigError, match="format='chat' is not one of"):
         tokenizer_of_format("chat", tokenizer, 10)
@@ -161,4 +159,4 @@ def test_all_text_of_a_row() -> None:
     assert text_of_row("instruction", {"instruction": "a", "input": "b", "output": 3}) == "a\nb\n3"
     assert text_of_row("prompt_completion", {"prompt": turns[:1], "completion": turns[2:]}) == "a\nb"
     assert text_of_row("text", {"text": None}) == ""
-    assert "c" in text_of_row("messages", {"messages": [{"content": "c"}]})  # refused later, with its row
+    assert "c" in text_of_row("messages", {"messages": [{"content": "c"}]})  # rejected later, with its row

@@ -1,4 +1,4 @@
-"""What is held out is never trained: rows are drawn by prompt."""
+"""Held-out rows are never trained on: rows are drawn by prompt."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ WANTED = st.one_of(st.integers(0, 6), st.dictionaries(st.sampled_from("abc"), st
 
 @settings(max_examples=300, deadline=None)
 @given(PARTS, WANTED, st.integers(0, 5))
-def test_no_prompt_stands_on_both_sides(parts: Any, wanted: Any, seed: int) -> None:
+def test_no_prompt_is_on_both_sides(parts: Any, wanted: Any, seed: int) -> None:
     everything = [
         {
             "source": source,
@@ -70,12 +70,12 @@ def test_no_prompt_stands_on_both_sides(parts: Any, wanted: Any, seed: int) -> N
     of = {name: per_source.get(name, 0) if isinstance(per_source, dict) else per_source for name in sizes}
     assert len(rest) + len(held) + len(left_out) == len(everything)
     assert not {row["asks"] for row in rest} & {row["asks"] for row in held}
-    assert {row["asks"] for row in left_out} <= {row["asks"] for row in held}  # nothing goes for nothing
+    assert {row["asks"] for row in left_out} <= {row["asks"] for row in held}  # no row is left out without a reason
     for name, size in sizes.items():
         count, gone = (sum(row["source"] == name for row in side) for side in (held, (*held, *left_out)))
         assert count <= min(of[name], size // 2)
         assert gone <= size // 2
-    # What is still wanted could not be had: each prompt would have taken more than half of a source.
+    # The rest could not be held out: each prompt would have taken more than half of a source.
     gone_of = Counter(row["source"] for row in (*held, *left_out))
     for name in sizes:
         if sum(row["source"] == name for row in held) < min(of[name], sizes[name] // 2):
@@ -85,7 +85,7 @@ def test_no_prompt_stands_on_both_sides(parts: Any, wanted: Any, seed: int) -> N
 
 
 def draw_by_row(labels: list[str], wanted: dict[str, int], seed: int) -> list[int]:
-    """Draw as the first versions did, which knew no prompts."""
+    """Draw rows as the first versions did, ignoring prompts."""
     left = {name: min(wanted.get(name, 0), labels.count(name) // 2) for name in labels}
     held = []
     for row in np.random.default_rng(seed).permutation(len(labels)).tolist():
@@ -101,7 +101,7 @@ def draw_by_row(labels: list[str], wanted: dict[str, int], seed: int) -> list[in
     st.dictionaries(st.sampled_from("abc"), st.integers(0, 9)),
     st.integers(0, 9),
 )
-def test_rows_with_prompts_of_their_own_are_drawn_as_ever(labels: list[str], wanted: dict[str, int], seed: int) -> None:
+def test_rows_with_unique_prompts_are_drawn_as_before(labels: list[str], wanted: dict[str, int], seed: int) -> None:
     wanted = {name: rows for name, rows in wanted.items() if name in labels}
     keys = [(str(row).encode(),) for row in range(len(labels))]
     sides = draw_rows(labels, "source", wanted, seed, keys)
@@ -117,8 +117,8 @@ CONVERSATIONS = st.lists(
 
 @settings(max_examples=100, deadline=None)
 @given(CONVERSATIONS, st.integers(1, 4), st.integers(0, 3))
-def test_no_turn_that_is_trained_is_asked(rows: Any, wanted: int, seed: int) -> None:
-    """A conversation of questions teaches the answer to each of its beginnings, and is asked its last."""
+def test_no_trained_turn_is_evaluated(rows: Any, wanted: int, seed: int) -> None:
+    """A conversation teaches the answer to each of its questions, and is evaluated on the last."""
     keys = []
     for _, asks in rows:
         turns = [{"role": role, "content": str(ask)} for ask in asks for role in ("user", "assistant")]
@@ -139,23 +139,23 @@ def test_held_out_rows_come_from_every_source_and_leave_half() -> None:
     assert not {row["prompt"] for row in train} & {row["prompt"] for row in held}
     (again,) = hold_out([rows], "source", 3, seed=0)[1]
     assert list(again) == list(held)
-    assert [row["prompt"] for row in held] == ["0?", "4?", "10?", "16?", "18?"]  # a run that is resumed needs the same
+    assert [row["prompt"] for row in held] == ["0?", "4?", "10?", "16?", "18?"]  # a resumed run needs the same rows
 
 
-def test_what_is_left_out_is_counted_and_what_can_not_be_held_out_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_left_out_rows_and_sources_without_held_out_rows_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     rows = [{"source": "a", "prompt": f"{i % 10}?", "completion": str(i)} for i in range(40)]
     rows += [{"source": "one", "prompt": "Write.", "completion": str(i)} for i in range(9)]
     rest, held = hold_out([Dataset.from_list(rows)], "source", {"a": 3, "one": 2}, seed=0)
     assert [len(part) for part in (*rest, *held)] == [45, 3]
-    assert "Nothing can be held out of one: rows with one prompt go together" in caplog.text
-    assert "1 rows are left out of training, because they have a prompt that is held out: a 1." in caplog.text
+    assert "No row of one can be held out: rows with one prompt stay together" in caplog.text
+    assert "1 rows are left out of training, because their prompt is held out: a 1." in caplog.text
     caplog.clear()
     hold_out([Dataset.from_list(ROWS)], "source", 3, seed=0)
     assert not caplog.records
 
 
 def test_prompts_of_another_source_and_format_are_left_out_too(caplog: pytest.LogCaptureFixture) -> None:
-    """Two kinds of answers to the same questions, of which one is evaluated."""
+    """Two kinds of answers to the same questions, one of which is evaluated."""
     programs = Dataset.from_list([{"source": "programs", "prompt": f"{i}?", "completion": "print"} for i in range(20)])
     words = [{"source": "words", "instruction": f"{i}?", "output": "So."} for i in range(20)]
     parts = [programs, Dataset.from_list(words)]
@@ -167,7 +167,7 @@ def test_prompts_of_another_source_and_format_are_left_out_too(caplog: pytest.Lo
     assert held[0]["prompt"][:] == held[1]["instruction"][:]
 
 
-def test_one_prompt_that_takes_much_is_tried_once() -> None:
+def test_a_prompt_with_many_rows_is_tried_once() -> None:
     keys = [(b"one",)] * 200_000 + [(str(row).encode(),) for row in range(1000)]
     sides = draw_rows(["a"] * len(keys), "source", 5, 0, keys)
     assert Counter(sides.tolist()) == {TRAINED: len(keys) - 5, HELD: 5}
@@ -175,7 +175,7 @@ def test_one_prompt_that_takes_much_is_tried_once() -> None:
 
 def test_parts_without_a_format(caplog: pytest.LogCaptureFixture) -> None:
     part = Dataset.from_list([{"source": "a", "prompt": "1?", "completon": "2"}])
-    with pytest.raises(DataError, match=r"fit no format .* Did you mean 'completion'"):
+    with pytest.raises(DataError, match=r"match no format .* Did you mean 'completion'"):
         hold_out([part], "source", 1, seed=0)
     with pytest.raises(DataError, match="format='text' needs the column 'text', which the data does not have"):
         hold_out([part], "source", 1, seed=0, format_name="text")
@@ -196,12 +196,12 @@ def test_prompts_that_a_validation_file_shares_are_counted_by_source(caplog: pyt
     assert not caplog.records
     (rest,) = leave_out([train], validation, "auto", "source")
     assert rest["prompt"][:] == [f"{i}?" for i in range(2, 20)]
-    assert "2 rows are left out of training, because they have a prompt that is held out: a 1, b 1." in caplog.text
+    assert "2 rows are left out of training, because their prompt is held out: a 1, b 1." in caplog.text
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet"])
 def test_files_of_all_kinds_hold_out_the_same_rows(tmp_path: Path, ending: str) -> None:
-    """Two files ask the same questions, in two formats; caps and weights come after."""
+    """Two files ask the same questions in two formats; caps and weights are applied afterwards."""
     programs = Dataset.from_list([{"prompt": f"{i % 30}?", "completion": f"print({i})"} for i in range(50)])
     getattr(programs, f"to_{ending.removesuffix('l')}")(
         str(tmp_path / f"programs.{ending}"), **({"lines": ending == "jsonl"} if ending.startswith("json") else {})

@@ -1,4 +1,4 @@
-"""Held-out rows as text: what is written is read again."""
+"""Held-out rows as text survive writing and reading."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ROWS = st.one_of(
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(ROWS, max_size=8))
-def test_rows_come_back_as_they_were_in_their_order(rows: list[tuple[str, dict[str, Any]]]) -> None:
+def test_rows_are_restored_in_order(rows: list[tuple[str, dict[str, Any]]]) -> None:
     lines = [write_row(name, row) for name, row in rows]
     assert all(line.count("\n") == 1 for line in lines)
     parts = group_rows(map(json.loads, lines))
@@ -68,7 +68,7 @@ def test_parts_of_several_formats(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{}\n", "line 2, is not a held-out row as colm train writes it"),
+        ("{}\n", "line 2, is not a held-out row written by colm train"),
         ('{"format": "prose", "row": {}}\n', "line 2, is not a held-out row"),
         ('{"format": "text", "row": []}\n', "line 2, is not a held-out row"),
         ("{\n", "line 2, is not valid JSON"),

@@ -1,4 +1,4 @@
-"""A label has the same name and a missing one the same message, whichever way the rows come in."""
+"""Every way to read rows gives labels the same name and missing labels the same message."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def write_csv(path: Path, labels: list[Any]) -> str:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, ["source", "prompt", "completion"])
         writer.writeheader()
-        writer.writerows(rows_of([*written, "text"]))  # so that the column is one of texts, however it is read
+        writer.writerows(rows_of([*written, "text"]))  # so that every reader infers a text column
     return str(path)
 
 
@@ -114,7 +114,7 @@ WAYS = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # of datasets, where it streams CSV
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # from datasets, when it streams CSV
 @pytest.mark.parametrize(("read", "kind", "labels"), WAYS)
 def test_every_way_in_gives_the_same_name(tmp_path: Path, read: str, kind: str, labels: dict[Any, str]) -> None:
     found = READERS[read](WRITERS[kind](tmp_path / f"rows.{kind}", list(labels)))
@@ -132,7 +132,7 @@ NONE: dict[str, list[Any]] = {"jsonl": [None, "", " "], "parquet": [None, math.n
         ("stream", "parquet", math.nan),
     ],
 )
-def test_a_missing_label_is_refused_with_its_row_and_file(tmp_path: Path, read: str, kind: str, label: Any) -> None:
+def test_a_missing_label_is_rejected_with_row_and_file(tmp_path: Path, read: str, kind: str, label: Any) -> None:
     other = 0.5 if isinstance(label, float) else "a"
     path = WRITERS[kind](tmp_path / f"rows.{kind}", [other, label])
     with pytest.raises(DataError, match=f"Row 1 has no source: its 'source' is .*, in {path}. Give every row a label"):
@@ -141,14 +141,14 @@ def test_a_missing_label_is_refused_with_its_row_and_file(tmp_path: Path, read: 
 
 @pytest.mark.parametrize("label", [["a"], {"a": 1}])
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
-def test_a_list_or_a_mapping_is_no_label(tmp_path: Path, read: Any, label: Any) -> None:
+def test_a_list_or_a_mapping_is_not_a_label(tmp_path: Path, read: Any, label: Any) -> None:
     with pytest.raises(DataError, match=f"Row 0 has a {type(label).__name__} as its source"):
         read(write_jsonl(tmp_path / "rows.jsonl", [label]))
 
 
 @settings(max_examples=30)
 @given(st.lists(st.one_of(st.text(min_size=1).filter(str.strip), st.integers(-9, 9), st.booleans()), max_size=4))
-def test_parts_keep_their_names_whatever_types_they_have(labels: list[Any]) -> None:
+def test_parts_keep_their_names_with_any_types(labels: list[Any]) -> None:
     parts = [name_rows(Dataset.from_list(rows_of([label])), "source") for label in labels]
     names = [name for part in parts for name in part["source"]]
     assert names == [label if isinstance(label, str) else json.dumps(label) for label in labels]
@@ -179,18 +179,18 @@ def test_rows_of_a_mixture_entry_have_its_source(tmp_path: Path, label: Any, nam
 
 
 @pytest.mark.parametrize("label", ["", " ", math.nan, ["a"]])
-def test_a_mixture_entry_with_an_empty_source_is_refused(tmp_path: Path, label: Any) -> None:
+def test_a_mixture_entry_with_an_empty_source_is_rejected(tmp_path: Path, label: Any) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", ["a"])
     with pytest.raises(ConfigError, match=f"The mixture entry of {path!r} names the source"):
         read_mixture(data(), [{"path": path, "source": label}], seed=0)
 
 
-def test_the_digest_of_text_labels_is_what_it_was() -> None:
+def test_the_digest_of_text_labels_is_unchanged() -> None:
     rows = Dataset.from_list([{"source": name, "input_ids": [1, 2], "labels": [-100, 2]} for name in ("a", "007")])
     assert fingerprint_data(rows, {}, "source")["train"]["digest"] == "af246eb029533ee10d3b2fd299b6f3a8"
 
 
-def test_rows_left_are_counted_and_a_source_without_any_is_no_reason_to_stop(
+def test_rows_left_are_counted_and_a_source_without_any_does_not_stop_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     parts = [
@@ -200,9 +200,9 @@ def test_rows_left_are_counted_and_a_source_without_any_is_no_reason_to_stop(
     options: dict[str, Any] = {"format_name": "auto", "max_length": 20, "source_column": "source"}
     tokens = tokenize_rows(parts, TOKENIZER, **options)
     assert list(tokens["source"]) == ["a", "a"]
-    assert "5 of 7 rows have no labelled token within max_length=20 and are dropped: 'papers' 4 of 4" in caplog.text
+    assert "5 of 7 rows have no labeled token within max_length=20 and are dropped: 'papers' 4 of 4" in caplog.text
     assert count_left(parts, tokens, "source", 20).dropped == {"papers": 4, "a": 1}
-    with pytest.raises(DataError, match="None of the 4 rows has a labelled token within max_length=20"):
+    with pytest.raises(DataError, match="None of the 4 rows has a labeled token within max_length=20"):
         tokenize_rows(parts[1:], TOKENIZER, **options)
 
 
@@ -217,18 +217,20 @@ def test_a_streams_entry_without_a_row_left_is_named(
     mixture = prepare_stream(read_stream(chosen, entries), TOKENIZER, chosen, seed=0)
     assert set(mixture.window["source"]) == {"0"}
     assert set(mixture.counts.left) == {"0"}
-    assert mixture.counts.gone == {"papers": "has 1 row, but none has a labelled token within max_length=20"}
+    assert mixture.counts.gone == {"papers": "has 1 row, but none has a labeled token within max_length=20"}
     assert "'papers' 1 of 1 (none is left)" in caplog.text
     chosen = data(streaming=True, validation_rows={"papers": 1}, window=50)
     with pytest.raises(DataError, match="data.validation_rows names 'papers', which has 1 row, but none has a lab"):
         prepare_stream(read_stream(chosen, entries), TOKENIZER, chosen, seed=0)
-    with pytest.raises(DataError, match="No row of the stream has a labelled token"):
+    with pytest.raises(DataError, match="No row of the stream has a labeled token"):
         prepare_stream(read_stream(chosen, [entries[1], {**entries[1], "source": "b"}]), TOKENIZER, chosen, seed=0)
 
 
-def test_a_size_of_a_source_that_never_comes_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_size_for_a_missing_source_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     chosen = data(
         streaming=True, train=write_jsonl(tmp_path / "a.jsonl", ["code"] * 5), source_sizes={"code": 5, "cod": 1}
     )
     prepare_stream(read_stream(chosen, []), TOKENIZER, chosen, seed=0)
-    assert "names 'cod', but none of the first 5 rows of the stream is of it. Did you mean 'code'?" in caplog.text
+    assert (
+        "names 'cod', but none of the first 5 rows of the stream has this source. Did you mean 'code'?" in caplog.text
+    )

@@ -52,10 +52,10 @@ def test_a_mixture_of_files_makes_each_a_source(tmp_path: Path) -> None:
     tokens = tokenize_rows(mixture.train, tokenizer, format_name="auto", max_length=9, source_column="source")
     assert list(tokens["source"]) == ["maths"] * 3 + ["letters"] * 2
     own = read_mixture(data(), [{"path": first}, {"path": second}], seed=0)
-    assert list(own.train[1]["source"]) == ["old"] * 2  # its own labels, where the entry names none
+    assert list(own.train[1]["source"]) == ["old"] * 2  # its own labels, since the entry names no source
     (tmp_path / "again").mkdir()
     same = write(tmp_path / "again" / "maths.jsonl", [{"prompt": "1", "completion": "2"}])
-    with pytest.raises(DataError, match="would both be the source 'maths'; give each a source"):
+    with pytest.raises(DataError, match="would both be named 'maths'; give each a source"):
         read_mixture(data(), [{"path": first}, {"path": same}], seed=0)
     with pytest.raises(DataError, match="Unknown key 'pth' in a mixture entry. Did you mean 'path'"):
         read_mixture(data(), [{"pth": first}], seed=0)
@@ -71,9 +71,9 @@ def test_columns_are_renamed(tmp_path: Path) -> None:
         read_mixture(data(train=path, columns={"prompt": "qestion"}), [], seed=0)
 
 
-def test_a_mapped_name_that_is_taken(tmp_path: Path) -> None:
+def test_a_mapped_name_that_already_exists(tmp_path: Path) -> None:
     path = write(tmp_path / "qa.jsonl", [{"source": "a", "prompt": "x", "question": "1?", "completion": "2"}])
-    with pytest.raises(DataError, match="the data has a column 'prompt' already"):
+    with pytest.raises(DataError, match="the data already has a column 'prompt'"):
         read_mixture(data(train=path, columns={"prompt": "question"}), [], seed=0)
 
 
@@ -83,8 +83,8 @@ def test_rows_without_a_label_are_dropped_and_counted(caplog: pytest.LogCaptureF
     options: dict[str, Any] = {"format_name": "auto", "max_length": 20, "source_column": "source"}
     tokens = tokenize_rows([rows], tokenizer, **options)
     assert len(tokens) == 20
-    assert "1 of 21 rows have no labelled token" in caplog.text
-    with pytest.raises(DataError, match="None of the 1 rows has a labelled token within max_length=20"):
+    assert "1 of 21 rows have no labeled token" in caplog.text
+    with pytest.raises(DataError, match="None of the 1 rows has a labeled token within max_length=20"):
         tokenize_rows([rows.select([0])], tokenizer, **options)
 
 
@@ -103,7 +103,7 @@ def test_bad_files(tmp_path: Path) -> None:
         read_rows(str(tmp_path / "broken.jsonl"))
     with pytest.raises(DataError, match="data set could not be loaded: 'no-such/data-set'"):
         read_rows("no-such/data-set")
-    with pytest.raises(DataError, match="nothing to train on"):
+    with pytest.raises(DataError, match="No training data"):
         read_mixture(data(), [], seed=0)
 
 

@@ -40,7 +40,7 @@ def test_a_cap_holds_over_all_parts() -> None:
     assert [list(part["id"]) for part in cap_rows(parts, "source", 10, 0)] == [
         list(part["id"]) for part in cap_rows(parts, "source", 10, 0)
     ]
-    with pytest.raises(DataError, match="data.cap names 'c', which is no source of the data. The sources are: a, b"):
+    with pytest.raises(DataError, match="data.cap names 'c', which is not a source of the data. The sources are: a, b"):
         cap_rows(parts, "source", {"c": 1}, 0)
 
 
@@ -55,7 +55,7 @@ def test_weights_are_shares_of_as_many_rows() -> None:
     )
     assert max(drawn.values()) == 1
     assert count(weigh_rows(parts, "source", {"maths": 0, "code": 2.5}, 0)) == {"code": 120}
-    assert len(weigh_rows(parts, "source", {"maths": 0, "code": 1}, 0)) == 1  # a part left empty goes
+    assert len(weigh_rows(parts, "source", {"maths": 0, "code": 1}, 0)) == 1  # an empty part is dropped
 
 
 @settings(max_examples=25)
@@ -72,8 +72,8 @@ def test_no_row_is_repeated_before_all_of_its_source_are_used(sizes: dict[str, i
         assert sum(own) >= 1
 
 
-def test_a_weight_for_no_source_and_a_source_without_weight() -> None:
-    with pytest.raises(DataError, match="data.weights names 'mahts', which is no source .* Did you mean 'maths'"):
+def test_a_weight_for_an_unknown_source_and_a_source_without_weight() -> None:
+    with pytest.raises(DataError, match="data.weights names 'mahts', which is not a source .* Did you mean 'maths'"):
         share_of_weights({"mahts": 1}, ["code", "maths"])
     with pytest.raises(DataError, match="no weight for the source 'maths'; give every source one, 0 to leave it out"):
         share_of_weights({"code": 1}, ["code", "maths"])
@@ -88,7 +88,7 @@ def test_rows_are_held_out_of_a_source_not_of_a_file() -> None:
     assert count(rest) == {"a": 45, "b": 2}
     assert all(len(part) for part in [*rest, *held])
     assert count(hold_out(parts, "source", {"a": 7}, seed=0)[1]) == {"a": 7}
-    with pytest.raises(DataError, match="data.validation_rows names 'c', which is no source"):
+    with pytest.raises(DataError, match="data.validation_rows names 'c', which is not a source"):
         hold_out(parts, "source", {"c": 7}, seed=0)
 
 
@@ -102,7 +102,7 @@ def test_two_files_of_one_source_hold_out_its_rows_once(tmp_path: Any) -> None:
     assert (count(mixture.train), count(mixture.validation)) == ({"x": 75}, {"x": 5})
 
 
-def test_rows_are_held_out_first_then_capped_then_weighed(tmp_path: Any) -> None:
+def test_rows_are_held_out_then_capped_then_weighted(tmp_path: Any) -> None:
     rows = [{"source": "ab"[i % 4 == 0], "prompt": f"{i}?", "completion": f"{i}"} for i in range(80)]
     path = str(tmp_path / "rows.jsonl")
     Dataset.from_list(rows).to_json(path)
@@ -112,7 +112,7 @@ def test_rows_are_held_out_first_then_capped_then_weighed(tmp_path: Any) -> None
     assert count(mixture.train) == {"a": 20, "b": 20}
     held = {row["prompt"] for part in mixture.validation for row in part}
     assert not held & {row["prompt"] for part in mixture.train for row in part}
-    with pytest.raises(DataError, match="data.validation_rows names 'c', which is no source"):
+    with pytest.raises(DataError, match="data.validation_rows names 'c', which is not a source"):
         read_mixture({**data, "validation_rows": {"c": 1}}, [], seed=0)
-    with pytest.raises(DataError, match="The demo holds out as many rows of each source"):
+    with pytest.raises(DataError, match="The demo holds out the same number of rows of each source"):
         read_mixture({**data, "train": "demo"}, [], seed=0)

@@ -1,4 +1,4 @@
-"""Which rows ask the same, by what they say."""
+"""Which rows have the same prompt, by content."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_same_prompt_in_any_format(name: str, row: dict[str, Any]) -> None:
     assert own(name, **row) == own("text", text="2 + 3?")
 
 
-def test_other_prompts_are_others() -> None:
+def test_different_prompts_have_different_keys() -> None:
     system = {"role": "system", "content": "Add."}
     call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
     other = {**call, "function": {"name": "add", "arguments": {"a": 3}}}
@@ -96,13 +96,13 @@ def test_numbers_and_truth_values_read_as_json_writes_them() -> None:
     assert own("text", text="\ud800") != own("text", text="?")
 
 
-def test_a_row_that_can_not_be_read_is_told_by_all_of_it() -> None:
+def test_an_unreadable_row_is_identified_by_its_whole_content() -> None:
     rows = [{"messages": [{"role": "user"}], "id": number} for number in range(2)]
     assert len({prompt_keys("messages", row) for row in rows}) == 2
     assert len(own("instruction", instruction=["a"], output="b")) == 16
 
 
-def test_a_conversation_that_learns_a_held_out_prompt_on_its_way_meets_it() -> None:
+def test_a_conversation_that_learns_a_held_out_prompt_in_an_earlier_turn_matches() -> None:
     short = prompt_keys("messages", {"messages": [USER, said("5")]})
     long = prompt_keys("messages", {"messages": [USER, said("5"), {**USER, "content": "And 4?"}, said("9")]})
     open_end = prompt_keys("messages", {"messages": [USER, said("5"), {**USER, "content": "And 4?"}]})
@@ -114,7 +114,7 @@ def test_a_conversation_that_learns_a_held_out_prompt_on_its_way_meets_it() -> N
     assert HeldPrompts([long]).meet(short)
     assert HeldPrompts([long]).meet(open_end)
     assert long[0] == given[0]
-    assert not HeldPrompts([given]).meet(short)  # what is in a prompt is not learned
+    assert not HeldPrompts([given]).meet(short)  # the prompt is not learned
     few = [[USER, said("5"), {**USER, "content": f"{i}?"}, said("x")] for i in range(2)]  # with the same example
     first, second = (prompt_keys("messages", {"messages": turns}) for turns in few)
     assert not HeldPrompts([first]).meet(second)
@@ -137,10 +137,10 @@ TURNS = st.lists(
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(TURNS, min_size=1, max_size=6))
-def test_a_table_that_fills_up_fields_changes_no_prompt(rows: list[list[dict[str, Any]]]) -> None:
+def test_empty_fields_from_a_table_do_not_change_a_prompt(rows: list[list[dict[str, Any]]]) -> None:
     read = Dataset.from_list([{"messages": turns, "source": "a"} for turns in rows])
     if read.features["messages"].feature == read.features["source"].__class__("null"):
-        return  # no turn at all
+        return  # no turns
     expected = [prompt_keys("messages", {"messages": turns}) for turns in rows]
     assert list(part_keys(read)) == expected
     assert all(len(key) == 16 for keys in expected for key in keys)

@@ -44,7 +44,7 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("name", "row"), ROWS)
 @pytest.mark.parametrize("closes", [False, True])
-def test_a_prompt_is_what_training_has_before_the_completion(
+def test_a_prompt_is_the_training_text_before_the_completion(
     tokenizer: Any, name: str, row: dict[str, Any], closes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokenizer, "chat_template", CHAT)
@@ -80,7 +80,7 @@ def test_a_conversation_may_end_with_the_question(tokenizer: Any, monkeypatch: p
         prompt_of_format("text", tokenizer)
 
 
-def test_expected_answers_are_those_of_the_column_or_else_of_the_completion() -> None:
+def test_expected_answers_come_from_the_column_or_the_completion() -> None:
     rows = [{"source": "a", "prompt": "?", "completion": "The answer is 5."}] * 2
     assert [question.expected for question in ask(rows).asked] == ["5", "5"]
     rows = [
@@ -99,7 +99,7 @@ def test_expected_answers_are_those_of_the_column_or_else_of_the_completion() ->
     assert ask(numbers).unanswerable == {"a": 0, "b": 1}
 
 
-def test_programs_are_run_where_asked_for() -> None:
+def test_programs_run_only_on_request() -> None:
     rows = [{"source": "a", "prompt": "?", "completion": "print(2 + 3)"}] * 2
     run = {"print(2 + 3)": "5\n"}.get
     assert [question.expected for question in ask(rows, run=run).asked] == ["5", "5"]
@@ -107,7 +107,7 @@ def test_programs_are_run_where_asked_for() -> None:
         ask(rows, run=lambda _: "")
 
 
-def test_a_limit_draws_the_same_rows_of_a_source_whatever_the_others() -> None:
+def test_a_limit_draws_the_same_rows_regardless_of_other_sources() -> None:
     rows = [{"source": "ab"[i % 2], "prompt": f"{i}?", "answer": str(i)} for i in range(40)]
     drawn = ask(rows, limit=5).asked
     assert [question.source for question in drawn].count("a") == 5
@@ -180,7 +180,7 @@ def test_completions_in_parts_and_with_thoughts_have_an_answer() -> None:
     assert question.expected == "42"
 
 
-def test_what_can_not_be_asked() -> None:
+def test_invalid_questions() -> None:
     with pytest.raises(DataError, match="None of the 2 rows has a final answer to compare with"):
         ask([{"source": "a", "prompt": "?", "answer": None}, {"source": "a", "prompt": "?", "answer": ""}])
     with pytest.raises(DataError, match="Row 0 has a list as its answer"):

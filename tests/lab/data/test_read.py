@@ -1,4 +1,4 @@
-"""What stands in a file is what is read, whatever the format, and what is wrong is named with its place."""
+"""Every file format is read as written, and errors name the place of the problem."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ FILES: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {
 
 
 def write_all(folder: Path, rows: list[dict[str, Any]]) -> list[str]:
-    """Write the rows in every format, and return what they are read by."""
+    """Write the rows in every format, and return the names to read them by."""
     for name, write in FILES.items():
         (folder / name).write_bytes(write(rows))
     with pa.output_stream(str(folder / "rows.jsonl.zst"), compression="zstd") as file:
@@ -122,7 +122,7 @@ def texts(rows: Any) -> list[dict[str, str | None]]:
     return [{key: text_of_value(value) for key, value in row.items()} for row in rows]
 
 
-def test_every_format_gives_the_same_rows_and_the_tokens_are_what_was_written(tmp_path: Path) -> None:
+def test_every_format_gives_the_same_rows_and_the_original_tokens(tmp_path: Path) -> None:
     rows = [
         {
             "source": text.strip() or "s",
@@ -181,7 +181,7 @@ def test_mixed_cells_are_text_as_written_and_missing_ones_are_missing(tmp_path: 
         assert [text_of_value(row.get("b")) for row in rows] == ["1.50", "2", None, None, "1e400", "12"]
 
 
-def test_columns_of_a_table_that_are_no_text(tmp_path: Path) -> None:
+def test_table_columns_that_are_not_text(tmp_path: Path) -> None:
     table = pa.table(
         {
             "category": pa.array(["a", "b"]).dictionary_encode(),
@@ -223,17 +223,17 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "utf-16": ("r.jsonl", '{"a": "x"}'.encode("utf-16"), r"line 1, is not UTF-8: byte 1 of the line is 0xff"),
     "cut": ("r.jsonl", b'{"a": "x"}\n\n{"a": "y"\n', r"r.jsonl, line 3, is not valid JSON: .* at column 10"),
     "text": ("r.jsonl", b"hello\n", r"r.jsonl, line 1, is not valid JSON"),
-    "two a line": ("r.jsonl", b'{"a": 1} {"a": 2}\n', r"line 1, holds more than one JSON object"),
-    "list a line": ("r.jsonl", b'{"a": 1}\n[1]\n', r"line 2, holds a list, '\[1\]'; each row must be an object"),
-    "null": ("r.jsonl", b"null\n", r"line 1, holds a number or a constant, 'null'"),
+    "two a line": ("r.jsonl", b'{"a": 1} {"a": 2}\n', r"line 1, contains more than one JSON object"),
+    "list a line": ("r.jsonl", b'{"a": 1}\n[1]\n', r"line 2, contains a list, '\[1\]'; each row must be an object"),
+    "null": ("r.jsonl", b"null\n", r"line 1, contains a number or a constant, 'null'"),
     "a key twice": ("r.jsonl", b'{"a": 1}\n{"a": 1, "a": 2}\n', r"line 2, has the key 'a' twice in one object"),
     "within": ("r.jsonl", b'{"a": [{"b": 1, "b": 1}]}', r"line 1, has the key 'b' twice"),
     "twice in a list": ("r.json", b'[\n{"a": 1},\n{"a": 1, "a": 2}]', r"r.json, line 3, has the key 'a' twice"),
     "half a pair": ("r.jsonl", rb'{"a": "\ud83d"}', r"line 1, has half a surrogate pair \('\\ud83d'\)"),
     "no comma": ("r.json", b'[{"a": 1}\n{"a": 2}]', r"r.json, line 2: a comma or the end of the list"),
-    "open list": ("r.json", b'[{"a": 1},\n', r"line 2: the file ends within its list of rows"),
-    "after the list": ("r.json", b'[{"a": 1}]\n{"a": 2}', r"something follows the list of rows"),
-    "numbers": ("r.json", b"[1, 2]", r"line 1, holds a number or a constant, '1'"),
+    "open list": ("r.json", b'[{"a": 1},\n', r"line 2: truncated: the file ends inside its list of rows"),
+    "after the list": ("r.json", b'[{"a": 1}]\n{"a": 2}', r"unexpected content after the list of rows"),
+    "numbers": ("r.json", b"[1, 2]", r"line 1, contains a number or a constant, '1'"),
     "digits": ("r.jsonl", b'{"a": ' + b"9" * 5000 + b"}", r"line 1, cannot be read as JSON"),
     "depth": ("r.jsonl", b'{"a": ' + b"[" * 200000, r"line 1, cannot be read as JSON"),
     "no row": ("r.json", b"[]", r"has no row"),
@@ -248,14 +248,14 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "cut gzip": ("r.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 999)[:40], r"could not be decompressed as .gz"),
     "zstd": ("r.jsonl.zst", b"not compressed", r"could not be decompressed as .zst"),
     "parquet": ("r.parquet", b"PAR1 not", r"could not be read: '.*r.parquet'"),
-    "ending": ("r.txt", b"x", r"r.txt' ends in .txt, by which its format is not known. .*\.jsonl"),
-    "no ending": ("rows", b"x", r"rows' ends in nothing, by which"),
-    "packed table": ("r.parquet.gz", b"x", r"ends in .parquet.gz, by which"),
+    "ending": ("r.txt", b"x", r"r.txt' has an unknown ending \(.txt\). .*\.jsonl"),
+    "no ending": ("rows", b"x", r"rows' has an unknown ending \(none\)"),
+    "packed table": ("r.parquet.gz", b"x", r"has an unknown ending \(.parquet.gz\)"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_is_wrong_is_named_with_its_place(case: str, tmp_path: Path) -> None:
+def test_errors_name_their_place(case: str, tmp_path: Path) -> None:
     name, content, message = BAD[case]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message) as error:
@@ -282,9 +282,9 @@ def test_a_row_that_cannot_be_tokenized_is_named_after_its_file(tmp_path: Path) 
     options: dict[str, Any] = {"format_name": "auto", "max_length": 20, "source_column": "source"}
     part = read_rows(str(path))
     for chosen in (part, part.select(range(20, 30)), part.select([29, 23, 1]).select([1, 2])):
-        with pytest.raises(DataError, match=r"rows.jsonl, line 24: A cell holds a list where text"):
+        with pytest.raises(DataError, match=r"rows.jsonl, line 24: A cell is a list where text"):
             tokenize_rows([chosen], tokenizer, **options)
-    with pytest.raises(DataError, match="The data, the row that begins .*not.*: A cell holds a list where text"):
+    with pytest.raises(DataError, match="The data, the row that begins .*not.*: A cell is a list where text"):
         tokenize_rows([Dataset.from_list(rows[23:24])], tokenizer, **options)
 
 
@@ -294,7 +294,7 @@ def test_a_data_set_with_features_of_its_own_is_read(tmp_path: Path) -> None:
     assert list(read_rows(str(tmp_path / "d"))) == [{"text": "2024-01-01", "ids": [1, 2]}]
 
 
-def test_rows_that_lack_a_column_have_it_empty_in_a_stream_too(tmp_path: Path) -> None:
+def test_missing_columns_are_empty_in_streams_too(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     rows = [{"source": "a", "prompt": "x", "completion": "1"}, {"source": "a", "prompt": "y"}, {"source": "b"}]
     path.write_bytes(as_json_lines([*rows, {"source": "b", "completion": "2", "note": "later"}]))
@@ -333,7 +333,7 @@ def test_floats_maps_and_bytes_of_a_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\r\r\n"])
-def test_every_line_end_is_one(end: str, tmp_path: Path) -> None:
+def test_every_line_ending_works(end: str, tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_bytes(f'a,b{end}1,"x\ry"{end}2,z{end}'.encode())
     (tmp_path / "r.jsonl").write_bytes(f'{{"a": "1"}}{end}{{"a": "2"}}'.encode())
     for streaming in (False, True):
@@ -362,7 +362,7 @@ CARDS: dict[str, tuple[str, bytes]] = {
 
 
 @pytest.mark.parametrize("card", CARDS)
-def test_what_a_card_says_of_its_files_holds(card: str, tmp_path: Path) -> None:
+def test_a_data_card_is_respected(card: str, tmp_path: Path) -> None:
     setting, content = CARDS[card]
     header = f"---\nconfigs:\n- config_name: default\n  data_files: rows.csv\n  {setting}\n---\n"
     (tmp_path / "README.md").write_text(header)
@@ -419,7 +419,7 @@ def test_a_stream_has_the_columns_of_later_rows(late: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["r.csv", "r.json", "r.jsonl"])
-def test_a_stream_without_rows_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_stream_without_rows_is_rejected(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text({"r.csv": "prompt,completion\n", "r.json": "[]", "r.jsonl": "\n"}[name])
     for streaming in (False, True):
         with pytest.raises(DataError, match="has no row"):

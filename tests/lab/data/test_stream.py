@@ -1,4 +1,4 @@
-"""A mixture as a stream: tokenised, mixed by weight, with a first window."""
+"""A mixture as a stream: tokenized, mixed by weight, with a first window."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_held_out_rows_of_several_entries_stay_out_in_every_epoch(entries: list[
     assert len(held) == 40
     for epoch in range(3):
         mixture.train.set_epoch(epoch)
-        assert not held & {tuple(row["input_ids"]) for row in mixture.train}  # also when an entry begins anew
+        assert not held & {tuple(row["input_ids"]) for row in mixture.train}  # also when an entry starts again
 
 
 def prompts_of(mixture: Any) -> set[str]:
@@ -106,11 +106,11 @@ def test_all_rows_with_a_held_out_prompt_stay_out_of_the_whole_stream(tmp_path: 
     assert set(next(iter(mixture.train))) == {"input_ids", "attention_mask", "labels", "source"}
 
 
-def test_a_stream_that_goes_on_leaves_out_the_rows_of_its_beginning(entries: list[dict[str, Any]]) -> None:
+def test_a_resumed_stream_excludes_the_original_held_out_rows(entries: list[dict[str, Any]]) -> None:
     settings = data(validation_rows=5, window=50)
     begun = prepare_stream(read_stream(settings, entries[:1]), TOKENIZER, settings, seed=0)
     asked = {row["prompt"].removesuffix("?") for part in begun.held_out for row in part}
-    rows = [{"prompt": f"{i}?", "completion": "1"} for i in range(399, -1, -1)]  # another window by now
+    rows = [{"prompt": f"{i}?", "completion": "1"} for i in range(399, -1, -1)]  # the window has changed
     write(Path(entries[0]["path"]), rows)
     goes_on = prepare_stream(read_stream(settings, entries[:1]), TOKENIZER, settings, seed=0, held_out=begun.held_out)
     assert goes_on.held_out == begun.held_out
@@ -123,7 +123,7 @@ def test_a_stream_that_goes_on_leaves_out_the_rows_of_its_beginning(entries: lis
     assert len(prompts_of(none)) == 400
 
 
-def test_rows_drawn_as_older_versions_did_are_those_of_their_tokens(entries: list[dict[str, Any]]) -> None:
+def test_rows_drawn_as_in_older_versions_are_identified_by_tokens(entries: list[dict[str, Any]]) -> None:
     settings = data(validation_rows=5, window=50)
     stream = read_stream(settings, entries[:1])
     by_row, by_prompt = (
@@ -133,7 +133,7 @@ def test_rows_drawn_as_older_versions_did_are_those_of_their_tokens(entries: lis
     assert list(by_row.train) == list(by_prompt.train)
 
 
-def test_prompts_that_a_validation_file_shares_with_the_window_are_said(
+def test_prompts_shared_with_a_validation_file_are_logged(
     tmp_path: Path, entries: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [{"source": "a", "prompt": ask, "completion": "2"} for ask in ("3?", "300?", "x?")]
@@ -146,22 +146,22 @@ def test_prompts_that_a_validation_file_shares_with_the_window_are_said(
     assert len(prompts_of(mixture)) == 400
 
 
-def test_what_a_stream_can_not_do(tmp_path: Path, entries: list[dict[str, Any]]) -> None:
+def test_unsupported_stream_settings(tmp_path: Path, entries: list[dict[str, Any]]) -> None:
     for settings, message in (
-        (data(weights={"a": 1, "c": 1}), "data.weights names 'c', which is no source"),
+        (data(weights={"a": 1, "c": 1}), "data.weights names 'c', which is not a source"),
         (data(weights={"a": 1}), "no weight for the source 'b'"),
     ):
         with pytest.raises(DataError, match=message):
             read_stream(settings, entries)
-    with pytest.raises(DataError, match="choose among the entries of mixture"):
+    with pytest.raises(DataError, match="applies to the mixture entries"):
         read_stream(data(train=entries[0]["path"], weights={"a": 1}, source_column="prompt"), [])
     with pytest.raises(DataError, match="no column 'source' for the source"):
         read_stream(data(train=entries[0]["path"]), [])
-    with pytest.raises(DataError, match="nothing to train on"):
+    with pytest.raises(DataError, match="No training data"):
         read_stream(data(), [])
     settings = data(validation_rows={"z": 1})
     with pytest.raises(DataError, match="data.validation_rows names 'z'"):
         prepare_stream(read_stream(settings, entries), TOKENIZER, settings, seed=0)
     empty = write(tmp_path / "empty.jsonl", [{"prompt": "1", "completion": ""}])
-    with pytest.raises(DataError, match="No row of the stream has a labelled token within max_length=20"):
+    with pytest.raises(DataError, match="No row of the stream has a labeled token within max_length=20"):
         prepare_stream(read_stream(data(), [{"path": empty}]), TOKENIZER, data(), seed=0)

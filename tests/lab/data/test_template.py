@@ -26,7 +26,7 @@ def test_columns_become_a_prompt_and_a_completion() -> None:
     assert list(stream) == list(filled)
 
 
-def test_a_column_may_be_replaced_by_one_that_holds_it() -> None:
+def test_a_column_may_be_replaced_by_one_that_contains_it() -> None:
     filled = fill_template(ROWS, NAMES, {"sentence": "<{sentence}>"}, {}, keep="source")
     assert filled[0] == {"sentence": "<Fine {film}.>", "source": "s"}
 
@@ -35,13 +35,13 @@ def test_a_column_may_be_replaced_by_one_that_holds_it() -> None:
     ("template", "labels", "error", "message"),
     [
         ({"prompt": "{sentense}"}, {}, DataError, "'sentense', which the data does not have. Did you mean 'sentence'"),
-        ({"prompt": "{label}"}, {"label": ["only"]}, DataError, "value 1, for which data.labels has no text"),
-        ({"prompt": "{"}, {}, ConfigError, "is no valid format"),
-        ({"prompt": "{sentence.__class__}"}, {}, ConfigError, "only names of columns may stand in braces"),
-        ({"prompt": "{}"}, {}, ConfigError, "only names of columns"),
+        ({"prompt": "{label}"}, {"label": ["only"]}, DataError, "value 1, which data.labels does not map to a text"),
+        ({"prompt": "{"}, {}, ConfigError, "is not a valid format string"),
+        ({"prompt": "{sentence.__class__}"}, {}, ConfigError, "only column names are allowed in braces"),
+        ({"prompt": "{}"}, {}, ConfigError, "only column names"),
     ],
 )
-def test_what_is_wrong_is_said(template: Any, labels: Any, error: type[Exception], message: str) -> None:
+def test_errors(template: Any, labels: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         fill_template(ROWS, NAMES, template, labels, keep="source")
 

@@ -1,4 +1,4 @@
-"""Held-out rows that are too long to be measured stop no run."""
+"""Held-out rows that are too long to measure do not stop a run."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def parts_of(rows: list[dict[str, Any]], *, text: bool) -> list[Any]:
 
 
 @pytest.mark.parametrize("text", [False, True])
-def test_sources_of_which_no_row_is_left_are_named(text: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_sources_without_a_row_left_are_named(text: bool, caplog: pytest.LogCaptureFixture) -> None:
     long, short = [row("b", 50), row("b", 60)], [row("a", 2), row("a", 50), row("c", 3)]
     tokens = tokenize_held_out([*parts_of(long, text=text), *parts_of(short, text=text)], TOKENIZER, DATA)
     assert tokens is not None
     assert tokens["source"][:] == ["a", "c"]
     told = [record.getMessage() for record in caplog.records if record.name == "colm.lab.data.validation"]
     assert told == [
-        "No held-out row of b (2) has a labelled token within max_length=8, so these sources have no evaluation loss. "
-        "colm eval asks them all the same; raise data.max_length to measure them."
+        "No held-out row of b (2) has a labeled token within max_length=8, so these sources have no evaluation loss. "
+        "colm eval still asks them; raise data.max_length to measure them."
     ]
     caplog.clear()
     assert tokenize_held_out(parts_of(long, text=text), TOKENIZER, DATA) is None

@@ -16,7 +16,7 @@ def draw_prompts(lengths: list[int]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize(("family", "lora"), [("llama", False), ("llama", True), ("gpt2", False), ("phi", False)])
-def test_a_batch_says_what_each_row_says_alone(family: str, lora: bool) -> None:
+def test_a_batch_gives_the_same_completions_as_single_rows(family: str, lora: bool) -> None:
     model = tiny_model(family, lora=lora)
     prompts = draw_prompts([7, 1, 4, 12])
     how: dict[str, Any] = {"pad": 0, "ends": [5], "max_new_tokens": 12}
@@ -56,7 +56,7 @@ def test_sampling_is_seeded_and_leaves_the_random_state_and_the_mode_alone() -> 
 
 
 @pytest.mark.parametrize("lora", [False, True])
-def test_the_models_own_defaults_are_set_aside_and_put_back(lora: bool) -> None:
+def test_the_models_own_defaults_are_ignored_and_restored(lora: bool) -> None:
     model, prompts = tiny_model(lora=lora), draw_prompts([4])
     how: dict[str, Any] = {"pad": 0, "ends": [], "max_new_tokens": 8}
     plain = generate_batch(model, prompts, **how)
@@ -82,7 +82,7 @@ def test_room_and_batches() -> None:
     assert prompt_room(tiny_model("gpt2"), 60) == 4
     assert prompt_room(tiny_model(max_position_embeddings=32), 2) == 30
     with pytest.raises(
-        ConfigError, match="max_new_tokens=64 leaves no room .* context of 64 tokens; choose less than 64"
+        ConfigError, match="max_new_tokens=64 leaves no room .* context of 64 tokens; choose a value below 64"
     ):
         prompt_room(tiny_model("gpt2"), 64)
     with pytest.raises(ConfigError, match="max_new_tokens=0 must be at least 1"):

@@ -1,4 +1,4 @@
-"""The way to lm-evaluation-harness, with a module in its place; the real one needs its tasks from a hub."""
+"""The interface to lm-evaluation-harness, with a stub module; the real one needs tasks from a hub."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_model_is_handed_over_and_the_figures_come_back(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("error", [KeyError("no such task"), ConnectionError("offline")])
-def test_tasks_that_can_not_be_run(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_tasks_that_cannot_be_run(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def evaluate(**given: Any) -> None:
         raise error
 
@@ -54,7 +54,7 @@ def test_tasks_that_can_not_be_run(monkeypatch: pytest.MonkeyPatch, error: Excep
         run_harness("model", "tokenizer", ["gsm8k"], batch_size=3)
 
 
-def test_the_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(ConfigError, match=r"pip install 'colm\[harness\]', or leave --tasks out"):
         run_harness("model", "tokenizer", ["gsm8k"], batch_size=3)

@@ -24,7 +24,7 @@ ROWS = [{"source": "ab"[i % 3 == 0], "prompt": f"What is {i} + {'1' * i}? ", "an
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return train_tiny_tokenizer(["abc"])  # a token a byte
+    return train_tiny_tokenizer(["abc"])  # one token per byte
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def questions() -> Questions:
     return read_questions([Dataset.from_list(ROWS)], source_column="source")
 
 
-def test_every_question_is_answered_once_whatever_the_batch(model: Any, tokenizer: Any, questions: Questions) -> None:
+def test_every_question_is_answered_once_for_any_batch_size(model: Any, tokenizer: Any, questions: Questions) -> None:
     prompts = make_prompts(questions.asked, model, tokenizer, 5)
 
     def answer(batch_size: int, **changes: Any) -> list[dict[str, Any]]:
@@ -53,7 +53,7 @@ def test_every_question_is_answered_once_whatever_the_batch(model: Any, tokenize
     assert lines[2]["prompt"] == ROWS[2]["prompt"]
     longest_first = [5, 6, 7]
     assert [line["index"] for line in answer(3, done=longest_first)] == [0, 1, 2, 3, 4]
-    assert len(answer(3, done=[6, 7])) == 8  # a batch that was broken off is answered whole
+    assert len(answer(3, done=[6, 7])) == 8  # an interrupted batch is answered in full
 
 
 def test_a_prompt_too_long_loses_its_beginning(tokenizer: Any, model: Any, questions: Questions) -> None:
@@ -130,12 +130,12 @@ def with_special_tokens(tokenizer: Any) -> Any:
         ("42<|end|>", "42"),
     ],
 )
-def test_tags_of_thoughts_stay_where_they_are_special_tokens(tokenizer: Any, said: str, left: str) -> None:
+def test_thought_tags_stay_if_they_are_special_tokens(tokenizer: Any, said: str, left: str) -> None:
     own = with_special_tokens(tokenizer)
     assert decode_completion(own, own(said, add_special_tokens=False)["input_ids"]) == left
 
 
-def test_a_thought_that_the_prompt_opens_is_no_answer(
+def test_a_thought_opened_by_the_prompt_is_not_an_answer(
     model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from colm.lab.evaluate import judge as judging

@@ -1,4 +1,4 @@
-"""What a program that a model wrote may not do."""
+"""Restrictions on model-written programs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from colm import sandbox
 from colm.errors import ConfigError
+from colm.lab.evaluate import sandbox
 from colm.lab.evaluate.sandbox import find_program, run_program
 
 
@@ -43,7 +43,7 @@ def test_a_program_that_fails_or_prints_nothing_or_too_much(run: Callable[..., s
 
 
 @pytest.mark.parametrize("source", ["print(", "print('\0')", "print('\ud800')", "print(1)" + " " * 200_000])
-def test_what_is_no_program_is_not_started(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+def test_non_programs_are_not_started(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     monkeypatch.setattr(sandbox, "_run", lambda *_: pytest.fail("was started"))
     assert run_program(source) is None
 
@@ -58,7 +58,7 @@ def test_what_is_no_program_is_not_started(monkeypatch: pytest.MonkeyPatch, sour
         "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(100)",
     ],
 )
-def test_a_program_without_end_is_stopped(run: Callable[..., str | None], source: str) -> None:
+def test_an_endless_program_is_stopped(run: Callable[..., str | None], source: str) -> None:
     start = time.monotonic()
     assert run(source, seconds=0.5) is None
     assert time.monotonic() - start < 10
@@ -114,7 +114,7 @@ def test_no_process_is_started_or_reached(run: Callable[..., str | None], action
     assert run(attempt(action.replace("OURS", str(os.getpid())))) == f"{error}\n"
 
 
-def test_nothing_runs_where_it_can_not_be_shut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_runs_without_a_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(sys, "platform", "darwin")
         with pytest.raises(ConfigError, match="needs Linux, and this is darwin"):
@@ -123,7 +123,7 @@ def test_nothing_runs_where_it_can_not_be_shut_off(monkeypatch: pytest.MonkeyPat
     refusing = refusing.replace('ctypes.c_int(sum(CLONE_NEW.values()))), "no', 'CLONE_NEW), "no')
     monkeypatch.setattr(sandbox, "_LAUNCHER", refusing)
     if sys.platform.startswith("linux"):
-        with pytest.raises(ConfigError, match=r"can not be shut off .* \(no namespaces: .*--run-programs"):
+        with pytest.raises(ConfigError, match=r"cannot be sandboxed .* \(no namespaces: .*--run-programs"):
             run_program("print(1)")
     for seconds in (0, 4000):
         with pytest.raises(ConfigError, match=f"seconds={seconds} must be above 0"):
@@ -133,6 +133,6 @@ def test_nothing_runs_where_it_can_not_be_shut_off(monkeypatch: pytest.MonkeyPat
 def test_programs_in_completions() -> None:
     assert find_program("```python\nprint(1)\n```\nor\n```\nprint(2)\n```") == "print(2)\n"
     assert find_program("x = 2\nprint(x)") == "x = 2\nprint(x)"
-    assert find_program("```python\nprint(3)") == "print(3)"  # cut off after its end
+    assert find_program("```python\nprint(3)") == "print(3)"  # truncated after the program
     assert find_program("We print( it.") is None
     assert find_program("x = 2") is None

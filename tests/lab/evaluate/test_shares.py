@@ -30,7 +30,7 @@ def test_the_mean_over_sources() -> None:
     assert estimate_share(30, 30).low < both.low < 1
 
 
-def test_intervals_of_means_and_gains_hold_the_truth_as_often_as_they_say() -> None:
+def test_intervals_of_means_and_gains_have_the_stated_coverage() -> None:
     draw = random.Random(0)
     sources = [(0.9, 20), (0.3, 60), (0.05, 40)]
     truth = sum(chance for chance, _ in sources) / 3

@@ -1,4 +1,4 @@
-"""What a real step allocates, by PyTorch's own record of it: exact on any machine."""
+"""Measure the allocations of a real step from PyTorch's own record, exact on any machine."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from colm.losses import example_losses, mean_over_examples
 
 
 def peak_bytes(action: Callable[[], Any]) -> int:
-    """Return the most that is allocated at one time while `action` runs, above what was there before."""
+    """Return the peak allocation while `action` runs, above the initial allocation."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         action()
     return recorded_peak(profiler)
 
 
 def recorded_peak(profiler: Any) -> int:
-    """Return the same of a profile that was made with ``profile_memory=True``."""
+    """Return the same from a profile recorded with ``profile_memory=True``."""
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
@@ -30,7 +30,7 @@ def recorded_peak(profiler: Any) -> int:
 
 
 class RealRun:
-    """A model of random weights, prepared as the Trainer does, with its optimiser; one step is done already."""
+    """A model of random weights, prepared as the Trainer does, with its optimizer, after one step."""
 
     def __init__(
         self,
@@ -67,11 +67,11 @@ class RealRun:
         if bf16:  # after the selector, as in the trainers
             model.forward = convert_outputs_to_fp32(torch.autocast("cpu", dtype=torch.bfloat16)(model.forward))
         self.pool = [self._batch(rows, tokens, config.vocab_size) for _ in range(micro_batches)]
-        self.coreset_step()  # optimiser state and history are there from the second step on
+        self.coreset_step()  # optimizer state and history are there from the second step on
 
     @property
     def held(self) -> int:
-        """Bytes of parameters, buffers and the optimiser's state."""
+        """Bytes of parameters, buffers and optimizer state."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
         for state in self.optimizer.state.values():
             tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
@@ -92,7 +92,7 @@ class RealRun:
 
     @staticmethod
     def cut(batch: dict[str, Any], rows: int) -> dict[str, Any]:
-        """Return the last rows of a micro-batch, where the padding is."""
+        """Return the last rows of a micro-batch, with the padding."""
         return {key: value[-rows:] for key, value in batch.items()}
 
     def _loss(self, batch: dict[str, Any]) -> torch.Tensor:

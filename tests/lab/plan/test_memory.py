@@ -31,12 +31,12 @@ def test_amounts(text: str, size: int) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("24", "'24' has no unit.*write 24GiB"),
-        ("lots", "'lots' is no amount of memory; write a number"),
-        ("24 gallons", "is no amount of memory"),
-        ("-3GiB", "is no amount of memory"),
+        ("24", "'24' has no unit.*use 24GiB"),
+        ("lots", "'lots' is not an amount of memory; use a number"),
+        ("24 gallons", "is not an amount of memory"),
+        ("-3GiB", "is not an amount of memory"),
         ("0GiB", "must be more than 0"),
-        ("", "is no amount of memory"),
+        ("", "is not an amount of memory"),
     ],
 )
 def test_bad_amounts(text: str, message: str) -> None:
@@ -45,7 +45,7 @@ def test_bad_amounts(text: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["adamw_torch", "sgd", "adagrad", "rmsprop"])
-def test_optimisers_keep_what_is_said(name: str) -> None:
+def test_optimizers_keep_the_stated_bytes(name: str) -> None:
     made = {
         "adamw_torch": torch.optim.AdamW,
         "sgd": torch.optim.SGD,
@@ -62,8 +62,8 @@ def test_optimisers_keep_what_is_said(name: str) -> None:
     assert kept == sum(value.numel() * value.element_size() for value in states if isinstance(value, torch.Tensor))
 
 
-def test_unknown_optimiser() -> None:
-    with pytest.raises(ConfigError, match="optim='adamw_torhc' can not be planned.*Did you mean 'adamw_torch'"):
+def test_unknown_optimizer() -> None:
+    with pytest.raises(ConfigError, match="optim='adamw_torhc' cannot be planned.*Did you mean 'adamw_torch'"):
         optimizer_bytes("adamw_torhc", [])
 
 
@@ -76,17 +76,17 @@ def test_largest_is_the_largest(lowest: int, more: int, steps: list[int], limit:
     assert largest(lowest, lowest + more, lambda n: sizes[n], limit) == (max(fitting) if fitting else None)
 
 
-def test_what_is_alive_is_counted_once_and_until_it_goes() -> None:
+def test_live_tensors_are_counted_once_until_freed() -> None:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake:
         weight = torch.nn.Parameter(torch.empty(8, 4))
     with DryRun(fake) as dry:
-        output = torch.ones(2, 4) @ weight.t()  # the view of the weight is nothing new
+        output = torch.ones(2, 4) @ weight.t()  # a view of the weight allocates nothing
         assert dry.live == dry.peak == 4 * (2 * 4 + 2 * 8)  # autograd keeps the ones for the weight's gradient
         assert dry.flops == 2 * 2 * 4 * 8
         mask = torch.tensor([True, False])
-        assert output[mask].shape == (1, 8)  # what is real is followed
-        assert float(output.detach().sum()) == 1.0  # what is not is one
+        assert output[mask].shape == (1, 8)  # real tensors are followed
+        assert float(output.detach().sum()) == 1.0  # fake values are one
         del output
         assert dry.live == 0
     assert dry.peak >= 4 * (2 * 4 + 2 * 8)

@@ -1,4 +1,4 @@
-"""What is predicted from a configuration alone beside what PyTorch's record of a real step says."""
+"""Predictions from a configuration compared with PyTorch's record of a real step."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def shape(name: str) -> Any:
         return LlamaConfig(vocab_size=512, hidden_size=96, intermediate_size=256, num_key_value_heads=2, **SMALL)
     if name == "neox":  # queries, keys and values in one projection; layer norms with biases
         return GPTNeoXConfig(vocab_size=256, hidden_size=64, intermediate_size=192, **SMALL)
-    return Qwen2Config(  # a head that is the embedding, and large beside the rest
+    return Qwen2Config(  # a head that is the embedding, and large compared with the rest
         vocab_size=1024, hidden_size=64, intermediate_size=96, num_key_value_heads=2, tie_word_embeddings=True, **SMALL
     )
 
@@ -54,8 +54,8 @@ CASES = QUICK + [pytest.param(*case, marks=pytest.mark.slow) for case in ALL if 
 
 
 @pytest.mark.parametrize(("name", "lora", "checkpointing", "bf16"), CASES)
-@pytest.mark.filterwarnings("ignore")  # the profiler's, of frees that it saw no allocation for
-def test_prediction_is_near_what_is_measured(name: str, lora: bool, checkpointing: bool, bf16: bool) -> None:
+@pytest.mark.filterwarnings("ignore")  # from the profiler, about frees without a recorded allocation
+def test_prediction_is_close_to_measurement(name: str, lora: bool, checkpointing: bool, bf16: bool) -> None:
     spec = ModelSpec(
         name,
         dtype="float32",
@@ -86,7 +86,7 @@ def test_prediction_is_near_what_is_measured(name: str, lora: bool, checkpointin
         way = getattr(outlook, kind)(ROWS, MICRO_BATCHES)
         assert way.peak == pytest.approx(real.held + above, rel=TOLERANCE), kind
         predicted = max(way.gradients + way.activations, way.selection)
-        assert predicted == pytest.approx(above, rel=TOLERANCE), kind  # the part that is not simply counted
+        assert predicted == pytest.approx(above, rel=TOLERANCE), kind  # the part that is not just counted
         if kind == "coreset_step":
             assert way.selection == pytest.approx(selection, rel=TOLERANCE)
 
@@ -105,7 +105,7 @@ def test_parts_and_times() -> None:
     assert pool.optimizer == 8 * weights
     assert (pool.rows, rows.rows, step.rows) == (8, 4, 4)
     assert rows.flops == pool.flops / 2
-    # A forward of the pool is a third of training it, and what follows the value projection is small.
+    # A forward of the pool is a third of training it, and the part after the value projection is small.
     assert 1 / 3 <= (step.flops - rows.flops) / pool.flops < 0.7
     assert (pool.selection, rows.selection) == (0, 0)
     assert step.peak < pool.peak
@@ -128,7 +128,7 @@ def test_leaving_out_layers_does_not_change_the_memory_of_a_selection() -> None:
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
-def test_large_masks_without_values_change_nothing(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_fake_masks_change_nothing(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def costs() -> tuple[Any, ...]:
         shapes = build_shapes(ModelSpec("x"), shape("llama"))
         rehearsal = Rehearsal(shapes, SelectionConfig(), Rows(TOKENS), device=device)
@@ -139,14 +139,14 @@ def test_large_masks_without_values_change_nothing(device: str, monkeypatch: pyt
     assert costs() == real
 
 
-def test_what_runs_is_bounded() -> None:
+def test_the_work_is_bounded() -> None:
     """Rows of any length and micro-batches of any size are planned, in little memory and time."""
     spec, selection = ModelSpec("x"), SelectionConfig(keep=KEEP)
     short, long = (Outlook(Request(spec, selection, Rows(t), 2, 2), shape("llama")) for t in (10_000, 100_000))
     selected = [outlook.coreset_step(2, 2).selection for outlook in (short, long)]
-    assert 7 < selected[1] / selected[0] < 11  # rows of one length go together, so without a mask
+    assert 7 < selected[1] / selected[0] < 11  # rows of one length are batched together, so there is no mask
     trained = [outlook.pool(2, 2) for outlook in (short, long)]
-    assert 50 < trained[1].activations / trained[0].activations < 100  # nearly all of it is the mask
+    assert 50 < trained[1].activations / trained[0].activations < 100  # almost all of it is the mask
     assert 50 < trained[1].flops / trained[0].flops < 100
     many = Outlook(Request(spec, selection, Rows(64), 10**6, 2), shape("llama"))
     few = Outlook(Request(spec, selection, Rows(64), 100, 2), shape("llama"))
@@ -157,7 +157,7 @@ def test_what_runs_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("features", ["spsa", "mean_hidden", "last_hidden", "loss", "gradient_norm"])
-def test_other_features_are_run_through(features: str) -> None:
+def test_other_features_run(features: str) -> None:
     rehearsal = Rehearsal(
         build_shapes(ModelSpec("x"), shape("llama")), SelectionConfig(features=features), Rows(16), device="cpu"
     )
@@ -167,18 +167,18 @@ def test_other_features_are_run_through(features: str) -> None:
 def test_memory_below_the_weights() -> None:
     outlook = Outlook(Request(ModelSpec("x"), SelectionConfig(), Rows(16), 4, 2), shape("llama"))
     outlook.require(2 * outlook.held)
-    with pytest.raises(ConfigError, match="does not hold the model: parameters .* GiB, gradients .* Train with LoRA"):
+    with pytest.raises(ConfigError, match="cannot hold the model: parameters .* GiB, gradients .* Train with LoRA"):
         outlook.require(outlook.held)
 
 
-def test_models_that_can_not_be_planned() -> None:
+def test_models_that_cannot_be_planned() -> None:
     from transformers import CLIPConfig
 
-    with pytest.raises(ConfigError, match="'x' .CLIPConfig. can not be built from its configuration"):
+    with pytest.raises(ConfigError, match="'x' .CLIPConfig. cannot be planned, since it cannot be built"):
         build_shapes(ModelSpec("x"), CLIPConfig())
     quantised = shape("llama")
     quantised.quantization_config = {"quant_method": "bitsandbytes"}
-    with pytest.raises(ConfigError, match="quantised weights .bitsandbytes.*plan with the model that it was"):
+    with pytest.raises(ConfigError, match="quantized weights .bitsandbytes.*plan with the model that it was"):
         build_shapes(ModelSpec("x"), quantised)
     with pytest.raises(ConfigError, match="dtype='int4' is not one of auto, float32"):
         build_shapes(ModelSpec("x", dtype="int4"), shape("llama"))
@@ -188,7 +188,7 @@ def test_models_that_can_not_be_planned() -> None:
         build_shapes(ModelSpec("no/such"))
 
 
-def test_proposals_hold_what_they_promise() -> None:
+def test_proposals_keep_their_promise() -> None:
     request = Request(ModelSpec("x"), SelectionConfig(keep=KEEP), Rows(24), 4, 2)
     outlook = Outlook(request, shape("llama"))
     memory = 3 * outlook.held

@@ -1,4 +1,4 @@
-"""The prediction beside what the real trainer allocates in its second step."""
+"""The prediction compared with the real trainer's allocations in its second step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOKENS, KEEP = 40, 0.5
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("lora", "bf16"), [(False, True), (True, False)])
-def test_the_trainer_takes_what_is_predicted(lora: bool, bf16: bool, tmp_path: Path) -> None:
+def test_the_trainer_allocates_as_predicted(lora: bool, bf16: bool, tmp_path: Path) -> None:
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, TrainingArguments, default_data_collator

@@ -12,10 +12,10 @@ smallest => {
   for (const table of document.querySelectorAll("table")) {
     const around = table.parentElement, style = getComputedStyle(around);
     if (!around.classList.contains("scroll") || style.overflowX !== "auto") say("no container that scrolls", table);
-    if (around.tabIndex !== 0) say("a container that the keyboard can not reach", table);
+    if (around.tabIndex !== 0) say("a container that the keyboard cannot reach", table);
     const right = Math.max(...[...table.querySelectorAll("th, td")].map(cell => cell.getBoundingClientRect().right));
     const left = around.getBoundingClientRect().left;
-    if (right - left > around.scrollWidth + 2) say("columns that can not be scrolled to", table);
+    if (right - left > around.scrollWidth + 2) say("columns that cannot be scrolled to", table);
     for (const cell of table.querySelectorAll("th, td, caption span")) {
       const cut = getComputedStyle(cell).overflowX !== "visible";
       if (cut && cell.scrollWidth > cell.clientWidth + 1) say("clipped", cell);

@@ -1,4 +1,4 @@
-"""Run folders as `colm train` writes them, made up: the figures follow formulas, with seeded noise."""
+"""Synthetic run folders in the format of `colm train`: the numbers follow formulas, with seeded noise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def find_small(sizes: dict[str, int]) -> list[str]:
 
 
 def make_line(step: int, sizes: dict[str, int], draw: random.Random, **changes: Any) -> dict[str, Any]:
-    """One line of selection.jsonl: a pool of 64 rows, small sources whole and half of the rest."""
+    """One line of selection.jsonl: a pool of 64 rows, all rows of small sources, and half of the rest."""
     small = find_small(sizes)
     names = draw.choices(list(sizes), weights=list(sizes.values()), k=64)
     pool = {name: [draw.randrange(sizes[name]) for other in names if other == name] for name in sorted(set(names))}
@@ -67,11 +67,11 @@ def write_run(
     """Write a run's folder and return it.
 
     Args:
-        folder: made here.
-        steps: optimiser steps; an evaluation before the first, after each tenth of them.
+        folder: created by this function.
+        steps: optimizer steps; evaluated before the first step and after each tenth.
         sizes: training rows by source.
-        seed: of the noise.
-        gain: how much lower the losses end than those of a run without gain.
+        seed: seed of the noise.
+        gain: how much lower the final losses are than without gain.
         selection: changes to the section of config.yaml.
         line: changes to every line of selection.jsonl.
         losses: source -> its eleven losses, instead of the formula's.

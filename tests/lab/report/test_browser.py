@@ -1,4 +1,4 @@
-"""The pages in a real browser, wide and as narrow as a phone: they ask for nothing, and all of it can be read.
+"""The pages in a real browser, wide and as narrow as a phone: no requests, and everything is readable.
 
 `make test-slow` installs the browser and its driver, and names the browser in COLM_CHROMIUM.
 """
@@ -27,7 +27,7 @@ METHODS = ["random", "control", "random-n", "highest-loss", "hidden-states", "co
 METHODS += ["colm+keep=0.25,coordinates=512", "colm-no-small"]
 
 QUIET = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-QUIET += ["--disable-component-update", "--disable-sync"]  # a browser that calls nobody, on a machine without a network
+QUIET += ["--disable-component-update", "--disable-sync"]  # no network access by the browser
 OFFENCES = (Path(__file__).parent / "offences.js").read_text()
 
 
@@ -101,7 +101,7 @@ def test_a_page_can_be_read(name: str, width: int, pages: dict[str, Path], brows
     page.close()
 
 
-def test_what_the_checks_look_for_is_found(tmp_path: Path, browser: Any) -> None:
+def test_the_checks_find_offences(tmp_path: Path, browser: Any) -> None:
     page = browser.new_page(viewport={"width": 400, "height": 900})
     page.set_content(
         '<div style="width: 900px">wide</div><table style="font-size: 9px"><tr><td>bare</td></tr></table>'

@@ -1,4 +1,4 @@
-"""A comparison's figures against its files."""
+"""A comparison's results against its files."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_final_losses_and_paired_differences_are_scipys(folder: Path, methods: l
         assert (found.mean - (found.half or 0), found.mean + (found.half or 0)) == pytest.approx((low, high))
 
 
-def test_costs_are_a_step(methods: list[Method]) -> None:
+def test_costs_are_per_step(methods: list[Method]) -> None:
     cost = count_cost(get(methods, "colm"))
     assert cost.steps == 60
     assert cost.step_seconds == pytest.approx(0.65)
@@ -126,7 +126,7 @@ def test_the_reach_is_interpolated_on_the_mean_curve() -> None:
     assert find_reach(method("m"), 2.0) == (None, None)
 
 
-def test_random_reaches_its_own_end(methods: list[Method]) -> None:
+def test_random_reaches_its_own_final_loss(methods: list[Method]) -> None:
     random = get(methods, "random")
     target = fmean(run.losses["macro"] for run in random.figures.values())
     assert find_reach(random, target).steps == pytest.approx(60)
@@ -142,13 +142,17 @@ def test_random_reaches_its_own_end(methods: list[Method]) -> None:
         (
             [1.0, 1.1, 1.2],
             [2.0, 2.1, 2.21],
-            "m ends 1.0033 lower in macro loss than b (95 % interval \N{MINUS SIGN}1.0177 to",
+            "The final macro loss of m is 1.0033 lower than that of b (95% interval \N{MINUS SIGN}1.0177 to",
         ),
-        ([2.0, 2.1, 2.2], [1.0, 1.1, 1.21], "m ends 0.9967 higher"),
-        ([1.0, 2.0, 1.5], [1.1, 1.8, 1.5], "m and b do not differ in macro loss by more than 3 seeds leave open"),
-        ([1.0], [1.1], "m ends 0.1000 lower in macro loss than b, on the one seed that both have, which does not"),
-        ([], [1.1], "m and b have no seed in common."),
-        ([float("nan")], [1.1], "The macro loss of m or of b is not finite."),
+        ([2.0, 2.1, 2.2], [1.0, 1.1, 1.21], "The final macro loss of m is 0.9967 higher"),
+        ([1.0, 2.0, 1.5], [1.1, 1.8, 1.5], "Final macro losses of m and b do not differ significantly over 3 seeds"),
+        (
+            [1.0],
+            [1.1],
+            "The final macro loss of m is 0.1000 lower than that of b on their one common seed",
+        ),
+        ([], [1.1], "m and b have no common seed."),
+        ([float("nan")], [1.1], "The macro loss of m or b is not finite."),
     ],
 )
 def test_differences_in_words(mine: list[float], its: list[float], words: str) -> None:
@@ -159,7 +163,7 @@ def test_differences_in_words(mine: list[float], its: list[float], words: str) -
     assert words in state_difference(build("m", mine), build("b", its))
 
 
-def test_a_run_folder_that_has_gone_leaves_its_figures(tmp_path: Path) -> None:
+def test_a_deleted_run_folder_keeps_its_results(tmp_path: Path) -> None:
     folder = write_comparison_folder(tmp_path / "c", methods={"random": 0.0, "colm": 0.1}, seeds=2)
     shutil.rmtree(folder / "colm" / "seed-1")
     colm = get(read_comparison(folder), "colm")
@@ -176,10 +180,10 @@ GOOD |= {"selection_seconds": 0.0, "peak_memory_bytes": None}
     [
         (None, r"There is no compare\.json in"),
         ("{", r"compare\.json is not valid JSON"),
-        ("[]", "holds no finished run; it must map methods to seeds to figures"),
-        ({}, "holds no finished run"),
+        ("[]", "contains no finished runs; it must map methods to seeds to results"),
+        ({}, "contains no finished run"),
         ({"colm": {"0": {"macro": 1.0}}}, r"compare\.json, colm, seed 0, lacks 'micro'"),
-        ({"colm": {"0": {**GOOD, "macro": "low"}}}, "colm, seed 0, does not hold what colm compare writes there"),
+        ({"colm": {"0": {**GOOD, "macro": "low"}}}, "colm, seed 0, does not have the format that colm compare writes"),
         ({"colm": {"0": {**GOOD, "steps": 0}}}, "has steps=0; a finished run has at least 1"),
     ],
 )

@@ -69,7 +69,7 @@ def test_the_first_reach_is_where_the_line_first_is_low_enough(curve: list[float
             assert found == pytest.approx(held[0], abs=2 * x[-1] / 20000 + 1e-3)
 
 
-def test_a_curve_reaches_its_own_end_and_passes_over_gaps() -> None:
+def test_a_curve_reaches_its_own_end_and_skips_gaps() -> None:
     assert find_first_reach([0, 10], [3.0, 2.0], 2.0) == 10
     assert find_first_reach([0, 10], [3.0, 2.0 + 1e-9], 2.0) == 10
     assert find_first_reach([0, 10, 20], [3.0, float("nan"), 1.0], 2.0) == 10

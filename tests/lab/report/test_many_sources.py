@@ -1,4 +1,4 @@
-"""Pages about thousands of sources: as many plots as about a few dozen, and every source in the tables."""
+"""Pages about thousands of sources: a limited number of plots, and every source in the tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def sizes_of(count: int) -> dict[str, int]:
     return {f"source-{i}": 5000 - i for i in range(count)}
 
 
-def test_a_report_draws_some_and_tells_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_plots_some_sources_and_lists_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []
 
     def draw(lines: object, *, alt: str, **options: object) -> str:
@@ -35,16 +35,16 @@ def test_a_report_draws_some_and_tells_of_all(tmp_path: Path, monkeypatch: pytes
         counts[count] = len(drawn)
         assert any(f" of {rising}." in alt for alt in drawn)
         assert all(f">{name}<" in page for name in sizes)
-        assert (f"Of {count} sources, {MOST_DRAWN} are drawn" in page) == (count > MOST_DRAWN)
-    assert max(counts.values()) == counts[MOST_DRAWN]  # a source that no pool held has fewer plots
+        assert (f"Of {count} sources, {MOST_DRAWN} are plotted" in page) == (count > MOST_DRAWN)
+    assert max(counts.values()) == counts[MOST_DRAWN]  # a source in no pool has fewer plots
 
 
-def test_a_comparison_draws_the_sources_with_most_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_comparison_plots_the_largest_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("colm.lab.report.compare_page.draw_lines", lambda lines, **options: "<svg></svg>")
     sizes = sizes_of(60)
     folder = write_comparison_folder(
         tmp_path / "c", methods={"coreset": 0.1, "random": 0.0}, seeds=1, sizes=sizes, steps=10
     )
     page = write_comparison(folder).read_text()
-    assert f"of 60 sources, the {MOST_DRAWN} with most rows are drawn" in page
+    assert f"of 60 sources, the {MOST_DRAWN} largest are plotted" in page
     assert [name for name in sizes if f"<h3>{name} " in page] == list(sizes)[:MOST_DRAWN]

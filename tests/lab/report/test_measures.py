@@ -1,4 +1,4 @@
-"""What the plots show, against loops over the lines."""
+"""Plotted values against loops over the lines."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_thin_keeps_the_ends_and_no_more_than_asked(count: int, most: int) -> No
     assert not count or (points.x[0], points.x[-1]) == (0, count - 1)
 
 
-def test_thin_leaves_out_what_can_not_be_drawn() -> None:
+def test_thin_drops_values_that_cannot_be_plotted() -> None:
     assert measures.thin([1, 2, 3, 4], [None, float("nan"), float("inf"), 5.0]) == ([4], [5.0])
 
 

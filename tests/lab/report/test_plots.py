@@ -1,4 +1,4 @@
-"""Plots as elements of a page."""
+"""Plots as page elements."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ LINE = Line([0, 10, 20], [4.0, 3.0, 2.5], 0, [3.9, 2.9, 2.4], [4.1, 3.1, 2.6])
 
 
 def draw(*lines: Line, alt: str = "Loss.", ids: PlotIds | None = None, **changes: float) -> str:
-    return draw_lines(lines, x_label="optimiser steps", alt=alt, ids=ids or PlotIds(), **changes)  # type: ignore[arg-type]
+    return draw_lines(lines, x_label="optimizer steps", alt=alt, ids=ids or PlotIds(), **changes)  # type: ignore[arg-type]
 
 
-def test_a_plot_is_one_element_that_says_what_it_shows() -> None:
+def test_a_plot_is_one_element_with_a_description() -> None:
     svg = draw(LINE, alt='Loss of "a & b" <i>.')
     root = ElementTree.fromstring(svg)
     assert root.tag.endswith("}svg")
     assert root.get("role") == "img"
     assert root.get("aria-label") == root[0].text == 'Loss of "a & b" <i>.'
     texts = [element.text for element in root.iter() if element.tag.endswith("}text")]
-    assert "optimiser steps" in texts
+    assert "optimizer steps" in texts
     assert "20" in texts
     for word in ("<!DOCTYPE", "<?xml", "<style", "metadata", "http://www.w3.org/1999/xlink", "<i>"):
         assert word not in svg
@@ -46,13 +46,13 @@ def test_plots_of_one_page_share_no_id_and_refer_to_their_own() -> None:
         assert {a or b for a, b in used} <= own
 
 
-def test_nothing_to_draw_is_an_empty_text() -> None:
+def test_no_data_gives_an_empty_string() -> None:
     assert draw(Line([], [], 0)) == ""
     assert draw() == ""
     assert draw(Line([5], [1.0], 0), Line([], [], 1)) != ""
 
 
-def test_styles_differ_and_the_reference_is_grey() -> None:
+def test_styles_differ_and_the_reference_is_gray() -> None:
     keys = [re.sub(r"p1-[\w]+", "", draw_key(style, PlotIds())) for style in range(2 * len(COLOURS))]
     assert len(set(keys)) == len(keys)
     assert "#595959" in draw(Line([0, 1], [1.0, 1.0], -1))

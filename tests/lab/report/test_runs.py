@@ -1,4 +1,4 @@
-"""Reading run folders: whole ones, older ones, ones in progress, broken ones."""
+"""Reading run folders: finished, older, in progress and broken ones."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def test_lines_become_counts_by_source(tmp_path: Path) -> None:
     ]
 
 
-def test_a_run_in_progress_is_judged_by_what_was_seen(tmp_path: Path) -> None:
+def test_a_run_in_progress_is_judged_by_the_rows_seen(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "mine", finished=False)
     with (folder / "selection.jsonl").open("a") as file:
-        file.write('{"step": 60, "pool_cou')  # what a crash leaves
+        file.write('{"step": 60, "pool_cou')  # left by a crash
     with (folder / "evaluations.jsonl").open("a") as file:
         file.write('{"step": 70')
     run = read_run(folder)
@@ -56,14 +56,14 @@ def test_a_run_in_progress_is_judged_by_what_was_seen(tmp_path: Path) -> None:
     assert listed.small == {"code"}
 
 
-def test_a_run_that_goes_on_after_its_summary_has_not_finished(tmp_path: Path) -> None:
+def test_a_run_resumed_after_its_summary_has_not_finished(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "mine")
     first = (folder / "selection.jsonl").read_text().splitlines()[0]
     with (folder / "selection.jsonl").open("a") as file:
         file.write(json.dumps({**json.loads(first), "step": 60}) + "\n")
     run = read_run(folder)
     assert not run.finished
-    assert run.rows == SIZES  # the data are the same
+    assert run.rows == SIZES  # the data is the same
 
 
 def test_an_older_run_without_the_newer_files_and_fields(tmp_path: Path) -> None:
@@ -95,13 +95,13 @@ def test_an_older_run_without_the_newer_files_and_fields(tmp_path: Path) -> None
 def test_no_folder_and_no_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"There is no folder '.*gone'; give the output_dir of a run"):
         read_run(tmp_path / "gone")
-    with pytest.raises(ConfigError, match=r"holds no run: there is no selection\.jsonl"):
+    with pytest.raises(ConfigError, match=r"contains no run: there is no selection\.jsonl"):
         read_run(tmp_path)
     (tmp_path / "config.yaml").write_text("model: demo\n")
     with pytest.raises(ConfigError, match=r"has no step yet: there is no selection\.jsonl"):
         read_run(tmp_path)
     (tmp_path / "selection.jsonl").write_text('{"step": 0')
-    with pytest.raises(ConfigError, match="holds no whole line yet; wait"):
+    with pytest.raises(ConfigError, match="is empty so far; wait"):
         read_run(tmp_path)
 
 
@@ -114,9 +114,9 @@ def test_no_folder_and_no_run(tmp_path: Path) -> None:
         ("evaluations.jsonl", '{"step": 1}\n', r"evaluations\.jsonl, line 1, lacks 'losses'"),
         ("summary.json", '{"steps": 1', r"summary\.json is not valid JSON"),
         ("summary.json", "{}", r"summary\.json lacks 'sources'"),
-        ("examples.json", '{"most_kept": 3, "least_kept": []}', r"examples\.json does not hold"),
+        ("examples.json", '{"most_kept": 3, "least_kept": []}', r"examples\.json does not have the format"),
         ("config.yaml", "model: [", r"config\.yaml is not valid YAML"),
-        ("config.yaml", "- 1", r"config\.yaml holds a list; it must be a mapping"),
+        ("config.yaml", "- 1", r"config\.yaml contains a list; it must be a mapping"),
     ],
 )
 def test_broken_files_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -126,7 +126,7 @@ def test_broken_files_are_named(tmp_path: Path, name: str, text: str, message: s
         read_run(folder)
 
 
-def test_names_are_as_short_as_they_can_be() -> None:
+def test_names_are_as_short_as_possible() -> None:
     assert name_folders([Path("runs/a"), Path("runs/b")]) == ["a", "b"]
     assert name_folders([Path("x/a/seed-0"), Path("x/b/seed-0")]) == ["a/seed-0", "b/seed-0"]
     with pytest.raises(ConfigError, match="runs/a is given twice; give each run once"):

@@ -66,7 +66,7 @@ def test_a_small_source_that_rises_by_overflow(make: Any) -> None:
     expect(verdict, "problem", "2 small sources get worse", "fill the whole budget", "Raise selection.keep")
 
 
-def test_small_sources_that_fall_or_can_not_be_judged(make: Any) -> None:
+def test_small_sources_that_fall_or_cannot_be_judged(make: Any) -> None:
     expect(signatures.check_small_sources(make("falls", losses={"poems": FALLING})), "fine")
     expect(signatures.check_small_sources(make("big", losses={"algebra": RISING})), "fine")
     even = make("even", sizes={"a": 50, "b": 50})
@@ -85,16 +85,16 @@ def test_overflow(make: Any) -> None:
 
 def test_match(make: Any) -> None:
     low = {"match": 0.75, "match_random": 0.75}
-    expect(signatures.check_match(make("low", line=low)), "problem", "0.750, of random rows 0.750", "features=none")
+    expect(signatures.check_match(make("low", line=low)), "problem", "0.750, random rows 0.750", "features=none")
     noisy = make("noisy", line=low, selection={"features": "spsa"})
     expect(signatures.check_match(noisy), "problem", "few probes")
     expect(
         signatures.check_match(make("high", line={"match": 0.8, "match_random": 0.75})),
         "fine",
-        "over 60 steps: that closes 20%",
+        "over 60 steps: this closes 20%",
     )
-    near = {"match": 0.97, "match_random": 0.966}  # a tenth of what is left
-    expect(signatures.check_match(make("near", line=near)), "fine", "0.970, of random rows 0.966", "closes 12%")
+    near = {"match": 0.97, "match_random": 0.966}  # a tenth of the remaining gap
+    expect(signatures.check_match(make("near", line=near)), "fine", "0.970, random rows 0.966", "closes 12%")
     expect(signatures.check_match(make("level", line={**near, "match": 0.967})), "problem", "closes 3%")
     expect(signatures.check_match(make("none", **CONTROL)), "fine", "at random")
     expect(signatures.check_match(make("short", steps=4)), "unknown", "4 steps with a match")
@@ -103,10 +103,10 @@ def test_match(make: Any) -> None:
 
 
 def test_time(make: Any) -> None:
-    # About half of the 64 rows of a pool is kept, so training on the rest would take about as long as on them: 0.4 s.
+    # About half of the 64 pool rows are kept, so training on the rest would take about as long: 0.4 s.
     slow, quick = {"seconds": 0.6, "step_seconds": 1.0}, {"seconds": 0.2, "step_seconds": 0.7}
     verdict = signatures.check_selection_time(make("slow", line=slow))
-    expect(verdict, "problem", "The selection takes 60% of the time, 0.6 s a step", "pass_tokens", "head_chunk_tokens")
+    expect(verdict, "problem", "Selection takes 60% of the time, 0.6 s per step", "pass_tokens", "head_chunk_tokens")
     expect(signatures.check_selection_time(make("quick", line=quick)), "fine", "29% of the time")
     whole = make("whole", line={**quick, "kept_count": 64})
     expect(signatures.check_selection_time(whole), "problem", "Every row is kept")
@@ -120,7 +120,7 @@ def test_nonfinite_features(make: Any) -> None:
     expect(signatures.check_nonfinite_features(make()), "fine")
 
 
-def test_unlabelled_rows(make: Any) -> None:
+def test_unlabeled_rows(make: Any) -> None:
     run = make("cut", line={"unlabelled": 3})
     expect(signatures.check_unlabelled(run), "problem", "180 rows of 3,840", "(4.7%)", "data.max_length")
     expect(signatures.check_unlabelled(make()), "fine", "0 rows of 3,840")
@@ -128,7 +128,7 @@ def test_unlabelled_rows(make: Any) -> None:
 
 def test_losses_that_are_not_finite(make: Any) -> None:
     broken = make("broken", losses={"code": [4.0, 3.0, *[float("nan")] * 9]})
-    expect(signatures.check_finite_losses(broken), "problem", "First that of code at step 12", "learning rate")
+    expect(signatures.check_finite_losses(broken), "problem", "The first one: code at step 12", "learning rate")
     run = make()
     expect(signatures.check_finite_losses(run), "fine", "11 evaluations")
     expect(signatures.check_finite_losses(run._replace(evaluations=[])), "unknown", "validation_rows")
@@ -137,8 +137,8 @@ def test_losses_that_are_not_finite(make: Any) -> None:
 def test_lag(make: Any) -> None:
     run, better, worse = make(), make("better", gain=0.2, **CONTROL), make("worse", gain=-0.2, **CONTROL)
     verdict = signatures.check_lag(run, better)
-    expect(verdict, "problem", "Macro loss after 60 steps", "of better", "one run each", "adam", "coordinates")
-    expect(signatures.check_lag(run, worse), "fine", "of worse")
+    expect(verdict, "problem", "Macro loss after 60 steps", "better:", "one run each", "adam", "coordinates")
+    expect(signatures.check_lag(run, worse), "fine", "worse:")
     expect(signatures.check_lag(run, None), "unknown", "selection.features=none")
     early = better._replace(evaluations=better.evaluations[:4])
     expect(signatures.check_lag(run, early), "problem", "after 18 steps")
@@ -148,13 +148,13 @@ def test_lag(make: Any) -> None:
 def test_memory(make: Any) -> None:
     run, control = make(memory=3 * 2**30), make("control", memory=2 * 2**30, **CONTROL)
     verdict = signatures.check_memory(run, control)
-    expect(verdict, "problem", "Peak 3,072 MiB, of control 2,048 MiB", "pass_tokens", "head_chunk_tokens")
+    expect(verdict, "problem", "Peak 3,072 MiB; control: 2,048 MiB", "pass_tokens", "head_chunk_tokens")
     expect(signatures.check_memory(run, make("same", memory=3 * 2**30, **CONTROL)), "fine")
     expect(signatures.check_memory(run, None), "unknown")
     expect(signatures.check_memory(make("none", memory=None), control), "unknown")
     assert run.summary is not None
     elsewhere = run._replace(summary=run.summary._replace(memory_kind="device"))
-    expect(signatures.check_memory(elsewhere, control), "unknown", "of one kind")
+    expect(signatures.check_memory(elsewhere, control), "unknown", "same kind")
     expect(signatures.check_memory(make("going", finished=False), control), "unknown")
 
 

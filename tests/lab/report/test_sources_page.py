@@ -1,4 +1,4 @@
-"""The page of a mixture stands alone and escapes what comes from data."""
+"""The page of a mixture is self-contained and escapes data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def survey_of(sizes: dict[str, int]) -> Survey:
     return Survey(facts, outlook, find_warnings(sizes, SelectionConfig(), outlook, facts))
 
 
-def test_the_page_has_everything_and_escapes_it(tmp_path: Path) -> None:
+def test_the_page_is_complete_and_escapes_data(tmp_path: Path) -> None:
     page = write_sources_page(
         survey_of(SIZES), tmp_path / "s.html", name="run", note="Of the first 500 rows."
     ).read_text()
@@ -46,4 +46,4 @@ def test_the_page_has_everything_and_escapes_it(tmp_path: Path) -> None:
 def test_a_page_without_warnings_says_so(tmp_path: Path) -> None:
     survey = survey_of({"a": 900, "b": 100})
     page = write_sources_page(survey, tmp_path / "s.html", name="run").read_text()
-    assert "No reason found to expect little of the method" in page
+    assert "No warnings: the method suits this mixture" in page

@@ -1,4 +1,4 @@
-"""The number of clusters, and the nearest centroid, against what is obviously right."""
+"""The number of clusters and the nearest centroid on clear cases."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_auto_stops_at_the_distinct_embeddings() -> None:
     assert len(centroids.points) == 4
 
 
-def test_too_few_distinct_embeddings_are_refused() -> None:
+def test_too_few_distinct_embeddings_are_rejected() -> None:
     with pytest.raises(DataError, match="2 distinct embeddings .tfidf., fewer than clusters=3.*at most 2"):
         fit_centroids(np.repeat(np.eye(2), 30, axis=0), ClusterConfig(clusters=3), centre=False)
 

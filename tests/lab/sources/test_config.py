@@ -1,4 +1,4 @@
-"""Settings of clustering are checked with their range."""
+"""Clustering settings are validated against their ranges."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def resolve(sources: Any, **data: Any) -> Any:
         ({"labels": "labels.csv"}, "sources.labels is 'labels.csv'; it must be a .parquet file"),
     ],
 )
-def test_bad_values_are_refused_with_the_range(sources: Any, message: str) -> None:
+def test_bad_values_are_rejected_with_the_range(sources: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve(sources)
 

@@ -63,7 +63,7 @@ def test_different_shingles_have_different_hashes(row: list[int]) -> None:
     assert len(hash_shingles(row)) == len(shingles(row))
 
 
-def test_the_work_grows_as_the_rows_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_work_is_linear_in_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     compared = 0
 
     def count(a: Any, b: Any) -> float:

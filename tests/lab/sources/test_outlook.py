@@ -18,7 +18,7 @@ from colm.step.sources import find_small_sources
 
 
 def enumerate_pools(sizes: dict[str, int], pool: int, keep: int) -> tuple[dict[str, float], float]:
-    """Return the exact expected coreset and the chance of an overflow, over all pools there are."""
+    """Return the exact expected coreset and the probability of an overflow, over all possible pools."""
     small = find_small_sources(sizes, "auto")
     expected, overflow = dict.fromkeys(sizes, 0.0), 0.0
     for counts in itertools.product(*(range(min(size, pool) + 1) for size in sizes.values())):
@@ -31,7 +31,7 @@ def enumerate_pools(sizes: dict[str, int], pool: int, keep: int) -> tuple[dict[s
         of_big = {name: held[name] for name in sizes if name not in small and held[name]}
         rows = sum(of_small.values())
         overflow += chance * (rows > keep)
-        for turn in range(50):  # between equals the step decides
+        for turn in range(50):  # ties are broken by the step
             if rows > keep:
                 kept = source_quotas(of_small, keep, turn)
             else:
@@ -97,7 +97,7 @@ def test_small_sources_that_never_overflow_are_kept_whole_exactly() -> None:
     outlook = expect_pool({"a": 900, "b": 60, "c": 40}, SelectionConfig(), 64, 8)
     for name in "bc":
         assert outlook.sources[name].in_coreset == outlook.sources[name].in_pool
-    whole = expect_pool({"a": 5, "b": 4}, SelectionConfig(keep_count=4), 9, 1)  # the pool is all there is
+    whole = expect_pool({"a": 5, "b": 4}, SelectionConfig(keep_count=4), 9, 1)  # the pool is the whole data
     assert [source.in_coreset for source in whole.sources.values()] == [0, 4]
 
 
@@ -112,8 +112,8 @@ def test_the_even_share_is_where_the_rule_turns() -> None:
         assert {name for name, size in sizes.items() if size <= most} == find_small_sources(sizes, "auto")
 
 
-def test_what_can_not_be_described() -> None:
-    with pytest.raises(ConfigError, match="A pool of 0 rows can not be described; it must have at least 1"):
+def test_invalid_pools() -> None:
+    with pytest.raises(ConfigError, match="A pool of 0 rows cannot be described; pool_rows must be at least 1"):
         expect_pool({"a": 1}, SelectionConfig(), 0, 1)
     with pytest.raises(DataError, match="'b' has no example"):
         expect_pool({"a": 1, "b": 0}, SelectionConfig(), 1, 1)

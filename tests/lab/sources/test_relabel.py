@@ -47,7 +47,7 @@ def test_names_are_mapped_before_sources_are_merged(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_large_source_is_split_in_itself(tmp_path: Path) -> None:
+def test_a_large_source_is_split(tmp_path: Path) -> None:
     rows = topic_rows(200)
     mixed = rows.map(lambda row: {"source": "law" if row["source"] == "law" else "a/b"})
     found = relabel(tmp_path, [mixed], [mixed.select(range(50))], split={"a/b": ClusterConfig(clusters=2)})
@@ -62,13 +62,13 @@ def test_a_large_source_is_split_in_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"map": {"see": "water"}}, "sources.map names 'see', which is no source of the data. Did you mean 'sea'?"),
+        ({"map": {"see": "water"}}, "sources.map names 'see', which is not a source of the data. Did you mean 'sea'?"),
         ({"split": {"lawn": ClusterConfig(clusters=2)}}, "sources.split names 'lawn'.* Did you mean 'law'?"),
         ({"merge_below": 1000}, "merges all 3 sources, the largest of which has 60 rows"),
         ({"split": {"law": ClusterConfig(clusters=20)}}, "There are 10 rows, fewer than clusters=20"),
     ],
 )
-def test_rules_that_do_not_fit_are_refused(rules: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_invalid_rules_are_rejected(rules: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         relabel(tmp_path, [topic_rows(100)], [], **rules)
 
@@ -78,7 +78,7 @@ def test_rows_without_a_label_need_clusters(tmp_path: Path) -> None:
         relabel(tmp_path, [topic_rows(100, labelled=False)], [], merge_below=5)
 
 
-def test_rules_see_labels_by_their_names_and_need_one_in_every_row(tmp_path: Path) -> None:
+def test_rules_use_label_names_and_need_one_in_every_row(tmp_path: Path) -> None:
     rows = [{"source": i % 3 == 0, "prompt": f"{i}", "completion": "1"} for i in range(9)]
     found = relabel(tmp_path, [Dataset.from_list(rows)], [], map={"true": "third"})
     assert Counter(sources(found.train)) == {"third": 3, "false": 6}

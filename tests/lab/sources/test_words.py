@@ -11,7 +11,7 @@ def test_words_are_counted_in_lower_case_without_numbers() -> None:
     )
 
 
-def test_a_word_of_all_sources_tells_none_and_a_rare_one_must_differ_more() -> None:
+def test_a_common_word_distinguishes_no_source_and_a_rare_one_must_differ_more() -> None:
     counts = {
         "a": Counter({"the": 500, "legs": 60, "once": 1}),
         "b": Counter({"the": 500, "bits": 60}),
@@ -20,7 +20,7 @@ def test_a_word_of_all_sources_tells_none_and_a_rare_one_must_differ_more() -> N
     words = distinguishing_words(counts)
     assert words["a"] == ["legs"]
     assert words["b"] == ["bits"]
-    assert words["c"] == ["the"]  # nothing else is there, so it is more of it
+    assert words["c"] == ["the"]  # there is nothing else, so its share is larger
     assert distinguishing_words(counts, most=0)["a"] == []
 
 

@@ -1,4 +1,4 @@
-"""The final answer of a completion: found, read as what it is, compared. No model and no tensor here."""
+"""Find, parse and compare the final answers of completions. No model or tensor is used here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts without the marks of LaTeX, Markdown and HTML that do not change what they say, and without remarks."""
+"""Clean texts: strip LaTeX, Markdown and HTML markup that does not change the meaning, and drop remarks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STYLE = "text|textbf|textit|textrm|textsf|texttt|emph|mbox|mathrm|mathbf|mathit
 _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        # An exclamation mark behind a wrapped answer is no factorial.
+        # An exclamation mark after a wrapped answer is not a factorial.
         (r"(\*\*|\$|`|\\\)|\\\])!+(?=\s|$)", r"\1"),
         (r"</?[A-Za-z][\w-]{0,30}\s?/?>", " "),
         (r"\\(?:boxed|fbox)\s?\{(?:([^{}]*)\})?", lambda found: f" {found[1] or ''} "),
@@ -40,9 +40,9 @@ _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
         (r"\\pm\b|\+/-|\+-", "\u00b1"),
         (r"\\approx\b|\\sim\b", "\u2248"),
         (r"==+|:=", "="),
-        (r"(?<=[=$(])\s?-\s(?=[0-9.$\\])", "-"),  # a minus that stands apart
+        (r"(?<=[=$(])\s?-\s(?=[0-9.$\\])", "-"),  # a minus set off by a space
         (r"\\[()\[\]]", " "),
-        # Bold first where it stands around something, then the power of a program.
+        # Match bold around text first, then the power operator of a program.
         (r"(?<![\w)\]}*])\*\*(?=[^\s*])([^*\n]{1,200})(?<=\S)\*\*(?!\*)", r" \1 "),
         (r"(?<=[\w)])\*\*(?=[\w({-])", "^"),
         (r"\*\*|__(?=\W|$)|(?<!\w)__|`", ""),
@@ -67,7 +67,7 @@ _CLAUSE = re.compile(
 
 
 def clean_mathematics(text: str) -> str:
-    """Return the text without the marks of LaTeX, Markdown and HTML that do not change what it says.
+    """Return the text without LaTeX, Markdown and HTML markup that does not change the meaning.
 
     >>> clean_mathematics("**42**"), clean_mathematics(r"$\\text{Paris}$."), clean_mathematics("2**3")
     ('42', 'Paris', '2^3')
@@ -89,9 +89,9 @@ def _write_fraction(found: re.Match[str]) -> str:
 
 
 def without_remarks(text: str) -> str:
-    """Return a clean text without what explains it: what stands in brackets or after ``because``, ``, not``, and so on.
+    """Return a clean text without remarks: text in brackets, or after ``because``, ``, not``, and so on.
 
-    A factor in brackets, as in ``2 (x + 1)``, is no remark.
+    A factor in brackets, as in ``2 (x + 1)``, is not a remark.
 
     >>> without_remarks("42 (40 + 2)"), without_remarks("42, not 43"), without_remarks("2 (x + 1)")
     ('42', '42', '2 (x + 1)')
@@ -102,12 +102,12 @@ def without_remarks(text: str) -> str:
 
 
 def without_brackets(text: str) -> str:
-    """Return a clean text without the remarks that stand in brackets.
+    """Return a clean text without the remarks in brackets.
 
     >>> without_brackets("12 apples (red) and 3 (half) pears")
     '12 apples and 3 pears'
     """
-    for _ in range(3):  # brackets in brackets
+    for _ in range(3):  # nested brackets
         shorter = _REMARK.sub(_drop_remark, text)
         if shorter == text:
             break
@@ -121,12 +121,12 @@ def _drop_remark(found: re.Match[str]) -> str:
 
 
 def is_factor(content: str) -> bool:
-    """Return whether what stands in brackets after a number multiplies it, as ``x + 1`` does; no remark then."""
+    """Return whether bracketed text after a number multiplies the number, as ``x + 1`` does, and so is not a remark."""
     return "=" not in content and bool(_PRODUCT.search(content.strip()))
 
 
 def _unbox(text: str) -> str:
-    """Return what a box around the whole text holds."""
+    """Return the content of a box around the whole text."""
     text = text.strip()
     for _ in range(3):
         start = _BOXED.match(text.strip("$ "))
@@ -141,7 +141,7 @@ def _unbox(text: str) -> str:
 
 
 def closing_brace(text: str, start: int) -> int | None:
-    """Return where the brace that opens at `start` closes; None where it never does.
+    """Return the position where the brace opened at `start` closes, or None if it never closes.
 
     >>> closing_brace("{a{b}c}d", 0)
     6

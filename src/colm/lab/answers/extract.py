@@ -1,4 +1,4 @@
-"""The final answer in what a model, or a row of data, says."""
+"""Extract the final answer from a completion or a data row."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from colm.lab.answers.reasoning import without_reasoning
 from colm.lab.answers.standing import free_numbers
 
 LONGEST_LINE = 200
-"""Characters of a last line that can be an answer; a longer one is a text without a final answer."""
+"""Maximum characters of a last line that can be an answer; a longer line is not a final answer."""
 
 NEAR = 2000
-"""Characters after a mark in which its answer may be taken back."""
+"""Characters after an answer marker within which the answer may be corrected."""
 
 MARKS = 8
-"""Marks of a final answer that are looked at, from the last one; a model may write the same mark for ever."""
+"""Maximum number of answer markers to check, from the last one; a model may repeat the same marker forever."""
 
 _SHORT = r"[\s*$\\({]{1,4}-?(?:[0-9]|\\?(?:[dt]?frac|sqrt|boxed)|(?-i:[A-J])(?:[).,*]|\s?$))"
 """A number or an option."""
@@ -35,7 +35,7 @@ _CORRECTION = re.compile(
     rf"\b(?:(?:it|that|this)(?:['\u2019]s|\s(?:is|should\sbe|must\sbe|equals))|(?:correct|right)\s\w{{1,10}}:)(?={_SHORT})",
     re.IGNORECASE,
 )
-"""What takes back an answer and gives another."""
+"""A phrase that withdraws an answer and gives another."""
 _CLAUSE = re.compile(r"(?:,|\s\(|;)?\s{1,3}(?:because|since|given that)\b", re.IGNORECASE)
 _STOP = re.compile(
     r"(?<=[^\s.])(?<!\b[A-Za-z])(?<!\b(?:Mr|Ms|Dr|St|Jr|Sr|vs|No|Rs))(?<!\bMrs)(?<!approx)(?:[.?]\s|!\s(?=[A-Z]))"
@@ -54,15 +54,15 @@ _WORD = re.compile(r"[A-Za-z']+")
 
 
 def extract_answer(text: str, *, kind: Kind | None = None) -> str | None:
-    """Return the final answer that a completion ends with, or None where it has none.
+    """Return the final answer that a completion ends with, or None.
 
-    That is what stands after the last ``The answer is``, ``Answer:``, ``####``, or within the last ``\\boxed{}``.
-    Without any of these it is the last number, the last option in parentheses, or the last yes or no, by `kind`; else
-    the last line. The answer's explanation (``because ...``, a next sentence) is cut off.
+    The answer follows the last ``The answer is``, ``Answer:`` or ``####``, or is inside the last ``\\boxed{}``.
+    Without a marker, it is the last number, the last option in parentheses, or the last yes or no, depending on `kind`;
+    otherwise the last line. An explanation of the answer (``because ...``, a next sentence) is cut off.
 
     Args:
         text: the completion.
-        kind: what the expected answer is (`match.kind_of`); None to take the last line for what it is.
+        kind: the kind of the expected answer (`match.kind_of`); None to infer it from the last line.
 
     >>> extract_answer("2 + 3 = 5, so he has 5 apples. The answer is 5.")
     '5'
@@ -94,7 +94,7 @@ def extract_answer(text: str, *, kind: Kind | None = None) -> str | None:
 
 
 def extract_marked(text: str) -> str | None:
-    """Return what stands after the last mark of a final answer, or None where there is no mark or nothing after it."""
+    """Return the text after the last answer marker, or None without a marker or without text after it."""
     for match in list(_MARKER.finditer(text))[: -MARKS - 1 : -1]:
         rest = text[match.end() :]
         if match.group().startswith("\\boxed"):
@@ -103,7 +103,7 @@ def extract_marked(text: str) -> str | None:
             line = next((line for line in rest.splitlines() if line.strip(" *\t$")), "")
             if match.group().lower() == "<answer>":
                 line = re.split(r"</answer>", rest, maxsplit=1, flags=re.IGNORECASE)[0].strip().replace("\n", " ")
-            if "\\boxed" in line:  # it was cut off before it ended, or would have been found
+            if "\\boxed" in line:  # the box was truncated, or it would have been found
                 continue
             found = _cut(line)
             for correction in islice(_CORRECTION.finditer(rest[:NEAR]), MARKS):
@@ -117,7 +117,7 @@ def extract_marked(text: str) -> str | None:
 
 
 def _as_kind(text: str, kind: Kind | None, *, many: bool = False) -> str | None:
-    """Return the part of the text that is of this kind; of several, the last one if `many` else none."""
+    """Return the part of the text of this kind. If there are several, return the last one if `many`, else None."""
     if kind not in ("number", "letter", "truth"):
         return None
     clean = clean_mathematics(text)
@@ -140,7 +140,7 @@ def _as_kind(text: str, kind: Kind | None, *, many: bool = False) -> str | None:
 
 
 def _options(text: str) -> list[str]:
-    """Return the letters of the options that the text names and does not deny, the last one first."""
+    """Return the letters of the options that the text names and does not negate, the last one first."""
     return [
         match[1] or match[2]
         for match in reversed(list(_OPTION.finditer(text)))
@@ -154,7 +154,7 @@ def _truth(denied: str, word: str) -> str:
 
 
 def _cut(line: str) -> str:
-    """Return a line up to the end of its first sentence, without a reason that follows the answer."""
+    """Return a line up to the end of its first sentence, without a reason after the answer."""
     line = line.strip()
     stop = _STOP.search(line)
     line = line[: stop.start()] if stop else line
@@ -165,4 +165,4 @@ def _cut(line: str) -> str:
 def _within_braces(text: str) -> str:
     text = text.lstrip()
     end = closing_brace(text, 0)
-    return "" if end is None else text[1:end]  # cut off before it ended
+    return "" if end is None else text[1:end]  # truncated

@@ -1,4 +1,4 @@
-"""Formulas in one way of writing, so that they can be compared as text."""
+"""Normalize formulas so that they can be compared as text."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 
 def normalise_formula(text: str) -> str:
-    """Return a clean text that holds a formula without spaces and with one sign for each operation; other texts as is.
+    """Return a formula without spaces and with one sign per operation; other clean texts are returned unchanged.
 
-    Terms keep their order, so that ``x + 1`` and ``1 + x`` are two.
+    Terms keep their order, so ``x + 1`` and ``1 + x`` differ.
 
     >>> normalise_formula(r"\\frac{x}{2} + 3 \\pi"), normalise_formula("x/2+3*pi"), normalise_formula("well-known")
     ('x/2+3π', 'x/2+3π', 'well-known')
@@ -44,7 +44,7 @@ def normalise_formula(text: str) -> str:
 
 
 def _write_fractions(text: str) -> str:
-    for _ in range(8):  # fractions in fractions
+    for _ in range(8):  # nested fractions
         start = text.find("\\frac{")
         if start < 0:
             break

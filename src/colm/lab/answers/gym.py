@@ -1,4 +1,4 @@
-"""Answers that a task of reasoning-gym scores itself, since more than one may be right."""
+"""Answers scored by their reasoning-gym task, since more than one answer may be correct."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from colm.lab.answers.extract import extract_marked
 from colm.lab.answers.reasoning import without_reasoning
 
 COLUMN = "reasoning_gym"
-"""The column that holds a task: ``dataset``, ``question``, ``answer`` and ``metadata``, as JSON text or as a mapping.
+"""The column with a task: ``dataset``, ``question``, ``answer`` and ``metadata``, as JSON text or a mapping.
 
-JSON text, because a data set's rows share one type for each column and metadata differs from task to task.
+JSON text, because all rows of a data set share one type per column, while metadata differs between tasks.
 """
 
 
@@ -25,10 +25,10 @@ def write_task(name: str, task: Mapping[str, Any]) -> str:
 
 
 def read_task(cell: Any) -> dict[str, Any] | None:
-    """Return the task that a cell of `COLUMN` holds, or None for an empty one.
+    """Return the task in a cell of `COLUMN`, or None for an empty one.
 
     Raises:
-        DataError: it is neither JSON nor a mapping, or lacks a part.
+        DataError: the cell is neither JSON nor a mapping, or lacks a key.
 
     >>> read_task('{"dataset": "chain_sum", "question": "1 + 1 =", "answer": "2", "metadata": {}}')["answer"]
     '2'
@@ -50,9 +50,9 @@ def read_task(cell: Any) -> dict[str, Any] | None:
 
 
 def task_accepts(task: Mapping[str, Any], completion: str) -> bool:
-    """Return whether the task's own scorer gives the completion's answer its full score, which is 1.
+    """Return whether the task's own scorer gives the answer in the completion the full score of 1.
 
-    The scorer sees what stands after the last mark of a final answer, or the whole completion where there is none.
+    The scorer gets the text after the last answer marker, or the whole completion if there is no marker.
 
     Raises:
         DataError: reasoning-gym is not installed, or has no such data set.
@@ -63,7 +63,7 @@ def task_accepts(task: Mapping[str, Any], completion: str) -> bool:
         return float(_scorer(str(task["dataset"]))(answer, task)) >= 1.0
     except DataError:
         raise
-    except Exception:  # scorers parse what a model says, and do not expect everything that models say
+    except Exception:  # scorers parse model output, and do not handle everything that models write
         return False
 
 

@@ -1,4 +1,4 @@
-"""Whether two final answers say the same."""
+"""Compare two final answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LETTER = re.compile(
 )
 _ANOTHER = re.compile(r"\s?(?:[,;&/+|]\s?|\band\s|\bor\s|\bnor\s){1,2}[(\[]?[A-HJ][)\]]?(?![A-Za-z0-9'])", re.ASCII)
 REJECTED = re.compile(r"\s(?:is|was|can|must)(?:\s?not|n['\u2019]t|\s(?:wrong|incorrect|false|excluded|out))\b")
-"""What follows an option that is not the answer."""
+"""Text after an option that is not the answer."""
 _TRUTH = re.compile(
     r"(yes|no|true|false)(?:\s{0,3}[,.;:!]|\s{0,3}$|\s{1,3}(?:because|since|as)\b|\s{1,3}[-\u2014(])", re.IGNORECASE
 )
@@ -28,11 +28,11 @@ _SIDE = re.compile(r"^[A-Za-z](?:\([A-Za-z]\))?\s?=")
 
 
 def answers_match(predicted: str, expected: str) -> bool:
-    """Return whether two final answers are the same; symmetric, and never an error.
+    """Return whether two final answers are equal. The comparison is symmetric and never raises.
 
     Numbers are compared as numbers (`numbers.numbers_match`), options by their letter (``B``, ``(b)``, ``B) 12 km``),
-    yes and no as truths (yes is true), all else as text without regard to case, spaces, quotes, a leading article and
-    marks of LaTeX and Markdown. A remark that only one of them has (``Paris (in France)``) is left out. An empty answer
+    yes and no as truth values (yes is true), and all else as text, ignoring case, spaces, quotes, a leading article and
+    LaTeX and Markdown markup. A remark in only one of the answers (``Paris (in France)``) is dropped. An empty answer
     matches nothing.
 
     >>> answers_match("$1,234.50", "1234.5"), answers_match("(b) the second", "B"), answers_match("True.", "yes")
@@ -58,7 +58,7 @@ def answers_match(predicted: str, expected: str) -> bool:
 
 
 def kind_of(answer: str) -> Kind:
-    """Return what an answer is.
+    """Return the kind of an answer.
 
     >>> [kind_of(answer) for answer in ("3/4", "(C)", "no", "a dog")]
     ['number', 'letter', 'truth', 'text']
@@ -87,7 +87,7 @@ def parse_letter(text: str) -> str | None:
 
 
 def parse_truth(text: str) -> bool | None:
-    """Return what a yes, no, true or false says that the text is or begins with; None for other text.
+    """Return the truth value of the yes, no, true or false that the text is or starts with; None for other text.
 
     >>> parse_truth("Yes, it is."), parse_truth("false"), parse_truth("No solution")
     (True, False, None)
@@ -97,7 +97,7 @@ def parse_truth(text: str) -> bool | None:
 
 
 def normalise_text(text: str) -> str:
-    """Return the text as answers that are only text are compared.
+    """Return the text in the form used to compare text answers.
 
     >>> normalise_text(' "The  Eiffel tower." ')
     'eiffel tower'
@@ -112,7 +112,7 @@ def _normalise(clean: str) -> str:
 
 
 def _readings(text: str) -> list[str]:
-    """Return a text as it is compared: as it is, then without its remarks, then without ``y =`` before it."""
+    """Return the forms of a text to compare: as is, then without remarks, then without a leading ``y =``."""
     clean = clean_mathematics(text)
     forms = [clean, without_remarks(clean), _SIDE.sub("", clean)]
     return [found for found in dict.fromkeys(map(_normalise, forms)) if found]

@@ -1,4 +1,4 @@
-"""Numbers as people and models write them, read exactly."""
+"""Numbers as people and models write them, parsed exactly."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from colm.lab.answers.clean import clean_mathematics, without_remarks
 from colm.lab.answers.words import LETTER_SCALES, SCALES, is_unit
 
 LONGEST = 300
-"""Characters of a number, and its largest power of ten; what is longer is text."""
+"""Maximum characters of a number, and maximum power of ten; anything longer is text."""
 
 NOISE = Fraction(1, 10**6)
-"""Two decimals, or a decimal and a whole number, agree where they differ by this relative to the larger."""
+"""Two decimals, or a decimal and a whole number, are equal within this tolerance relative to the larger."""
 
 _GROUPED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[1-9][0-9]{0,2}(?: [0-9]{3})+|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3})(?![0-9])"
 _PLAIN = rf"(?:{_GROUPED}|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
@@ -24,7 +24,7 @@ _POWER = rf"(?:[eE][+-]?[0-9]{{1,4}}|\s?(?:\\times|\\cdot|[x\u00d7*\u00b7])\s?10
 _SCALE = rf"(?:[ -]?(?i:{'|'.join(SCALES)})(?i:s?)\b){{1,3}}"
 _CURRENCY = r"(?:(?:US|AU|CA|HK|NZ)?[$€£¥₹₩₽]\s?|(?:Rs\.?|USD|EUR|GBP|INR|CAD|AUD|CHF|JPY|CNY|RMB)\s?)?"
 _NUMBER = re.compile(
-    # Not within a word, another number, an index or a power; a minus that stands apart is a dash.
+    # Not within a word, another number, an index or a power; a minus set off by spaces is a dash.
     rf"(?<![0-9A-Za-z_^])(?P<sign>[+-]?)(?P<currency>{_CURRENCY})(?P<inner>[+-]?)"
     rf"(?:(?:(?P<whole>[0-9]+)\s?)?\\frac\{{(?P<top>{_PLAIN})\}}\{{(?P<bottom>{_PLAIN})\}}"
     rf"|10\s?\^\s?(?P<ten>{_EXPONENT})"
@@ -41,7 +41,7 @@ _POWER_OR_FACTORIAL = re.compile(r"(-?)([0-9]{1,4})(?:\s?\^\s?(?:\{([0-9]{1,3})\
 
 
 class Number(NamedTuple):
-    """A number as it was written; 50 % has the value 50 and `percent`."""
+    """A number as written; 50% has the value 50 and `percent`."""
 
     value: Fraction
     percent: bool
@@ -50,13 +50,13 @@ class Number(NamedTuple):
 
 
 def parse_number(text: str) -> Number | None:
-    """Return the number that the whole text is, or None.
+    """Return the number that the whole text represents, or None.
 
-    Read are integers, decimals, thousands separators (``1,234``, ``1 234``), fractions (``3/4``, ``1 1/2``,
+    Supported are integers, decimals, thousands separators (``1,234``, ``1 234``), fractions (``3/4``, ``1 1/2``,
     ``\\frac{3}{4}``), percent, scientific notation (``1.5e3``, ``1.5 x 10^3``, ``10^3``), words and letters for powers
-    of ten (``5 million``, ``20k``) and signs. A currency, a word such as ``about``, what stands before an equals sign,
-    up to five words of unit after the number and a remark (``42 (40 + 2)``, ``42, not 43``) are left out:
-    ``x = $12.50 an hour`` is 12.5. Units are not converted. Number words (``five``), roots, constants and sums are
+    of ten (``5 million``, ``20k``) and signs. A currency, a word such as ``about``, text before an equals sign, up to
+    five words of unit after the number and a remark (``42 (40 + 2)``, ``42, not 43``) are ignored:
+    ``x = $12.50 an hour`` is 12.5. Units are not converted. Number words (``five``), roots, constants and sums count as
     text.
 
     >>> parse_number("1,234.50 km").value
@@ -81,7 +81,7 @@ def parse_number(text: str) -> Number | None:
 
 
 def find_numbers(text: str) -> Iterator[str]:
-    """Yield the numbers that stand in a text, as they are written.
+    """Yield the numbers in a text, as written.
 
     >>> list(find_numbers("He paid $1,200 for 3/4 of it, 50% off."))
     ['$1,200', '3/4', '50%']
@@ -92,21 +92,21 @@ def find_numbers(text: str) -> Iterator[str]:
 
 
 def iterate_numbers(text: str) -> Iterator[re.Match[str]]:
-    """Yield where what looks like a number (`is_number`) stands in a clean text; the group ``sign`` is its own."""
+    """Yield matches in a clean text that look like numbers (`is_number`); the group ``sign`` is the number's sign."""
     return _NUMBER.finditer(text)
 
 
 def is_number(match: re.Match[str]) -> bool:
-    """Return whether what looks like a number has a value: is not divided by 0, and not too long."""
+    """Return whether a match that looks like a number has a value: no division by 0, and not too long."""
     return _read(match) is not None
 
 
 def numbers_match(first: Number, second: Number) -> bool:
-    """Return whether two numbers are the same.
+    """Return whether two numbers are equal.
 
-    Integers and fractions are compared exactly. Decimals have a tolerance of `NOISE`, and where the coarser one has at
-    least two decimal places and two significant digits, of half a unit of its last place: ``0.67`` is ``2/3`` and
-    ``0.6667``, but not ``0.66``. ``50%`` is 50 and is 0.5, but not 0.5 percent.
+    Integers and fractions are compared exactly. Decimals have a tolerance of `NOISE`. If the coarser one has at least
+    two decimal places and two significant digits, the tolerance is half a unit in its last place: ``0.67`` equals
+    ``2/3`` and ``0.6667``, but not ``0.66``. ``50%`` equals 50 and 0.5, but not 0.5 percent.
     """
     if first.percent and second.percent:
         return _close(first, second)
@@ -114,7 +114,7 @@ def numbers_match(first: Number, second: Number) -> bool:
 
 
 def parse_power(text: str) -> Number | None:
-    """Return the number that a power or a factorial of an integer is, or None.
+    """Return the value of a power or a factorial of an integer, or None.
 
     >>> parse_power("2^{10}").value, parse_power("5!").value, parse_power("9^{9^9}")
     (Fraction(1024, 1), Fraction(120, 1), None)

@@ -1,4 +1,4 @@
-"""What a model thinks before it answers, by the tags that stand around it."""
+"""Find the reasoning of a model before its answer, by the tags around the reasoning."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ TAG = re.compile(
 )
 """A tag that opens or closes a thought: ``<think>``, ``</thinking>``, ``<|begin_of_thought|>``, ``[THINK]``, ...
 
-Of the channels that OpenAI's open models write, only the final one is no thought.
+Of the channels in the output of OpenAI's open models, all but the final one are thoughts.
 """
 
 CHANNEL_TOKENS = ("<|channel|>", "<|message|>", "<|constrain|>")
-"""Special tokens that are a tag together."""
+"""Special tokens that together form a tag."""
 
 
 def without_reasoning(text: str) -> str:
-    """Return a completion without what stands within thoughts.
+    """Return a completion without its thoughts.
 
-    A thought that is not closed goes on to the end. A closing tag without an opening one closes what stands before it,
-    since chat templates may put the opening tag into the prompt.
+    An unclosed thought extends to the end. A closing tag without an opening one closes all text before it, since chat
+    templates may put the opening tag into the prompt.
 
     >>> without_reasoning("<think>41? No.</think> It is 42.")
     ' It is 42.'
@@ -43,7 +43,7 @@ def without_reasoning(text: str) -> str:
         if _opens(tag):
             kept += [] if inside else [text[place : tag.start()]]
             inside = not tag["empty"]
-        elif inside or text[tag.end() :].strip() or not closed:  # a stray tag at the end closes no answer
+        elif inside or text[tag.end() :].strip() or not closed:  # a stray tag at the end does not close the answer
             kept = kept if inside else []
             inside, closed = False, True
         else:
@@ -53,7 +53,7 @@ def without_reasoning(text: str) -> str:
 
 
 def ends_in_reasoning(text: str) -> bool:
-    """Return whether a text, such as a prompt, ends within a thought.
+    """Return whether a text, such as a prompt, ends inside a thought.
 
     >>> ends_in_reasoning("Assistant: <think>\\n"), ends_in_reasoning("<think>\\n\\n</think>\\n")
     (True, False)

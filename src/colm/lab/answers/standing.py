@@ -1,4 +1,4 @@
-"""Which numbers of a text stand for themselves."""
+"""Find the numbers of a text that stand on their own."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from colm.lab.answers.numbers import is_number, iterate_numbers
 from colm.lab.answers.words import is_factor_word
 
 NEAR = 40
-"""Characters before and after a number that can make it a part of something else."""
+"""Characters before and after a number that can make it part of an expression."""
 
 MOST = 200
-"""Numbers that are looked at, from the last one; a model may write numbers for ever."""
+"""Maximum number of numbers to check, from the last one; a model may write numbers forever."""
 
 _NEGATIVE = re.compile(r"\b(?:minus|negative)\s$", re.IGNORECASE)
 _JOINED_BEFORE = re.compile(
@@ -50,7 +50,7 @@ _BRACKET_AFTER = re.compile(r"\s\(([^()]*)\)")
 
 
 def free_numbers(text: str) -> Iterator[str]:
-    """Yield the numbers of a text that stand for themselves: in no formula, not denied, no bound; the last one first.
+    """Yield the standalone numbers of a text, the last one first: not in a formula, not negated, not a bound.
 
     >>> list(free_numbers("He had 40 + 2 apples, not 43, which makes 42.")), list(free_numbers("x + 5, 3 pi or not 5"))
     (['42'], [])
@@ -64,7 +64,7 @@ def free_numbers(text: str) -> Iterator[str]:
 
 
 def _is_joined(before: str, after: str) -> bool:
-    """Return whether what stands around a number makes it a part of something else."""
+    """Return whether the text around a number makes it part of an expression."""
     if _JOINED_BEFORE.search(before) or _JOINED_AFTER.match(after.removeprefix("°")):
         return True
     bracket = _BRACKET_AFTER.match(after)

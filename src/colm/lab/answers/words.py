@@ -1,4 +1,4 @@
-"""What the words and signs right after a number make of it: units, powers of ten, or factors."""
+"""Interpret the words and signs right after a number: units, powers of ten, or factors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _WORD_AFTER = re.compile(r"(\s?)([A-Za-z°]+)(\s[A-Za-z]+)?")
 
 
 def is_unit(rest: str) -> bool:
-    """Return whether all that stands after a number is nothing or its unit, of up to five words.
+    """Return whether the text after a number is empty or a unit of up to five words.
 
     >>> is_unit(" km/h"), is_unit("km"), is_unit(" red apples"), is_unit("xy"), is_unit(" and 3")
     (True, True, True, False, False)
@@ -54,7 +54,7 @@ def is_unit(rest: str) -> bool:
 
 
 def is_factor_word(after: str) -> bool:
-    """Return whether a text begins with a word that makes a number before it a part of something else.
+    """Return whether a text begins with a word that makes the number before it part of an expression.
 
     >>> is_factor_word(" pi"), is_factor_word("xy"), is_factor_word(" apples"), is_factor_word("km")
     (True, True, False, False)
@@ -75,5 +75,5 @@ def is_factor_word(after: str) -> bool:
 
 
 def _is_product(word: str) -> bool:
-    """Return whether a word is variables beside each other, such as xy."""
+    """Return whether a word is a product of variables, such as xy."""
     return len(word) < 4 and set(word) <= set("abcxyz") and word != "cab"

@@ -1,1 +1,1 @@
-"""Rows of a data mixture: reading, formats, the demo's own mixture."""
+"""Rows of a data mixture: reading, formats, and the demo mixture."""

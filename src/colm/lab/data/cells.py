@@ -1,4 +1,4 @@
-"""How cells of rows are stored: texts and whole columns of one type as they are, all else as JSON."""
+"""How row cells are stored: texts and single-type columns unchanged, everything else as JSON."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from colm.typed import LARGEST
 
 @dataclass
 class JsonCell:
-    """A feature of `datasets` for lists and mappings, each with its own keys in their own order.
+    """A feature of `datasets` for lists and mappings that keeps each mapping's keys and their order.
 
-    Arrow would give all mappings of a column the keys of all others, and one order. The Json feature of `datasets`
-    takes a text that looks like JSON for what it looks like, and older versions lack it.
+    Arrow would give every mapping in a column the union of all keys, in one order. The Json feature of `datasets`
+    parses texts that look like JSON, and older versions lack it.
     """
 
     decode: bool = True
@@ -35,11 +35,11 @@ class JsonCell:
         return self.pa_type
 
     def encode_example(self, value: Any) -> str:
-        """Return a value as it is stored."""
+        """Return a value in its stored form."""
         return json.dumps(value, ensure_ascii=False, default=text_of_value)
 
     def cast_storage(self, storage: Any) -> Any:
-        """Return an Arrow array of what `encode_example` gives as it is, another one encoded."""
+        """Return an Arrow array in stored form: strings unchanged, other values encoded."""
         if pa.types.is_string(storage.type):
             return storage
         return pa.array([None if value is None else self.encode_example(value) for value in storage.to_pylist()])
@@ -49,13 +49,13 @@ class JsonCell:
         return json.loads(value)
 
 
-known_features._FEATURE_TYPES["ColmJsonCell"] = JsonCell  # register_feature does this, and warns
+known_features._FEATURE_TYPES["ColmJsonCell"] = JsonCell  # register_feature does the same, but warns
 
 
 class ColumnTypes:
-    """Finds the type of each column while rows go by: bool, int64, text, or JSON where cells are lists or mappings.
+    """Infers the type of each column from the rows: bool, int64, text, or JSON for lists and mappings.
 
-    Cells of several simple types become text, as they stand in the file.
+    Columns that mix simple types become text, as written in the file.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class ColumnTypes:
         self.rows = 0
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Count one row in."""
+        """Add one row."""
         self.rows += 1
         for name, value in row.items():
             kinds = self._kinds.setdefault(name, set())
@@ -71,7 +71,7 @@ class ColumnTypes:
                 kinds.add(str if type(value) is int and abs(value) > LARGEST else type(value))
 
     def features(self) -> Features:
-        """Return the features of a data set that holds the rows."""
+        """Return the features of a data set with these rows."""
         return Features({name: _feature(kinds) for name, kinds in self._kinds.items()})
 
 
@@ -82,7 +82,7 @@ def _feature(kinds: set[type]) -> Any:
 
 
 def encode_row(row: Mapping[str, Any], features: Features) -> dict[str, Any]:
-    """Return a row with a cell for each column, in the types of `features`."""
+    """Return a row with one cell per column, in the types of `features`."""
     cells = {}
     for name, feature in features.items():
         value = row.get(name)
@@ -91,7 +91,7 @@ def encode_row(row: Mapping[str, Any], features: Features) -> dict[str, Any]:
 
 
 def features_of_arrow(schema: pa.Schema) -> Features:
-    """Return the features of a data set that holds the cells of `rows_of_arrow`."""
+    """Return the features of a data set with the cells of `rows_of_arrow`."""
     types = {}
     for field_ in schema:
         kind = field_.type
@@ -109,7 +109,7 @@ def features_of_arrow(schema: pa.Schema) -> Features:
 
 
 def rows_of_arrow(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a batch, lists and mappings without the keys that Arrow filled in."""
+    """Yield the rows of a batch, without the keys that Arrow added to lists and mappings."""
     columns, nested = {}, nested_columns(batch.schema)
     for field_, column in zip(batch.schema, batch.columns, strict=True):
         columns[field_.name] = column.to_pylist()
@@ -121,12 +121,12 @@ def rows_of_arrow(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
 
 
 def nested_columns(schema: pa.Schema) -> list[str]:
-    """Return the columns of lists and mappings, except for those that hold bytes, as of images."""
+    """Return the columns of lists and mappings, except those with bytes, such as images."""
     return [field_.name for field_ in schema if pa.types.is_nested(field_.type) and not _holds(field_.type, _is_binary)]
 
 
 def _holds(kind: pa.DataType, *checks: Callable[[pa.DataType], bool]) -> bool:
-    """Return whether a type, or one within it, passes one of the checks."""
+    """Return whether a type, or a type nested in it, passes one of the checks."""
     inner = (kind.field(number).type for number in range(kind.num_fields))
     return any(check(kind) for check in checks) or any(_holds(each, *checks) for each in inner)
 
@@ -140,7 +140,7 @@ def _is_short(kind: pa.DataType) -> bool:
 
 
 def _restore(cell: Any, kind: pa.DataType) -> Any:
-    """Return a cell with a mapping for the pairs of each map, and 0.1 where float64 adds digits to a shorter float."""
+    """Return a cell with maps as mappings, and short floats without the digits that float64 adds (0.1)."""
     if cell is None:
         return None
     if _is_short(kind):
@@ -155,12 +155,12 @@ def _restore(cell: Any, kind: pa.DataType) -> Any:
 def restore_cells(
     row: Mapping[str, Any], nested: Sequence[str], encode: Callable[[Any], Any] = lambda cell: cell
 ) -> dict[str, Any]:
-    """Return a row's lists and mappings without the keys that Arrow filled in, encoded."""
+    """Return a row's lists and mappings without the keys that Arrow added, encoded."""
     return {name: None if row[name] is None else encode(_without_missing(row[name])) for name in nested}
 
 
 def _without_missing(value: Any) -> Any:
-    # Arrow gives each mapping the keys of all others, with None.
+    # Arrow gives each mapping the keys of all the others, set to None.
     if isinstance(value, Mapping):
         return {key: _without_missing(inner) for key, inner in value.items() if inner is not None}
     return [_without_missing(inner) for inner in value] if isinstance(value, list) else value

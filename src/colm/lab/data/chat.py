@@ -1,4 +1,4 @@
-"""Conversations: turns as templates take them, rendered with all that their row has, and which tokens are learned."""
+"""Conversations: turns as chat templates expect them, rendered with the row's extras, and which tokens are learned."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Turn = dict[str, Any]
 
 ARGUMENTS = "chat_template_kwargs"
 SEEN = ("tools", "documents", ARGUMENTS)
-"""Columns beside the conversation that the template sees."""
+"""Columns other than the conversation that the template receives."""
 
 OWN_ARGUMENTS = ("conversation", "tools", "documents", "tokenize", "add_generation_prompt", "continue_final_message")
-"""Arguments of the template's call that a row cannot set by `ARGUMENTS`."""
+"""Arguments of the template call that a row cannot set through `ARGUMENTS`."""
 
 
 def read_turns(cell: Any) -> list[Turn]:
-    """Return the turns of a conversation, each with its role, its content as text, and what else it has.
+    """Return the turns of a conversation, each with role, content as text, and any other keys.
 
     Args:
-        cell: a list of mappings, or that as JSON text; None for no turn. Content may come in parts of text.
+        cell: a list of mappings, or the same as JSON text; None for no turns. Content may be a list of text parts.
 
     Raises:
-        DataError: it is something else, or a turn has no role or no content.
+        DataError: the cell is something else, or a turn has no role or no content.
 
     >>> read_turns([{"role": "user", "content": [{"type": "text", "text": "2 + 3?"}], "name": None}])
     [{'role': 'user', 'content': '2 + 3?'}]
@@ -42,10 +42,10 @@ def read_turns(cell: Any) -> list[Turn]:
 
 
 def read_extras(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the template sees of a row beside its conversation, as arguments of its call.
+    """Return the template's inputs from a row, other than the conversation, as keyword arguments.
 
     Raises:
-        DataError: a cell is neither what the template takes nor that as JSON text.
+        DataError: a cell has the wrong type, and is not JSON text of the right type.
     """
     extras: dict[str, Any] = {}
     for column in SEEN:
@@ -55,8 +55,8 @@ def read_extras(row: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if not isinstance(cell, kind):
             raise DataError(
-                f"The column {column!r} holds a {type(cell).__name__}, {str(cell)[:80]!r}; it must hold a "
-                f"{'mapping' if kind is dict else 'list'}, or that as JSON text."
+                f"The column {column!r} contains a {type(cell).__name__}, {str(cell)[:80]!r}; it must contain a "
+                f"{'mapping' if kind is dict else 'list'}, or the same as JSON text."
             )
         extras |= cell if isinstance(cell, dict) else {column: [_from_json(item, f"{column!r}") for item in cell]}
     for name in OWN_ARGUMENTS:
@@ -83,7 +83,7 @@ def _read_turn(number: int, turn: Any) -> Turn:
     if content is None:
         if not set(held) - {"role", "name"}:
             raise DataError(f"Turn {number} of a conversation ({turn['role']}) has no content.")
-        content = ""  # it calls a tool
+        content = ""  # the turn calls a tool
     return {**held, "content": content}
 
 
@@ -107,10 +107,10 @@ def _read_content(number: int, content: Any) -> str | None:
 
 
 class Chat:
-    """Renders conversations by a tokenizer's template.
+    """Renders conversations with a tokenizer's template.
 
     Args:
-        encoder: of the tokenizer.
+        encoder: the tokenizer's encoder.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -120,7 +120,7 @@ class Chat:
         self._marks = {*tokenizer.all_special_ids, *(token for token, held in added.items() if held.special)}
 
     def require_template(self) -> None:
-        """Raise ConfigError where the tokenizer has no chat template."""
+        """Raise ConfigError if the tokenizer has no chat template."""
         if not getattr(self._tokenizer, "chat_template", None):
             raise ConfigError(
                 "The data has messages but the tokenizer has no chat template; use an instruction-tuned model's "
@@ -128,19 +128,19 @@ class Chat:
             )
 
     def prompt(self, turns: Sequence[Turn], extras: Mapping[str, Any]) -> Ids:
-        """Return the token ids that the model answers after `turns`; none for no turns."""
+        """Return the token ids of the prompt that `turns` form; empty without turns."""
         if not turns:
             return []
         return self._encoder.one_bos(self._encoder.plain(self._render(turns, extras, ask=True)))
 
     def conversation(self, turns: Sequence[Turn], extras: Mapping[str, Any], *, first: int = 0) -> tuple[Ids, Ids]:
-        """Return token ids and labels; what the assistant says from turn `first` on is learned.
+        """Return token ids and labels; the assistant's turns from turn `first` on are learned.
 
-        It is found as the text that each turn adds to the rendering. Where nothing in the template ends the last turn,
-        the tokenizer's end of text does.
+        A turn's tokens are those of the text that it adds to the rendering. If nothing in the template ends the last
+        turn, the end-of-text token is added.
 
         Raises:
-            DataError: the template rejects the conversation, or rewrites the last turn once it has its answer.
+            DataError: the template rejects the conversation, or renders the last turn differently with its answer.
         """
         if not turns:
             return [], []
@@ -158,13 +158,13 @@ class Chat:
             elif number == len(turns) - 1:
                 raise DataError(
                     "The chat template renders the last assistant turn differently with its own answer, so its tokens "
-                    f"cannot be told from the prompt's (conversation of {len(turns)} turns). Give the data as prompt "
-                    "and completion."
+                    f"cannot be separated from the prompt's (conversation of {len(turns)} turns). Give the data as "
+                    "prompt and completion."
                 )
             else:
                 self._encoder.say(
-                    "The chat template renders earlier assistant turns differently once others follow (dropping their "
-                    "reasoning, say), so such turns are read but not learned; the last turn is. Said once."
+                    "The chat template renders earlier assistant turns differently when others follow (for example, "
+                    "without their reasoning), so such turns are read but not learned; the last turn is."
                 )
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, labels = list(encoded["input_ids"]), []
@@ -178,7 +178,7 @@ class Chat:
         return opened, [IGNORE] * more + labels if more >= 0 else labels[-more:]
 
     def _begin(self, asked: Sequence[Turn], extras: Mapping[str, Any], text: str) -> int | None:
-        """Return where in a rendering the answer to its first turns begins, in characters; None if it is not known."""
+        """Return the character position in a rendering where the answer to its first turns begins, or None."""
         if not asked:
             return 0
         prompt = self._render(asked, extras, ask=True)
@@ -187,15 +187,15 @@ class Chat:
         shared = next((at for at, (a, b) in enumerate(zip(prompt, text, strict=False)) if a != b), len(text))
         if shared > len(self._render(asked, extras)):  # the answer's header is the same
             self._encoder.say(
-                "The chat template asks with %r, which its conversations do not have before an answer (it opens a "
-                "thought, say). What follows the rest of the prompt is learned; colm eval asks with all. Said once.",
+                "The chat template's generation prompt has %r, which rendered conversations lack before an answer (it "
+                "may open a thought). Text after the rest of the prompt is learned; colm eval uses the full prompt.",
                 prompt[shared:],
             )
             return shared
         return None
 
     def _with_end(self, ids: Ids, labels: Ids, behind: str) -> tuple[Ids, Ids]:
-        """Add the end of text, unless the last token is that, or one that ends turns and stands behind the content."""
+        """Add the end of text, unless the last token is that, or is a token after the content that ends turns."""
         last = next((token for token in reversed(ids) if self._tokenizer.decode([token]).strip()), None)
         if last is not None and (
             last == self._encoder.eos or (last in self._marks and self._tokenizer.decode([last]).strip() in behind)
@@ -204,12 +204,12 @@ class Chat:
         eos = self._encoder.eos
         if eos is None:
             self._encoder.say(
-                "Neither the chat template nor the tokenizer has a token that ends a turn; none is learned."
+                "Neither the chat template nor the tokenizer has a token that ends a turn, so no end is learned."
             )
             return ids, labels
         self._encoder.say(
             "The chat template does not end the assistant's turns, so the end-of-text token %r is added to the last "
-            "one and learned. Said once.",
+            "turn and learned.",
             self._tokenizer.eos_token,
         )
         return [*ids, eos], [*labels, eos]
@@ -219,7 +219,7 @@ class Chat:
         given = [dict(turn) for turn in turns]
         try:
             text: str = self._tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=ask, **extras)
-        except Exception as error:  # templates raise what they like, and errors of Jinja and of Python
+        except Exception as error:  # templates raise errors of any kind, from Jinja and Python
             roles = ", ".join(turn["role"] for turn in turns)
             said = " ".join(str(error).split())
             raise DataError(

@@ -21,18 +21,18 @@ SHARES = {
     "count_bits": 0.02,
     "syllogism": 0.02,
 }
-"""Sources and their shares of the training rows. Nine, so the uniform share is 11 %: six are small."""
+"""Sources and their shares of the training rows. Nine sources, so the uniform share is 11% and six are small."""
 
 _EVERYTHING_AFTER_ANSWER = re.compile(r"\s*####\s*(.+)\s*$")
 
 
 def demo_rows(rows: int, seed: int, *, held_out: int = 0) -> Dataset:
-    """Generate the mixture, or a held-out split of it.
+    """Generate the mixture, or its held-out split.
 
     Args:
-        rows: training rows in all, at least 100; ignored for a held-out split.
-        seed: of the generators.
-        held_out: above 0, that many rows of every source from a seed that training does not use.
+        rows: total training rows, at least 100; ignored for a held-out split.
+        seed: seed of the generators.
+        held_out: if above 0, generate this many rows per source, from a seed that training does not use.
 
     Returns:
         Columns ``source``, ``prompt``, ``completion``, and ``reasoning_gym``, which the task's scorer needs.
@@ -45,11 +45,11 @@ def demo_rows(rows: int, seed: int, *, held_out: int = 0) -> Dataset:
     except ImportError as error:
         raise DataError("The demo data needs reasoning-gym: pip install reasoning-gym") from error
     if rows < 100:
-        raise DataError(f"The demo mixture needs at least 100 rows so that every source has some; {rows} were asked.")
+        raise DataError(f"The demo mixture needs at least 100 rows so that every source has some; got {rows}.")
     mixture: list[dict[str, str]] = []
     for name, share in SHARES.items():
         size = held_out or round(rows * share)
-        # Far apart, so that a held-out row comes from no training seed.
+        # Seeds are far apart, so held-out rows never share a training seed.
         tasks = reasoning_gym.create_dataset(name, size=size, seed=seed + (1_000_000 if held_out else 0))
         mixture += [_row(name, task) for task in tasks]
     return Dataset.from_list(mixture)
@@ -57,7 +57,7 @@ def demo_rows(rows: int, seed: int, *, held_out: int = 0) -> Dataset:
 
 def _row(name: str, task: dict[str, Any]) -> dict[str, str]:
     solution = str(task["answer"])
-    if name == "gsm_symbolic":  # the worked solution, its last line turned into the sentence that scorers look for
+    if name == "gsm_symbolic":  # the worked solution, with the last line that scorers expect
         worked = task["metadata"]["answer_cot"].removeprefix("Let's solve this step by step:").strip()
         solution = _EVERYTHING_AFTER_ANSWER.sub("", worked) + f"\nThe answer is {task['answer']}."
     prompt = task["question"].strip() + "\n"

@@ -1,4 +1,4 @@
-"""Files as data sets: rows in the cache of `datasets`, or streams that are read as they are needed."""
+"""Files as data sets: rows in the cache of `datasets`, or streams read on demand."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from colm.lab.data.cells import ColumnTypes, encode_row, features_of_arrow, rows
 from colm.lab.data.files import COMPRESSIONS, CSV_ENDINGS, JSON_ENDINGS, Row, read_file_rows, split_ending
 
 PARQUET_ROWS = 1000
-"""Rows of a Parquet file that are read at a time."""
+"""Rows of a Parquet file read at a time."""
 
 FIRST_ROWS = 1000
-"""Rows of a stream whose columns all its rows have."""
+"""Leading rows of a stream that determine the columns of all rows."""
 
 
 def files_as_rows(
     names: Sequence[str], ending: str, *, streaming: bool = False, copies: Sequence[str] = (), **reading: Any
 ) -> Any:
-    """Read JSON or CSV files; `copies` are where remote ones have been downloaded to, `reading` as of `_generate`."""
+    """Read JSON or CSV files; `copies` are the local downloads of remote files, `reading` as for `_generate`."""
     places = list(copies or names)
     options: dict[str, Any] = {"names": list(names), "places": places, "ending": ending, **reading}
     if streaming:
         first = islice(_generate(**options), FIRST_ROWS)
         columns = tuple(dict.fromkeys(column for row in first for column in row))  # lists would be shards
         if not columns:
-            raise DataError(f"{names[0]!r} has no row; it needs at least one.")
+            raise DataError(f"{names[0]!r} has no rows; it needs at least one.")
         return IterableDataset.from_generator(_generate, gen_kwargs={**options, "columns": columns})
     types = ColumnTypes()
     for row in _generate(**options):
         types.add(row)
     if not types.rows:
-        raise DataError(f"{names[0]!r} has no row; it needs at least one.")
+        raise DataError(f"{names[0]!r} has no rows; it needs at least one.")
     features = types.features()
     options |= {"features": features, "stamps": [_stamp(place) for place in places]}
     return Dataset.from_generator(_generate, features=features, gen_kwargs=options)
@@ -56,7 +56,7 @@ def _generate(
     features: Features | None = None,
     stamps: Sequence[Any] = (),
 ) -> Iterator[Row]:
-    """Yield the rows of files, each with all `columns`; `pandas` are settings that only its reader of CSV knows."""
+    """Yield the rows of files, each with all `columns`; `pandas` holds settings for pandas' CSV reader only."""
     for name, place in zip(names, places, strict=True):
         own = split_ending(name)[1]
         kind = own if own in (*JSON_ENDINGS, *CSV_ENDINGS) else ending
@@ -86,12 +86,12 @@ def _open(place: str, name: str) -> IO[bytes]:
 
 def parquet_as_rows(name: str, streaming: bool) -> Any:
     """Read a Parquet file."""
-    # Not by the builder of `datasets`, which takes names for patterns.
+    # The builder of `datasets` would take names for patterns.
     with open(name, "rb") as file:
         schema = ParquetFile(file).schema_arrow
     doubled = [column for column in schema.names if schema.names.count(column) > 1]
     if doubled:
-        raise DataError(f"{name!r} has the column {doubled[0]!r} twice; rename one of the two.")
+        raise DataError(f"{name!r} has the column {doubled[0]!r} twice; rename one of them.")
     if streaming:
         return IterableDataset.from_generator(_generate_parquet, gen_kwargs={"name": name})
     features = features_of_arrow(schema)
@@ -107,7 +107,7 @@ def _generate_parquet(name: str, features: Features | None = None, stamp: Any = 
 
 
 def _stamp(path: str) -> tuple[str | int, ...]:
-    """Return what the cache of `datasets` knows a file by: one that changes is read again."""
+    """Return the identity of a file in the cache of `datasets`: a changed file is read again."""
     stat = os.stat(path)
-    # A file that is copied with its time changes its inode or the time of that.
+    # A file copied with its mtime still has a new inode or a new ctime.
     return os.path.abspath(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino

@@ -1,8 +1,8 @@
-"""Rows of JSON and CSV files, as they stand in the file.
+"""Rows of JSON and CSV files, as written in the file.
 
-`datasets` reads these through pyarrow and pandas, which guess types: texts that look like dates become dates, ``007``
-becomes 7, ``NA`` is missing, and objects with different keys are joined. Here texts stay texts, and every error names
-the file and the line.
+`datasets` reads these files through pyarrow and pandas, which guess types: texts that look like dates become dates,
+``007`` becomes 7, ``NA`` becomes a missing value, and objects with different keys are merged. Here texts stay texts,
+and every error names the file and the line.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ COMPRESSIONS: dict[str, Callable[[IO[bytes]], Any]] = {
     ".xz": lzma.open,
     ".zst": lambda file: io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")),
 }
-"""Endings that may follow, and what opens such a file."""
+"""Compression endings, and the function that opens each."""
 
 DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, pa.ArrowException, OSError)
-"""What the decompressors raise for a damaged file."""
+"""Errors that the decompressors raise for a damaged file."""
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -44,7 +44,7 @@ Row = dict[str, Any]
 
 
 class Place(NamedTuple):
-    """Where a row begins."""
+    """The position where a row begins."""
 
     file: str
     line: int  # the first is 1
@@ -54,7 +54,7 @@ class Place(NamedTuple):
 
 
 class _Number(float):
-    """A number with a fraction or an exponent that knows how it is written."""
+    """A number with a fraction or an exponent that keeps its written form."""
 
     written: str
 
@@ -65,11 +65,11 @@ class _Number(float):
 
 
 class _Doubled(ValueError):
-    """An object that has a key twice."""
+    """A JSON object has a duplicate key."""
 
 
 def split_ending(name: str) -> tuple[str, str, str]:
-    """Return a file's name without its endings, the ending in lower case, and that of its compression or nothing.
+    """Return a file's name without endings, its ending in lower case, and its compression ending ('' if uncompressed).
 
     >>> split_ending("data/maths.v2.jsonl.GZ")
     ('maths.v2', '.jsonl', '.gz')
@@ -88,17 +88,17 @@ def read_file_rows(
 ) -> Iterator[tuple[Place, Row]]:
     """Yield the rows of a JSON, JSON Lines or CSV file with their places.
 
-    Values are those of JSON: text, numbers, truth values, None, lists and mappings. A number with a fraction or an
-    exponent that is a whole cell is the text that stands in the file, and NaN is None. Cells of CSV files are text.
+    Values are JSON values: text, numbers, booleans, None, lists and mappings. If a whole cell is a number with a
+    fraction or an exponent, its value is the text from the file. NaN is None. Cells of CSV files are text.
 
     Args:
-        name: path or address; a compressed file has its compression's ending.
+        name: path or address; a compressed file must have its compression's ending.
         ending: one of `JSON_ENDINGS` or `CSV_ENDINGS`; by default the name's.
-        separator: between the cells of a CSV file.
+        separator: cell separator of a CSV file.
         open_file: opens the file to read bytes; by default the local one.
 
     Raises:
-        DataError: the file cannot be read, or a row is damaged; the message has the line and what is wrong.
+        DataError: the file cannot be read, or a row is damaged; the message names the line and the problem.
     """
     _, own, compression = split_ending(name)
     read = _csv_rows if (ending or own) in CSV_ENDINGS else _jsonl_rows if (ending or own) != ".json" else _json_rows
@@ -116,7 +116,7 @@ def _open_local(name: str) -> IO[bytes]:
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:
-    """Yield the lines of a file, whichever of the three line ends it has."""
+    """Yield the lines of a file, with any of the three line endings."""
     for raw in file:
         yield from raw.splitlines(keepends=True)
 
@@ -146,7 +146,7 @@ def _jsonl_rows(name: str, file: IO[bytes], separator: str) -> Iterator[tuple[Pl
 
 
 def _json_rows(name: str, file: IO[bytes], separator: str) -> Iterator[tuple[Place, Row]]:
-    """Read a list of rows, or rows one after the other, however they are broken into lines."""
+    """Read a list of rows, or consecutive rows, with any line breaks."""
     text = _decode(file.read(), Place(name, 1))
     at, line, counted = _skip(text, 0), 1, 0
     listed = text[at : at + 1] == "["
@@ -157,7 +157,7 @@ def _json_rows(name: str, file: IO[bytes], separator: str) -> Iterator[tuple[Pla
         place = Place(name, line)
         if listed and text[at] == "]":
             if _skip(text, at + 1) < len(text):
-                raise DataError(f"{place}: something follows the list of rows; a .json file holds one list.")
+                raise DataError(f"{place}: unexpected content after the list of rows.")
             return
         row, end = _parse(text, at, place)
         yield place, row
@@ -167,11 +167,11 @@ def _json_rows(name: str, file: IO[bytes], separator: str) -> Iterator[tuple[Pla
                 raise DataError(f"{Place(name, line + text.count(chr(10), counted, at))}: {_cut(text[at:])}")
             at = _skip(text, at + 1) if text[at] == "," else at
     if listed:
-        raise DataError(f"{Place(name, text.count(chr(10)) + 1)}: the file ends within its list of rows; it was cut.")
+        raise DataError(f"{Place(name, text.count(chr(10)) + 1)}: truncated: the file ends inside its list of rows.")
 
 
 def _cut(rest: str) -> str:
-    return "a comma or the end of the list of rows is missing" if rest else "the file ends within its list of rows"
+    return "a comma or the end of the list of rows is missing" if rest else "the file ends inside its list of rows"
 
 
 def _skip(text: str, at: int) -> int:
@@ -184,7 +184,7 @@ def _parse_row(text: str, place: Place) -> Row:
     row, end = _parse(text, 0, place)
     if _skip(text, end) < len(text):
         raise DataError(
-            f"{place}, holds more than one JSON object (from character {end + 1}: {text[end : end + 40]!r}); "
+            f"{place}, contains more than one JSON object (from character {end + 1}: {text[end : end + 40]!r}); "
             "write each row on a line of its own."
         )
     return row
@@ -201,12 +201,12 @@ def _parse(text: str, at: int, place: Place) -> tuple[Row, int]:
             f"{place.file}, {where}, is not valid JSON: {error.msg} at column {error.colno}. "
             f"It reads {text[max(at, error.pos - 20) : error.pos + 20].strip()!r}."
         ) from error
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
+    except (ValueError, RecursionError) as error:  # numbers with thousands of digits, thousands of brackets
         raise DataError(f"{place}, cannot be read as JSON: {error}.") from error
     if not isinstance(row, dict):
         kind = "a list" if isinstance(row, list) else "a text" if isinstance(row, str) else "a number or a constant"
         raise DataError(
-            f"{place}, holds {kind}, {text[at:end][:40]!r}; each row must be an object such as "
+            f"{place}, contains {kind}, {text[at:end][:40]!r}; each row must be an object such as "
             '{"prompt": ..., "completion": ...}.'
         )
     if text.find("\\u", at, end) >= 0:
@@ -219,13 +219,13 @@ def _require_unicode(row: Row, place: Place) -> None:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{place}, has half a surrogate pair ({error.object[error.start]!a}), which is not a character; write the "
+            f"{place}, has half a surrogate pair ({error.object[error.start]!a}), which is not a character; save the "
             "text as UTF-8."
         ) from error
 
 
 def _plain(value: Any) -> Any:
-    """Return a cell's value; within lists and mappings numbers are numbers."""
+    """Return a cell's value; inside lists and mappings, numbers stay numbers."""
     if isinstance(value, _Number):
         return value.written
     return None if isinstance(value, float) and math.isnan(value) else value
@@ -257,8 +257,8 @@ def _csv_rows(name: str, file: IO[bytes], separator: str) -> Iterator[tuple[Plac
             return
         except csv.Error as error:
             raise DataError(
-                f"{place}, is not valid CSV: {error}. A cell with quotes, commas or line breaks stands in quotes, and "
-                "its own quotes are doubled."
+                f"{place}, is not valid CSV: {error}. Quote a cell with quotes, commas or line breaks, and "
+                "double the quotes inside it."
             ) from error
         if not cells:
             continue
@@ -266,11 +266,11 @@ def _csv_rows(name: str, file: IO[bytes], separator: str) -> Iterator[tuple[Plac
             header = cells
             doubled = [column for column in header if header.count(column) > 1]
             if doubled:
-                raise DataError(f"{place}, names the column {doubled[0]!r} twice; rename one of the two.")
+                raise DataError(f"{place}, names the column {doubled[0]!r} twice; rename one of them.")
         elif len(cells) != len(header):
             raise DataError(
-                f"{place}, has {len(cells)} cells, but the header has {len(header)}. A cell with commas or line "
-                "breaks stands in quotes."
+                f"{place}, has {len(cells)} cells, but the header has {len(header)}. Quote a cell with commas or line "
+                "breaks."
             )
         else:
             yield place, dict(zip(header, cells, strict=True))

@@ -1,4 +1,4 @@
-"""What tells tokenised rows apart from others: their number, and a digest of all that training reads of them."""
+"""The identity of tokenized rows: their number, and a digest of everything that training reads."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from datasets import Dataset
 from colm.step.sources import name_sources
 
 BATCH = 10_000
-"""Rows that are hashed at a time; the digest hangs on it."""
+"""Rows hashed at a time; the digest depends on this value."""
 
 Fingerprint = dict[str, dict[str, Any]]
-"""``train`` and ``validation``, of a stream ``held_out``, each with its ``rows`` and their ``digest``."""
+"""``train`` and ``validation``, or ``held_out`` for a stream, each with its ``rows`` and their ``digest``."""
 
 
 def fingerprint_data(train: Dataset, validation: Mapping[str, Dataset], source_column: str) -> Fingerprint:
-    """Return the fingerprint of a run's tokenised rows.
+    """Return the fingerprint of a run's tokenized rows.
 
-    The digest of `datasets` would not do: it hangs on how rows were made, and is another one without its cache.
+    `datasets`' fingerprint is unsuitable: it depends on how rows were made, and changes when the cache is cleared.
 
     Args:
         train: rows with ``input_ids``, ``labels`` and their source.
         validation: source -> its rows of the same columns; may be empty.
-        source_column: where a row's source stands.
+        source_column: the column with each row's source.
 
     >>> rows = Dataset.from_list([{"source": "a", "input_ids": [1, 2], "labels": [-100, 2]}])
     >>> fingerprint_data(rows, {}, "source")["train"]["rows"]
@@ -37,7 +37,7 @@ def fingerprint_data(train: Dataset, validation: Mapping[str, Dataset], source_c
 
 
 def fingerprint_stream(held_out: Iterable[str]) -> Fingerprint:
-    """Return the fingerprint of a stream, of which only the held-out rows are at hand: a line for each."""
+    """Return the fingerprint of a stream, from the lines of its held-out rows; its other rows are unknown."""
     hasher, rows = hashlib.blake2b(digest_size=16), 0
     for line in held_out:
         hasher.update(line.encode())
@@ -46,7 +46,7 @@ def fingerprint_stream(held_out: Iterable[str]) -> Fingerprint:
 
 
 def describe_difference(held: Fingerprint | None, found: Fingerprint | None) -> str | None:
-    """Say how two fingerprints differ, or return None; also where one is not known, of which nothing can be said."""
+    """Describe how two fingerprints differ; None if they are equal or one is unknown."""
     if held is None or found is None:
         return None
     names = {"train": "training rows", "validation": "held-out rows", "held_out": "held-out rows"}
@@ -67,7 +67,7 @@ def _digest(parts: list[Dataset], source_column: str) -> str:
             hasher.update("".join(f"{len(name)}:{name}" for name in names).encode())
             for column in ("input_ids", "labels"):
                 lists = table[column].combine_chunks()
-                # Of one width: what a tokenizer's rows are stored as hangs on versions. Token ids fit 32 bits.
+                # Use one width: the stored integer type depends on library versions. Token ids fit 32 bits.
                 for values in (lists.value_lengths(), lists.flatten()):
                     hasher.update(values.to_numpy(zero_copy_only=False).astype(np.int32).tobytes())
     return hasher.hexdigest()

@@ -1,4 +1,4 @@
-"""From a row to token ids and labels, in the four formats that data sets come in."""
+"""From a row to token ids and labels, for the four supported data formats."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 """The columns that each format needs; ``instruction`` may also have ``input``."""
 
 PROMPT_COLUMNS = {"prompt_completion": "prompt", "messages": "messages", "instruction": "instruction"}
-"""The column that a model is asked with; ``text`` has none."""
+"""The column with the prompt; ``text`` has none."""
 
 
 def detect_format(columns: Sequence[str]) -> str:
-    """Return the format whose columns are all there.
+    """Return the format whose columns are all present.
 
     Raises:
-        DataError: none fits; the message lists the columns and the formats.
+        DataError: no format fits; the message lists the columns and the formats.
     """
     for name, needed in COLUMNS.items():
         if all(column in columns for column in needed):
@@ -37,7 +37,7 @@ def detect_format(columns: Sequence[str]) -> str:
     wanted = [column for needed in COLUMNS.values() for column in needed]
     hints = "".join(suggest(column, wanted) for column in columns)
     raise DataError(
-        f"The data has the columns {', '.join(columns)}, which fit no format ({formats}).{hints} "
+        f"The data has the columns {', '.join(columns)}, which match no format ({formats}).{hints} "
         "Rename columns in the data, or map them with data.columns, such as {prompt: question, completion: answer}."
     )
 
@@ -46,8 +46,8 @@ class RowError(DataError):
     """A row that cannot be tokenized.
 
     Attributes:
-        row: its number among the rows that were given.
-        reason: what is wrong with it.
+        row: index among the given rows.
+        reason: what is wrong with the row.
     """
 
     def __init__(self, row: int, reason: str) -> None:
@@ -57,10 +57,10 @@ class RowError(DataError):
 
 
 def choose_format(name: str, columns: Sequence[str]) -> str:
-    """Return the format to read columns by: `name`, or the one that fits where that is ``auto``.
+    """Return the format of the columns: `name`, or the matching format if `name` is ``auto``.
 
     Raises:
-        ConfigError: there is no such format.
+        ConfigError: the format is unknown.
         DataError: columns that the format needs are missing.
     """
     if name == "auto":
@@ -80,7 +80,7 @@ def choose_format(name: str, columns: Sequence[str]) -> str:
 def tokenizer_of_format(name: str, tokenizer: Any, max_length: int) -> Callable[[Mapping[str, Any]], Tokens]:
     """Return the function that turns a row into ``input_ids``, ``attention_mask`` and ``labels``.
 
-    It does to one row what that of `tokenizer_of_batch` does to several, and raises `DataError` as that.
+    It processes one row as the function from `tokenizer_of_batch` processes a batch, and raises the same `DataError`.
     """
     tokenize_batch = tokenizer_of_batch(name, tokenizer, max_length)
 
@@ -99,10 +99,10 @@ def tokenizer_of_batch(
 ) -> Callable[[Mapping[str, Sequence[Any]]], dict[str, list[list[int]]]]:
     """Return the function that turns columns of rows into ``input_ids``, ``attention_mask`` and ``labels``.
 
-    The loss is on the completion only (for messages, on what the assistant says), except for plain text. Each row has
-    one beginning of text, where the tokenizer has one, and a learned end. Rows are cut at `max_length` tokens; a row
-    that loses all its labels that way has none. What conversations say of tools, documents and arguments of their
-    template is in columns of their own, see `chat.SEEN`.
+    The loss covers the completion only (for messages, the assistant's turns), except for plain text. Each row has one
+    beginning of text, if the tokenizer uses one, and a learned end. Rows are truncated at `max_length` tokens; a row
+    that loses all its labels this way has none. Tools, documents and template arguments of a conversation are in
+    separate columns, see `chat.SEEN`.
 
     Args:
         name: a key of `COLUMNS`.
@@ -116,7 +116,7 @@ def tokenizer_of_batch(
     if name not in COLUMNS:
         raise ConfigError(f"format={name!r} is not one of {', '.join(COLUMNS)} or auto.{suggest(name, COLUMNS)}")
     if max_length < 2:
-        raise ConfigError(f"max_length={max_length} must be at least 2 tokens, one to read and one to predict.")
+        raise ConfigError(f"max_length={max_length} must be at least 2: one token to read and one to predict.")
     encoder = Encoder(tokenizer)
     chat = Chat(encoder)
     if name == "messages":
@@ -137,7 +137,7 @@ def tokenizer_of_batch(
                     pairs[number] = _prompt_text(name, row), _plain(row[COLUMNS[name][-1]])
             except DataError as error:
                 raise RowError(number, str(error)) from error
-        # Together, which is several times as fast.
+        # Batched tokenization is several times as fast.
         prompts, completions = zip(*pairs.values(), strict=True) if pairs else ((), ())
         found |= dict(zip(pairs, encoder.completions(prompts, completions), strict=True))
         return [found[number] for number in range(len(rows))]
@@ -157,16 +157,16 @@ def tokenizer_of_batch(
 def prompt_of_format(name: str, tokenizer: Any) -> Callable[[Mapping[str, Any]], list[int]]:
     """Return the function that turns a row into the token ids that come before its completion in training.
 
-    For messages that is all before the last turn of the assistant, rendered with the generation prompt.
+    For messages, this is everything before the assistant's last turn, rendered with the generation prompt.
 
     Args:
         name: a key of `PROMPT_COLUMNS`.
         tokenizer: a fast Hugging Face tokenizer.
 
     Raises:
-        DataError: the format is ``text``, which has no prompt, or is unknown; raised by the function, a row does not
+        DataError: the format is unknown, or is ``text``, which has no prompt; raised by the function: a row does not
             fit the format, or the template rejects it.
-        ConfigError: it needs a chat template that the tokenizer lacks.
+        ConfigError: the format needs a chat template that the tokenizer lacks.
     """
     if name not in PROMPT_COLUMNS:
         raise DataError(
@@ -192,7 +192,7 @@ def prompt_of_format(name: str, tokenizer: Any) -> Callable[[Mapping[str, Any]],
 
 
 def completion_of_row(name: str, row: Mapping[str, Any]) -> str | None:
-    """Return the text that a row of the format `name` holds as its completion; None where it holds none."""
+    """Return the text of a row's completion in the format `name`, or None."""
     value = row.get(COLUMNS[name][-1])
     if name == "messages" or isinstance(value, list):
         return split_answer(value)[1]
@@ -200,7 +200,7 @@ def completion_of_row(name: str, row: Mapping[str, Any]) -> str | None:
 
 
 def split_answer(conversation: Any) -> tuple[Sequence[Turn], str | None]:
-    """Return a conversation up to the assistant's last turn, and what that says; None where it ends with a question.
+    """Return a conversation up to the assistant's last turn, and that turn's text; None if it ends with a question.
 
     Args:
         conversation: see `chat.read_turns`.
@@ -215,7 +215,7 @@ def split_answer(conversation: Any) -> tuple[Sequence[Turn], str | None]:
 
 
 def text_of_row(name: str, row: Mapping[str, Any]) -> str:
-    """Return all text of a row, prompt and completion or every turn, a line each.
+    """Return all text of a row, prompt and completion or every turn, one line each.
 
     Args:
         name: a key of `COLUMNS`.
@@ -236,12 +236,12 @@ def text_of_row(name: str, row: Mapping[str, Any]) -> str:
 def _turn_texts(cell: Any) -> list[str]:
     try:
         return [str(turn["content"]) for turn in read_turns(cell)]
-    except DataError:  # the row is named when it is tokenized
+    except DataError:  # tokenization reports the row
         return [str(cell)]
 
 
 def _turns(name: str, row: Mapping[str, Any]) -> tuple[list[Turn], list[Turn]] | None:
-    """Return the turns that are read and those that are learned of; None where the row is text."""
+    """Return the turns that are only read and the turns that are learned; None if the row is text."""
     if name == "messages":
         return [], read_turns(row["messages"])
     prompt, completion = row.get("prompt"), row.get("completion")
@@ -258,11 +258,11 @@ def _prompt_text(name: str, row: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> str:
-    """Return the text of a cell; a missing one is empty."""
+    """Return the text of a cell; a missing cell is empty."""
     try:
         return text_of_value(value) or ""
     except TypeError as error:
         raise DataError(
-            f"A cell holds a {type(value).__name__} where text is expected: {str(value)[:80]!r}. Give a conversation "
+            f"A cell is a {type(value).__name__} where text is expected: {str(value)[:80]!r}. Give a conversation "
             "as messages, or as prompt and completion that are both lists of messages."
         ) from error

@@ -1,4 +1,4 @@
-"""Rows that are held out of training, drawn by prompt."""
+"""Hold rows out of training, drawn by prompt."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ def hold_out(
     format_name: str = "auto",
     by_prompt: bool = True,
 ) -> tuple[list[Dataset], list[Dataset]]:
-    """Split off `per_source` rows of every source, at most half of it, at random, as `draw_rows` does.
+    """Split off `per_source` rows of every source at random, at most half of the source, see `draw_rows`.
 
-    A source may have rows in several parts; they count as one. Of sources that a mapping does not name none are held
-    out. How many rows are left out of both sides is logged.
+    A source may have rows in several parts; they are counted together. No rows are held out of sources that a mapping
+    does not name. The number of rows left out of both sides is logged.
 
     Args:
         parts: rows of text with their sources.
-        column: of the source.
-        per_source: for all sources, or by source.
-        seed: of the draw.
+        column: the source column.
+        per_source: rows per source, for all sources or by source.
+        seed: random seed.
         format_name: a key of `formats.COLUMNS`, or ``auto``.
-        by_prompt: False to draw rows whatever their prompts, as older versions did.
+        by_prompt: False to draw rows whatever their prompts, as in older versions.
 
     Returns:
-        The rest and the held-out rows, each in its old order, without parts that are empty.
+        The remaining rows and the held-out rows, each in the original order, without empty parts.
 
     Raises:
         DataError: a mapping names a source that does not exist, a row has none, or no format fits a part.
     """
-    labels = [label for part in parts for label in part[column][:]]  # all at once: a column gives single rows slowly
+    labels = [label for part in parts for label in part[column][:]]  # all at once: reading single rows is slow
     keys = [keys for part in parts for keys in part_keys(part, format_name)] if by_prompt else None
     sides = draw_rows(labels, column, per_source, seed, keys)
     split = np.split(sides, np.cumsum([len(part) for part in parts])[:-1])
@@ -67,18 +67,18 @@ def draw_rows(
     seed: int,
     keys: Sequence[Keys] | None = None,
 ) -> npt.NDArray[np.int8]:
-    """Draw the rows to hold out, and say what is left out: at random, and with a row all that have its prompt.
+    """Draw the rows to hold out, and those to leave out: at random, together with all rows that have the same prompt.
 
-    Rows of a drawn prompt are held out until their source has what is wanted of it; the others, and conversations that
-    learn a held-out prompt on their way, are left out of training all the same. Of each source at least half of the
-    rows stay for training: a prompt that takes more is not drawn.
+    Rows with a drawn prompt are held out until their source has enough. The remaining ones, and conversations that
+    learn a held-out prompt in an earlier turn, are still left out of training. At least half of each source's rows stay
+    in training: a prompt that would take more is not drawn.
 
     Args:
         labels: each row's source.
-        column: they stand in, for messages.
+        column: the source column, for messages.
         per_source: rows to hold out of every source, or by source.
-        seed: of the draw.
-        keys: of each row's prompts, see `prompt_keys`; None where every row has its own.
+        seed: random seed.
+        keys: digests of each row's prompts, see `prompt_keys`; None if every prompt is unique.
 
     Returns:
         `TRAINED`, `HELD` or `LEFT_OUT` for each row, (n,).
@@ -144,15 +144,15 @@ def warn_shared(
     among: str = "",
     what: str = "data.validation",
 ) -> None:
-    """Log how many rows of the validation data ask what the training rows teach, by source, if any do.
+    """Log by source how many validation rows have a prompt that the training rows teach, if any.
 
     Args:
-        train: of each training row, its prompts.
+        train: the prompts of each training row.
         validation: rows of text with their sources.
         format_name: a key of `formats.COLUMNS`, or ``auto``.
-        column: of the source.
-        among: says which training rows these are, where they are not all.
-        what: the validation data is.
+        column: the source column.
+        among: names the training rows, if they are only a part.
+        what: name of the validation data.
     """
     own = [keys[0] for part in validation for keys in part_keys(part, format_name)]
     wanted = set(own)
@@ -162,8 +162,8 @@ def warn_shared(
     names = [name for part in validation for name in part_sources(part, column)]
     sizes, rows = Counter(names), Counter(name for key, name in zip(own, names, strict=True) if key in shared)
     logger.warning(
-        "%s shares %d prompts with the training data%s, rows by source: %s. What is measured on them is no measure of "
-        "new questions; take them out of one of the two.",
+        "%s shares %d prompts with the training data%s, rows by source: %s. Results on these rows do not measure "
+        "generalization; remove them from one of the two.",
         what,
         len(shared),
         among,
@@ -172,7 +172,7 @@ def warn_shared(
 
 
 def _find_rows(keys: Sequence[Keys]) -> tuple[dict[bytes, list[int]], dict[bytes, list[int]]]:
-    """Return the rows that have each prompt as their own, and those that learn it on their way."""
+    """Return the rows that have each prompt as their own, and those that learn it in an earlier turn."""
     own: dict[bytes, list[int]] = {}
     on_the_way: dict[bytes, list[int]] = {}
     for row, held in enumerate(keys):
@@ -187,7 +187,7 @@ def _say_drawn(sources: Sequence[str], wanted: Mapping[str, int], sides: npt.NDA
     none = sorted(name for name in set(sources) - held if wanted.get(name, 0))
     if none:
         logger.warning(
-            "Nothing can be held out of %s: rows with one prompt go together, and half of a source stays for training.",
+            "No row of %s can be held out: rows with one prompt stay together and half of a source stays for training.",
             ", ".join(none),
         )
     _say_left_out(Counter(sources[row] for row in np.flatnonzero(sides == LEFT_OUT).tolist()))
@@ -196,7 +196,7 @@ def _say_drawn(sources: Sequence[str], wanted: Mapping[str, int], sides: npt.NDA
 def _say_left_out(gone: Mapping[str, int]) -> None:
     if gone:
         logger.warning(
-            "%d rows are left out of training, because they have a prompt that is held out: %s.",
+            "%d rows are left out of training, because their prompt is held out: %s.",
             sum(gone.values()),
             ", ".join(f"{name} {count}" for name, count in sorted(gone.items())),
         )

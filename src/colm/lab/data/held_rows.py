@@ -1,4 +1,4 @@
-"""Held-out rows as text: what a run keeps of them, so that they can be asked and left out again."""
+"""Held-out rows as text: stored by a run, so that it can evaluate and exclude them again."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from colm.step.record import StepLog
 from colm.step.values import text_of_value
 
 BATCH = 1000
-"""Rows that are read at a time."""
+"""Rows read at a time."""
 
 
 @dataclass(frozen=True)
 class TextRows:
-    """Held-out rows of one format, to be read as the rows of a data set are.
+    """Held-out rows of one format, with the interface of a data set.
 
     Attributes:
         format: a key of `formats.COLUMNS`.
@@ -50,7 +50,7 @@ Parts = Sequence[Dataset | TextRows]
 
 
 def part_keys(part: Dataset | TextRows, format_name: str = "auto") -> Iterator[Keys]:
-    """Yield each row's prompts, see `prompt_keys`. Raises DataError where no format fits the columns."""
+    """Yield each row's prompts, see `prompt_keys`. Raises DataError if no format fits the columns."""
     name = format_of(part, format_name)
     if isinstance(part, TextRows):
         yield from (prompt_keys(name, row) for row in part)
@@ -69,11 +69,11 @@ def part_sources(part: Dataset | TextRows, column: str) -> list[str]:
 
 
 def format_of(part: Dataset | TextRows, format_name: str = "auto") -> str:
-    """Return the format of a part's rows, by its columns where `format_name` is ``auto``.
+    """Return the format of a part's rows, inferred from its columns if `format_name` is ``auto``.
 
     Raises:
-        ConfigError: there is no such format.
-        DataError: a column that it needs is missing, or no format fits.
+        ConfigError: the format is unknown.
+        DataError: a column that the format needs is missing, or no format fits.
     """
     if isinstance(part, TextRows):
         return part.format
@@ -81,7 +81,7 @@ def format_of(part: Dataset | TextRows, format_name: str = "auto") -> str:
 
 
 def write_row(name: str, row: Mapping[str, Any]) -> str:
-    """Return a row of the format `name` as a line of JSON, which `read_held_out` reads. Dates are written as text."""
+    """Return a row of the format `name` as a JSON line for `read_held_out`. Dates are written as text."""
     return json.dumps({"format": name, "row": dict(row)}, default=_plain) + "\n"
 
 
@@ -93,12 +93,12 @@ def write_rows(parts: Parts, format_name: str = "auto") -> Iterator[str]:
 
 
 def read_held_out(path: Path) -> list[TextRows]:
-    """Read the rows that a run holds out. Raises DataError where a line is damaged."""
+    """Read a run's held-out rows. Raises DataError if a line is damaged."""
     return group_rows(_checked(path, line, number) for number, line in enumerate(StepLog(path).read(whole=True), 1))
 
 
 def group_rows(lines: Iterable[Mapping[str, Any]]) -> list[TextRows]:
-    """Return what the lines of `write_row` hold, in their order: rows of the same format and columns together."""
+    """Return the rows from lines of `write_row` in order, grouping consecutive rows of one format and column set."""
     groups = groupby(lines, key=lambda line: (line["format"], tuple(line["row"])))
     return [TextRows(name, [line["row"] for line in held]) for (name, _), held in groups]
 
@@ -107,8 +107,8 @@ def _checked(path: Path, line: Mapping[str, Any], number: int) -> Mapping[str, A
     if line.get("format") in COLUMNS and isinstance(line.get("row"), dict):
         return line
     raise DataError(
-        f"{path}, line {number}, is not a held-out row as colm train writes it, with its format and its row. Put back "
-        "a copy of the file."
+        f"{path}, line {number}, is not a held-out row written by colm train, with a format and a row. Restore the "
+        "file from a copy."
     )
 
 
@@ -116,4 +116,4 @@ def _plain(value: Any) -> str | None:
     try:
         return text_of_value(value)
     except TypeError:
-        return f"<{type(value).__name__}>"  # an image, say, which no format reads
+        return f"<{type(value).__name__}>"  # for example an image, which no format reads

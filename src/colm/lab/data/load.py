@@ -1,4 +1,4 @@
-"""Read a mixture from files and hubs, and turn it into tokens with a source for each row."""
+"""Read a mixture from files and hubs, and turn it into tokens with one source per row."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ logger = logging.getLogger(__name__)
 
 
 class Mixture(NamedTuple):
-    """Rows of text, each with its source, before tokenisation: parts that may differ in format."""
+    """Rows of text, each with its source, before tokenization. The parts may differ in format."""
 
     train: list[Dataset]
-    validation: list[Dataset]  # empty where there is none
+    validation: list[Dataset]  # empty without validation data
 
 
 Relabel = Callable[[list[Dataset], list[Dataset]], tuple[list[Dataset], list[Dataset]]]
-"""Gives training and validation parts other sources."""
+"""Replaces the sources of training and validation parts."""
 
 
 def read_mixture(
@@ -43,15 +43,15 @@ def read_mixture(
 ) -> Mixture:
     """Read training and validation rows, each with its ``source``.
 
-    No training row has a prompt of a held-out row, see `held_out.draw_rows`. Where a file of its own is the validation
-    data, prompts that it shares with the training data are counted and logged.
+    No training row shares a prompt with a held-out row, see `held_out.draw_rows`. If the validation data is a separate
+    file, the prompts that it shares with the training data are counted and logged.
 
     Args:
         data: the ``data`` section of a run's configuration.
         entries: the ``mixture`` list; each entry's rows are one source.
-        seed: of the held-out split and of the demo's generators.
-        relabel: gives rows their sources before any are held out, capped or weighted; None where they have theirs.
-        by_prompt: False to hold out as older versions did, whatever the prompts.
+        seed: seed of the held-out split and of the demo's generators.
+        relabel: assigns sources before rows are held out, capped or weighted; None to keep the existing ones.
+        by_prompt: False to hold out rows whatever their prompts, as in older versions.
 
     Raises:
         DataError: nothing to read, a missing column, a row without a source.
@@ -63,7 +63,9 @@ def read_mixture(
         train = [read_entry(entry, data) for entry in entries]
     elif data["train"] == "demo":
         if isinstance(data["validation_rows"], Mapping):
-            raise DataError("The demo holds out as many rows of each source; make data.validation_rows a number.")
+            raise DataError(
+                "The demo holds out the same number of rows of each source; data.validation_rows must be a number."
+            )
         train = [demo_rows(data["demo_rows"], seed)]
         validation = [demo_rows(data["demo_rows"], seed, held_out=data["validation_rows"] or 1)]
     elif data["train"]:
@@ -71,7 +73,7 @@ def read_mixture(
             read_entry({"path": data["train"], "split": data["split"], "config": data["config"]}, data, label=False)
         ]
     else:
-        raise DataError("There is nothing to train on: set data.train, or list sources under mixture.")
+        raise DataError("No training data: set data.train, or list sources under mixture.")
     if data["validation"]:
         validation = read_validation(data, labelled=relabel is None)
     if relabel is not None:
@@ -96,9 +98,9 @@ def read_mixture(
 
 
 def read_validation(data: Mapping[str, Any], *, labelled: bool = True) -> list[Dataset]:
-    """Read what ``data.validation`` names, if anything; `labelled` says that rows must have a source.
+    """Read the data that ``data.validation`` names, if any; with `labelled`, every row must have a source.
 
-    Raises as `read_mixture`.
+    Raises the same errors as `read_mixture`.
     """
     if not data["validation"]:
         return []
@@ -108,14 +110,14 @@ def read_validation(data: Mapping[str, Any], *, labelled: bool = True) -> list[D
 
 
 def _require_distinct(entries: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse two entries whose sources would be one only because their files have the same name."""
+    """Reject two entries whose sources would be merged only because their files have the same name."""
     stems: dict[str, str] = {}
     for entry in entries:
         if entry.get("path") and entry.get("source") is None:
             stem = source_of_entry(entry)
             if stem in stems:
                 raise DataError(
-                    f"The mixture entries {stems[stem]!r} and {entry['path']!r} would both be the source {stem!r}; "
+                    f"The mixture entries {stems[stem]!r} and {entry['path']!r} would both be named {stem!r}; "
                     "give each a source of its own (or the same one, to merge them)."
                 )
             stems[stem] = entry["path"]
@@ -127,9 +129,9 @@ def read_entry(
     """Read one entry of a mixture: rows with colm's column names and their source.
 
     Args:
-        entry: what to read; what it does not say is said by `data`.
+        entry: what to read; missing keys default to `data`.
         data: the ``data`` section of a run's configuration.
-        label: name the source after the entry, where its rows have no label of their own.
+        label: name the source after the entry, if its rows have no label of their own.
         streaming: return a stream.
 
     Raises:
@@ -167,10 +169,10 @@ def read_entry(
 
 
 def source_of_entry(entry: Mapping[str, Any]) -> str:
-    """Return the source that a mixture entry names; where it names none, that is its file's name.
+    """Return the source that a mixture entry names; by default the file's name.
 
     Raises:
-        ConfigError: the source that it names is empty.
+        ConfigError: the named source is empty.
 
     >>> source_of_entry({"path": "a.jsonl", "source": 0}), source_of_entry({"path": "a.jsonl"})
     ('0', 'a')
@@ -198,7 +200,7 @@ def _rename(rows: Any, columns: Mapping[str, str]) -> Any:
             )
         if wanted != present and wanted in names:
             raise DataError(
-                f"data.columns maps {wanted!r} to {present!r}, but the data has a column {wanted!r} already; rename "
+                f"data.columns maps {wanted!r} to {present!r}, but the data already has a column {wanted!r}; rename "
                 "one of them in the data."
             )
         if wanted != present:

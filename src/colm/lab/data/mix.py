@@ -1,4 +1,4 @@
-"""How many rows of each source are trained on: caps and weights."""
+"""The number of rows of each source that are trained on: caps and weights."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from colm.errors import DataError, suggest
 from colm.step.sources import name_keys, name_sources
 
 Place = tuple[int, int]
-"""Number of a part, and of a row in it."""
+"""Index of a part, and of a row in that part."""
 
 
 def check_names(
     what: str, names: Mapping[str, object], sources: Sequence[str], gone: Mapping[str, str] | None = None
 ) -> None:
-    """Check that a setting by source names only sources that there are.
+    """Check that a setting by source names only existing sources.
 
     Args:
-        what: the setting.
-        names: what it names.
-        sources: those that there are.
-        gone: those of which no row is left, as `RowsLeft.gone`.
+        what: the setting's name.
+        names: the source names in the setting.
+        sources: the existing sources.
+        gone: sources without a row left, as `RowsLeft.gone`.
 
     Raises:
-        DataError: one does not exist, with the nearest one; or no row of it is left, and why.
+        DataError: a source does not exist (the message suggests the nearest one), or has no row left (and why).
     """
     known = set(sources)
     for name in names:
@@ -34,19 +34,19 @@ def check_names(
             raise DataError(f"{what} names {name!r}, which {gone[name]}. The other sources are: {', '.join(sources)}.")
         if name not in known:
             raise DataError(
-                f"{what} names {name!r}, which is no source of the data.{suggest(name, sources)} "
+                f"{what} names {name!r}, which is not a source of the data.{suggest(name, sources)} "
                 f"The sources are: {', '.join(sources)}."
             )
 
 
 def cap_rows(parts: Sequence[Dataset], column: str, cap: int | Mapping[str, int], seed: int) -> list[Dataset]:
-    """Keep at most `cap` rows of each source, at random; parts keep their order, and those left empty go.
+    """Keep at most `cap` rows of each source, at random; parts keep their order, and empty parts are dropped.
 
     Args:
-        parts: rows of text with their source; a source may have rows in several parts.
-        column: of the source.
-        cap: for all sources, or by source; others keep all their rows.
-        seed: of the draws.
+        parts: rows of text with their sources; a source may have rows in several parts.
+        column: the source column.
+        cap: maximum rows for all sources, or by source; other sources keep all their rows.
+        seed: random seed.
 
     Raises:
         DataError: `cap` names a source that does not exist.
@@ -63,19 +63,19 @@ def cap_rows(parts: Sequence[Dataset], column: str, cap: int | Mapping[str, int]
 
 
 def weigh_rows(parts: Sequence[Dataset], column: str, weights: Mapping[str, float], seed: int) -> list[Dataset]:
-    """Make each source's share of the rows that of its weight, with as many rows in all as before.
+    """Resample so that each source's share of the rows equals its weight; the total number of rows is unchanged.
 
-    A source that gets more rows than it has is repeated, whole as often as it goes and the rest at random; one that
-    gets fewer is sampled. So a row is drawn again only when all others of its source have been.
+    A source that needs more rows than it has is repeated: as many full copies as fit, and the rest at random. A source
+    that needs fewer is sampled. So no row is repeated before all other rows of its source are used.
 
     Args:
-        parts: rows of text with their source.
-        column: of the source.
+        parts: rows of text with their sources.
+        column: the source column.
         weights: source -> weight, at least 0, one for every source; 0 leaves a source out.
-        seed: of the draws.
+        seed: random seed.
 
     Raises:
-        DataError: a source that does not exist, one without a weight, or no weight above 0.
+        DataError: a source does not exist or has no weight, or no weight is above 0.
     """
     places = _find_places(parts, column)
     shares = share_of_weights(weights, list(places))
@@ -90,7 +90,7 @@ def weigh_rows(parts: Sequence[Dataset], column: str, weights: Mapping[str, floa
 
 
 def share_of_weights(weights: Mapping[str, float], sources: Sequence[str]) -> dict[str, float]:
-    """Return each source's weight as a share of all. Raises as `weigh_rows`.
+    """Return each source's weight as a fraction of the total. Raises the same errors as `weigh_rows`.
 
     >>> share_of_weights({"a": 3, "b": 1}, ["a", "b"])
     {'a': 0.75, 'b': 0.25}
@@ -105,7 +105,7 @@ def share_of_weights(weights: Mapping[str, float], sources: Sequence[str]) -> di
         )
     total = sum(weights.values())
     if total <= 0:
-        raise DataError("All data.weights are 0, so no row is left; give at least one source a weight above 0.")
+        raise DataError("All data.weights are 0, so no rows remain; give at least one source a weight above 0.")
     return {name: weights[name] / total for name in sources}
 
 

@@ -1,4 +1,4 @@
-"""What a row asks: prompts told apart by their content, whatever format, file or source they stand in."""
+"""Identify prompts by their content, regardless of format, file or source."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Keys = tuple[bytes, ...]
 """Digests of the prompts whose answers a row teaches, its own prompt first."""
 
 SHOWN = ("role", "content", "name", "tool_calls")
-"""What of a turn tells it from others. Identifiers, times and weights, which data sets also keep there, do not."""
+"""The keys of a turn that identify it. Other keys in data sets, such as identifiers, times and weights, do not."""
 
 
 def prompt_keys(name: str, row: Mapping[str, Any]) -> Keys:
-    """Return digests, of 16 bytes, of the prompts whose answers a row teaches.
+    """Return 16-byte digests of the prompts whose answers a row teaches.
 
-    The first is the row's own: what comes before its completion, or before the assistant's last turn. The others are
-    what comes before the assistant's other turns, which are learned too, and a conversation that ends with a question.
-    Plain text, and a completion without a prompt, are told by their whole text.
+    The first is the row's own prompt: the text before its completion, or the turns before the assistant's last turn.
+    The others are the turns before the assistant's other turns, which are also learned, and a conversation that ends
+    with a question. Plain text, and a completion without a prompt, are identified by the whole text.
 
-    Texts count as they are, but for white space at their ends, which is how formats join a prompt to its answer. So a
-    prompt, an instruction and a conversation of one question are the same where their text is. System turns, tools and
-    documents are part of a prompt.
+    Texts are compared as is, except for leading and trailing whitespace, which formats use to join a prompt and its
+    answer. So a prompt, an instruction and a conversation with one question are equal if their text is. System turns,
+    tools and documents are part of a prompt.
 
     Args:
         name: a key of `formats.COLUMNS`.
@@ -39,7 +39,7 @@ def prompt_keys(name: str, row: Mapping[str, Any]) -> Keys:
     """
     try:
         return _keys(name, row)
-    except DataError:  # the row is named when it is tokenized
+    except DataError:  # tokenization reports the row
         return (_digest(str(row)),)
 
 
@@ -47,7 +47,7 @@ class HeldPrompts:
     """The prompts of held-out rows.
 
     Args:
-        keys: of each held-out row.
+        keys: the prompts of each held-out row.
     """
 
     def __init__(self, keys: Iterable[Keys]) -> None:
@@ -58,7 +58,7 @@ class HeldPrompts:
             self._taught.update(held)
 
     def meet(self, keys: Keys) -> bool:
-        """Return whether a row teaches the answer to a held-out row's prompt, or its own prompt's is taught there."""
+        """Return whether the row teaches a held-out prompt, or a held-out row teaches the row's own prompt."""
         return keys[0] in self._taught or not self._own.isdisjoint(keys)
 
 
@@ -85,7 +85,7 @@ def _keys(name: str, row: Mapping[str, Any]) -> Keys:
 
 
 def _of_beginnings(turns: Sequence[Turn], row: Mapping[str, Any]) -> list[bytes]:
-    """Return the digest of the first n turns for each n from 0 to all; without a turn, what is said stands for it."""
+    """Return the digest of the first n turns for every n from 0; for n = 0, the rest of the row identifies it."""
     extras = read_extras(row)
     context = _filled([extras.get("tools"), extras.get("documents")])
     hasher = blake2b(_write(context), digest_size=16)
@@ -117,7 +117,7 @@ def _text(cell: Any) -> str:
 
 
 def _filled(value: Any) -> Any:
-    """Leave out what is empty: some files give every turn the fields that one of them has."""
+    """Drop empty fields: some files give every turn the fields of all turns."""
     if isinstance(value, Mapping):
         filled = {str(name): _filled(inner) for name, inner in value.items()}
         return {name: inner for name, inner in filled.items() if inner not in (None, "", [], {})}

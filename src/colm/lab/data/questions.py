@@ -1,4 +1,4 @@
-"""Rows of data as questions with an expected answer."""
+"""Data rows as questions with an expected answer."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ class Question(NamedTuple):
     """One row to answer."""
 
     source: str
-    number: int  # of its row, counted through all the data that was read
+    number: int  # index of its row, counted over all data read
     format: str  # a key of formats.PROMPT_COLUMNS
     row: Mapping[str, Any]
     expected: str
-    task: Mapping[str, Any] | None  # of reasoning-gym, whose scorer then judges
+    task: Mapping[str, Any] | None  # a reasoning-gym task, whose scorer then judges
 
 
 class Questions(NamedTuple):
-    """The rows to answer, and how many of each source have no final answer to compare with."""
+    """The rows to answer, and how many rows of each source lack a final answer to compare with."""
 
     asked: list[Question]
     unanswerable: dict[str, int]
-    digest: str  # of all rows that were read, by which answers are recognised without a tokenizer
+    digest: str  # of all rows read, which identifies answers without a tokenizer
 
 
 def read_question_files(names: Sequence[str], columns: Mapping[str, str], source_column: str) -> list[Dataset]:
-    """Read files of questions; one without a source column is one source, named after its file.
+    """Read files of questions; a file without a source column is one source, named after the file.
 
     Args:
         names: files, or hub names.
-        columns: colm's column name -> the data's, applied to the files that have the latter.
-        source_column: where a row's source stands.
+        columns: colm's column name -> the data's name, applied to the files that have it.
+        source_column: the column with each row's source.
 
     Raises:
         DataError: a file is missing, empty or not readable, a row has no source, or a name is given twice.
@@ -80,22 +80,22 @@ def read_questions(
     seed: int = 0,
     run: Callable[[str], str | None] | None = None,
 ) -> Questions:
-    """Return the questions that the rows ask, in the order of the rows.
+    """Return the questions of the rows, in order.
 
-    A row's expected answer is its ``answer``; without that column, the final answer of its completion. A row whose
-    ``answer`` is empty, or whose completion ends in none, is counted and left out.
+    A row's expected answer is its ``answer``; without that column, it is the final answer in its completion. Rows with
+    an empty ``answer``, or a completion without a final answer, are counted and left out.
 
     Args:
         parts: rows of text with their sources.
-        source_column: where a row's source stands.
+        source_column: the column with each row's source.
         format_name: a key of `formats.PROMPT_COLUMNS`, or ``auto``.
-        limit: questions of each source, drawn at random; None for all.
-        seed: of the draw.
-        run: turns a completion that is a program into what it prints; None to run nothing.
+        limit: questions per source, drawn at random; None for all.
+        seed: random seed.
+        run: returns the output of a completion that is a program; None to run nothing.
 
     Raises:
-        DataError: a part has no prompt column, neither answers nor completions, or a row without a source; or no row at
-            all has a final answer.
+        DataError: a part has no prompt column, or neither answers nor completions; a row has no source; or no row has
+            a final answer.
     """
     asked: list[Question] = []
     unanswerable: dict[str, int] = {}
@@ -124,16 +124,16 @@ def read_questions(
     if not asked:
         raise DataError(
             f"None of the {index} rows has a final answer to compare with: each has an empty {ANSWER!r}, or a "
-            "completion that ends in none. Give data with answers."
+            "completion without a final answer. Give data with answers."
         )
     return Questions(asked if limit is None else _draw(asked, limit, seed), unanswerable, hasher.hexdigest())
 
 
 def detect_question_format(columns: Sequence[str]) -> str:
-    """Return the format of rows to answer, which may have an ``answer`` in place of a completion.
+    """Return the format of rows to answer, which may have an ``answer`` instead of a completion.
 
     Raises:
-        DataError: there is no prompt, or neither an answer nor a completion.
+        DataError: the prompt is missing, or both the answer and the completion are.
     """
     for name, prompt in PROMPT_COLUMNS.items():
         completion = COLUMNS[name][-1]
@@ -155,7 +155,7 @@ def _expected(row: Mapping[str, Any], name: str, index: int, run: Callable[[str]
             answer = "".join(str(part["text"]) for part in answer if part["text"] is not None)  # content in parts
         if isinstance(answer, list | dict):
             raise DataError(
-                f"Row {index} has a {type(answer).__name__} as its answer, {str(answer)[:80]!r}; it must be a text or "
+                f"Row {index} has a {type(answer).__name__} as its answer, {str(answer)[:80]!r}; it must be text or "
                 "a number."
             )
         text = text_of_value(answer)
@@ -173,6 +173,6 @@ def _draw(asked: Sequence[Question], limit: int, seed: int) -> list[Question]:
         by_source.setdefault(question.source, []).append(question)
     drawn = []
     for source, held in by_source.items():
-        # By source, so that a source's questions do not depend on which others there are.
+        # Draw by source, so that a source's questions do not depend on the other sources.
         drawn += random.Random(f"{seed} {source}").sample(held, min(limit, len(held)))
     return sorted(drawn, key=lambda question: question.number)

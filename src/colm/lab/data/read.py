@@ -1,4 +1,4 @@
-"""Rows of one file, one folder or one data set of the hub, as they are written there."""
+"""Rows of a file, a folder or a hub data set, as written there."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ from colm.step.values import text_of_value
 
 PARQUET = ".parquet"
 ENDINGS = (*JSON_ENDINGS, *CSV_ENDINGS, PARQUET)
-"""Of the files that are read; those that are not Parquet may be compressed."""
+"""Endings of supported files; all but Parquet files may be compressed."""
 
 OWN_READERS = {Json: ".jsonl", Csv: ".csv"}
-"""Builders of `datasets` whose files are read here, since they guess types."""
+"""Builders of `datasets` that guess types, so that their files are read here."""
 
 READ = ("prompt", "completion", "messages", "instruction", "input", "output", "text", *SEEN)
 """Columns that are tokenized."""
@@ -48,37 +48,37 @@ READ = ("prompt", "completion", "messages", "instruction", "input", "output", "t
 def read_rows(
     name: str, *, split: str = "train", config: str | None = None, revision: str | None = None, streaming: bool = False
 ) -> Any:
-    """Read one file, or a data set of the hub.
+    """Read one file, or a hub data set.
 
-    The rows are those that are written there: texts are texts whatever they look like, lists and mappings have their
-    own keys only, in their own order.
+    Rows are returned as written: texts stay texts whatever they look like, and lists and mappings keep their own keys
+    in their own order.
 
     Args:
-        name: a path with one of `ENDINGS`, a folder that `datasets` wrote, or a hub name or a folder of files.
+        name: a path with one of `ENDINGS`, a folder that `datasets` wrote, a hub name, or a folder of files.
         split: of a hub data set or a folder.
         config: of a hub data set.
         revision: of a hub data set: a branch, a tag or a commit.
-        streaming: return an `IterableDataset`, whose rows are read when they are needed.
+        streaming: return an `IterableDataset`, whose rows are read on demand.
 
     Returns:
         A `Dataset` or an `IterableDataset`; ``info.description`` is `name`.
 
     Raises:
-        DataError: the file is missing, empty or not readable, or the hub has no such data set; a row is damaged, with
-            its line.
+        DataError: the file is missing, empty or not readable; the hub has no such data set; or a row is damaged (the
+            message names the line).
     """
     try:
         rows = _read(name, split, config, revision, streaming)
     except ColmError:
         raise
-    except Exception as error:  # every builder and the hub client raise their own
+    except Exception as error:  # builders and the hub client raise errors of many types
         cause = error.__cause__ if isinstance(error.__cause__, DataError) else None
         if cause is not None:
             raise cause from error
         if isinstance(error, OSError) and _is_in_cache(error.filename):
             raise DataError(
-                f"The cache {datasets_config.HF_DATASETS_CACHE}, through which data is read, cannot be written "
-                f"({error.strerror}: {error.filename}). Set HF_HOME, or HF_DATASETS_CACHE, to a folder that can be."
+                f"The cache {datasets_config.HF_DATASETS_CACHE}, through which data is read, is not writable "
+                f"({error.strerror}: {error.filename}). Set HF_HOME, or HF_DATASETS_CACHE, to a writable folder."
             ) from error
         what = "file could not be read" if Path(name).is_file() else "data set could not be loaded"
         raised = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
@@ -86,13 +86,13 @@ def read_rows(
             f"The {what}: {name!r} ({one_line(raised)}). Give a {', '.join(ENDINGS)} file or a hub name."
         ) from error
     if not streaming and len(rows) == 0:
-        raise DataError(f"{name!r} has no row; it needs at least one.")
-    rows.info.description = name  # what messages about a row say
+        raise DataError(f"{name!r} has no rows; it needs at least one.")
+    rows.info.description = name  # used in messages about a row
     return rows
 
 
 def _is_in_cache(name: object) -> bool:
-    """Return whether a path is in the data sets' cache, or is a folder that the cache would be in."""
+    """Return whether a path is in the data set cache, or is a parent folder of the cache."""
     if not isinstance(name, str):
         return False
     path, cache = Path(name).absolute(), Path(datasets_config.HF_DATASETS_CACHE).absolute()
@@ -100,11 +100,11 @@ def _is_in_cache(name: object) -> bool:
 
 
 def name_row(rows: Dataset, number: int) -> str:
-    """Return what a message calls a row: its place in the file that it was read from, or how it begins.
+    """Return how a message refers to a row: by its place in the file, or by its beginning.
 
     Args:
-        rows: what `read_rows` gave, or a part of it.
-        number: of a row of that.
+        rows: the result of `read_rows`, or a part of it.
+        number: index of a row in `rows`.
     """
     row, name = rows[number], rows.info.description
     cells = {_as_text(row[column]) for column in READ if row.get(column) not in (None, "", [], {})}
@@ -155,7 +155,7 @@ def _read(name: str, split: str, config: str | None, revision: str | None, strea
 
 
 def _is_read_here(builder: Any, files: Sequence[str]) -> bool:
-    """Return whether files of the hub are JSON or CSV, packed in no archive and encoded as usual."""
+    """Return whether files of the hub are JSON or CSV, without an archive and in the usual encoding."""
     said: Any = builder.config
     if not isinstance(builder, tuple(OWN_READERS)) or any(split_ending(file)[1] in ("", ".tar") for file in files):
         return False
@@ -177,12 +177,12 @@ def _read_split(builder: Any, files: Sequence[str], *, streaming: bool = False) 
             options["pandas"] = {**said, "dtype": str, "keep_default_na": False}
     if streaming:
         return files_as_rows(files, ending, streaming=True, **options)
-    # Downloaded files lose their names, which say whether they are compressed.
+    # Downloaded files lose their names, which tell whether they are compressed.
     return files_as_rows(files, ending, copies=loader.download(files), **options)
 
 
 def _unzip(loader: Any, file: str) -> list[str]:
-    """Return the files of an archive that can be read."""
+    """Return the readable files of an archive."""
     return [
         inner for inner in loader.iter_files(loader.download_and_extract(file)) if split_ending(inner)[1] in ENDINGS
     ]
@@ -194,9 +194,9 @@ def _require_file(path: Path, ending: str, compression: str) -> None:
         raise DataError(f"There is no file {str(path)!r}.{suggest(str(path), siblings)}")
     if ending not in ENDINGS or (compression and ending == PARQUET):
         raise DataError(
-            f"The file {str(path)!r} ends in {''.join(path.suffixes[-2:]) or 'nothing'}, by which its format is not "
-            f"known. Name it after its format: {', '.join(ENDINGS)}; all but {PARQUET} also with "
-            f"{', '.join(COMPRESSIONS)} behind."
+            f"The file {str(path)!r} has an unknown ending ({''.join(path.suffixes[-2:]) or 'none'}). "
+            f"Name it after its format: {', '.join(ENDINGS)}; all but {PARQUET} also with "
+            f"{', '.join(COMPRESSIONS)} appended."
         )
     if not path.is_file():
         raise DataError(f"{str(path)!r} is not a regular file; give one that can be read more than once.")
@@ -214,7 +214,7 @@ def _from_disk(name: str, split: str) -> Dataset:
 
 
 def _as_written(rows: Any, streaming: bool) -> Any:
-    """Give lists and mappings that Arrow stores as its own their own keys again."""
+    """Restore the original keys of lists and mappings that Arrow stores."""
     if streaming and isinstance(rows, Dataset):
         rows = rows.to_iterable_dataset()
     features = rows.features or {}

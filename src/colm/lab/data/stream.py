@@ -1,4 +1,4 @@
-"""A mixture that is read as it is needed: streams of files and hub data sets, tokenised on the way."""
+"""A mixture that is read on demand: streams of files and hub data sets, tokenized during reading."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ logger = logging.getLogger(__name__)
 TOKENS = ("input_ids", "attention_mask", "labels")
 
 BUFFER = 1000
-"""Rows that a stream is shuffled among."""
+"""Size of a stream's shuffle buffer, in rows."""
 
 EXTRA = "colm_extra"
-"""A column that rows of a stream have on their way."""
+"""An internal column of a stream's rows."""
 
 
 class StreamParts(NamedTuple):
-    """Streams of text with their source, before tokenisation."""
+    """Streams of text with their source, before tokenization."""
 
     parts: list[IterableDataset]
-    chances: list[float] | None  # of each part; None: all the same
+    chances: list[float] | None  # sampling probability of each part; None: uniform
 
     def take(self, places: Sequence[int]) -> StreamParts:
-        """Return some of the parts, with chances that add up to 1."""
+        """Return a subset of the parts, with probabilities that sum to 1."""
         if len(places) == len(self.parts):
             return self
         chances = [self.chances[place] for place in places] if self.chances else None
@@ -50,27 +50,27 @@ class StreamParts(NamedTuple):
 
 
 class StreamedMixture(NamedTuple):
-    """A tokenised stream, and its first rows."""
+    """A tokenized stream and its first rows."""
 
     train: IterableDataset
     window: Dataset
     validation: Dataset | None
-    held_out: Parts  # the text of the validation rows, those too long to be measured included
-    counts: RowsLeft  # of what was read until the window was full; rows that are read again count again
+    held_out: Parts  # text of the validation rows, including those too long to measure
+    counts: RowsLeft  # of the rows read until the window was full; rows read again count again
 
 
 def read_stream(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> StreamParts:
     """Open every file and hub data set of a mixture.
 
-    With ``data.weights`` each entry is one source, drawn with the chance of its weight; else with that of its
-    ``data.source_sizes``; else all entries are drawn alike.
+    With ``data.weights``, each entry is one source, drawn in proportion to its weight. Otherwise entries are drawn in
+    proportion to ``data.source_sizes`` or, without sizes, uniformly.
 
     Args:
         data: the ``data`` section of a run's configuration.
         entries: the ``mixture`` list.
 
     Raises:
-        DataError: nothing to read, no source column, or weights that do not fit the entries.
+        DataError: there is nothing to read or no source column, or the weights do not match the entries.
     """
     column = data["source_column"]
     if entries:
@@ -80,7 +80,7 @@ def read_stream(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -
         entry = {"path": data["train"], "split": data["split"], "config": data["config"]}
         parts, names = [read_entry(entry, data, label=False, streaming=True)], []
     else:
-        raise DataError("There is nothing to train on: set data.train, or list sources under mixture.")
+        raise DataError("No training data: set data.train, or list sources under mixture.")
     for part in parts:
         columns = column_names(part)
         if column not in columns:
@@ -91,7 +91,7 @@ def read_stream(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -
             )
     weights = data["weights"] or {name: size for name, size in data["source_sizes"].items() if name in names}
     if data["weights"] and not names:
-        raise DataError("data.weights of a stream choose among the entries of mixture; list each source there.")
+        raise DataError("With a stream, data.weights applies to the mixture entries; list each source under mixture.")
     if not weights or len(names) < 2:
         return StreamParts(parts, None)
     if not data["weights"] and len(weights) < len(names):
@@ -111,23 +111,23 @@ def prepare_stream(
     held_out: Parts | None = None,
     by_prompt: bool = True,
 ) -> StreamedMixture:
-    """Tokenise, mix and shuffle the parts, and read the first rows.
+    """Tokenize, mix and shuffle the parts, and read the first rows.
 
-    Rows without a labelled token are passed over; the log says of which sources they are. Held-out rows come from the
-    first window, drawn as `held_out.draw_rows` says; rows with their prompts are not trained on, wherever in the stream
-    they come. Prompts that a validation file shares with the first window are counted and logged.
+    Rows without a labeled token are skipped, and logged by source. Held-out rows come from the first window, see
+    `held_out.draw_rows`; rows with their prompts are excluded from training anywhere in the stream. Prompts that a
+    validation file shares with the first window are counted and logged.
 
     Args:
         stream: the parts.
         tokenizer: a fast Hugging Face tokenizer.
         data: the ``data`` section of a run's configuration.
-        seed: of the mixing, and of the held-out rows.
-        held_out: the validation rows: of the file that ``data.validation`` names, or those that a run which goes on
-            held out; None to draw them.
-        by_prompt: False to draw rows whatever their prompts, as older versions did.
+        seed: of the mixing and the held-out rows.
+        held_out: the validation rows: those of the ``data.validation`` file, or those that a resumed run held out;
+            None to draw them.
+        by_prompt: False to draw rows whatever their prompts, as in older versions.
 
     Raises:
-        DataError: no row of the first window has a label, or held-out rows are asked of a source that is not there.
+        DataError: no row of the first window has a label, or rows should be held out of a source that does not exist.
     """
     column = data["source_column"]
     draws = held_out is None and bool(data["validation_rows"])
@@ -141,10 +141,10 @@ def prepare_stream(
         rows = list(islice(iter(texts), data["window"]))
     if not rows:
         raise DataError(
-            f"No row of the stream has a labelled token within max_length={data['max_length']}: completions are empty "
+            f"No row of the stream has a labeled token within max_length={data['max_length']}: completions are empty "
             "or cut off. Raise data.max_length, or check the columns."
         )
-    found = _add_up(counts, f"a labelled token within max_length={data['max_length']}")
+    found = _add_up(counts, f"a labeled token within max_length={data['max_length']}")
     found.warn()
     _warn_missing(data["source_sizes"], found)
     lines = [json.loads(row.pop(EXTRA)) for row in rows if EXTRA in row]
@@ -173,7 +173,7 @@ def _warn_missing(sizes: Mapping[str, int], found: RowsLeft) -> None:
     for name in sizes:
         if name not in found.before:
             logger.warning(
-                "data.source_sizes names %r, but none of the first %d rows of the stream is of it.%s",
+                "data.source_sizes names %r, but none of the first %d rows of the stream has this source.%s",
                 name,
                 sum(found.before.values()),
                 suggest(name, found.before),
@@ -181,9 +181,9 @@ def _warn_missing(sizes: Mapping[str, int], found: RowsLeft) -> None:
 
 
 class _LabelledRows:
-    """Says whether a tokenised row has a label to learn, and counts the rows of each source that it was asked of.
+    """Tests whether a tokenized row has a label, and counts the tested rows by source.
 
-    A copy in a data loader's worker counts for itself.
+    A copy in a data loader worker counts separately.
     """
 
     def __init__(self, column: str) -> None:
@@ -209,22 +209,22 @@ def _add_up(counts: Sequence[_LabelledRows], need: str) -> RowsLeft:
 
 
 Extra = Callable[[str, Mapping[str, Any]], Any]
-"""Makes a cell of `EXTRA` from a format and a row of text."""
+"""Computes the `EXTRA` cell from a format and a row of text."""
 
 
 def _find_labelled(
     stream: StreamParts, tokenizer: Any, data: Mapping[str, Any], counts: Sequence[_LabelledRows]
 ) -> list[int]:
-    """Return which parts have a row with a label; the counts of these then begin.
+    """Return the parts that have a row with a label, and reset their counts.
 
-    One without such a row, with which `datasets` cannot interleave, is read to its end to find that out.
+    `datasets` cannot interleave a part without such a row; the part is read to its end to find out.
     """
     if len(stream.parts) == 1:
         return [0]
     parts = [_tokenize(part, tokenizer, data, None, count) for part, count in zip(stream.parts, counts, strict=True)]
     held = [place for place, part in enumerate(parts) if next(iter(part), None) is not None]
     for place in held:
-        counts[place].begin()  # a few rows were read only to see what there is
+        counts[place].begin()  # discard the rows read for this check
     return held
 
 
@@ -236,14 +236,14 @@ def _mix(
     extra: Extra | None = None,
     counts: Sequence[_LabelledRows] | None = None,
 ) -> IterableDataset:
-    """Tokenise and interleave the parts, whose rows with a label `counts` count."""
+    """Tokenize and interleave the parts; `counts` count their rows."""
     counts = counts or [_LabelledRows(data["source_column"]) for _ in stream.parts]
     parts = [_tokenize(part, tokenizer, data, extra, count) for part, count in zip(stream.parts, counts, strict=True)]
     if len(parts) == 1:
         return parts[0]
     mixed = interleave_datasets(parts, probabilities=stream.chances, seed=seed, stopping_strategy="all_exhausted")
     for count in counts:
-        count.begin()  # interleaving reads the first rows for their types
+        count.begin()  # interleaving reads the first rows to find types
     return mixed
 
 
@@ -263,7 +263,7 @@ def _tokenize(
             raise DataError(f"{place or 'The stream'}, row {number} (the first is 0): {error}") from error
         return tokens if extra is None else {**tokens, EXTRA: extra(chosen, row)}
 
-    # A column that comes only in later rows is in no list of those to remove.
+    # Select columns: a column that appears only in later rows would not be removed.
     kept = [*TOKENS, column] if extra is None else [*TOKENS, column, EXTRA]
     tokens = part.map(tokenize_row, with_indices=True).select_columns(kept)
-    return tokens.filter(lambda row: is_labelled(row))  # interleaving copies what is no function, with its counts
+    return tokens.filter(lambda row: is_labelled(row))  # a function: interleaving copies objects with their counts

@@ -1,4 +1,4 @@
-"""Prompts and completions that are written from a row's columns."""
+"""Fill prompt and completion templates from a row's columns."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Rows = Any
 def fill_template(
     rows: Rows, columns: Sequence[str], template: Mapping[str, str], labels: Mapping[str, Any], *, keep: str
 ) -> Rows:
-    """Replace the columns of every row by those of the template.
+    """Replace the columns of every row with those of the template.
 
     Args:
-        rows: of text and numbers.
-        columns: that they have.
+        rows: rows of text and numbers.
+        columns: their columns.
         template: new column -> text with other columns' names in braces: ``{prompt: "{sentence} It was"}``.
-        labels: column -> the texts that its values stand for, a list or a mapping.
-        keep: the source's column, which stays where there is one.
+        labels: column -> the text for each of its values, a list or a mapping.
+        keep: the source column, which is kept if present.
 
     Raises:
-        ConfigError: a template is no valid format.
-        DataError: it names a column that the data does not have, or a value has no label.
+        ConfigError: a template is not a valid format string.
+        DataError: the template names a column that the data does not have, or a value has no label.
     """
     named = {field for text in template.values() for field in _fields(text)} | set(labels)
     for field in sorted(named):
@@ -53,7 +53,7 @@ def fill_template(
 
 
 class _Cells(Formatter):
-    """Writes cells as they stand in the file; one with a format, such as ``{score:.1f}``, as a number."""
+    """Writes cells as in the file; a cell with a format, such as ``{score:.1f}``, as a number."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
         """Return the text of a cell."""
@@ -77,11 +77,11 @@ def _fields(text: str) -> list[str]:
         fields = [field for _, field, _, _ in Formatter().parse(text) if field is not None]
     except ValueError as error:
         raise ConfigError(
-            f"The template {text!r} is no valid format ({error}); a brace of its own is doubled."
+            f"The template {text!r} is not a valid format string ({error}); double each literal brace."
         ) from error
     for field in fields:
         if not field.isidentifier():
-            raise ConfigError(f"The template {text!r} has {{{field}}}; only names of columns may stand in braces.")
+            raise ConfigError(f"The template {text!r} has {{{field}}}; only column names are allowed in braces.")
     return fields
 
 
@@ -91,6 +91,6 @@ def _label(name: str, value: Any, texts: Any) -> str:
     found = known.get(text_of_value(value) or "")
     if found is None:
         raise DataError(
-            f"The column {name!r} has the value {value!r}, for which data.labels has no text. It has: {known}."
+            f"The column {name!r} has the value {value!r}, which data.labels does not map to a text. It maps: {known}."
         )
     return found

@@ -1,4 +1,4 @@
-"""Rows of text to tokens: every row that has a label, with the name of its source."""
+"""Tokenize rows of text: every row that has a label, with the name of its source."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from colm.step.pool import is_learnable
 from colm.step.sources import RowsLeft, count_sources, name_sources
 
 SHARD = 100_000
-"""Rows that are tokenised at a time."""
+"""Rows tokenized at a time."""
 
 
 class UnlabelledError(DataError):
-    """None of the rows has a labelled token."""
+    """None of the rows has a labeled token."""
 
 
 def tokenize_rows(
@@ -27,17 +27,17 @@ def tokenize_rows(
 ) -> Dataset:
     """Return ``input_ids``, ``attention_mask``, ``labels`` and the source of every row that has a label.
 
-    The log says how many rows of each source have none.
+    The number of rows without a label is logged by source.
 
     Args:
-        parts: rows of text; each part's format is found by its own columns where `format_name` is ``auto``.
+        parts: rows of text; if `format_name` is ``auto``, each part's format is inferred from its columns.
         tokenizer: a fast Hugging Face tokenizer.
         format_name: a key of `formats.COLUMNS`, or ``auto``.
         max_length: tokens.
-        source_column: kept beside the tokens.
+        source_column: column kept with the tokens.
 
     Raises:
-        DataError: no format fits a part, or none of its rows has a labelled token (`UnlabelledError`).
+        DataError: no format fits a part, or none of its rows has a labeled token (`UnlabelledError`).
     """
     options: dict[str, Any] = {"format_name": format_name, "max_length": max_length, "source_column": source_column}
     return tokenize_counted(parts, tokenizer, **options)[0]
@@ -46,14 +46,14 @@ def tokenize_rows(
 def tokenize_counted(
     parts: Sequence[Dataset], tokenizer: Any, *, format_name: str, max_length: int, source_column: str
 ) -> tuple[Dataset, RowsLeft]:
-    """Do what `tokenize_rows` does, and return how many rows of each source there were and are left, too."""
+    """Like `tokenize_rows`, but also return how many rows of each source there were and are left."""
     parts = [name_rows(part, source_column) for part in parts]
     tokens = [_tokenize(part, tokenizer, format_name, max_length, source_column) for part in parts]
     held = [part for part in tokens if part is not None]
     if not held:
         formats = {choose_format(format_name, part.column_names) for part in parts}
         raise UnlabelledError(
-            f"None of the {sum(map(len, parts))} rows has a labelled token within max_length={max_length} (format "
+            f"None of the {sum(map(len, parts))} rows has a labeled token within max_length={max_length} (format "
             f"{', '.join(sorted(formats))}): completions are empty or cut off. Raise data.max_length, or check the "
             "columns."
         )
@@ -64,20 +64,20 @@ def tokenize_counted(
 
 
 def count_left(parts: Sequence[Dataset], tokens: Dataset, source_column: str, max_length: int) -> RowsLeft:
-    """Count the rows of each source before they were tokenised, and those that are left.
+    """Count the rows of each source before tokenization, and those that are left.
 
     Args:
         parts: rows of text.
-        tokens: what `tokenize_rows` made of them.
-        source_column: of both.
+        tokens: the result of `tokenize_rows`.
+        source_column: source column of both.
         max_length: tokens.
     """
     before = count_sources((name for part in parts for name in part[source_column][:]), source_column)
-    return RowsLeft(before, Counter(tokens[source_column][:]), f"a labelled token within max_length={max_length}")
+    return RowsLeft(before, Counter(tokens[source_column][:]), f"a labeled token within max_length={max_length}")
 
 
 def _tokenize(rows: Dataset, tokenizer: Any, format_name: str, max_length: int, source_column: str) -> Dataset | None:
-    """Return the tokens of a part's rows; None where no row has a label."""
+    """Return the tokens of a part's rows; None if no row has a label."""
     chosen = choose_format(format_name, rows.column_names)
     tokenize = tokenizer_of_batch(chosen, tokenizer, max_length)
 
@@ -91,7 +91,7 @@ def _tokenize(rows: Dataset, tokenizer: Any, format_name: str, max_length: int, 
 
     shards = []
     for start in range(0, len(rows), SHARD):
-        # One at a time, so that an interrupted tokenising of files goes on from what `datasets` has kept of it.
+        # Tokenize one shard at a time, so that an interrupted run resumes from the cache of `datasets`.
         try:
             shards.append(
                 rows.select(range(start, min(start + SHARD, len(rows)))).map(
@@ -99,7 +99,7 @@ def _tokenize(rows: Dataset, tokenizer: Any, format_name: str, max_length: int, 
                     batched=True,
                     with_indices=True,
                     remove_columns=rows.column_names,
-                    desc=f"Tokenising from row {start:,}" if start else "Tokenising",
+                    desc=f"Tokenizing from row {start:,}" if start else "Tokenizing",
                 )
             )
         except RowError as error:
@@ -109,17 +109,17 @@ def _tokenize(rows: Dataset, tokenizer: Any, format_name: str, max_length: int, 
 
 
 def name_rows(rows: Dataset, column: str, *, file: str = "") -> Dataset:
-    """Return the rows with the names of their sources, as text, in the place of their labels.
+    """Return the rows with the names of their sources, as text, in place of their labels.
 
     Args:
         rows: with a column of labels.
-        column: its name.
-        file: where the rows stand, for messages.
+        column: the column's name.
+        file: the rows' file, for messages.
 
     Raises:
         DataError: a row has no source.
     """
-    names = name_sources(rows.with_format(None)[column][:], column, file=file)  # at once: single rows are slow to get
+    names = name_sources(rows.with_format(None)[column][:], column, file=file)  # at once: reading single rows is slow
     if rows.features[column] == Value("string"):
         return rows
     return rows.remove_columns(column).add_column(column, names, feature=Value("string"))

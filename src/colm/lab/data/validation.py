@@ -1,4 +1,4 @@
-"""Held-out rows as tokens, on which a run measures its losses."""
+"""Held-out rows as tokens, used to compute a run's evaluation losses."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 def tokenize_held_out(parts: Parts, tokenizer: Any, data: Mapping[str, Any]) -> Dataset | None:
-    """Return the tokens of held-out rows that have a labelled one, as `tokenize_rows` does; None where none has.
+    """Return the tokens of held-out rows that have a labeled token, see `tokenize_rows`; None if no row has one.
 
-    That is no reason not to train: sources of which no row is left are logged.
+    Training does not need them: sources without a row left are only logged.
 
     Args:
         parts: rows of text with their sources.
@@ -42,7 +42,7 @@ def tokenize_held_out(parts: Parts, tokenizer: Any, data: Mapping[str, Any]) -> 
     lost = ", ".join(f"{name} ({asked[name]})" for name in sorted(asked.keys() - measured.keys()))
     if lost:
         logger.warning(
-            "No held-out row of %s has a labelled token within max_length=%d, so %s. colm eval asks them all the same; "
+            "No held-out row of %s has a labeled token within max_length=%d, so %s. colm eval still asks them; "
             "raise data.max_length to measure them.",
             lost,
             limit,

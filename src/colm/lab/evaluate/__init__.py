@@ -1,1 +1,1 @@
-"""How well a model answers: generation, judging, shares with their uncertainty."""
+"""Evaluate a model's answers: generation, judging, and shares with confidence intervals."""

@@ -14,18 +14,18 @@ from colm.models import count_positions
 
 
 class Completion(NamedTuple):
-    """What a model wrote."""
+    """A model's completion."""
 
     ids: list[int]  # tokens after the prompt, without the end token
-    cut_off: bool  # it had not ended after the largest number of tokens
+    cut_off: bool  # reached the maximum number of tokens without an end token
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Return which prompts go together: of similar length, the longest first, so that memory runs out at once or never.
+    """Group prompts of similar length into batches, the longest first, so that any out-of-memory error occurs early.
 
     Args:
         lengths: tokens of each prompt.
-        batch_size: prompts at a time.
+        batch_size: prompts per batch.
 
     Raises:
         ConfigError: `batch_size` is below 1.
@@ -40,10 +40,10 @@ def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 
 
 def prompt_room(model: Any, max_new_tokens: int) -> int | None:
-    """Return how many tokens a prompt may have beside its answer; None where the model's context has no limit.
+    """Return how many tokens a prompt may have, with room for its answer; None if the context is unlimited.
 
     Raises:
-        ConfigError: `max_new_tokens` is below 1, or fills the context alone.
+        ConfigError: `max_new_tokens` is below 1, or fills the whole context.
     """
     if max_new_tokens < 1:
         raise ConfigError(f"max_new_tokens={max_new_tokens} must be at least 1.")
@@ -53,7 +53,7 @@ def prompt_room(model: Any, max_new_tokens: int) -> int | None:
     if max_new_tokens >= context:
         raise ConfigError(
             f"max_new_tokens={max_new_tokens} leaves no room for a prompt in the model's context of {context} tokens; "
-            f"choose less than {context}."
+            f"choose a value below {context}."
         )
     return context - max_new_tokens
 
@@ -79,16 +79,16 @@ def generate_batch(
     """Return the model's completion of each prompt.
 
     Prompts are padded on the left and masked, so that in exact arithmetic a greedy completion is the same in any
-    batch. The model's own sampling defaults and penalties are set aside.
+    batch. The model's own sampling defaults and penalties are ignored.
 
     Args:
-        model: a causal LM of transformers, or a PEFT model of one; it is left in the mode that it was in.
+        model: a causal LM of transformers, or a PEFT model of one; its train or eval mode is restored.
         prompts: token ids, at least one each.
         pad: the padding token.
         ends: tokens that end a completion.
-        max_new_tokens: after which a completion is cut off.
-        temperature: 0 takes the likeliest token; above 0, tokens are drawn.
-        seed: of the draws of this batch.
+        max_new_tokens: maximum tokens of a completion.
+        temperature: 0 for greedy decoding; above 0 to sample tokens.
+        seed: random seed of this batch.
     """
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), pad, dtype=torch.int64)
@@ -120,7 +120,7 @@ def generate_batch(
 
 @contextmanager
 def _own_config(model: Any, config: GenerationConfig) -> Iterator[None]:
-    """Take away the model's generation defaults, which `generate` would put in for what a config leaves open."""
+    """Remove the model's generation defaults, which `generate` would use for unset options."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     held = [(holder, holder.generation_config) for holder in (model, inner) if hasattr(holder, "generation_config")]
     for holder, _ in held:

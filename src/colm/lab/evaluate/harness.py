@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness on a model that is loaded."""
+"""Run lm-evaluation-harness tasks on a loaded model."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 from colm.errors import ConfigError
 
 Scores = dict[str, dict[str, dict[str, Any]]]
-"""Task -> metric, with its filter -> ``value`` and ``stderr``, which may be None."""
+"""Task -> metric and filter -> ``value`` and ``stderr``, which may be None."""
 
 
 def run_harness(
     model: Any, tokenizer: Any, tasks: Sequence[str], *, batch_size: int, limit: int | None = None, seed: int = 0
 ) -> Scores:
-    """Return what lm-evaluation-harness measures on its tasks, whose data it fetches from the hub.
+    """Return the results of lm-evaluation-harness, which fetches task data from the hub.
 
     Args:
         model: a causal LM of transformers, or a PEFT model of one.
-        tokenizer: its.
-        tasks: names, as ``lm_eval ls tasks`` lists them.
-        batch_size: rows at a time.
-        limit: rows of each task; None for all.
-        seed: of few-shot examples and of sampling.
+        tokenizer: the model's tokenizer.
+        tasks: task names, as listed by ``lm_eval ls tasks``.
+        batch_size: rows per batch.
+        limit: rows per task; None for all.
+        seed: random seed of few-shot examples and sampling.
 
     Raises:
-        ConfigError: lm-eval is not installed, has no such task, or can not fetch the task's data.
+        ConfigError: lm-eval is not installed, has no such task, or cannot fetch the task's data.
     """
     try:
         import lm_eval
@@ -47,14 +47,14 @@ def run_harness(
         )
     except (KeyError, ValueError, OSError) as error:
         raise ConfigError(
-            f"lm-evaluation-harness could not run {', '.join(tasks)} ({type(error).__name__}: {error}). Its tasks are "
-            "listed by: lm_eval ls tasks. Their data come from the hub, which has to be reached or cached."
+            f"lm-evaluation-harness could not run {', '.join(tasks)} ({type(error).__name__}: {error}). List its tasks "
+            "with: lm_eval ls tasks. Their data comes from the hub, which must be reachable or cached."
         ) from error
     return {task: _metrics(held) for task, held in found["results"].items()}
 
 
 def _metrics(held: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the figures among a task's results, whose keys are ``metric,filter`` and ``metric_stderr,filter``."""
+    """Return the numbers among a task's results, whose keys are ``metric,filter`` and ``metric_stderr,filter``."""
     figures = {}
     for key, value in held.items():
         metric, _, kept = key.partition(",")

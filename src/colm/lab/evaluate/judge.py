@@ -1,4 +1,4 @@
-"""From questions to judged answers, a batch at a time, and from those to figures."""
+"""Generate and judge answers batch by batch, and summarize them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from colm.lab.evaluate.generate import end_tokens, generate_batch, plan_batches,
 from colm.lab.evaluate.shares import Share, estimate_macro, estimate_share
 
 PROMPT_CHARACTERS = 1000
-"""Characters of a prompt's end that a line of `answers.jsonl` holds."""
+"""Trailing characters of a prompt stored in a line of `answers.jsonl`."""
 
 Line = dict[str, Any]
 """One judged answer: source, index, prompt, completion, extracted, expected, right, cut_off, prompt_cut."""
 
 
 class Generation(NamedTuple):
-    """How a model is asked."""
+    """Generation settings."""
 
     max_new_tokens: int
     batch_size: int
@@ -34,17 +34,17 @@ class Generation(NamedTuple):
 
 
 class Prompts(NamedTuple):
-    """Token ids of each question, and which of them lost their beginning to fit the model's context."""
+    """Token ids of each question, and which prompts lost their beginning to fit the model's context."""
 
     ids: list[list[int]]
     cut: list[bool]
 
 
 def make_prompts(questions: Sequence[Question], model: Any, tokenizer: Any, max_new_tokens: int) -> Prompts:
-    """Return what the model is asked with, exactly as in training; of a prompt too long for it, the end.
+    """Return the prompts exactly as in training; a prompt that is too long loses its beginning.
 
     Raises:
-        DataError: a prompt has no token.
+        DataError: a prompt has no tokens.
         ConfigError: messages need a chat template that the tokenizer lacks, or `max_new_tokens` leaves no room.
     """
     room = prompt_room(model, max_new_tokens)
@@ -60,7 +60,7 @@ def make_prompts(questions: Sequence[Question], model: Any, tokenizer: Any, max_
 
 
 def digest_questions(questions: Sequence[Question], prompts: Prompts) -> str:
-    """Return a text that is the same for the same prompts and expected answers, by which answers are recognised."""
+    """Return a digest of the prompts and expected answers, which identifies stored answers."""
     held = [[q.source, q.number, q.expected, ids] for q, ids in zip(questions, prompts.ids, strict=True)]
     return hashlib.sha256(json.dumps(held).encode()).hexdigest()
 
@@ -80,11 +80,11 @@ def answer_questions(
     Args:
         model: see `generate.generate_batch`.
         tokenizer: with a padding token.
-        questions: with distinct numbers.
-        prompts: theirs.
-        how: the model is asked.
-        run: turns a completion that is a program into what it prints, and any other into None; None to run nothing.
-        done: numbers of questions that need no answer; a batch without any other is left out.
+        questions: questions with distinct numbers.
+        prompts: prompts of the questions.
+        how: generation settings.
+        run: returns the output of a completion that is a program, or None; None to run nothing.
+        done: numbers of questions that are already answered; a batch with no others is skipped.
     """
     ends = end_tokens(model, tokenizer)
     for number, batch in enumerate(plan_batches([len(ids) for ids in prompts.ids], how.batch_size)):
@@ -104,7 +104,7 @@ def answer_questions(
             question = questions[row]
             text = decode_completion(tokenizer, completion.ids)
             prompt = tokenizer.decode(prompts.ids[row])
-            # Some chat templates open the thought, so that the completion begins in it.
+            # Some chat templates open the thought, so the completion starts inside it.
             extracted, right = judge(question, f"<think>{text}" if ends_in_reasoning(prompt) else text, run)
             lines.append(
                 {
@@ -123,7 +123,7 @@ def answer_questions(
 
 
 def decode_completion(tokenizer: Any, ids: Sequence[int]) -> str:
-    """Return the text of a completion without special tokens, except for those that stand around thoughts."""
+    """Return the text of a completion without special tokens, except tags around thoughts."""
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     tags = {
         number
@@ -138,10 +138,10 @@ def decode_completion(tokenizer: Any, ids: Sequence[int]) -> str:
 def judge(
     question: Question, completion: str, run: Callable[[str], str | None] | None = None
 ) -> tuple[str | None, bool]:
-    """Return the final answer of a completion, and whether it is the expected one.
+    """Return the final answer of a completion, and whether it matches the expected one.
 
-    A row of reasoning-gym is right where its task's scorer says so. A program's answer is what it prints. What stands
-    within a thought (`colm.lab.answers.reasoning`) is neither.
+    A reasoning-gym row is right if its task's scorer accepts the completion. A program's answer is its output. Text
+    inside a thought (`colm.lab.answers.reasoning`) counts as neither.
     """
     completion = without_reasoning(completion)
     if run is not None and (printed := run(completion)) is not None:
@@ -155,17 +155,17 @@ def judge(
 def summarise_answers(
     lines: Sequence[Line], unanswerable: Mapping[str, int], trained: Collection[str] | None
 ) -> dict[str, Any]:
-    """Return the figures of judged answers, as `answers.json` holds them.
+    """Return the summary of judged answers that `answers.json` stores.
 
     Args:
         lines: judged answers.
-        unanswerable: source -> rows left out since they have no final answer.
-        trained: sources that the model was trained on; None where that is not known.
+        unanswerable: source -> rows left out for lack of a final answer.
+        trained: sources that the model was trained on; None if unknown.
 
     Returns:
         ``sources``, each with ``rows``, ``exact`` (value, low, high), ``cut_off``, ``no_answer``, ``prompts_cut``,
         ``unanswerable`` and ``in_domain``; and ``in_domain``, ``out_of_domain`` and ``all``, each with the number of
-        sources and rows, ``macro`` (with its interval) and ``micro``, or None where they have no source.
+        sources and rows, ``macro`` (with its interval) and ``micro``, or None without sources.
     """
     sources: dict[str, dict[str, Any]] = {}
     for name in sorted({line["source"] for line in lines} | set(unanswerable)):

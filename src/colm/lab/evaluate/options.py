@@ -1,4 +1,4 @@
-"""The options of `colm eval`, which `colm compare` passes on."""
+"""The options of `colm eval`, which `colm compare` also accepts."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class EvalOptions(NamedTuple):
 
 
 def check_options(options: EvalOptions) -> None:
-    """Refuse values out of range. Raises ConfigError."""
+    """Raise ConfigError if a value is out of range."""
     if options.limit is not None and options.limit < 1:
-        raise ConfigError(f"--limit {options.limit} must be at least 1 row of each source.")
+        raise ConfigError(f"--limit {options.limit} must be at least 1 row per source.")
     if not 0 <= options.seed < 2**32:
         raise ConfigError(f"--seed {options.seed} must be a whole number of at least 0 and below 2**32.")
     if not 0 <= options.temperature <= 100:
@@ -41,11 +41,11 @@ def check_options(options: EvalOptions) -> None:
 
 
 def add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to a parser's."""
-    what = "answer questions, and count the right answers by source"
+    """Add the `eval` command to a parser's commands."""
+    what = "answer questions and count correct answers by source"
     command = commands.add_parser("eval", help=what, description=what.capitalize() + ".")
     add = command.add_argument
-    add("runs", nargs="+", metavar="RUN", help="output folder of a run, or a model: folder, hub name, .gguf, demo")
+    add("runs", nargs="+", metavar="RUN", help="run output folder, or a model: folder, hub name, .gguf, demo")
     add(
         "--data",
         nargs="+",
@@ -53,23 +53,31 @@ def add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         default=[],
         type=lambda names: names.split(","),
         metavar="FILE",
-        help="questions with answers; a file without a source column is one source; default the run's validation data",
+        help="questions with answers; a file without a source column is one source (default: validation data)",
     )
-    add("--tasks", default=[], type=lambda names: names.split(","), metavar="TASK,...", help="of lm-evaluation-harness")
-    add("--source-column", metavar="NAME", help="default: the run's")
-    add("--max-new-tokens", type=int, default=256, metavar="N", help="after which an answer is cut off; default 256")
-    add("--batch-size", type=int, default=16, metavar="N", help="prompts at a time; default 16")
-    add("--limit", type=int, metavar="N", help="rows of each source, drawn at random; default all")
-    add("--seed", type=int, default=0, help="of the rows drawn and of sampling; default 0")
-    add("--sample", dest="temperature", type=float, default=0.0, metavar="T", help="draw tokens; default greedy")
     add(
-        "--run-programs", action="store_true", help="an answer that is a Python program is run, shut off, for its print"
+        "--tasks",
+        default=[],
+        type=lambda names: names.split(","),
+        metavar="TASK,...",
+        help="lm-evaluation-harness tasks",
     )
-    add("--out", metavar="FOLDER", help="default: the run's; for a model, answers/<its name>")
+    add("--source-column", metavar="NAME", help="column with the source (default: the run's)")
+    add("--max-new-tokens", type=int, default=256, metavar="N", help="maximum tokens per answer (default: 256)")
+    add("--batch-size", type=int, default=16, metavar="N", help="prompts per batch (default: 16)")
+    add("--limit", type=int, metavar="N", help="rows per source, drawn at random (default: all)")
+    add("--seed", type=int, default=0, help="random seed for drawing rows and sampling (default: 0)")
+    add("--sample", dest="temperature", type=float, default=0.0, metavar="T", help="temperature (default: greedy)")
+    add(
+        "--run-programs",
+        action="store_true",
+        help="execute answers that are Python programs in a sandbox and score what they print",
+    )
+    add("--out", metavar="FOLDER", help="output folder (default: the run's; for a model, answers/NAME)")
 
 
 def parse_eval(arguments: Sequence[str]) -> tuple[EvalOptions, list[str]]:
-    """Return the options of `colm eval` and its settings, whose arguments another command passes on."""
+    """Return the options and settings of `colm eval` from arguments that another command passes on."""
     parser = argparse.ArgumentParser(prog="colm")
     add_eval(parser.add_subparsers(dest="command"))
     given = parse_arguments(parser, ["eval", *arguments])
@@ -77,14 +85,14 @@ def parse_eval(arguments: Sequence[str]) -> tuple[EvalOptions, list[str]]:
 
 
 def parse_arguments(parser: argparse.ArgumentParser, given: Sequence[str]) -> Any:
-    """Parse arguments among which settings may stand anywhere: argparse would take one after --seeds for a seed."""
+    """Parse arguments with settings at any position: argparse would take a setting after --seeds for a seed."""
     options = parser.parse_args([argument for argument in given if not _OVERRIDE.match(argument)])
-    others = getattr(options, "overrides", [])  # no overrides, which whoever applies them says
+    others = getattr(options, "overrides", [])  # invalid overrides, reported where they are applied
     options.overrides = [*others, *(argument for argument in given if _OVERRIDE.match(argument))]
     return options
 
 
 def eval_options(given: argparse.Namespace) -> EvalOptions:
-    """Return what was parsed."""
+    """Return the parsed options."""
     held = {name: getattr(given, name) for name in EvalOptions._fields}
     return EvalOptions(**{**held, "data": [name for names in given.data for name in names if name]})

@@ -1,4 +1,4 @@
-"""Run a program that a model wrote: apart, for a limited time, in limited memory, without a network."""
+"""Run a model-written program in a sandbox: limited time and memory, and no network."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import time
 from colm.errors import ConfigError
 
 OUTPUT_BYTES = 64 * 1024
-"""What a program may print; one that prints more is stopped."""
+"""Maximum output of a program; a program that prints more is stopped."""
 
 SOURCE_BYTES = 100_000
-"""Length of a program; the kernel takes no argument above 128 KiB."""
+"""Maximum length of a program; the kernel limits an argument to 128 KiB."""
 
 STARTED = b"started"
 
-# Runs in an interpreter of its own, since a process with threads may not change its namespaces. A step that fails ends
-# it with what went wrong on the status pipe. The namespaces: user (so that no privilege is needed), mount, network
-# (which then has no device that is up), pid (whose end ends every process in it), ipc. Privileges over the mounts are
-# lost with exec, so what is read-only stays so. Limits on processes do not hold for root, and sockets in the file
-# system are in no network: the filter of system calls forbids new processes, threads and sockets of every kind.
+# Runs in its own interpreter, since a process with threads may not change its namespaces. If a step fails, the
+# launcher writes the reason to the status pipe and exits. The namespaces: user (so that no privilege is needed), mount,
+# network (with no device up), pid (whose end kills every process in it), ipc. Exec drops the privileges over the
+# mounts, so read-only mounts stay read-only. Process limits do not apply to root, and Unix sockets do not belong to a
+# network: the system-call filter forbids new processes, threads and sockets of every kind.
 _LAUNCHER = r"""
 import ctypes, os, platform, resource, signal, struct, sys
 source, memory, seconds, status, started = sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5].encode()
@@ -48,7 +48,7 @@ MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE = 442, -100, 0x8000
 need(libc.syscall(ctypes.c_long(MOUNT_SETATTR), ctypes.c_int(AT_FDCWD), b"/", ctypes.c_uint(AT_RECURSIVE),
                   attributes, ctypes.c_size_t(32)), "no read-only files")
 if os.fork():
-    os.close(status)  # what is said ends when the program begins
+    os.close(status)  # so that the pipe closes when the program begins
     os._exit(os.wait()[1] != 0)
 
 SET_DEATH_SIGNAL, SET_SECCOMP, SET_NO_NEW_PRIVILEGES = 1, 22, 38
@@ -83,26 +83,26 @@ _FENCED = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
 def run_program(source: str, *, seconds: float = 5.0, memory_bytes: int = 512 * 2**20) -> str | None:
-    """Return what a Python program prints, or None where it fails, is no Python, or goes beyond a limit.
+    """Return a Python program's output, or None if it fails, is not valid Python, or exceeds a limit.
 
-    The program runs in a process of its own, with the standard library alone, an empty environment and an empty
-    folder. It can open no socket, write or delete no file and start no process or thread. It can read what its user
-    can read: this is a guard against what a model writes by accident, not against an attacker.
+    The program runs in its own process with only the standard library, an empty environment and an empty folder. It
+    cannot open sockets, write or delete files, or start processes or threads. It can read everything that its user can
+    read: the sandbox guards against accidents in model-written code, not against an attacker.
 
     Args:
         source: the program.
-        seconds: of wall time, and of processor time.
-        memory_bytes: of its address space.
+        seconds: limit on wall time, and on CPU time.
+        memory_bytes: limit on its address space.
 
     Raises:
-        ConfigError: this machine can not shut the program off; nothing has been run.
+        ConfigError: the sandbox cannot be set up on this machine; nothing has been run.
 
     ``run_program("print(6 * 7)")`` is ``"42\\n"``.
     """
     if not 0 < seconds <= 3600:
         raise ConfigError(f"seconds={seconds} must be above 0 and at most 3600.")
     if not sys.platform.startswith("linux"):
-        raise _refusal(f"that needs Linux, and this is {sys.platform}")
+        raise _refusal(f"the sandbox needs Linux, and this is {sys.platform}")
     try:
         compile(source, "program", "exec")
         encoded = source.encode()
@@ -116,7 +116,7 @@ def run_program(source: str, *, seconds: float = 5.0, memory_bytes: int = 512 * 
 
 
 def find_program(completion: str) -> str | None:
-    """Return the Python program in a completion, that of its last fence or all of it; None where there is none.
+    """Return the Python program in a completion: its last fenced block or the whole text; None without a program.
 
     Only a text that compiles and prints something counts.
 
@@ -162,13 +162,13 @@ def _run(source: str, folder: str, seconds: float, memory_bytes: int) -> str | N
             return None
         finally:
             os.close(status)
-            if process.poll() is None:  # else the number may be another's by now; its end was the end of its children
+            if process.poll() is None:  # otherwise the id may be reused; its exit has ended its children
                 os.killpg(process.pid, signal.SIGKILL)
     return printed.decode(errors="replace")
 
 
 def _read(file: int, deadline: float) -> bytes | None:
-    """Return what is printed until the end, or None where there is nothing, too much, or no end in time."""
+    """Return all output, or None if there is none, too much, or no end in time."""
     printed = b""
     while (left := deadline - time.monotonic()) > 0:
         if not select.select([file], [], [], left)[0]:
@@ -184,6 +184,6 @@ def _read(file: int, deadline: float) -> bytes | None:
 
 def _refusal(why: str) -> ConfigError:
     return ConfigError(
-        f"Programs can not be shut off from the network and the files on this machine ({why}), so none is run. Leave "
-        "--run-programs out, or run where user namespaces are allowed."
+        f"Programs cannot be sandboxed on this machine ({why}), so none is run. Remove --run-programs, or run where "
+        "user namespaces are allowed."
     )

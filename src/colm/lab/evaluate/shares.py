@@ -1,4 +1,4 @@
-"""Shares of right answers with their uncertainty."""
+"""Shares of correct answers with confidence intervals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
 
 class Share(NamedTuple):
-    """A share, from 0 to 1, with its 95 % interval; for a difference of shares, from -1 to 1."""
+    """A share, from 0 to 1, with its 95% interval; for a difference of shares, from -1 to 1."""
 
     value: float
     low: float
@@ -20,11 +20,11 @@ class Share(NamedTuple):
 
 
 def estimate_share(right: int, rows: int) -> Share:
-    """Return the share of right answers with its Wilson interval, which holds for 0 and for all right too.
+    """Return the share of right answers with its Wilson interval, which is valid for 0 and for all correct, too.
 
     Args:
-        right: of `rows`.
-        rows: at least 1, taken as independent draws from the source.
+        right: number of correct answers out of `rows`.
+        rows: at least 1, treated as independent draws from the source.
 
     Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927).
 
@@ -41,11 +41,11 @@ def estimate_share(right: int, rows: int) -> Share:
 
 
 def estimate_macro(shares: Sequence[Share]) -> Share | None:
-    """Return the mean over sources with its interval, or None without a source.
+    """Return the mean over sources with its interval, or None without sources.
 
-    The sources are taken as they are: the interval says what other rows of the same sources might give, not other
-    sources. It adds the distances from each share to its own limits in squares, so it is the Wilson interval for one
-    source and has a width also where all answers are right.
+    The sources are treated as fixed: the interval covers other rows of the same sources, not other sources. It adds the
+    distances from each share to its own limits in quadrature, so it equals the Wilson interval for one source, and has
+    a width even if all answers are correct.
 
     Source: G. Y. Zou and A. Donner, Construction of confidence limits about effect measures: a general approach,
     Statistics in Medicine 27 (2008), for a linear combination.
@@ -64,14 +64,14 @@ def estimate_macro(shares: Sequence[Share]) -> Share | None:
 
 
 def estimate_gain(pairs: Sequence[Sequence[tuple[bool, bool]]]) -> Share | None:
-    """Return by how much a second model is better than a first on the same rows, as a mean over sources.
+    """Return how much better a second model is than a first on the same rows, as a mean over sources.
 
-    Within a source the difference is paired. Its variance is that of the counts of the four outcomes (both, first
-    alone, second alone, none) with a half added to each, so that it is above 0 also where the models never differ.
-    With several sources each gets its part of that half; whole halves would make the mean's interval too wide.
+    Within a source the difference is paired. Its variance is that of the counts of the four outcomes (both, first only,
+    second only, none) with one half added to each, so it is above 0 even if the models never differ. With several
+    sources, the half is divided among them; a full half for each would make the interval of the mean too wide.
 
     Args:
-        pairs: for each source, whether the first and the second model were right on each row; no empty source.
+        pairs: for each source, whether the first and the second model were correct on each row; no source may be empty.
 
     Source: A. Agresti and Y. Min, Simple improved confidence intervals for comparing matched proportions,
     Statistics in Medicine 24 (2005).

@@ -1,1 +1,1 @@
-"""What a run will need, before it runs: memory by part, and time relative to training the whole pool."""
+"""Predict what a run needs: memory by part, and time relative to training on the whole pool."""

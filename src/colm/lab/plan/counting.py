@@ -1,8 +1,8 @@
-"""Run code without values: tensors that have shapes but no memory, and a count of what they would take.
+"""Run code without values: tensors with shapes but no storage, and a count of the memory they would need.
 
-Floating-point tensors are fake, integers and truth values are real, as long as they are not large. Which rows a pool
-has, how they are padded and which tokens are labelled is known before training; what a model computes is not. So the
-code that trains and selects runs as it is, and what it would allocate is counted.
+Floating-point tensors are fake. Integers and booleans are real unless they are large. The rows of a pool, their padding
+and their labeled tokens are known before training; the model's outputs are not. So the training and selection code runs
+unchanged, and its allocations are counted.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ _INDEXED = {
     _aten._unsafe_index_put.default,
 }
 LARGEST = 2**24
-"""Numbers that a real tensor has at most; larger ones, such as the attention mask of long rows, are fake, too."""
+"""Maximum elements of a real tensor; larger tensors, such as the attention mask of long rows, are also fake."""
 
 _FACTORIES = tuple(f"aten.{name}" for name in ("empty", "full", "new_", "ones", "rand", "zeros"))
 
 
 class DryRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Within its block, what is computed from fake tensors is fake, and what is allocated is counted.
+    """Inside the block, results computed from fake tensors are fake, and allocations are counted.
 
-    A number that is read from a fake tensor is 1, whatever was computed. So a loop or a choice that hangs on computed
-    values takes any course: look only at what does not hang on them.
+    A number read from a fake tensor is always 1. So loops and branches that depend on computed values may take any
+    path: use only results that do not depend on them.
 
-    Counted are the results of PyTorch's operations, each storage for as long as something holds it. The workspace
-    that a kernel has for itself is not.
+    The results of PyTorch's operations are counted, each storage for as long as it is referenced. The workspace inside
+    a kernel is not counted.
 
     Args:
-        fake: what the model's fake tensors belong to; it must allow inputs that are not fake.
+        fake: the mode of the model's fake tensors; it must allow inputs that are not fake.
 
     Attributes:
-        live: bytes of the tensors made within a block that are alive.
-        peak: the most that `live` has been since `start`, in bytes.
-        flops: operations of matrix products and attention since `start`, a multiplication with its addition two.
+        live: bytes of live tensors created inside the block.
+        peak: the maximum of `live` since `start`, in bytes.
+        flops: operations of matrix products and attention since `start`, counting a multiply-add as two.
     """
 
     def __init__(self, fake: FakeTensorMode) -> None:
@@ -62,7 +62,7 @@ class DryRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def start(self) -> int:
-        """Count the peak and the operations anew, and return the bytes that are alive now."""
+        """Reset the peak and the operation count, and return the bytes that are live now."""
         self.peak, self.flops = self.live, 0
         return self.live
 
@@ -70,10 +70,10 @@ class DryRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if func is _ASKS_FOR_DEVICE:  # two of three calls, and nothing is allocated
+        if func is _ASKS_FOR_DEVICE:  # two thirds of all calls; allocates nothing
             return func(*args, **kwargs)
         given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        for tensor in given:  # a view of what was there before is no new tensor
+        for tensor in given:  # a view of an existing tensor is not a new tensor
             self._known.add(tensor.untyped_storage())
         if any(isinstance(tensor, FakeTensor) for tensor in given):
             out = self._run(func, args, kwargs)
@@ -91,16 +91,16 @@ class DryRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a function of which at least one argument is fake."""
+        """Run a function that has at least one fake argument."""
         first = args[0] if args else None
         if func is _READS_A_NUMBER:
             return 1.0 if args[0].dtype.is_floating_point else 1
-        if func is _aten.nonzero.default:  # as if all were true
+        if func is _aten.nonzero.default:  # as if all elements were true
             return self._new((args[0].numel(), args[0].dim()), torch.int64)
         if func is _aten.bincount.default:
             return self._new((args[2] if len(args) > 2 else kwargs.get("minlength", 1),), torch.int64)
         if isinstance(first, Tensor) and not isinstance(first, FakeTensor) and func._schema.is_mutable:
-            return first  # a real tensor can not hold what is not known; it stays as it is
+            return first  # a real tensor cannot hold unknown values; leave it unchanged
         if func in _INDEXED:
             args = (first, [place for index in args[1] for place in self._places(index)], *args[2:])
         return func(*args, **kwargs)
@@ -110,7 +110,7 @@ class DryRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return torch.empty(shape, dtype=dtype)
 
     def _places(self, index: Tensor | None) -> list[Tensor | None]:
-        """Turn a mask into the places where it is true, as the kernel does, so that their number is known."""
+        """Convert a mask to the indices of its true elements, as the kernel does, so that their number is known."""
         if index is None or index.dtype is not torch.bool or isinstance(index, FakeTensor):
             return [index]
         places = index.nonzero()
@@ -132,7 +132,7 @@ class DryRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _makes_floats(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Return whether a function without tensors among its arguments makes floating-point numbers."""
+    """Return whether a function without tensors among its arguments creates floating-point numbers."""
     if not str(func).startswith(_FACTORIES):
         return False
     dtype = kwargs.get("dtype")
@@ -142,9 +142,9 @@ def _makes_floats(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 
 
 def _numbers(given: Sequence[Tensor], args: tuple[Any, ...]) -> int:
-    """Return how many numbers the result of a function has: those of its arguments when they are broadcast."""
+    """Return the number of elements in a function's result: that of its broadcast arguments."""
     shapes = [tensor.shape for tensor in given]
-    if not given and args and isinstance(args[0], (list, tuple)):  # what makes a tensor of a size
+    if not given and args and isinstance(args[0], (list, tuple)):  # a function that creates a tensor from a size
         shapes = [torch.Size(args[0])]
     depth = max(map(len, shapes), default=0)
     aligned = [(1,) * (depth - len(shape)) + tuple(shape) for shape in shapes]
@@ -161,16 +161,16 @@ def _attention_backward(gradient: Tensor, query: Tensor, key: Tensor, value: Ten
 
 
 def _ungrouped(tensor: Tensor, query: Tensor) -> torch.Size:
-    """Return the shape of keys or values with as many heads as the queries: up to 2.11 PyTorch counts no others."""
+    """Return the shape of keys or values with the queries' heads; PyTorch up to 2.11 miscounts grouped heads."""
     return torch.Size((tensor.shape[0], query.shape[1], *tensor.shape[2:]))
 
 
 _KERNELS = [f"_scaled_dot_product_{name}" for name in ("flash_attention", "efficient_attention", "cudnn_attention")]
-_KERNELS.append("_scaled_dot_product_flash_attention_for_cpu")  # which PyTorch's own table lacks
+_KERNELS.append("_scaled_dot_product_flash_attention_for_cpu")  # missing from PyTorch's own table
 
 FLOPS: dict[Any, Callable[..., Any]] = {
     **_flops_of.flop_registry,
     **{getattr(_aten, name): _attention for name in _KERNELS},
     **{getattr(_aten, f"{name}_backward"): _attention_backward for name in _KERNELS},
 }
-"""How many operations a call takes, given its arguments and its result."""
+"""The number of operations of a call, given its arguments and its result."""

@@ -1,4 +1,4 @@
-"""Which kernels a GPU runs, where they keep other tensors than a CPU's."""
+"""GPU kernels that keep different tensors than their CPU counterparts."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _aten: Any = torch.ops.aten
 
 @contextmanager
 def gpu_kernels() -> Iterator[None]:
-    """Within the block, fake tensors of the CPU go through the operations that a GPU would run.
+    """Inside the block, fake CPU tensors go through the operations that a GPU would run.
 
-    Dropout keeps a mask of truth values, not of numbers. Attention is memory-efficient: it keeps its output, a
-    float32 number for each query, and the mask that it is given as numbers of the queries' dtype.
+    Dropout keeps a boolean mask instead of a float mask. Attention is memory-efficient: it keeps its output, a float32
+    number per query, and the given mask in the queries' dtype.
 
-    Real tensors must not come through: the functions of torch.nn.functional are others meanwhile. (PyTorch's mode for
-    functions is not active where a checkpointed layer runs again.)
+    Real tensors must not be used inside the block, since it replaces functions of torch.nn.functional. (PyTorch's
+    function mode is not active when a checkpointed layer is recomputed.)
     """
     original = {name: getattr(functional, name) for name in _REPLACED}
     for name, replacement in _REPLACED.items():
@@ -55,7 +55,7 @@ def _attention(
     if attn_mask is None and query.dtype != torch.float32:
         out = _aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[0]
         return out
-    if enable_gqa and key.shape[1] != query.shape[1]:  # only the flash kernel has grouped heads
+    if enable_gqa and key.shape[1] != query.shape[1]:  # only the flash kernel supports grouped heads
         copies = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(copies, 1), value.repeat_interleave(copies, 1)
     if attn_mask is not None and attn_mask.dtype is torch.bool:

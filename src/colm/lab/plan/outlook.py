@@ -1,4 +1,4 @@
-"""Memory and time of a run, for training the pool, its coreset's rows, and for the coreset step."""
+"""Predict the memory and time of training on the pool, on as many rows as its coreset, and of the coreset step."""
 
 from __future__ import annotations
 
@@ -11,68 +11,68 @@ from colm.lab.plan.shapes import ModelSpec, build_shapes
 from colm.lab.plan.steps import Cost, Rehearsal, Rows
 
 RESERVE = 0.1
-"""Share of the memory that is left free: for CUDA's own context, fragmentation, and what the plan is wrong by."""
+"""Fraction of memory left free for the CUDA context, fragmentation, and errors of the plan."""
 
 LARGEST_RUN = 2**24
-"""Tokens, which are real, of a micro-batch or of a pool that are run through at most, a few rows aside."""
+"""Maximum (real) tokens of a micro-batch or a pool to run, apart from a few rows."""
 
 MOST_RUN = 256
-"""Rows of a micro-batch that are run through at most, to see what larger ones take."""
+"""Maximum rows of a micro-batch to run; larger ones are extrapolated."""
 
 LARGEST_POOL = 512
-"""Rows of a pool whose selection is run through at most."""
+"""Maximum rows of a pool whose selection is run."""
 
 
 class Request(NamedTuple):
-    """What to plan."""
+    """The run to plan."""
 
     model: ModelSpec
     selection: SelectionConfig
     rows: Rows
     micro_batch: int  # rows of the pool in a micro-batch, training.per_device_train_batch_size
-    micro_batches: int  # of a step, training.gradient_accumulation_steps
+    micro_batches: int  # per step, training.gradient_accumulation_steps
     optimizer: str = "adamw_torch_fused"
-    device: str = "cuda"  # or cpu: whose kernels
+    device: str = "cuda"  # or cpu: which kernels to count
 
 
 class Way(NamedTuple):
     """One way to train a step, on one device. Sizes in bytes.
 
-    Selection and training come one after the other, so the peak holds the larger of the two.
+    Selection and training run one after the other, so the peak holds the larger of the two.
     """
 
-    micro_batch: int  # rows of the largest micro-batch that is trained
-    rows: int  # trained in a step
+    micro_batch: int  # rows of the largest trained micro-batch
+    rows: int  # trained per step
     parameters: int
     optimizer: int
     gradients: int
-    activations: int  # at the peak of training, with all that is alive beside the parts above
-    selection: int  # at the peak of the selection, 0 where there is none
-    flops: int  # of a step
+    activations: int  # at the peak of training, with everything live except the parts above
+    selection: int  # at the peak of the selection; 0 without a selection
+    flops: int  # per step
 
     @property
     def peak(self) -> int:
-        """The most that is allocated at one time."""
+        """The peak allocation in bytes."""
         return self.parameters + self.optimizer + max(self.gradients + self.activations, self.selection)
 
 
 class Outlook:
-    """Finds what ways of training take, for any sizes of the pool.
+    """Predicts the cost of ways of training, for any pool size.
 
     Args:
-        request: the model and the run; its sizes are only a default.
-        config: of the model; default that of its name.
+        request: the model and the run; its sizes are only defaults.
+        config: the model's configuration (default: loaded by name).
 
     Raises:
         ConfigError: see `build_shapes` and `optimizer_bytes`.
-        UnsupportedModelError: the model has no value projection that can be found.
+        UnsupportedModelError: no value projection can be found in the model.
     """
 
     def __init__(self, request: Request, config: Any = None) -> None:
         self.request = request
         self.shapes = build_shapes(request.model, config)
         self._optimizer, self._within_step = optimizer_bytes(request.optimizer, self.shapes.trained)
-        adam = any(name in request.optimizer for name in ("adam", "lion"))  # lion has betas, but no eps
+        adam = any(name in request.optimizer for name in ("adam", "lion"))  # Lion has betas, but no eps
         self._rehearsal = Rehearsal(
             self.shapes,
             request.selection,
@@ -85,41 +85,41 @@ class Outlook:
 
     @property
     def held(self) -> int:
-        """Bytes of parameters, gradients and optimiser state, which any training needs."""
+        """Bytes of parameters, gradients and optimizer state, which all training needs."""
         return self.shapes.parameters + self.shapes.gradients + self._optimizer
 
     def require(self, memory: int) -> None:
-        """Check that the memory holds more than weights.
+        """Check that parameters, gradients and optimizer state fit in memory.
 
         Raises:
-            ConfigError: it does not.
+            ConfigError: they do not fit.
         """
         if memory * (1 - RESERVE) <= self.held:
             least = show_memory(self.held / (1 - RESERVE))
             raise ConfigError(
-                f"--gpu-memory of {show_memory(memory)} GiB, {RESERVE:.0%} of it kept free, does not hold the model: "
+                f"--gpu-memory of {show_memory(memory)} GiB, with {RESERVE:.0%} kept free, cannot hold the model: "
                 f"parameters {show_memory(self.shapes.parameters)} GiB, gradients "
-                f"{show_memory(self.shapes.gradients)} GiB and optimiser {show_memory(self._optimizer)} GiB need more "
-                f"than {least} GiB. Train with LoRA, in bfloat16, with an optimiser that keeps less "
-                "(training.optim=adamw_bnb_8bit), or a smaller model."
+                f"{show_memory(self.shapes.gradients)} GiB and optimizer {show_memory(self._optimizer)} GiB need more "
+                f"than {least} GiB. Train with LoRA, in bfloat16, with a smaller optimizer "
+                "(training.optim=adamw_bnb_8bit), or use a smaller model."
             )
 
     def pool(self, micro_batch: int, micro_batches: int) -> Way:
-        """Return what ordinary training of the whole pool takes."""
+        """Return the cost of ordinary training on the whole pool."""
         return self._ordinary(micro_batch, micro_batch * micro_batches, micro_batches)
 
     def coreset_rows(self, micro_batch: int, micro_batches: int) -> Way:
-        """Return what ordinary training takes of as many rows as the pool's coreset has."""
+        """Return the cost of ordinary training on as many rows as the pool's coreset."""
         rows = self.kept(micro_batch, micro_batches)
         return self._ordinary(-(-rows // micro_batches), rows, micro_batches)
 
     def coreset_step(self, micro_batch: int, micro_batches: int, *, time: bool = True) -> Way:
-        """Return what selecting a coreset and training it take.
+        """Return the cost of selecting a coreset and training on it.
 
         Args:
             micro_batch: rows of the pool in a micro-batch.
-            micro_batches: of a step.
-            time: count operations, for which the whole model has to be run through.
+            micro_batches: number of micro-batches per step.
+            time: count operations, which requires running the whole model.
         """
         way = self.coreset_rows(micro_batch, micro_batches)
         flops = 0
@@ -134,7 +134,7 @@ class Outlook:
         )
 
     def kept(self, micro_batch: int, micro_batches: int) -> int:
-        """Return the rows of a pool's coreset, the most where a schedule changes it."""
+        """Return the rows of a pool's coreset, the maximum over a schedule."""
         pool, selection = micro_batch * micro_batches, self.request.selection
         steps = [step for step, _ in selection.keep_schedule] or [0]
         return max(selection.kept_rows(pool, micro_batches, step=step) for step in steps)
@@ -154,10 +154,10 @@ class Outlook:
         )
 
     def _train(self, rows: int, accumulated: bool) -> Cost:
-        """Return the cost of a micro-batch: run through at the request's sizes, on lines through others elsewhere.
+        """Return the cost of a micro-batch: measured at the requested size, extrapolated on lines elsewhere.
 
-        The peak is the largest of what is alive at several moments, each of which grows with the rows in a straight
-        line. So two lines are drawn, through small and through large numbers of rows, and the higher one counts.
+        The peak is the largest of the live bytes at several moments, each of which grows linearly with the rows. So two
+        lines are fitted, one to small and one to large numbers of rows, and the higher one counts.
         """
         few, many = self._own
         most = self._most
@@ -176,7 +176,7 @@ class Outlook:
         return self._trained[key]
 
     def _select(self, rows: int, micro_batches: int) -> Cost:
-        """Return the cost of a selection: run through at the request's sizes, at others in the plane through three."""
+        """Return the cost of a selection: measured at the requested sizes, on a plane through three elsewhere."""
         request = self.request
         own = (request.micro_batch, request.micro_batches)
         if own[0] > self._most or own[0] * own[1] > min(LARGEST_POOL, LARGEST_RUN // request.rows.tokens):
@@ -187,7 +187,7 @@ class Outlook:
         b, m = own
         fewer_rows = b // 2 if b > 1 else 2
         fewer_batches = m // 2 if m > 1 else 2
-        # Some memory goes with the rows of a micro-batch, some with those of the pool.
+        # Some memory grows with the rows of a micro-batch, some with those of the pool.
         by_batch = self._select_run(fewer_rows, m)
         by_pool = self._select_run(b, fewer_batches)
         each_pool_row = [(x - y) / (b * (m - fewer_batches)) for x, y in zip(base, by_pool, strict=True)]
@@ -210,18 +210,18 @@ class Outlook:
 
     @property
     def _own(self) -> tuple[int, int]:
-        """Rows of the request's micro-batches, of the coreset and of the pool."""
+        """The requested rows per micro-batch, of the coreset and of the pool."""
         request = self.request
         kept = self.kept(request.micro_batch, request.micro_batches)
         return -(-kept // request.micro_batches), request.micro_batch
 
     @property
     def _most(self) -> int:
-        """Rows of a micro-batch that are run through at most; four are needed for lines."""
+        """Maximum rows of a micro-batch to run; the lines need four."""
         return min(MOST_RUN, max(4, LARGEST_RUN // self.request.rows.tokens))
 
 
 def _on_line(at: int, first: tuple[int, Cost], second: tuple[int, Cost]) -> Cost:
-    """Return the cost at a size on the line through those at two others."""
+    """Return the cost at a size, on the line through two other sizes."""
     (x, low), (y, high) = first, second
     return Cost(*(max(0, int(b + (b - a) * (at - y) / (y - x))) for a, b in zip(low, high, strict=True)))

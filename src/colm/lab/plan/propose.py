@@ -1,4 +1,4 @@
-"""Sizes of the micro-batch and of the pool that fit into a memory."""
+"""Find micro-batch and pool sizes that fit in memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from colm.lab.plan.outlook import RESERVE, Outlook, Way
 
 MOST_ROWS = 4096
-"""No micro-batch of more rows is looked at."""
+"""Maximum rows of a micro-batch to consider."""
 
 
 class Proposal(NamedTuple):
@@ -16,19 +16,19 @@ class Proposal(NamedTuple):
 
     per_device_train_batch_size: int
     gradient_accumulation_steps: int
-    pool: int  # rows of a step on each device
+    pool: int  # rows per step on each device
     peak: int  # bytes
 
 
 class Proposals(NamedTuple):
-    """For one way to train; None where even one row a micro-batch does not fit."""
+    """Proposals for one way to train; None if even one row per micro-batch does not fit."""
 
-    same_pool: Proposal | None  # the pool as it is, in the fewest micro-batches
-    largest_pool: Proposal | None  # as many micro-batches as now, of the most rows
+    same_pool: Proposal | None  # the current pool, in the fewest micro-batches
+    largest_pool: Proposal | None  # the current number of micro-batches, with the most rows
 
 
 def usable(memory: int) -> int:
-    """Return the bytes of a memory that may be planned with."""
+    """Return the bytes of a memory that a plan may use."""
     return int(memory * (1 - RESERVE))
 
 
@@ -36,9 +36,9 @@ def propose(outlook: Outlook, memory: int, *, coreset: bool) -> Proposals:
     """Return the sizes that fit.
 
     Args:
-        outlook: of the run.
-        memory: of a device, in bytes.
-        coreset: train the coreset of each pool, not the whole pool.
+        outlook: outlook of the run.
+        memory: memory of a device, in bytes.
+        coreset: train on the coreset of each pool instead of the whole pool.
     """
     limit, slots = usable(memory), outlook.request.micro_batches
     pool = outlook.request.micro_batch * slots
@@ -49,7 +49,7 @@ def propose(outlook: Outlook, memory: int, *, coreset: bool) -> Proposals:
         return outlook.pool(rows, micro_batches)
 
     def split(turn: int) -> tuple[int, int]:
-        """Return micro-batch and number of them for the pool as it is; from one row at a time to all at once."""
+        """Return size and number of micro-batches for the current pool, from one row at a time to all at once."""
         micro_batches = pool + 1 - turn
         return -(-pool // micro_batches), micro_batches
 
@@ -64,14 +64,14 @@ def propose(outlook: Outlook, memory: int, *, coreset: bool) -> Proposals:
     same = None
     if turn is not None:
         rows_each = split(turn)[0]
-        same = proposal(rows_each, -(-pool // rows_each))  # without micro-batches that would be empty
+        same = proposal(rows_each, -(-pool // rows_each))  # without empty micro-batches
     return Proposals(same, None if rows is None else proposal(rows, slots))
 
 
 def largest(lowest: int, highest: int, size: Callable[[int], int], limit: int) -> int | None:
     """Return the largest number from `lowest` to `highest` whose size is at most `limit`, or None.
 
-    `size` must not fall. It is asked for seldom, since it is slow: where the line through two answers meets the limit.
+    `size` must not decrease. It is slow, so it is evaluated rarely: where the line through two results meets the limit.
 
     >>> largest(1, 100, lambda n: 10 + 3 * n, 100)
     30
@@ -81,7 +81,7 @@ def largest(lowest: int, highest: int, size: Callable[[int], int], limit: int) -
     if size_low > limit:
         return None
     at = min(high, low + 1)
-    while low < high:  # low fits; whatever is above high does not
+    while low < high:  # low fits; nothing above high does
         found = size(at)
         slope = (found - size_low) / max(1, at - low)
         if found <= limit:

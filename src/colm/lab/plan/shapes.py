@@ -1,4 +1,4 @@
-"""A model as shapes alone: built from its configuration, no weights read, none made."""
+"""Build a model as shapes only, from its configuration, without reading or creating weights."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class ModelSpec(NamedTuple):
-    """The model as a run trains it."""
+    """The model to train."""
 
-    name: str  # as in `colm.models.load_config`
-    dtype: str = "auto"  # of the weights; auto as saved
+    name: str  # see `colm.models.load_config`
+    dtype: str = "auto"  # of the weights; auto: as saved
     lora: dict[str, Any] | None = None  # fields of peft.LoraConfig; None for full training
-    autocast: torch.dtype | None = None  # in which the forward computes, where not in that of the weights
-    checkpointing: dict[str, Any] | None = None  # the Trainer's arguments for it; None for none
+    autocast: torch.dtype | None = None  # dtype of the forward pass, if it differs from the weights
+    checkpointing: dict[str, Any] | None = None  # the Trainer's checkpointing arguments, or None
 
 
 class Shapes(NamedTuple):
@@ -36,11 +36,11 @@ class Shapes(NamedTuple):
     fake: FakeTensorMode
     vocabulary: int
     parameters: int  # bytes of all parameters and buffers
-    trained: tuple[Tensor, ...]  # the parameters that are trained
+    trained: tuple[Tensor, ...]  # the trained parameters
 
     @property
     def layer_inputs(self) -> int:
-        """Bytes of one token's states at the inputs of all layers and the output of the last."""
+        """Bytes of one token's states at all layer inputs and the last layer's output."""
         config = self.model.config.get_text_config()
         size = next(self.model.parameters()).element_size()
         return int((config.num_hidden_layers + 1) * config.hidden_size * size)
@@ -55,18 +55,18 @@ def build_shapes(spec: ModelSpec, config: Any = None) -> Shapes:
     """Build the model that a run would train, as the Trainer prepares it.
 
     Args:
-        spec: of the model.
-        config: its configuration; default that of ``spec.name``.
+        spec: the model to build.
+        config: the model's configuration (default: that of ``spec.name``.
 
     Raises:
-        ConfigError: there is no such model, it is no causal language model, its weights are quantised, the dtype is
-            unknown, or LoRA's settings do not fit it.
+        ConfigError: there is no such model, it is not a causal language model, its weights are quantized, the dtype is
+            unknown, or LoRA's settings do not fit the model.
     """
     config = load_config(spec.name) if config is None else config
     if getattr(config, "quantization_config", None) and not spec.name.endswith(".gguf") and spec.name != "demo":
         raise ConfigError(
-            f"The model {spec.name!r} has quantised weights ({_kind(config.quantization_config)}), whose layout is not "
-            "known before they are loaded; plan with the model that it was quantised from, which takes more."
+            f"The model {spec.name!r} has quantized weights ({_kind(config.quantization_config)}), whose layout is "
+            "unknown before loading; plan with the model that it was quantized from, which needs more memory."
         )
     with _quiet(), torch.device("meta"):
         model = _from_config(config, spec)
@@ -99,16 +99,16 @@ def _from_config(config: Any, spec: ModelSpec) -> Any:
     config.__dict__.pop("quantization_config", None)
     try:
         return AutoModelForCausalLM.from_config(config, dtype=dtype)
-    except (ValueError, ImportError, AttributeError, TypeError) as error:  # modeling code of any kind
+    except (ValueError, ImportError, AttributeError, TypeError) as error:  # from arbitrary modeling code
         raise ConfigError(
-            f"The model {spec.name!r} ({type(config).__name__}) can not be built from its configuration as a causal "
-            f"language model ({type(error).__name__}: {error}), so it can not be planned; name one that "
-            "AutoModelForCausalLM knows."
+            f"The model {spec.name!r} ({type(config).__name__}) cannot be planned, since it cannot be built from its "
+            f"configuration as a causal language model ({type(error).__name__}: {error}). Use a model that "
+            "AutoModelForCausalLM supports."
         ) from error
 
 
 def _make_fake(model: nn.Module, fake: FakeTensorMode) -> None:
-    """Put fake tensors of the CPU in the place of all parameters and buffers; what is shared stays shared."""
+    """Replace all parameters and buffers with fake CPU tensors; shared tensors stay shared."""
     made: dict[int, Tensor] = {}
 
     def twin(tensor: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def _make_fake(model: nn.Module, fake: FakeTensorMode) -> None:
                 made[id(tensor)] = nn.Parameter(empty, trained) if isinstance(tensor, nn.Parameter) else empty
         return made[id(tensor)]
 
-    originals = [*model.parameters(), *model.buffers()]  # held, so that no id is given twice
+    originals = [*model.parameters(), *model.buffers()]  # keep references, so that ids stay unique
     for module in model.modules():
         for held in (module._parameters, module._buffers):
             for name, tensor in held.items():
@@ -129,7 +129,7 @@ def _make_fake(model: nn.Module, fake: FakeTensorMode) -> None:
 
 
 def _checkpoint(model: Any, spec: ModelSpec) -> None:
-    """Turn checkpointing on as the Trainer and `colm train` do."""
+    """Enable checkpointing as the Trainer and `colm train` do."""
     assert spec.checkpointing is not None
     options = dict(spec.checkpointing)
     more = {name: options.pop(name) for name in ("every_n_layers", "offload") if name in options}
@@ -143,7 +143,7 @@ def _checkpoint(model: Any, spec: ModelSpec) -> None:
 
 
 def _autocast(model: Any, dtype: torch.dtype) -> None:
-    """Let the forward run in autocast and return float32, as accelerate makes it."""
+    """Run the forward pass in autocast and return float32, as accelerate does."""
     from accelerate.utils import convert_outputs_to_fp32
 
     model.forward = convert_outputs_to_fp32(torch.autocast("cpu", dtype=dtype)(model.forward))
@@ -156,7 +156,7 @@ def _kind(quantisation: Any) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back what libraries say of a model without weights."""
+    """Suppress library messages about a model without weights."""
     noisy = [logging.getLogger(name) for name in ("transformers", "peft")]
     levels = [logger.level for logger in noisy]
     for logger in noisy:

@@ -21,13 +21,13 @@ from colm.selector import CoresetSelector
 
 
 def make_selector(model: Any, config: SelectionConfig, optimizer: Any) -> CoresetSelector:
-    """Return a selector for a model of fake tensors. Call it within a `DryRun`.
+    """Return a selector for a model of fake tensors. Call it inside a `DryRun`.
 
-    Which outputs of a fused projection are values is found by their influence on the logits, which is not known here;
-    their number follows from the config's heads, and that is all that memory hangs on.
+    The value outputs of a fused projection are normally found by their influence on the logits, which is unknown here.
+    Their number follows from the config's heads, and memory depends only on that number.
 
     Raises:
-        UnsupportedModelError: as `locate_value_site`.
+        UnsupportedModelError: see `locate_value_site`.
     """
     try:
         return CoresetSelector(model, config, optimizer=optimizer)
@@ -48,7 +48,7 @@ def make_selector(model: Any, config: SelectionConfig, optimizer: Any) -> Corese
 
 
 def _last_fused(model: Any) -> str | None:
-    """Return the last projection to run that computes queries or keys besides values."""
+    """Return the last projection to run that computes queries or keys as well as values."""
     fused = {
         name: base_map(module)
         for name, module in model.named_modules()
@@ -69,12 +69,12 @@ def _count_values(model: Any, name: str, outputs: int) -> int:
     if name.rpartition(".")[2] == "kv_proj":
         return outputs // 2
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return int(outputs - heads * size) // 2  # queries of all heads, as many keys as values
+    return int(outputs - heads * size) // 2  # queries of all heads, and as many keys as values
 
 
 @contextmanager
 def cut_layers(model: nn.Module, site: ValueSite | None) -> Iterator[None]:
-    """Leave out the layers before the one that comes before the value projection's, within the block."""
+    """Inside the block, keep only the value projection's layer, its predecessor, and the layers after it."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     first = site.layers[0] if site is not None and site.layers else None
     holder = next((held for held in lists if any(layer is first for layer in held)), None)

@@ -1,4 +1,4 @@
-"""What the parts of a training step allocate and compute, found by running them without values."""
+"""Measure what the parts of a training step allocate and compute, by running them without values."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from colm.step.pool import IGNORE
 from colm.types import Batch
 
 TOKEN = 1
-"""The id of every token; any would do."""
+"""The id of every token; any value works."""
 
 
 class Cost(NamedTuple):
-    """What a part of a step takes above parameters and optimiser state."""
+    """The cost of a part of a step, excluding parameters and optimizer state."""
 
-    peak: int  # bytes, at most at one time
-    left: int  # bytes that stay after it, gradients aside
+    peak: int  # bytes
+    left: int  # bytes that remain afterwards, without gradients
     flops: int  # of matrix products and attention
 
 
 class Rows(NamedTuple):
-    """The rows to plan for: all as long as they may get."""
+    """The rows to plan for: all of maximum length."""
 
     tokens: int  # T
-    labelled: float = 1.0  # share of the tokens that have a label, the last ones of a row
+    labelled: float = 1.0  # fraction of labeled tokens, the last ones of a row
 
     def batch(self, count: int) -> Batch:
-        """Return a micro-batch of `count` rows (count, T): the last one is a token shorter, so there is padding."""
+        """Return a micro-batch of `count` rows (count, T); the last row is one token shorter, so there is padding."""
         ids = torch.full((count, self.tokens), TOKEN)
         mask = torch.ones_like(ids)
         if count > 1:
@@ -53,14 +53,14 @@ class Rows(NamedTuple):
 
 
 class Rehearsal:
-    """Runs the parts of a step with a model of fake tensors.
+    """Runs the parts of a step on a model of fake tensors.
 
     Args:
         shapes: the model.
-        selection: how the coreset is chosen, and which loss is trained.
-        rows: what rows to plan for.
+        selection: how the coreset is chosen, and which loss is used.
+        rows: the rows to plan for.
         device: ``cuda`` or ``cpu``, whose kernels to count.
-        adam: whether the optimiser has Adam's moments, by which features are normalised.
+        adam: whether the optimizer has Adam moments, which normalize features.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class Rehearsal:
         """Run a micro-batch of `count` rows forward and backward.
 
         Args:
-            count: rows.
-            accumulated: there are gradients of an earlier micro-batch, which is the rule from the second one on.
+            count: number of rows.
+            accumulated: gradients of an earlier micro-batch exist, as from the second micro-batch on.
         """
         batch = self.rows.batch(count)
         with self._dry_run() as dry:
@@ -96,10 +96,10 @@ class Rehearsal:
         """Choose a coreset from a pool, as in every step but the first.
 
         Args:
-            count: rows of a micro-batch of the pool.
-            micro_batches: of the pool.
-            short: leave out all but the last layers, which is quick, and right for the memory: layers before the
-                value projection leave nothing behind.
+            count: rows per micro-batch of the pool.
+            micro_batches: number of micro-batches in the pool.
+            short: keep only the last layers, which is faster and gives the same memory: earlier layers keep nothing
+                in memory.
         """
         if self.selection.features == "none":
             return Cost(0, 0, 0)
@@ -119,7 +119,7 @@ class Rehearsal:
             return Cost(dry.peak - start, dry.live - start, dry.flops)
 
     def _loss(self, batch: Batch) -> Tensor:
-        """Return the loss as the trainers compute it, with what they hold meanwhile."""
+        """Return the loss as the trainers compute it, with the tensors that they hold meanwhile."""
         inputs = {key: value for key, value in batch.items() if key != "labels"}
         labels = batch["labels"]
         if self.selection.loss == "token":

@@ -1,6 +1,6 @@
-"""Pages about runs: what a run's folder tells, signs of known failures, and comparisons of methods.
+"""Report pages: the contents of run folders, signs of known failures, and comparisons of methods.
 
-Everything here reads files that `colm train` and `colm compare` wrote; nothing of it needs the model.
+This code reads files that `colm train` and `colm compare` wrote; it never needs the model.
 """
 
 from __future__ import annotations

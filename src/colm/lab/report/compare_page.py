@@ -1,4 +1,4 @@
-"""The page of `colm compare`: methods beside each other, over seeds."""
+"""The page of `colm compare`: methods side by side, over seeds."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ from colm.lab.report.svg import PlotIds
 
 PAGE_NAME = "compare.html"
 AXES: tuple[tuple[Axis, str, str], ...] = (
-    ("step", "against steps", "optimiser steps"),
-    ("rows", "against examples", "examples trained on"),
-    ("seconds", "against time", "training seconds, selection included"),
+    ("step", "against steps", "optimizer steps"),
+    ("rows", "against examples", "training examples"),
+    ("seconds", "against time", "training seconds, including selection"),
 )
 LOSSES = {
     "macro": "mean over all sources",
@@ -54,7 +54,7 @@ LOSSES = {
 
 
 class LossPlots(NamedTuple):
-    """One loss in its plots."""
+    """The plots of one loss."""
 
     name: str
     note: str
@@ -62,7 +62,7 @@ class LossPlots(NamedTuple):
 
 
 class Differences(NamedTuple):
-    """A table of differences to one method."""
+    """A table of differences from one method."""
 
     base: str
     rows: list[tuple[str, dict[str, Interval | None]]]
@@ -72,12 +72,12 @@ def write_comparison(folder: Path, *, out: Path | None = None, descriptions: Map
     """Write the page of a comparison and return its path.
 
     Args:
-        folder: with `compare.json`, and the runs in ``<method>/seed-<seed>``.
-        out: the HTML file; by default `compare.html` in the folder.
-        descriptions: of methods, a few words each, by name.
+        folder: folder with `compare.json` and the runs in ``<method>/seed-<seed>``.
+        out: the HTML file; default: `compare.html` in the folder.
+        descriptions: short description of each method, by name.
 
     Raises:
-        ConfigError: the folder holds no comparison, a file of it can not be read, or the page can not be written.
+        ConfigError: the folder contains no comparison, one of its files cannot be read, or the page cannot be written.
     """
     methods = read_comparison(folder)
     ids = PlotIds()
@@ -114,24 +114,24 @@ def write_comparison(folder: Path, *, out: Path | None = None, descriptions: Map
 
 
 def state_difference(method: Method, base: Method) -> str:
-    """Say in one sentence whether the method's macro loss differs from the base's, as far as the seeds tell."""
+    """State in one sentence whether the method's macro loss differs from the base's, given the seeds."""
     found = loss_differences(method, base)["macro"]
     if found is None:
-        return f"{method.name} and {base.name} have no seed in common."
+        return f"{method.name} and {base.name} have no common seed."
     if not isfinite(found.mean):
-        return f"The macro loss of {method.name} or of {base.name} is not finite."
+        return f"The macro loss of {method.name} or {base.name} is not finite."
     amount = show_number(abs(found.mean), 4)
     than = "lower" if found.mean < 0 else "higher"
-    ends = f"{method.name} ends {amount} {than} in macro loss than {base.name}"
+    ends = f"The final macro loss of {method.name} is {amount} {than} than that of {base.name}"
     if found.half is None:
-        return f"{ends}, on the one seed that both have, which does not tell whether that is more than chance."
+        return f"{ends} on their one common seed, which cannot rule out chance."
     span = f"{show_signed(found.mean - found.half, 4)} to {show_signed(found.mean + found.half, 4)}"
     if not found.sign:
         return (
-            f"{method.name} and {base.name} do not differ in macro loss by more than {found.seeds} seeds leave open "
-            f"(difference {show_signed(found.mean, 4)}, 95 % interval {span})."
+            f"Final macro losses of {method.name} and {base.name} do not differ significantly over {found.seeds} seeds "
+            f"(difference {show_signed(found.mean, 4)}, 95% interval {span})."
         )
-    return f"{ends} (95 % interval {span}, {found.seeds} seeds)."
+    return f"{ends} (95% interval {span}, {found.seeds} seeds)."
 
 
 def _tabulate_differences(methods: Sequence[Method], base: Method) -> Differences:
@@ -175,7 +175,7 @@ _MEANS: dict[str, Callable[[Evaluation, Curve], float | None]] = {
 
 
 def _draw_gaps(methods: Sequence[Method], base: Method, ids: PlotIds) -> list[Plot]:
-    """Draw each mean loss less the base's, where methods that lie close together can be told apart."""
+    """Draw the difference of each mean loss from the base's, which separates methods that are close together."""
     plots = []
     for name, loss in _MEANS.items():
         held = [(i, method) for i, method in enumerate(methods) if method is not base]
@@ -186,10 +186,10 @@ def _draw_gaps(methods: Sequence[Method], base: Method, ids: PlotIds) -> list[Pl
         svg = draw_lines(
             [zero, *(Line(band.x, band.y, i, band.low, band.high) for i, band in bands)],
             x_label=AXES[0][2],
-            alt=f"{name.capitalize()} loss less that of {base.name} against steps. {ends}",
+            alt=f"{name.capitalize()} loss minus that of {base.name} against steps. {ends}",
             ids=ids,
         )
-        plots.append(Plot(f"{name.capitalize()} loss", Markup(svg), f"less that of {base.name}"))
+        plots.append(Plot(f"{name.capitalize()} loss", Markup(svg), f"minus that of {base.name}"))
     return [plot for plot in plots if plot.svg]
 
 

@@ -1,4 +1,4 @@
-"""A folder of `colm compare` as records, and what its tables and plots show, as pure functions of them."""
+"""Read a `colm compare` folder as records, and compute its tables and plots as pure functions of them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Axis = Literal["step", "rows", "seconds"]
 
 
 class Figures(NamedTuple):
-    """One run's figures; the losses are those of its last evaluation."""
+    """One run's results; the losses are from the last evaluation."""
 
-    losses: dict[str, float]  # of METRICS, those that there are
+    losses: dict[str, float]  # the available METRICS
     steps: int
-    seconds: float  # of training, selection included
+    seconds: float  # of training, including selection
     selection_seconds: float
     peak_memory: int | None  # bytes
 
@@ -44,11 +44,11 @@ class Method(NamedTuple):
 
     name: str
     figures: dict[str, Figures]
-    curves: dict[str, Curve]  # of the seeds whose run folder is there
+    curves: dict[str, Curve]  # of the seeds whose run folder exists
 
 
 class Band(NamedTuple):
-    """A mean over seeds along an axis, with the lowest and the highest seed; these are empty with a single one."""
+    """A mean over seeds along an axis, with the lowest and the highest seed (both empty with a single seed)."""
 
     x: list[float]
     y: list[float]
@@ -57,35 +57,35 @@ class Band(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a method costs, in means over seeds; the memory is the highest."""
+    """The cost of a method: means over seeds, and the highest peak memory."""
 
     steps: float
     step_seconds: float
-    selection_seconds: float  # a step
-    training_seconds: float  # a step
-    rows: float | None  # examples trained on in all
+    selection_seconds: float  # per step
+    training_seconds: float  # per step
+    rows: float | None  # total training examples
     peak_memory: int | None
 
 
 class Reach(NamedTuple):
-    """When a method's mean macro loss first is the target; None where it never is."""
+    """When a method's mean macro loss first reaches the target; None if it never does."""
 
     steps: float | None
     seconds: float | None
 
 
 def read_comparison(folder: Path) -> list[Method]:
-    """Read `compare.json` and the evaluations of the runs that it names, in its order.
+    """Read `compare.json` and the evaluations of the listed runs, in order.
 
     Raises:
-        ConfigError: there is no such folder or file, or one can not be read.
+        ConfigError: the folder or a file is missing or cannot be read.
     """
     path = folder / COMPARE_NAME
     if not path.is_file():
-        raise ConfigError(f"There is no {COMPARE_NAME} in {folder}; give the output_dir of a colm compare.")
+        raise ConfigError(f"There is no {COMPARE_NAME} in {folder}; give the output_dir of a colm compare run.")
     held = read_json(path)
     if not isinstance(held, dict) or not held or not all(isinstance(seeds, dict) for seeds in held.values()):
-        raise ConfigError(f"{path} holds no finished run; it must map methods to seeds to figures.")
+        raise ConfigError(f"{path} contains no finished runs; it must map methods to seeds to results.")
     methods = []
     for name, seeds in held.items():
         figures = {str(seed): _parse_figures(values, f"{path}, {name}, seed {seed},") for seed, values in seeds.items()}
@@ -95,7 +95,7 @@ def read_comparison(folder: Path) -> list[Method]:
 
 
 def list_sources(methods: Sequence[Method]) -> list[tuple[str, int, bool]]:
-    """Return every source that is trained on: its name, rows, and whether it is small; the largest first."""
+    """Return name, rows and smallness of every training source, the largest first."""
     found: dict[str, tuple[int, bool]] = {}
     for method in methods:
         for curve in method.curves.values():
@@ -111,12 +111,12 @@ def final_losses(method: Method) -> dict[str, Interval | None]:
 
 
 def loss_differences(method: Method, base: Method) -> dict[str, Interval | None]:
-    """Return the mean over common seeds of each final loss less the base's, with paired intervals."""
+    """Return the mean over common seeds of each final loss minus the base's, with paired intervals."""
     return {metric: estimate_difference(_by_seed(method, metric), _by_seed(base, metric)) for metric in METRICS}
 
 
 def count_cost(method: Method) -> Cost:
-    """Return what the method costs a step and in all."""
+    """Return the method's cost per step and in total."""
     runs = list(method.figures.values())
     rows = [curve.evaluations[-1].rows for curve in method.curves.values()]
     memory = [run.peak_memory for run in runs if run.peak_memory is not None]
@@ -133,12 +133,12 @@ def count_cost(method: Method) -> Cost:
 
 
 def average_curves(method: Method, axis: Axis, loss: Callable[[Evaluation, Curve], float | None]) -> Band:
-    """Return the mean over seeds of a loss, at the steps at which every seed was evaluated.
+    """Return the mean over seeds of a loss, at the steps where every seed was evaluated.
 
     Args:
-        method: with its curves.
-        axis: what is along x; seeds differ in their seconds, and perhaps in their rows, whose mean is taken.
-        loss: of one evaluation; steps without a finite one for each seed are left out.
+        method: the method, with its curves.
+        axis: the x axis; seconds, and possibly rows, differ between seeds and are averaged.
+        loss: loss of one evaluation; steps without a finite loss for every seed are left out.
     """
     band = Band([], [], [], [])
     by_step = [{each.step: each for each in curve.evaluations} for curve in method.curves.values()]
@@ -154,7 +154,7 @@ def average_curves(method: Method, axis: Axis, loss: Callable[[Evaluation, Curve
 
 
 def average_differences(method: Method, base: Method, loss: Callable[[Evaluation, Curve], float | None]) -> Band:
-    """Return the mean over common seeds of a loss less the base's, at the steps at which all of them were evaluated."""
+    """Return the mean over common seeds of a loss minus the base's, at the steps where all of them were evaluated."""
     seeds = [seed for seed in method.curves if seed in base.curves]
     pairs = [(method.curves[seed], base.curves[seed]) for seed in seeds]
     by_seed = [
@@ -168,7 +168,7 @@ def average_differences(method: Method, base: Method, loss: Callable[[Evaluation
 
 
 def find_reach(method: Method, target: float) -> Reach:
-    """Return when the method's macro loss, mean over seeds, first is the target, linear between evaluations."""
+    """Return when the method's macro loss, mean over seeds, first reaches the target, interpolated linearly."""
 
     def reach(axis: Axis) -> float | None:
         band = average_curves(method, axis, macro_loss)
@@ -178,7 +178,7 @@ def find_reach(method: Method, target: float) -> Reach:
 
 
 def macro_loss(evaluation: Evaluation, curve: Curve) -> float | None:
-    """Return an evaluation's mean over the sources that are trained on."""
+    """Return an evaluation's mean over the training sources."""
     return mean_macro(evaluation.losses, curve.rows)
 
 
@@ -213,14 +213,14 @@ def _parse_figures(values: Any, place: str) -> Figures:
     except KeyError as error:
         raise ConfigError(f"{place} lacks {error}; it was not written by this version of colm compare.") from error
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{place} does not hold what colm compare writes there: {error}") from error
+        raise ConfigError(f"{place} does not have the format that colm compare writes: {error}") from error
     if figures.steps < 1:
         raise ConfigError(f"{place} has steps={figures.steps}; a finished run has at least 1.")
     return figures
 
 
 def _read_curve(folder: Path) -> Curve | None:
-    """Return the run's evaluations, or None where its folder has gone or holds none."""
+    """Return the run's evaluations, or None if its folder is missing or has none."""
     if not folder.is_dir():
         return None
     summary, evaluations = read_summary(folder), read_evaluations(folder)
@@ -228,5 +228,5 @@ def _read_curve(folder: Path) -> Curve | None:
 
 
 def find_method(methods: Sequence[Method], name: str) -> Method | None:
-    """Return the method of that name, if it is there."""
+    """Return the method of that name, or None."""
     return next((method for method in methods if method.name == name), None)

@@ -1,4 +1,4 @@
-"""Means over seeds with their uncertainty, and when a curve reaches a loss."""
+"""Means over seeds with confidence intervals, and when a curve reaches a loss."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONFIDENCE = 0.95
 
 
 class Interval(NamedTuple):
-    """A mean over seeds; `half` is half the width of its 95 % t-interval, None with a single seed."""
+    """A mean over seeds; `half` is half the width of its 95% t-interval, or None with a single seed."""
 
     mean: float
     half: float | None
@@ -21,16 +21,16 @@ class Interval(NamedTuple):
 
     @property
     def sign(self) -> int:
-        """1 or -1 where the whole interval lies above or below zero; 0 where it does not, or where there is none."""
+        """1 or -1 if the whole interval lies above or below zero; 0 otherwise or without an interval."""
         if self.half is None or abs(self.mean) <= self.half:
             return 0
         return 1 if self.mean > 0 else -1
 
 
 def estimate_mean(values: Sequence[float]) -> Interval | None:
-    """Return the mean with its 95 % t-interval, or None without a value.
+    """Return the mean with its 95% t-interval, or None without values.
 
-    The interval takes the seeds as independent draws from a normal distribution.
+    The interval treats the seeds as independent draws from a normal distribution.
 
     >>> estimate_mean([1.0, 2.0, 3.0])
     Interval(mean=2.0, half=2.48..., seeds=3)
@@ -47,11 +47,11 @@ def estimate_mean(values: Sequence[float]) -> Interval | None:
 
 
 def estimate_difference(values: Mapping[str, float], base: Mapping[str, float]) -> Interval | None:
-    """Return the mean of value minus base over the seeds that both have, with its paired 95 % t-interval.
+    """Return the mean of value minus base over the seeds common to both, with its paired 95% t-interval.
 
     Args:
-        values: seed -> figure of the method.
-        base: seed -> the same figure of the method to compare with.
+        values: seed -> result of the method.
+        base: seed -> the same result of the method to compare with.
 
     >>> estimate_difference({"0": 1.0, "1": 2.5, "2": 9.0}, {"0": 2.0, "1": 3.0})
     Interval(mean=-0.75, half=3.17..., seeds=2)
@@ -60,12 +60,12 @@ def estimate_difference(values: Mapping[str, float], base: Mapping[str, float]) 
 
 
 def find_first_reach(x: Sequence[float], losses: Sequence[float], target: float) -> float | None:
-    """Return the first x at which the curve, linear between its points, is at the target or below; None if it never is.
+    """Return the first x at which the curve, linear between its points, is at or below the target; None if it never is.
 
     Args:
-        x: ascending.
+        x: ascending x values.
         losses: one for each x.
-        target: a loss; a curve that misses it by a millionth of it counts as there, since it is a mean of such curves.
+        target: the target loss, with a relative tolerance of one millionth, since the target is a mean of such curves.
 
     >>> find_first_reach([0, 10, 20], [4.0, 3.0, 1.0], 2.0)
     15.0

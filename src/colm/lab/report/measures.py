@@ -1,4 +1,4 @@
-"""What the plots and tables of a run show, as pure functions of its records."""
+"""Compute the plots and tables of a run, as pure functions of its records."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import NamedTuple
 from colm.lab.report.runs import Run, Step
 
 WINDOW_SHARE = 20
-"""A window is the run's steps divided by this, so that a smoothed line has about as many independent points."""
+"""The window is the run's steps divided by this number, so a smoothed line has about this many independent points."""
 MOST_POINTS = 200
-"""Points of a plotted line; more can not be told apart in a plot and would only make the page large."""
+"""Maximum points of a plotted line; more cannot be distinguished and would only enlarge the page."""
 
 MOST_DRAWN = 24
-"""Sources that have plots of their own on a page; a plot takes a tenth of a second, and nobody looks at thousands."""
+"""Maximum sources with plots on a page; a plot takes 0.1 s, and nobody looks at thousands."""
 
 
 class Points(NamedTuple):
@@ -27,7 +27,7 @@ class Points(NamedTuple):
 
 
 class SourceRow(NamedTuple):
-    """One line of the table by source; shares are fractions, None where there is nothing to divide."""
+    """One line of the table by source; shares are fractions, or None for a zero denominator."""
 
     name: str
     small: bool
@@ -35,14 +35,14 @@ class SourceRow(NamedTuple):
     data_share: float | None
     pooled: int
     kept: int
-    kept_share: float | None  # of its own pool rows
-    trained_share: float | None  # of all kept rows
+    kept_share: float | None  # fraction of the source's pool rows
+    trained_share: float | None  # fraction of all kept rows
     before: float | None
     after: float | None
 
 
 def mean_macro(losses: Mapping[str, float], trained: Container[str]) -> float | None:
-    """Return the mean over the sources that are trained on; None where no loss is known.
+    """Return the mean over the training sources; None if no loss is known.
 
     >>> mean_macro({"a": 1.0, "b": 3.0, "only evaluated": 9.0}, {"a", "b"})
     2.0
@@ -52,7 +52,7 @@ def mean_macro(losses: Mapping[str, float], trained: Container[str]) -> float | 
 
 
 def mean_micro(losses: Mapping[str, float], rows: Mapping[str, int]) -> float | None:
-    """Return the mean over sources weighted by their training rows; None where no loss is known.
+    """Return the mean over sources weighted by their training rows; None if no loss is known.
 
     >>> mean_micro({"a": 1.0, "b": 3.0}, {"a": 30, "b": 10})
     1.5
@@ -63,7 +63,7 @@ def mean_micro(losses: Mapping[str, float], rows: Mapping[str, int]) -> float | 
 
 
 def choose_window(steps: int) -> int:
-    """Return how many steps a smoothed line averages over.
+    """Return how many steps a smoothed line averages.
 
     >>> [choose_window(steps) for steps in (3, 60, 1000)]
     [3, 5, 50]
@@ -72,9 +72,9 @@ def choose_window(steps: int) -> int:
 
 
 def slide_ratio(above: Sequence[float], below: Sequence[float], window: int) -> list[float | None]:
-    """Return, at each step, the ratio of the sums over the window that ends there; None where it divides by zero.
+    """Return, at each step, the ratio of the sums over the window that ends there; None for a zero denominator.
 
-    A window at the start holds only the steps there are.
+    At the start, the window covers only the steps so far.
 
     >>> slide_ratio([1, 1, 0], [2, 2, 0], 2)
     [0.5, 0.5, 0.5]
@@ -90,7 +90,7 @@ def slide_ratio(above: Sequence[float], below: Sequence[float], window: int) -> 
 
 
 def thin(x: Sequence[float], y: Sequence[float | None], most: int = MOST_POINTS) -> Points:
-    """Return at most `most` evenly spaced points with the last one among them, those without a finite value left out.
+    """Return at most `most` evenly spaced points, including the last one and without non-finite values.
 
     >>> thin([1, 2, 3, 4, 5], [10, 20, None, 40, 50], most=3)
     Points(x=[1, 5], y=[10, 50])
@@ -114,7 +114,7 @@ def trace_mean_losses(run: Run) -> tuple[Points, Points]:
 
 
 def trace_kept_share(run: Run, source: str, window: int) -> Points:
-    """Return the share of the source's pool rows that were kept, over the window that ends at each step."""
+    """Return the share of the source's pool rows kept over the window that ends at each step."""
     kept = [step.kept.get(source, 0) for step in run.steps]
     pooled = [step.pool.get(source, 0) for step in run.steps]
     return thin(_numbers(run.steps), slide_ratio(kept, pooled, window))
@@ -141,14 +141,14 @@ def trace_match(run: Run, window: int) -> tuple[Points, Points]:
 
 
 def trace_selection_share(run: Run, window: int) -> Points:
-    """Return the selection's share of the steps' seconds over the window, against steps."""
+    """Return the selection's fraction of the step time over the window, against steps."""
     held = [step for step in run.steps if step.step_seconds]
     share = slide_ratio([step.seconds for step in held], [step.step_seconds or 0.0 for step in held], window)
     return thin(_numbers(held), share)
 
 
 def compared_steps(run: Run) -> list[Step]:
-    """Return the steps with a match and one of random rows to compare it with, both finite."""
+    """Return the steps with a finite match of both the kept rows and random rows."""
     return [
         step
         for step in run.steps
@@ -165,7 +165,7 @@ def data_share(run: Run, source: str) -> float | None:
 
 
 def tabulate_sources(run: Run) -> list[SourceRow]:
-    """Return the table by source, the source with most rows first."""
+    """Return the table by source, the largest source first."""
     before = run.evaluations[0] if run.evaluations and run.evaluations[0].step == 0 else None
     after = run.evaluations[-1] if run.evaluations and run.evaluations[-1] is not before else None
     every, total = sum(run.kept.values()), sum(run.rows.values())
@@ -187,7 +187,7 @@ def tabulate_sources(run: Run) -> list[SourceRow]:
 
 
 def find_rises(runs: Iterable[Run]) -> dict[str, float]:
-    """Return by how much each source's loss rose from first to last, in the run where it rose most."""
+    """Return by how much each source's loss rose from first to last, in the run with the largest rise."""
     rises: dict[str, float] = {}
     for run in runs:
         first, last = (run.evaluations[0].losses, run.evaluations[-1].losses) if run.evaluations else ({}, {})
@@ -197,14 +197,14 @@ def find_rises(runs: Iterable[Run]) -> dict[str, float]:
 
 
 def choose_drawn(sources: Sequence[str], rises: Mapping[str, float], most: int = MOST_DRAWN) -> list[str]:
-    """Return the sources that have plots, in their order: all where they are few.
+    """Return the sources to plot, in order: all of them if there are at most `most`.
 
-    Of more, three in four are the first ones, and the others those whose loss rose most.
+    Otherwise, three quarters are the first sources, and the rest those whose loss rose most.
 
     Args:
-        sources: the source with most rows first.
-        rises: source -> its last evaluation loss less its first, in any run.
-        most: sources to draw.
+        sources: sources, the largest first.
+        rises: source -> its last evaluation loss minus its first, in any run.
+        most: maximum sources to plot.
 
     >>> choose_drawn("abcdefgh", {"d": -1.0, "f": 0.5, "h": 0.1}, most=4)
     ['a', 'b', 'c', 'f']
@@ -218,7 +218,7 @@ def choose_drawn(sources: Sequence[str], rises: Mapping[str, float], most: int =
 
 
 def sum_seconds(run: Run) -> tuple[float, float] | None:
-    """Return the run's seconds of training and of the selection in them; None where it did not say."""
+    """Return the run's training seconds and the selection seconds in them; None if not recorded."""
     if run.finished and run.summary:
         return run.summary.seconds, run.summary.selection_seconds
     timed = [step for step in run.steps if step.step_seconds]
@@ -228,7 +228,7 @@ def sum_seconds(run: Run) -> tuple[float, float] | None:
 
 
 def divide(above: float, below: float) -> float | None:
-    """Return the ratio, or None where there is nothing to divide by."""
+    """Return the ratio, or None for a zero denominator."""
     return above / below if below else None
 
 

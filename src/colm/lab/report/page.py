@@ -1,4 +1,4 @@
-"""Pages that stand alone: one HTML file with its style and its plots in it, which asks for nothing and runs nothing."""
+"""Self-contained pages: one HTML file with inline style and plots, no requests and no scripts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from colm.step.record import replace_file, write_partial
 
 MISSING = "\N{EN DASH}"
 UNKNOWN = "0" * 32
-"""In the place of a page's digest, as it is taken."""
+"""Placeholder for a page's digest while the digest is computed."""
 PROBE_BYTES = 2**16
 HEAD_CHARACTERS = 1000
 _MARK = re.compile(r'(<meta name="generator" content="colm )([0-9a-f]{32})(">)')
@@ -32,14 +32,14 @@ OLDER = """<!doctype html>
 <meta name="color-scheme" content="light">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>"""
-"""What pages of versions without a mark begin with."""
+"""The beginning of pages written by versions without a mark."""
 
 
 class Plot(NamedTuple):
-    """A plot with its title and what has to be said about it."""
+    """A plot with title and caption."""
 
     title: str
-    svg: Markup  # empty where there is nothing to draw
+    svg: Markup  # empty without data
     caption: str
 
 
@@ -51,14 +51,14 @@ class Key(NamedTuple):
 
 
 def check_page(out: Path) -> None:
-    """Check that a page may be written to a file, so that it is said before there is work to lose.
+    """Check that a page can be written to a file, before doing the work.
 
     Raises:
-        ConfigError: it cannot, or the file is somebody else's: no page of colm's, or one that was changed since.
+        ConfigError: the file is not writable, is not a colm page, or was edited since.
     """
     if os.path.lexists(out) and not _is_own(out):
         raise ConfigError(
-            f"{out} is not a page that colm wrote, or was changed since. Move it away, or choose another --out."
+            f"{out} is not a page that colm wrote, or was edited since. Move it away, or choose another --out."
         )
     try:
         write_partial(out, " " * PROBE_BYTES).unlink()
@@ -69,7 +69,7 @@ def check_page(out: Path) -> None:
 def write_page(out: Path, template: str, **context: Any) -> Path:
     """Render a template of this package to a file and return its path.
 
-    The page has a digest of itself, by which it is told from other people's pages.
+    The page contains its own digest, which identifies it as written by colm.
 
     Raises:
         ConfigError: see `check_page`.
@@ -84,7 +84,7 @@ def write_page(out: Path, template: str, **context: Any) -> Path:
 
 
 def _unwritable(out: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"The page can not be written to {out}: {error.strerror}. Choose another --out.")
+    return ConfigError(f"The page cannot be written to {out}: {error.strerror}. Choose another --out.")
 
 
 def _digest(text: str) -> str:
@@ -105,12 +105,12 @@ def _is_own(path: Path) -> bool:
 
 
 def draw_legend(names: Mapping[str, int], ids: PlotIds) -> list[Key]:
-    """Return the keys to names that have styles of their own."""
+    """Return the legend keys for named styles."""
     return [Key(name, Markup(draw_key(style, ids))) for name, style in names.items()]
 
 
 def show_number(value: float | None, digits: int = 3) -> str:
-    """Return a number for a table, or a dash where there is none.
+    """Return a number for a table, or a dash for None.
 
     >>> show_number(1.23456), show_number(None), show_number(float("nan"))
     ('1.235', '–', 'not finite')
@@ -121,7 +121,7 @@ def show_number(value: float | None, digits: int = 3) -> str:
 
 
 def show_signed(value: float | None, digits: int = 3) -> str:
-    """Return a difference with its sign, by a true minus.
+    """Return a difference with its sign, using a true minus sign.
 
     >>> show_signed(-0.5), show_signed(0.25)
     ('−0.500', '+0.250')
@@ -132,16 +132,16 @@ def show_signed(value: float | None, digits: int = 3) -> str:
 
 
 def show_share(value: float | None) -> str:
-    """Return a fraction in per cent.
+    """Return a fraction as a percentage.
 
     >>> show_share(0.1234), show_share(None)
-    ('12.3 %', '–')
+    ('12.3%', '–')
     """
-    return MISSING if value is None else f"{100 * value:.1f} %"
+    return MISSING if value is None else f"{100 * value:.1f}%"
 
 
 def show_seconds(value: float | None) -> str:
-    """Return a duration in the unit that suits it.
+    """Return a duration in a suitable unit.
 
     >>> [show_seconds(value) for value in (0.0123, 12.3, 300.0, 7260.0)]
     ['0.012 s', '12.3 s', '5.0 min', '2.0 h']

@@ -1,6 +1,6 @@
-"""Line plots as SVG for a page: small, of one size, drawn the same on every run, with texts that stay texts.
+"""Line plots as SVG for a page: small, of fixed size, reproducible, with selectable text.
 
-A plot is as wide as a narrow phone shows it, so that its texts are never scaled down; pages lay plots out in a grid.
+A plot is as wide as a narrow phone screen, so its text is never scaled down; pages lay plots out in a grid.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from colm.lab.report.svg import PlotIds, write_svg
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's, which colour-blind people tell apart, without the yellow that white swallows."""
+"""The color-blind safe palette of Okabe and Ito, without yellow, which is invisible on white."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1, 1.5), (6, 2, 1, 2))
-"""Styles go through the colours with the first, then again with the next."""
+"""Each dash pattern is used with all colors before the next pattern."""
 GREY = "#595959"
 
 SIZE = (3.4, 2.15)  # inches; 326 by 206 CSS pixels
 MOST_MARKED = 25
-"""Lines of more points are drawn without markers, which would touch."""
+"""Lines with more points are drawn without markers, which would overlap."""
 
 _SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",  # texts stay texts: smaller, searchable, read out
+    "svg.fonttype": "none",  # text stays text: smaller, searchable, accessible
     "svg.hashsalt": "colm",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Arial", "sans-serif"],
@@ -42,8 +42,8 @@ class Line(NamedTuple):
 
     x: Sequence[float]
     y: Sequence[float]
-    style: int  # number of the run or method, the same in every plot of a page; -1 for what it is compared with
-    low: Sequence[float] = ()  # of the band, if any
+    style: int  # number of the run or method, the same in every plot of a page; -1 for the reference
+    low: Sequence[float] = ()  # lower edge of the band, if any
     high: Sequence[float] = ()
 
 
@@ -57,16 +57,16 @@ def draw_lines(
     y_from: float | None = None,
     y_to: float | None = None,
 ) -> str:
-    """Draw lines in one plot and return it as an `svg` element, or an empty text where no line has a point.
+    """Draw lines in one plot and return it as an `svg` element, or an empty string if no line has a point.
 
     Args:
-        lines: those of style -1 are drawn grey and dashed.
-        x_label: what is along the x axis; what is along the y axis belongs in the caption.
-        alt: what the plot shows, for those who do not see it.
-        ids: of the page.
-        percent: the values are fractions, to be shown in per cent.
-        y_from: where the y axis begins; by default below the lowest value.
-        y_to: where it ends; by default above the highest.
+        lines: the lines to draw; style -1 is gray and dashed.
+        x_label: label of the x axis; the caption describes the y axis.
+        alt: description of the plot for screen readers.
+        ids: ids of the page.
+        percent: show the values, which are fractions, as percentages.
+        y_from: start of the y axis (default: below the lowest value).
+        y_to: end of the y axis (default: above the highest value).
     """
     shown = [line for line in lines if len(line.x)]
     if not shown:
@@ -85,14 +85,14 @@ def draw_lines(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: shorten(value)))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
         if percent:
-            apart = (axes.get_ylim()[1] - axes.get_ylim()[0]) / 6  # of two ticks, or more
+            apart = (axes.get_ylim()[1] - axes.get_ylim()[0]) / 6  # of two or more ticks
             digits = max(0, math.ceil(-math.log10(100 * apart)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.{digits}%}"))
         return write_svg(figure, ids.next(), alt)
 
 
 def draw_key(style: int, ids: PlotIds) -> str:
-    """Draw a short piece of a line, for a legend; it says nothing to those who do not see it."""
+    """Draw a short piece of a line for a legend, hidden from screen readers."""
     with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(0.4, 0.16))
         axes = figure.add_axes((0, 0, 1, 1))
@@ -104,7 +104,7 @@ def draw_key(style: int, ids: PlotIds) -> str:
 
 
 def shorten(value: float) -> str:
-    """Return a number as an axis shows it.
+    """Format a number for an axis.
 
     >>> [shorten(value) for value in (0.0, 0.25, 1500.0, 20000.0, 1250000.0)]
     ['0', '0.25', '1500', '20k', '1.25M']
@@ -132,7 +132,7 @@ def _draw(axes: Axes, line: Line, marked: Sequence[int] | None = None) -> None:
 
 
 def _limit(axes: Axes, lines: Sequence[Line], y_from: float | None, y_to: float | None) -> None:
-    """Fit the y axis to the lines and not to their bands, which a few seeds make very wide."""
+    """Fit the y axis to the lines, not to their bands, which a few seeds make very wide."""
     low = min(min(line.y) for line in lines) if y_from is None else y_from
     high = max(max(line.y) for line in lines)
     room = 0.06 * (high - low) or 0.05 * abs(high) or 0.05

@@ -1,4 +1,4 @@
-"""The page of `colm report`: one run, or several beside each other."""
+"""The page of `colm report`: one run, or several side by side."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from colm.step.sources import RowsLeft
 
 
 class RunPart(NamedTuple):
-    """What the page says of one run."""
+    """The page's content for one run."""
 
     run: Run
     facts: list[tuple[str, str]]
     verdicts: list[Verdict]
     sources: list[SourceRow]
     config: str
-    dropped: dict[str, str]  # source -> how many of its rows were not trained on, and why
+    dropped: dict[str, str]  # source -> how many rows were not trained on, and why
 
 
 def write_report(runs: Sequence[Run], out: Path) -> Path:
-    """Write the page of one run, or of several beside each other, and return its path.
+    """Write the page of one run, or of several side by side, and return its path.
 
     Args:
-        runs: with names that differ.
+        runs: runs with distinct names.
         out: the HTML file; its folder must exist.
 
     Raises:
-        ConfigError: the file can not be written.
+        ConfigError: the file cannot be written.
     """
     ids = PlotIds()
     others = runs if len(runs) > 1 else ()
@@ -80,7 +80,7 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
 
 
 def list_facts(run: Run) -> list[tuple[str, str]]:
-    """Return the run's figures, each with its name."""
+    """Return the run's facts as (name, value) pairs."""
     last = run.evaluations[-1] if run.evaluations else None
     losses = last.losses if last else {}
     seconds = measures.sum_seconds(run)
@@ -90,27 +90,27 @@ def list_facts(run: Run) -> list[tuple[str, str]]:
     features, pick = run.selection.get("features", MISSING), run.selection.get("pick", "medoids")
     return [
         ("Model", str(run.config.get("model", MISSING))),
-        ("Trained", MISSING if not run.config else "LoRA" if run.config.get("lora") else "in full"),
+        ("Trained", MISSING if not run.config else "LoRA" if run.config.get("lora") else "all weights"),
         ("Features", "none, at random" if features == "none" else f"{features}, pick {pick}"),
-        ("Kept of a pool", f"{kept:.1f} of {pool:.1f} rows"),
+        ("Kept per pool", f"{kept:.1f} of {pool:.1f} rows"),
         ("Steps", f"{run.steps[-1].number:,}"),
-        ("Macro loss, last", show_number(measures.mean_macro(losses, run.trained), 4)),
-        ("Micro loss, last", show_number(measures.mean_micro(losses, run.rows), 4)),
-        ("Small sources, mean loss", show_number(measures.mean_macro(losses, run.trained & run.small), 4)),
-        ("Big sources, mean loss", show_number(measures.mean_macro(losses, run.trained - run.small), 4)),
+        ("Final macro loss", show_number(measures.mean_macro(losses, run.trained), 4)),
+        ("Final micro loss", show_number(measures.mean_micro(losses, run.rows), 4)),
+        ("Mean loss, small sources", show_number(measures.mean_macro(losses, run.trained & run.small), 4)),
+        ("Mean loss, big sources", show_number(measures.mean_macro(losses, run.trained - run.small), 4)),
         ("Training time", show_seconds(seconds[0] if seconds else None)),
-        ("Of it selection", show_share(measures.divide(seconds[1], seconds[0]) if seconds else None)),
+        ("Selection share of time", show_share(measures.divide(seconds[1], seconds[0]) if seconds else None)),
         (f"Peak memory, {kind}", show_bytes(summary.peak_memory if summary else None)),
     ]
 
 
 def describe_dropped(run: Run) -> dict[str, str]:
-    """Say of each source how many of its rows were not trained on since they have nothing to learn."""
+    """Describe for each source how many rows were dropped because they have no labeled token."""
     if run.summary is None:
         return {}
     rows, dropped = run.summary.rows, run.summary.dropped
     limit = (run.config.get("data") or {}).get("max_length")
-    need = "a labelled token" + (f" within max_length={limit}" if limit else "")
+    need = "a labeled token" + (f" within max_length={limit}" if limit else "")
     return RowsLeft({name: rows.get(name, 0) + lost for name, lost in dropped.items()}, rows, need).describe()
 
 
@@ -120,7 +120,7 @@ def show_config(config: Mapping[str, Any]) -> str:
 
 
 def compare_configs(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """Return the settings that differ, each with its value in every run; where the run is kept is no setting."""
+    """Return the settings that differ, each with its value in every run; output_dir does not count."""
     flat = [_flatten(_hide_tokens(run.config)) for run in runs]
     keys = list(dict.fromkeys(key for values in flat for key in values if key != "output_dir"))
     rows = [(key, [str(values.get(key, MISSING)) for values in flat]) for key in keys]
@@ -149,7 +149,7 @@ def _tabulate_facts(parts: Sequence[RunPart]) -> list[tuple[str, list[str]]]:
 
 
 def _tabulate_final(parts: Sequence[RunPart]) -> list[tuple[str, str, list[SourceRow | None]]]:
-    """Return a line a source of any run: name, size, and each run's figures."""
+    """Return a line per source of any run: name, size, and each run's results."""
     held = [{row.name: row for row in part.sources} for part in parts]
     names = list(dict.fromkeys(name for rows in held for name in rows))
     table = [(name, [rows.get(name) for rows in held]) for name in names]

@@ -15,9 +15,9 @@ from colm.lab.report.plots import Line, draw_lines
 from colm.lab.report.runs import Run
 from colm.lab.report.svg import PlotIds
 
-STEPS = "optimiser steps"
+STEPS = "optimizer steps"
 LEAST_SHARE = 0.05
-"""Shares of the time below this are as good as none, and are not blown up to the size of the plot."""
+"""Time shares below this value are negligible, so the y axis does not zoom in further."""
 
 
 class SourcePart(NamedTuple):
@@ -32,8 +32,8 @@ def draw_losses(runs: Sequence[Run], ids: PlotIds) -> list[Plot]:
     """Draw the macro and the micro loss of all runs."""
     traces = [measures.trace_mean_losses(run) for run in runs]
     kinds = (
-        ("Macro loss", "the mean over sources, each counting the same"),
-        ("Micro loss", "the mean over sources, each counting with its training rows"),
+        ("Macro loss", "unweighted mean over sources"),
+        ("Micro loss", "mean over sources, weighted by training rows"),
     )
     return [
         Plot(title, _draw(runs, [trace[i] for trace in traces], ids, f"{title}."), caption)
@@ -42,7 +42,7 @@ def draw_losses(runs: Sequence[Run], ids: PlotIds) -> list[Plot]:
 
 
 def draw_selection(runs: Sequence[Run], ids: PlotIds) -> list[Plot]:
-    """Draw each run's match beside that of random rows, and the selection's share of the time of all runs."""
+    """Draw each run's match next to that of random rows, and the selection's share of the time of all runs."""
     plots = []
     for i, run in enumerate(runs):
         window = measures.choose_window(len(run.steps))
@@ -55,8 +55,8 @@ def draw_selection(runs: Sequence[Run], ids: PlotIds) -> list[Plot]:
             Plot(
                 f"Match with the pool{of_run}",
                 Markup(draw_lines([Line(*random, -1), Line(*match, i)], x_label=STEPS, alt=alt, ids=ids)),
-                "cosine of the kept big rows' mean feature with the pool's; dashed: expected of as many random rows; "
-                f"mean of {window} steps",
+                "cosine of the kept big rows' mean feature with the pool's; dashed: expected for as many random rows; "
+                f"mean over {window} steps",
             )
         )
     shares = [measures.trace_selection_share(run, measures.choose_window(len(run.steps))) for run in runs]
@@ -64,11 +64,11 @@ def draw_selection(runs: Sequence[Run], ids: PlotIds) -> list[Plot]:
     highest = max((share for trace in shares for share in trace.y), default=0.0)
     y_to = None if highest > LEAST_SHARE else LEAST_SHARE
     drawn = _draw(runs, shares, ids, f"{title}.", percent=True, y_from=0.0, y_to=y_to)
-    return [*plots, Plot(title, drawn, f"selection seconds of all seconds, over {_show_windows(runs)} steps")]
+    return [*plots, Plot(title, drawn, f"selection time / total time, over {_show_windows(runs)} steps")]
 
 
 def draw_sources(runs: Sequence[Run], ids: PlotIds) -> list[SourcePart]:
-    """Draw the evaluation loss, kept share and share of what was trained on of `measures.choose_drawn`, of all runs."""
+    """Draw evaluation loss, kept share and training mixture of the sources in `measures.choose_drawn`, for all runs."""
     columns = zip_longest(*(run.sources for run in runs))
     names = list(dict.fromkeys(name for row in columns for name in row if name is not None))
     return [_draw_source(name, runs, ids) for name in measures.choose_drawn(names, measures.find_rises(runs))]
@@ -87,12 +87,12 @@ def _draw_source(name: str, runs: Sequence[Run], ids: PlotIds) -> SourcePart:
         Plot(
             "Kept share",
             _draw(runs, kept, ids, f"Kept share of {name}.", percent=True, y_from=0.0, y_to=1.05),
-            f"kept of its rows in the pools of {_show_windows(runs)} steps",
+            f"kept fraction of the source's pool rows, over {_show_windows(runs)} steps",
         ),
         Plot(
-            "Realised mixture",
+            "Training mixture",
             _draw(runs, mixture, ids, f"Share of {name} in all rows trained on.", even, percent=True, y_from=0.0),
-            "share of the rows trained on so far; dashed: of the data",
+            "share of the training rows so far; dashed: share of the data",
         ),
     ]
     size = "small" if name in first.small else "big"
@@ -110,7 +110,7 @@ def _draw(
     y_from: float | None = None,
     y_to: float | None = None,
 ) -> Markup:
-    """Draw one line a run; nothing where no run has a point."""
+    """Draw one line per run, or nothing if no run has a point."""
     if not any(trace.x for trace in traces):
         return Markup("")
     lines = [Line(*reference, -1)] if reference else []
@@ -120,7 +120,7 @@ def _draw(
 
 
 def _describe(points: Points, percent: bool) -> str:
-    """Say where a line begins and ends, for those who do not see it."""
+    """Describe for screen readers where a line starts and ends."""
     if not points.x:
         return "no values."
     show = show_share if percent else show_number

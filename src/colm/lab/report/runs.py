@@ -1,4 +1,4 @@
-"""A run's folder as records: what `colm train` wrote of its selection, its evaluations and its settings."""
+"""Read a run's folder as records: selection, evaluations and settings written by `colm train`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 
 class Step(NamedTuple):
-    """One optimiser step's selection."""
+    """The selection of one optimizer step."""
 
-    number: int  # optimiser steps done after it, from 1
+    number: int  # number of the optimizer step, from 1
     pool_count: int
     kept_count: int
     small_kept: int
@@ -27,47 +27,47 @@ class Step(NamedTuple):
     seconds: float  # of the selection
     step_seconds: float | None  # of the whole step
     match: float | None  # cosine of the kept big rows' mean feature with the pool's
-    match_random: float | None  # the same, expected of as many random rows
+    match_random: float | None  # the same, expected value for as many random rows
     pool: dict[str, int]  # source -> rows
     kept: dict[str, int]  # source -> rows
 
 
 class Evaluation(NamedTuple):
-    """The evaluation losses at one moment of a run."""
+    """The evaluation losses at one step of a run."""
 
-    step: int  # optimiser steps done
-    rows: int | None  # examples trained on so far
-    seconds: float | None  # training so far, selection included
+    step: int  # optimizer steps done
+    rows: int | None  # training examples so far
+    seconds: float | None  # of training so far, including selection
     losses: dict[str, float]  # source -> mean loss
 
 
 class Example(NamedTuple):
-    """A training example with how often it was seen and kept."""
+    """A training example, with how often it was seen and kept."""
 
     source: str
-    row: int  # number in the training data
+    row: int  # index in the training data
     pooled: int
     kept: int
     text: str
 
 
 class Summary(NamedTuple):
-    """What only a finished run knows."""
+    """Facts that only a finished run has."""
 
     steps: int
     seconds: float
     selection_seconds: float
     peak_memory: int | None  # bytes
-    memory_kind: str  # "device" or "process"; empty where the run did not say
-    rows: dict[str, int]  # source -> training rows, of sources that have any
+    memory_kind: str  # "device" or "process"; empty if not recorded
+    rows: dict[str, int]  # source -> training rows, of sources with any
     small: frozenset[str]
     before: dict[str, float]  # source -> evaluation loss
     after: dict[str, float]
-    dropped: dict[str, int]  # source -> rows without a labelled token, of sources that had any
+    dropped: dict[str, int]  # source -> rows without a labeled token, of sources with any
 
 
 class Run(NamedTuple):
-    """All that a run's folder tells."""
+    """The content of a run's folder."""
 
     name: str
     config: dict[str, Any]
@@ -75,42 +75,42 @@ class Run(NamedTuple):
     evaluations: list[Evaluation]
     most_kept: list[Example]
     least_kept: list[Example]
-    summary: Summary | None  # None: still in its first training, or interrupted
-    finished: bool  # the summary is of the last step; a run that was resumed has an old one until it ends
+    summary: Summary | None  # None while the first training is running or was interrupted
+    finished: bool  # the summary is from the last step; a resumed run has an old summary until it ends
     pooled: dict[str, int]  # source -> rows seen in pools so far
     kept: dict[str, int]  # source -> rows trained on so far
     rows: dict[str, int]  # source -> training rows; without a summary, as `pooled`
-    trained: frozenset[str]  # sources of the training data; without a summary, all that were seen or evaluated
-    small: frozenset[str]  # small sources; without a summary, by what was seen so far
-    sources: list[str]  # of training or evaluation, the one with most rows first
+    trained: frozenset[str]  # sources of the training data; without a summary, all seen or evaluated
+    small: frozenset[str]  # small sources; without a summary, based on the rows seen so far
+    sources: list[str]  # of training or evaluation, the largest first
 
     @property
     def selection(self) -> dict[str, Any]:
-        """The section of the configuration."""
+        """The selection section of the configuration."""
         return dict(self.config.get("selection") or {})
 
 
 def read_run(folder: Path, name: str | None = None) -> Run:
     """Read a run's folder, finished or not.
 
-    A half-written last line is left out. Files that older runs lack are done without, but for the selection's log.
+    A partial last line is ignored. Files that older runs lack are optional, except for the selection log.
 
     Args:
         folder: the run's `output_dir`.
-        name: what to call it; by default the folder's name.
+        name: name of the run (default: the folder's name).
 
     Raises:
-        ConfigError: there is no such folder, it holds no run or one without a step, or a file of it can not be read.
+        ConfigError: the folder does not exist, or contains no run or a run without steps; or a file cannot be read.
     """
     if not folder.is_dir():
         raise ConfigError(f"There is no folder {str(folder)!r}; give the output_dir of a run.")
     config = read_config(folder)
     if not (folder / FILE_NAME).exists():
-        missing = "has no step yet" if config else "holds no run"
+        missing = "has no step yet" if config else "contains no run"
         raise ConfigError(f"{folder} {missing}: there is no {FILE_NAME}. Give the output_dir of a run of colm train.")
     steps = _read_lines(folder / FILE_NAME, _parse_step)
     if not steps:
-        raise ConfigError(f"{folder / FILE_NAME} holds no whole line yet; wait for the run's first step.")
+        raise ConfigError(f"{folder / FILE_NAME} is empty so far; wait for the first training step.")
     summary = read_summary(folder)
     most, least = _read_examples(folder / EXAMPLES_NAME)
     evaluations = read_evaluations(folder) or (_evaluations_of(summary) if summary else [])
@@ -137,9 +137,9 @@ def read_run(folder: Path, name: str | None = None) -> Run:
 
 
 def name_folders(folders: Sequence[Path]) -> list[str]:
-    """Return a name for each folder: as few of the last parts of its path as tell it from the others.
+    """Return a name for each folder: the fewest trailing parts of its path that distinguish it.
 
-    ``seed-0`` alone tells nothing, so the folder above it, of its method, is named too.
+    ``seed-0`` alone is not informative, so the parent folder, of the method, is included.
 
     Raises:
         ConfigError: a folder is given twice.
@@ -162,7 +162,7 @@ def name_folders(folders: Sequence[Path]) -> list[str]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read a run's settings as resolved; an empty mapping where there are none. Raises as `read_run`."""
+    """Read a run's settings as resolved; an empty mapping if there are none. Raises as `read_run`."""
     path = folder / CONFIG_NAME
     if not path.exists():
         return {}
@@ -171,23 +171,23 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds a {type(values).__name__}; it must be a mapping of settings.")
+        raise ConfigError(f"{path} contains a {type(values).__name__}; it must be a mapping of settings.")
     return values
 
 
 def read_summary(folder: Path) -> Summary | None:
-    """Read `summary.json`, or return None where the run has not finished. Raises as `read_run`."""
+    """Read `summary.json`, or return None if the run has not finished. Raises as `read_run`."""
     path = folder / SUMMARY_NAME
     return _parse(path, _parse_summary, read_json(path)) if path.exists() else None
 
 
 def read_evaluations(folder: Path) -> list[Evaluation]:
-    """Read `evaluations.jsonl`; empty where there is none. Raises as `read_run`."""
+    """Read `evaluations.jsonl`; empty if the file is missing. Raises as `read_run`."""
     return _read_lines(folder / EVALUATIONS_NAME, _parse_evaluation)
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises ConfigError, naming the file, where it is not whole."""
+    """Read a JSON file. Raises ConfigError, naming the file, if it is not valid JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -219,7 +219,7 @@ def _parse(place: object, parse: Callable[[Any], T], values: Any) -> T:
     except KeyError as error:
         raise ConfigError(f"{place} lacks {error}; it was not written by this version of colm train.") from error
     except (TypeError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{place} does not hold what colm train writes there: {error}") from error
+        raise ConfigError(f"{place} does not have the format that colm train writes: {error}") from error
 
 
 def _parse_step(line: dict[str, Any]) -> Step:
@@ -273,7 +273,7 @@ def _parse_summary(values: dict[str, Any]) -> Summary:
 
 
 def _evaluations_of(summary: Summary) -> list[Evaluation]:
-    """Make the two evaluations that a run without a log of them has in its summary."""
+    """Build the two evaluations in the summary, for runs without an evaluation log."""
     last = Evaluation(summary.steps, None, summary.seconds, summary.after)
     return [each for each in (Evaluation(0, 0, 0.0, summary.before), last) if each.losses]
 

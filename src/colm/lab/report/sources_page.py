@@ -11,10 +11,10 @@ from colm.lab.sources.duplicates import ALIKE, SHINGLE
 from colm.lab.sources.mixture import SAMPLE, Survey
 
 METHOD = (
-    f"A row is a near-duplicate where a row before it in the same source has nearly the same set of runs of {SHINGLE} "
-    f"tokens (Jaccard similarity of at least {ALIKE}). Candidates are found by MinHash, so the time grows as the rows "
-    f"do. Words and near-duplicates are read off all rows of a source, or {SAMPLE:,} at random where it has more; a "
-    "sample finds fewer near-duplicates than there are."
+    f"A row is a near-duplicate if an earlier row of the same source has nearly the same set of runs of {SHINGLE} "
+    f"tokens (Jaccard similarity of at least {ALIKE}). MinHash finds the candidates, so the time is linear in the "
+    f"rows. Words and near-duplicates are computed on all rows of a source, or on {SAMPLE:,} random rows of a larger "
+    "source; a sample underestimates near-duplicates."
 )
 
 
@@ -22,14 +22,14 @@ def write_sources_page(survey: Survey, out: Path, *, name: str, note: str = "", 
     """Write the page and return its path.
 
     Args:
-        survey: of the mixture.
+        survey: survey of the mixture.
         out: the HTML file; its folder must exist.
-        name: of the mixture, for the title.
-        tried: numbers of clusters among which the sources' was chosen; empty where it was given.
-        note: what must be said of the whole, such as that only a part was read.
+        name: the mixture's name, for the title.
+        tried: numbers of clusters that were tried; empty if the number was given.
+        note: a note on the whole page, for example that only a part was read.
 
     Raises:
-        ConfigError: the file can not be written.
+        ConfigError: the file cannot be written.
     """
     expected = survey.outlook.sources.values()
     total = sum(source.rows for source in expected)
@@ -52,7 +52,7 @@ def write_sources_page(survey: Survey, out: Path, *, name: str, note: str = "", 
             ("Sources", f"{len(expected)}, of which {small} small"),
             ("Rows", show_number(total, 0)),
             ("Uniform share", f"{show_number(total / len(expected), 0)} rows"),
-            ("Kept of a pool", f"{survey.outlook.keep} of {survey.outlook.pool} rows"),
-            ("Chance of overflow", f"{survey.outlook.overflow:.1%}"),
+            ("Kept per pool", f"{survey.outlook.keep} of {survey.outlook.pool} rows"),
+            ("Overflow probability", f"{survey.outlook.overflow:.1%}"),
         ],
     )

@@ -1,4 +1,4 @@
-"""A matplotlib figure as an `svg` element for a page, without what only a file of its own needs."""
+"""A matplotlib figure as an `svg` element for a page, without the parts that only a standalone file needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ElementTree.register_namespace("", _SVG)
 
 
 class PlotIds:
-    """Hands out prefixes, so that no two plots of one page share an id."""
+    """Generates prefixes, so that no two plots on a page share an id."""
 
     def __init__(self) -> None:
         self._numbers = count(1)
@@ -32,8 +32,8 @@ def write_svg(figure: Figure, prefix: str, alt: str) -> str:
 
     Args:
         figure: drawn with ``svg.fonttype`` none and a ``svg.hashsalt``.
-        prefix: of the ids, different for each plot of a page.
-        alt: what it shows, for those who do not see it; empty where there is nothing to say.
+        prefix: prefix of the ids, unique for each plot on a page.
+        alt: description for screen readers; may be empty.
     """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -43,7 +43,7 @@ def write_svg(figure: Figure, prefix: str, alt: str) -> str:
     for element in list(root.iter()):
         element.text, element.tail = (element.text or "").strip() or None, None
         for child in list(element):
-            if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):  # the style would be the whole page's
+            if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):  # the style would apply to the whole page
                 element.remove(child)
         _tidy(element, prefix, used)
     if alt:
@@ -59,7 +59,7 @@ def write_svg(figure: Figure, prefix: str, alt: str) -> str:
 
 
 def _tidy(element: ElementTree.Element, prefix: str, used: set[str]) -> None:
-    """Keep the ids that something refers to, under the prefix; drop fonts, which the page sets, and idle digits."""
+    """Keep the ids that something refers to, under the prefix; drop fonts, which the page sets, and extra digits."""
     for key, value in list(element.attrib.items()):
         value = _NUMBER.sub(lambda found: f"{float(found[0]):.2f}", value.strip())
         if key == "id" and value in used:

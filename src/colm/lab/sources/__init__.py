@@ -1,1 +1,1 @@
-"""A mixture before training: its survey, and clusters in the place of labels."""
+"""Survey a mixture before training, and replace source labels by clusters."""

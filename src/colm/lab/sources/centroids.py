@@ -1,4 +1,4 @@
-"""k-means on embeddings: fit on a sample, assign everything, choose the number of clusters."""
+"""k-means on embeddings: fit on a sample, assign all rows, choose the number of clusters."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from colm.lab.sources.config import ClusterConfig
 logger = logging.getLogger(__name__)
 
 JUDGED = 4_000
-"""Rows of the sample whose silhouettes are computed; the time grows as their square, not as that of all rows."""
+"""Maximum rows for silhouettes, whose time grows with the square of the rows."""
 STEP = 2**0.5
-"""Factor between the numbers of clusters that are tried."""
+"""Factor between the numbers of clusters to try."""
 
 
 class Centroids(NamedTuple):
-    """Where the clusters are, those of most rows of the sample first."""
+    """Cluster centroids, ordered by the number of sample rows, largest first."""
 
-    mean: np.ndarray  # (d,) float32, taken off embeddings before they are scaled to length 1
+    mean: np.ndarray  # (d,) float32, subtracted from embeddings before scaling to unit length
     points: np.ndarray  # (k, d) float32
 
     def assign(self, embeddings: np.ndarray) -> np.ndarray:
@@ -41,28 +41,28 @@ class Centroids(NamedTuple):
 
 
 class Tried(NamedTuple):
-    """One number of clusters that was tried."""
+    """Scores of one number of clusters."""
 
     clusters: int
-    silhouette: float  # mean over the rows judged, -1 to 1
+    silhouette: float  # mean over the evaluated rows, -1 to 1
     inertia: float  # mean squared distance to the nearest centroid
 
 
 def fit_centroids(sample: np.ndarray, config: ClusterConfig, *, centre: bool) -> tuple[Centroids, list[Tried]]:
     """Cluster a sample of embeddings.
 
-    With a range of numbers the one at the elbow is taken, see `find_elbow`.
+    From a range of numbers, the one at the elbow is chosen, see `find_elbow`.
 
     Args:
         sample: (m, d) of any float dtype.
-        config: the settings.
-        centre: take the mean off first; neural embeddings share a large part that tells nothing.
+        config: the clustering settings.
+        centre: subtract the mean first; neural embeddings share a large uninformative component.
 
     Returns:
-        The centroids, and what was tried (empty where the number is given).
+        The centroids, and the numbers tried (empty if the number is given).
 
     Raises:
-        DataError: fewer distinct embeddings than clusters.
+        DataError: there are fewer distinct embeddings than clusters.
     """
     mean = sample.astype(np.float32).mean(0) if centre else np.zeros(sample.shape[1], dtype=np.float32)
     points = _scale(sample, mean)
@@ -71,7 +71,7 @@ def fit_centroids(sample: np.ndarray, config: ClusterConfig, *, centre: bool) ->
     if distinct < least:
         raise DataError(
             f"The rows have {distinct} distinct embeddings ({config.embedding}), fewer than clusters={least}: many are "
-            f"the same text, or too much alike. Set sources.cluster.clusters to at most {distinct}, or remove "
+            f"the same text, or too similar. Set sources.cluster.clusters to at most {distinct}, or remove "
             "duplicates."
         )
     tried: list[Tried] = []
@@ -87,9 +87,9 @@ def fit_centroids(sample: np.ndarray, config: ClusterConfig, *, centre: bool) ->
 def find_elbow(tried: Sequence[Tried]) -> int:
     """Return the number of clusters at the elbow of the mean squared distance.
 
-    That is where the curve lies farthest below the straight line from its first to its last point; of equals the
-    lowest. A curve that nowhere lies below has no elbow, and the largest number is returned. The elbow hangs on the
-    range: one that ends at more clusters has it at more.
+    At the elbow, the curve lies farthest below the straight line from its first to its last point; ties go to the
+    lowest number. If the curve is never below the line, the largest number is returned. The elbow depends on the
+    range: a range that ends at more clusters has its elbow at more.
 
     Args:
         tried: at least two numbers, ascending.
@@ -125,14 +125,14 @@ def _judge(points: np.ndarray, number: int, config: ClusterConfig) -> Tried:
     judged = np.random.default_rng(config.seed).permutation(len(points))[:JUDGED]
     labels = fitted.labels_[judged]
     seen = len(np.unique(labels))
-    # Where all rows are of one cluster, or each of its own, there is no second cluster to compare with.
+    # A silhouette needs at least two clusters, and fewer clusters than rows.
     score = float(silhouette_score(points[judged], labels)) if 1 < seen < len(judged) else -1.0
     return Tried(number, score, float(fitted.inertia_) / len(points))
 
 
 def _fit(points: np.ndarray, number: int, config: ClusterConfig) -> KMeans | MiniBatchKMeans:
     options = {"n_init": config.restarts, "random_state": config.seed}
-    with threadpool_limits(limits=1), warnings.catch_warnings():  # threads would add sums in any order
+    with threadpool_limits(limits=1), warnings.catch_warnings():  # threads would sum in arbitrary order
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters, checked before
         if config.algorithm == "minibatch":
             return MiniBatchKMeans(number, batch_size=4096, **options).fit(points)
@@ -140,7 +140,7 @@ def _fit(points: np.ndarray, number: int, config: ClusterConfig) -> KMeans | Min
 
 
 def _scale(embeddings: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Take the mean off and scale each row to length 1; a row of zeros stays one."""
+    """Subtract the mean and scale each row to unit length; rows of zeros stay zero."""
     moved = embeddings.astype(np.float32) - mean
     lengths = np.linalg.norm(moved, axis=1, keepdims=True)
     scaled: np.ndarray = moved / np.where(lengths > 1e-6, lengths, 1.0)

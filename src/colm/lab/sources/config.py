@@ -1,4 +1,4 @@
-"""How rows are clustered, each setting checked."""
+"""Validated clustering settings."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ RANGE = (2, 64)
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """How rows become clusters.
+    """Clustering settings.
 
     Attributes:
-        clusters: their number, at least 2; ``auto``, or ``{least: 2, most: 64}``, for the number in that range at the
+        clusters: number of clusters, at least 2; ``auto``, or ``{least: 2, most: 64}`` for the number in it at the
             elbow of the mean squared distance.
-        embedding: ``tfidf``, words' TF-IDF after a truncated SVD; ``sentence``, a sentence encoder; ``model``, the mean
-            hidden state of the model that is tuned.
-        encoder: the sentence encoder, a hub name or a folder.
+        embedding: ``tfidf``, TF-IDF after a truncated SVD; ``sentence``, a sentence encoder; ``model``, the mean
+            hidden state of the model to fine-tune.
+        encoder: hub name or folder of the sentence encoder.
         layer: of the model's hidden states; 0 is the embedding, -1 the last, as `output_hidden_states` counts.
-        positions: ``labels`` averages the model's states where it has a token to predict, ``all`` everywhere.
-        dimensions: of the truncated SVD.
-        terms: most words that TF-IDF knows, the most frequent.
+        positions: ``labels`` averages the model's states at positions that predict a labeled token, ``all`` everywhere.
+        dimensions: dimensions of the truncated SVD.
+        terms: vocabulary size of TF-IDF; the most frequent words are kept.
         algorithm: ``kmeans`` or ``minibatch``, its variant for large samples and many clusters.
-        sample: rows at most, drawn at random, that vocabulary, SVD and centroids are fitted on; all rows are assigned.
-        restarts: of k-means; the best is taken.
-        seed: of the sample, the SVD and the centroids.
+        sample: maximum rows, drawn at random, to fit vocabulary, SVD and centroids on; all rows are assigned.
+        restarts: k-means restarts; the best result is used.
+        seed: random seed of the sample, the SVD and the centroids.
 
     Raises:
-        ConfigError: a value of the wrong kind or out of range.
+        ConfigError: a value has the wrong type or is out of range.
     """
 
     clusters: int | str | Mapping[str, int] = "auto"
@@ -83,14 +83,14 @@ class ClusterConfig:
 
     @property
     def range(self) -> tuple[int, int]:
-        """The least and the most clusters that may come out."""
+        """The minimum and maximum number of clusters."""
         if isinstance(self.clusters, Mapping):
             return self.clusters["least"], self.clusters["most"]
         return (self.clusters, self.clusters) if isinstance(self.clusters, int) else RANGE
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ClusterConfig:
-        """Make one of settings by name. Raises ConfigError, also for an unknown name."""
+        """Create a config from settings by name. Raises ConfigError for invalid values and unknown names."""
         known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
@@ -100,11 +100,13 @@ class ClusterConfig:
         return cls(**convert_known(hints_of(cls), values))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all settings by name."""
+        """Return all settings as a mapping."""
         values = asdict(self)
         return values | {"clusters": dict(self.clusters)} if isinstance(self.clusters, Mapping) else values
 
 
 def _require_whole(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**32:  # as scikit-learn's seeds
+    if (
+        not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**32
+    ):  # the range of scikit-learn's seeds
         raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}.")

@@ -1,4 +1,4 @@
-"""Near-duplicates among rows of tokens, in time that grows as the rows do."""
+"""Near-duplicates among rows of tokens, in linear time."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Sequence
 import numpy as np
 
 SHINGLE = 5
-"""Tokens in a row that are one shingle; a shorter row is one shingle as a whole."""
+"""Consecutive tokens per shingle; a shorter row is a single shingle."""
 ALIKE = 0.8
-"""Rows are near-duplicates where their sets of shingles have at least this Jaccard similarity."""
+"""Minimum Jaccard similarity of the shingle sets of near-duplicates."""
 BANDS, VALUES = 16, 4
-"""MinHash values: at a similarity of 0.8 the chance to share no band is (1 - 0.8^4)^16 = 0.0002, at 1 it is none."""
+"""MinHash values: at similarity 0.8, the probability of sharing no band is (1 - 0.8^4)^16 = 0.0002; at 1, it is 0."""
 COMPARED = 8
-"""Rows of one bucket that a row is compared with, so that a bucket of thousands costs no square."""
+"""Maximum rows of a bucket to compare a row with, to avoid quadratic time in large buckets."""
 
 
 def find_near_duplicates(rows: Sequence[Sequence[int]]) -> list[bool]:
-    """Return, for each row, whether a row before it that is no near-duplicate itself is nearly the same.
+    """Return, for each row, whether it is a near-duplicate of an earlier row that is not itself a near-duplicate.
 
-    So the True ones are what removing near-duplicates would remove. Rows that share a band of MinHash values are
-    candidates; their Jaccard similarity is then computed. What is found is right; at most few are missed.
+    So removing the True rows removes the near-duplicates. Rows that share a band of MinHash values are candidates;
+    their Jaccard similarity is then computed. All reported rows are near-duplicates; few are missed.
 
     Args:
         rows: token ids.
@@ -68,7 +68,7 @@ def hash_shingles(row: Sequence[int]) -> np.ndarray:
 
 
 def _mix(code: np.ndarray) -> np.ndarray:
-    """Spread each 64-bit number over all bits, one to one (splitmix64's last steps)."""
+    """Mix each 64-bit number over all bits, bijectively (splitmix64's last steps)."""
     code = (code ^ (code >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     code = (code ^ (code >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: np.ndarray = code ^ (code >> np.uint64(31))

@@ -1,4 +1,4 @@
-"""What turns rows into vectors; one file for each kind."""
+"""Embedders, which turn rows into vectors; each kind has its own file."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from colm.lab.sources.sentence import SentenceEmbedder
 from colm.lab.sources.tfidf import TfidfEmbedder
 
 State = Mapping[str, np.ndarray]
-"""Arrays by name, from which an embedder that was fitted is made again."""
+"""Arrays by name, from which a fitted embedder is restored."""
 
 
 class Embedder(Protocol):
-    """Rows to vectors."""
+    """Turns rows into vectors."""
 
-    centre: bool  # whether the mean should be taken off
-    chunk: int  # rows that are embedded between two saves
+    centre: bool  # whether to subtract the mean
+    chunk: int  # rows embedded between two saves
 
     def fit(self, rows: Sequence[Row]) -> None:
-        """Learn what there is to learn from a sample of rows."""
+        """Fit to a sample of rows."""
 
     def embed(self, rows: Sequence[Row]) -> np.ndarray:
         """Return (len(rows), d) float16."""
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return what was learned."""
+        """Return the fitted state."""
 
     def load(self, state: State) -> None:
-        """Take up what another embedder of the same settings has learned."""
+        """Load the state of a fitted embedder with the same settings."""
 
 
 class Tuned(NamedTuple):
-    """The model that is tuned, for embeddings by it."""
+    """The model to fine-tune, for embeddings."""
 
     name: str
-    max_length: int  # tokens of a row
+    max_length: int  # maximum tokens of a row
     load: Callable[[], tuple[Any, Any]]  # returns the model and its tokenizer
 
 
 def make_embedder(config: ClusterConfig, tuned: Tuned | None) -> Embedder:
-    """Return the embedder that the settings name.
+    """Return the embedder for the settings.
 
     Args:
-        config: the settings.
-        tuned: the model that is tuned, if there is one.
+        config: the clustering settings.
+        tuned: the model to fine-tune, or None.
 
     Raises:
         ConfigError: a package or a model is missing.
@@ -60,5 +60,5 @@ def make_embedder(config: ClusterConfig, tuned: Tuned | None) -> Embedder:
     if config.embedding == "sentence":
         return SentenceEmbedder(config)
     if tuned is None:
-        raise ConfigError("embedding=model needs a model: set model, or use embedding=tfidf, which needs none.")
+        raise ConfigError("embedding=model needs a model: set model, or use embedding=tfidf, which does not.")
     return HiddenEmbedder(*tuned.load(), config, tuned.max_length)

@@ -1,4 +1,4 @@
-"""Embeddings by the model that is tuned: the mean hidden state of one layer."""
+"""Embeddings from the model to fine-tune: the mean hidden state of one layer."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from colm.lab.sources.rows import Row
 from colm.step.pool import IGNORE
 
 TOKENS = 4096
-"""Tokens of one forward pass, padding included."""
+"""Tokens per forward pass, including padding."""
 
 
 class HiddenEmbedder:
-    """The mean over a row's positions of the hidden states behind one layer.
+    """The mean hidden state after one layer over a row's positions.
 
     Args:
         model: a causal language model.
-        tokenizer: its own, fast and with a padding token.
-        config: `layer`, and `positions`: those with a token to predict, or all.
-        max_length: tokens, at which rows are cut.
+        tokenizer: the model's tokenizer, fast and with a padding token.
+        config: `layer`, and `positions`: those that predict a labeled token, or all.
+        max_length: tokens at which rows are truncated.
 
     Raises:
-        ConfigError: there is no such layer.
+        ConfigError: the layer does not exist.
     """
 
     centre = True
@@ -38,26 +38,26 @@ class HiddenEmbedder:
         layers = model.config.get_text_config().num_hidden_layers
         if not -layers - 1 <= config.layer <= layers:
             raise ConfigError(
-                f"layer={config.layer} is not there: the model has {layers} layers. Give 0 (the embedding) to "
+                f"layer={config.layer} does not exist: the model has {layers} layers. Give 0 (the embedding) to "
                 f"{layers}, or {-layers - 1} to -1, counted from the last."
             )
-        self.trunk = model.base_model.eval()  # the head's logits, one for each word, are not needed
+        self.trunk = model.base_model.eval()  # the output head is not needed
         self.device = next(model.parameters()).device
         self.tokenizer, self.config, self.max_length = tokenizer, config, max_length
 
     def fit(self, rows: Sequence[Row]) -> None:
-        """Learn nothing."""
+        """Do nothing."""
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return nothing: the model is named by the settings."""
+        """Return an empty state: the settings name the model."""
         return {}
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take up nothing."""
+        """Do nothing."""
 
     @torch.no_grad()
     def embed(self, rows: Sequence[Row]) -> np.ndarray:
-        """Return (len(rows), hidden size) float16, each row scaled to length 1."""
+        """Return (len(rows), hidden size) float16, each row scaled to unit length."""
         tokenize = {
             name: tokenizer_of_format(name, self.tokenizer, self.max_length) for name in {row.format for row in rows}
         }
@@ -79,7 +79,7 @@ class HiddenEmbedder:
             length = len(row["input_ids"])
             ids[place, :length] = torch.tensor(row["input_ids"])
             mask[place, :length] = 1
-            # The state that predicts a token stands one position before it.
+            # The state that predicts a token is one position before it.
             asked = torch.tensor([label != IGNORE for label in row["labels"][1:]], dtype=torch.float32)
             if self.config.positions == "all" or not asked.any():
                 counted[place, :length] = 1
@@ -88,8 +88,8 @@ class HiddenEmbedder:
         rows = self.trunk.get_input_embeddings().weight.shape[0]
         if ids.max() >= rows:
             raise ConfigError(
-                f"The data has the token {int(ids.max())}, but the model has rows for {rows} tokens only; give it rows "
-                "(model.resize_token_embeddings(len(tokenizer))), save it and name that folder."
+                f"The data has the token {int(ids.max())}, but the model's embedding has only {rows} rows; resize it "
+                "(model.resize_token_embeddings(len(tokenizer))), save the model and name that folder."
             )
         given = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
         states = self.trunk(**given, output_hidden_states=True, use_cache=False).hidden_states[self.config.layer]

@@ -1,4 +1,4 @@
-"""Cluster rows, once: saved beside the run, taken up again after an interruption, and for new rows."""
+"""Cluster rows once: save the labels with the run, resume after an interruption, and assign new rows."""
 
 from __future__ import annotations
 
@@ -35,50 +35,51 @@ from colm.step.record import replace_file
 logger = logging.getLogger(__name__)
 
 FAMILIAR = 0.5
-"""Share of the data's rows that a saved labelling must know; else it is another data set's."""
+"""Minimum fraction of the rows that a saved labeling must cover; otherwise it belongs to another data set."""
 
 
 PLAN = "plan.json"
 _OWN = re.compile(r"embedder\.npz(\.\d+)?|embeddings-\d+\.(npy|part)|plan\.json\.\d+")
-"""Beside the plan, in the folder that a labelling is made in."""
+"""Files next to the plan, in the working folder of a labeling."""
 
 
 class Labelling(NamedTuple):
     """The cluster of each row, by name."""
 
     names: list[str]
-    tried: list[Tried]  # numbers of clusters; empty where the number was given
+    tried: list[Tried]  # numbers of clusters; empty if the number was given
     path: Path
-    new: int  # rows that the saved labelling did not know
+    new: int  # rows missing from the saved labeling
 
 
 def label_rows(
     rows: Rows, config: ClusterConfig, path: Path, *, tuned: Tuned | None = None, renew: bool = False
 ) -> Labelling:
-    """Return the cluster of each row: from the file at `path` where there is one, else made and saved there.
+    """Return the cluster of each row: from the file at `path` if it exists, else computed and saved there.
 
-    Of several processes the first makes it and the others wait. An interrupted one goes on where it was. Rows that the
-    file does not know are assigned to the nearest centroid.
+    With several processes, the first one clusters and the others wait. An interrupted labeling resumes where it
+    stopped. Rows that the file does not contain are assigned to the nearest centroid.
 
     Args:
-        rows: to label.
-        config: the settings.
-        path: of the labels, a Parquet file; its folder is made.
-        tuned: the model that is tuned, for embeddings by it.
-        renew: make it again where the file has other settings or other data, instead of raising. That file is kept
-            beside it, where whoever needs it finds it.
+        rows: rows to label.
+        config: the clustering settings.
+        path: Parquet file of the labels; its folder is created.
+        tuned: the model to fine-tune, for embeddings.
+        renew: cluster again if the file has other settings or other data, instead of raising. The old file is kept next
+            to the new one, where runs that need it find it.
 
     Raises:
-        ConfigError: the file was made with other settings; something else has a name that is needed; a package or a
-            model is missing.
-        DataError: fewer rows, or fewer distinct ones, than clusters; rows without text; a file of other data.
+        ConfigError: the file was made with other settings; a needed name is taken by another file; a package or a model
+            is missing.
+        DataError: there are fewer rows, or fewer distinct ones, than clusters; rows have no text; the file is for other
+            data.
     """
     hashes = rows.hashes()
     settings = describe(config, tuned)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(path.name + ".lock")
     if os.path.lexists(lock) and (lock.is_symlink() or not lock.is_file() or lock.stat().st_size):
-        raise ConfigError(f"{lock} is not the lock that colm keeps there. Move it away, or choose another folder.")
+        raise ConfigError(f"{lock} is not colm's lock file. Move it away, or choose another folder.")
     with FileLock(lock):
         saved, complaint = _find(path, settings, hashes)
         if saved is None and (kept := kept_path(path, settings)).exists():
@@ -89,7 +90,7 @@ def label_rows(
             if complaint is not None and not renew:
                 raise complaint
             if complaint is not None:
-                logger.warning("%s Clustered anew.", str(complaint).partition(". ")[0] + ".")
+                logger.warning("%s Clustering again.", str(complaint).partition(". ")[0] + ".")
                 keep_labels(path)
             saved = _make(rows, hashes, config, settings, path, tuned)
     names, new = _assign(rows, hashes, saved, config, path, tuned)
@@ -97,7 +98,7 @@ def label_rows(
 
 
 def _find(path: Path, settings: dict[str, Any], hashes: np.ndarray) -> tuple[SavedLabels | None, Exception | None]:
-    """Return the labelling at `path` if it fits, and else what is wrong with it."""
+    """Return the labeling at `path` if it fits, or else the problem with it."""
     if not path.exists():
         return None, None
     saved = load_labels(path)
@@ -106,7 +107,7 @@ def _find(path: Path, settings: dict[str, Any], hashes: np.ndarray) -> tuple[Sav
 
 
 def assign_rows(rows: Rows, config: ClusterConfig, path: Path, *, tuned: Tuned | None = None) -> list[str]:
-    """Return the cluster of rows that may all be new to the labelling at `path`. Raises as `label_rows`."""
+    """Return the clusters of rows, all of which may be new to the labeling at `path`. Raises as `label_rows`."""
     return _assign(rows, rows.hashes(), load_labels(path), config, path, tuned)[0]
 
 
@@ -116,7 +117,7 @@ def _assign(
     known = _look_up(saved, hashes)
     fresh = np.flatnonzero(known < 0)
     if len(fresh):
-        logger.info("%d of %d rows are new to %s and assigned to its nearest cluster.", len(fresh), len(rows), path)
+        logger.info("%d of %d rows are new to %s and are assigned to the nearest cluster.", len(fresh), len(rows), path)
         centroids, state = load_centroids(path)
         embedder = make_embedder(config, tuned)
         embedder.load(state)
@@ -127,7 +128,7 @@ def _assign(
 
 
 def describe(config: ClusterConfig, tuned: Tuned | None) -> dict[str, Any]:
-    """Return the settings that a labelling hangs on, and no others."""
+    """Return only the settings that affect the labels."""
     values = config.to_dict()
     unused = {
         "tfidf": ("encoder", "layer", "positions"),
@@ -147,21 +148,21 @@ def _complain(saved: SavedLabels, settings: dict[str, Any], hashes: np.ndarray, 
     if differing:
         pairs = ", ".join(f"{key}={saved.settings.get(key)!r}, not {settings.get(key)!r}" for key in differing)
         return ConfigError(
-            f"{path} was made with other settings ({pairs}). Delete it to cluster anew, or give another file with "
+            f"{path} was made with other settings ({pairs}). Delete it to cluster again, or use another file with "
             "sources.labels."
         )
     share = float(np.isin(hashes, saved.hashes).mean())
     if share < FAMILIAR:
         return DataError(
-            f"{path} does not fit the data: it was made from {len(saved.hashes):,} rows and knows {share:.0%} of the "
-            f"{len(hashes):,} here, below {FAMILIAR:.0%}. Delete it to cluster anew, or give another file with "
+            f"{path} does not fit the data: it was made from {len(saved.hashes):,} rows and has {share:.0%} of the "
+            f"{len(hashes):,} here, below {FAMILIAR:.0%}. Delete it to cluster again, or use another file with "
             "sources.labels."
         )
     return None
 
 
 def _look_up(saved: SavedLabels, hashes: np.ndarray) -> np.ndarray:
-    """Return each row's cluster, -1 where its text is not known."""
+    """Return each row's cluster, -1 if its text is unknown."""
     known, first = np.unique(saved.hashes, return_index=True)
     place = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
     return np.where(known[place] == hashes, saved.clusters[first[place]], -1)
@@ -179,8 +180,8 @@ def _make(
     least = config.range[0]
     if distinct < 2:
         raise DataError(
-            f"There are {len(rows)} rows, all of the same text, so there is nothing to cluster. Leave sources.cluster "
-            "out, or check that the columns that tell rows apart are read (data.columns)."
+            f"All {len(rows)} rows have the same text, so there is nothing to cluster. Remove sources.cluster, "
+            "or check that data.columns maps the columns in which rows differ."
         )
     if distinct < least:
         what = f"{len(rows)} rows" if distinct == len(rows) else f"{len(rows)} rows with {distinct} distinct texts"
@@ -214,7 +215,7 @@ def _make(
 
 
 def _begin(folder: Path, plan: str) -> None:
-    """Keep what an interrupted labelling of the same data and settings has left, and nothing else."""
+    """Keep the files of an interrupted labeling of the same data and settings, and delete all others."""
     path = folder / PLAN
     if path.exists() and path.read_text(encoding="utf-8") == plan:
         return
@@ -224,12 +225,12 @@ def _begin(folder: Path, plan: str) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Delete what a labelling leaves on its way; the plan goes last, as it tells that the rest is ours."""
+    """Delete a labeling's working files; the plan last, as it marks the folder as colm's."""
     if not os.path.lexists(folder):
         return
     held = [path for path in folder.iterdir() if path.name != PLAN] if folder.is_dir() else [folder]
     if (held and not (folder / PLAN).is_file()) or any(not _OWN.fullmatch(path.name) for path in held):
-        raise ConfigError(f"{folder} holds what colm did not write. Move it away, or choose another folder.")
+        raise ConfigError(f"{folder} contains files that colm did not write. Move it away, or choose another folder.")
     for path in held:
         path.unlink()
     (folder / PLAN).unlink(missing_ok=True)
@@ -246,7 +247,7 @@ def _fit_embedder(embedder: Embedder, rows: Rows, sample: np.ndarray, folder: Pa
 
 
 def _embed(embedder: Embedder, rows: Rows, folder: Path) -> list[Path]:
-    """Embed all rows, a file for each chunk."""
+    """Embed all rows, one file per chunk."""
     starts = range(0, len(rows), embedder.chunk)
     paths = [folder / f"embeddings-{number:06}.npy" for number in range(len(starts))]
     with tqdm(total=len(rows), desc="Embedding", unit=" rows") as bar:

@@ -1,4 +1,4 @@
-"""The facts about each source of a tokenised mixture, and warnings about the whole."""
+"""Facts about each source of a tokenized mixture, and warnings about the mixture."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from colm.lab.sources.words import count_words, distinguishing_words
 from colm.step.sources import RowsLeft, count_sources, name_keys, name_sources
 
 SAMPLE = 2000
-"""Rows of a source that are read for words and near-duplicates: all, or so many at random."""
+"""Maximum rows of a source to read for words and near-duplicates; larger sources are sampled."""
 EXAMPLES = 3
 SHOWN = 400
-"""Characters of an example."""
+"""Maximum characters of an example."""
 NOTICED = 0.01
-"""Chance of an overflow from which it is worth a word."""
+"""Probability of an overflow above which to warn."""
 
 
 class SourceFacts(NamedTuple):
-    """What is known of one source."""
+    """Facts about one source."""
 
     name: str
     tokens: int
-    mean_length: float  # tokens a row
+    mean_length: float  # tokens per row
     long_length: float  # 95th percentile, tokens
-    duplicates: float  # share of the rows looked at
+    duplicates: float  # fraction of the rows read
     looked_at: int  # rows read for words and near-duplicates
     words: list[str]
-    examples: list[tuple[int, str]]  # row of the data, text
-    why: str  # small or big, with the numbers
+    examples: list[tuple[int, str]]  # row index in the data, text
+    why: str  # why the source is small or big, with the numbers
     outlook: SourceOutlook
 
 
 class Caution(NamedTuple):
-    """A reason to expect little, or trouble, with what to do."""
+    """A reason to expect little gain, or a problem, with a remedy."""
 
     title: str
     reason: str
@@ -48,12 +48,12 @@ class Caution(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """A mixture before training, sources with most rows first."""
+    """A mixture before training, largest sources first."""
 
     sources: list[SourceFacts]
     outlook: Outlook
     warnings: list[Caution]
-    dropped: Mapping[str, str] = MappingProxyType({})  # source -> how many of its rows are not trained on, and why
+    dropped: Mapping[str, str] = MappingProxyType({})  # source -> how many rows are not trained on, and why
 
 
 def survey_mixture(
@@ -68,21 +68,21 @@ def survey_mixture(
     counts: RowsLeft | None = None,
     seed: int = 0,
 ) -> Survey:
-    """Read a tokenised mixture once and describe each source.
+    """Read a tokenized mixture once and describe each source.
 
     Args:
-        rows: a data set with ``input_ids`` and the source's column.
-        tokenizer: that made the tokens, to show them as text.
-        selection: the settings.
-        source_column: its name.
-        pool_rows: N.
+        rows: a data set with ``input_ids`` and the source column.
+        tokenizer: the tokenizer of the rows, to decode examples.
+        selection: the selection settings.
+        source_column: name of the source column.
+        pool_rows: rows per pool, N.
         slots: micro-batches over all ranks.
-        sizes: rows of each source where `rows` is only a part of the data, in the same proportions.
-        counts: rows of each source before they were tokenised, and those that are left.
-        seed: of the rows that are sampled.
+        sizes: rows of each source, if `rows` is only a sample of the data with the same proportions.
+        counts: rows of each source before tokenization, and those that are left.
+        seed: random seed of the sampled rows.
 
     Raises:
-        DataError: a row without a source, or a source without a size.
+        DataError: a row has no source, or a source has no size.
         ConfigError: see `expect_pool`.
     """
     labels = name_sources(rows[source_column][:], source_column)
@@ -91,8 +91,8 @@ def survey_mixture(
     for name in counted:
         if name not in sizes:
             raise DataError(
-                f"The source {name!r} is in the data, but sizes are given for others only.{suggest(name, sizes)} "
-                f"They are given for: {', '.join(sizes)}."
+                f"The source {name!r} is in the data, but has no size.{suggest(name, sizes)} "
+                f"Sizes are given for: {', '.join(sizes)}."
             )
     outlook = expect_pool(sizes, selection, pool_rows, slots, seed=seed)
     lengths = np.array([len(ids) for ids in rows["input_ids"]])
@@ -135,12 +135,12 @@ def _warn_of_gone(counts: RowsLeft) -> list[Caution]:
     gone = [f"{name!r} {fate}" for name, fate in counts.gone.items()]
     if not gone:
         return []
-    reason = f"{'; '.join(gone)}: nothing of {'it' if len(gone) == 1 else 'them'} is trained on."
-    return [Caution("Sources without a row left", reason, "Raise data.max_length, mend the rows, or leave them out.")]
+    reason = f"{'; '.join(gone)}: no row of {'it' if len(gone) == 1 else 'them'} is trained on."
+    return [Caution("Sources without a row left", reason, "Raise data.max_length, fix the rows, or remove them.")]
 
 
 def _examples(rows: Any, held: Sequence[int], lengths: np.ndarray, tokenizer: Any) -> list[tuple[int, str]]:
-    """Return rows at the quartiles of length: a short one, a middling and a long one."""
+    """Return rows at the quartiles of length: a short, a medium and a long one."""
     ranked = sorted(held, key=lambda row: (lengths[row], row))
     wanted = [ranked[round(share * (len(ranked) - 1))] for share in (0.25, 0.5, 0.75)]
     found = []
@@ -163,13 +163,13 @@ def _why(name: str, sizes: Mapping[str, int], selection: SelectionConfig, outloo
 def find_warnings(
     sizes: Mapping[str, int], selection: SelectionConfig, outlook: Outlook, facts: Sequence[SourceFacts] = ()
 ) -> list[Caution]:
-    """Return why the method would help little on a mixture, or what would go wrong, the worst first.
+    """Return the reasons why the method would help little on a mixture or go wrong, the worst first.
 
     Args:
         sizes: rows of each source.
-        selection: the settings.
-        outlook: of the mixture.
-        facts: of its sources, for their near-duplicates.
+        selection: the selection settings.
+        outlook: outlook of the mixture.
+        facts: facts about its sources, for near-duplicates.
     """
     found = []
     small = [name for name, source in outlook.sources.items() if source.small]
@@ -177,16 +177,16 @@ def find_warnings(
         found.append(
             Caution(
                 "Small sources fill the budget",
-                f"In {outlook.overflow:.0%} of the pools the small sources alone have more than the {outlook.keep} "
-                f"rows that are kept ({outlook.small_rows:.1f} on average); then no row of a big source is trained on.",
+                f"In {outlook.overflow:.0%} of the pools, the small sources alone have more than the {outlook.keep} "
+                f"kept rows ({outlook.small_rows:.1f} on average); then no row of a big source is trained on.",
                 "Raise keep, list fewer small_sources, or use balance with small_sources: none.",
             )
         )
     if outlook.keep >= outlook.pool:
         found.append(
             Caution(
-                "Nothing is left out",
-                f"A pool of {outlook.pool} rows keeps {outlook.keep}, so the selection only costs time.",
+                "Every row is kept",
+                f"A pool of {outlook.pool} rows keeps {outlook.keep}, so selection only costs time.",
                 "Lower keep, or enlarge the pool.",
             )
         )
@@ -194,7 +194,7 @@ def find_warnings(
         found.append(
             Caution(
                 "One source",
-                f"There is one source only, {next(iter(sizes))!r}, so none is small: much of what the method gains "
+                f"There is one source only, {next(iter(sizes))!r}, so none is small: much of the method's benefit "
                 "comes from keeping small sources whole.",
                 "Label the rows' sources with data.source_column, or find sources by clustering (sources.cluster).",
             )
@@ -209,26 +209,26 @@ def find_warnings(
         found.append(
             Caution(
                 "No small source",
-                f"{how[0].upper()}{how[1:]}: no source is kept whole, and rows at random already have the mixture's "
+                f"{how[0].upper()}{how[1:]}: no source is kept whole, and random rows already have the mixture's "
                 "shares.",
-                "Expect no more than what the gradients bring; compare with the control (colm compare).",
+                "Any gain can come from the gradients only; compare with the control (colm compare).",
             )
         )
     elif max(sizes.values()) < 2 * min(sizes.values()):
         found.append(
             Caution(
                 "Balanced sources",
-                f"The largest source has {max(sizes.values()):,} rows, the smallest {min(sizes.values()):,}: sources "
-                "that differ by less than a factor of 2 are hardly ever missed by rows at random.",
-                "Expect little; compare with random and with the control (colm compare).",
+                f"The largest source has {max(sizes.values()):,} rows, the smallest {min(sizes.values()):,}: random "
+                "rows rarely miss sources that differ by less than a factor of 2.",
+                "Expect little gain; compare with random and with the control (colm compare).",
             )
         )
     elif outlook.small_rows < 1:
         found.append(
             Caution(
                 "Small sources are rarely in a pool",
-                f"A pool of {outlook.pool} rows has {outlook.small_rows:.2f} rows of small sources on average, so "
-                "there is next to nothing to keep whole.",
+                f"A pool of {outlook.pool} rows has {outlook.small_rows:.2f} rows of small sources on average: "
+                "almost nothing to keep whole.",
                 "Enlarge the pool (gradient_accumulation_steps), or give small sources more weight (data.weights).",
             )
         )
@@ -238,7 +238,7 @@ def find_warnings(
             Caution(
                 "Near-duplicates",
                 f"More than a tenth of the rows are near-duplicates of others in {', '.join(repeated)}.",
-                "Medoids pass them by, small sources and random rows do not: remove them, unless repetition is meant.",
+                "Medoids skip them, but small sources and random rows keep them: remove them unless intended.",
             )
         )
     return found

@@ -1,4 +1,4 @@
-"""What a pool and its coreset will hold of each source, by the selector's own rule."""
+"""Predict each source's rows in a pool and its coreset, by the selector's own rule."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from colm.select.quota import source_quotas
 from colm.step.sources import find_small_sources
 
 DRAWS = 2000
-"""Pools drawn for the expected coreset: a source's standard error is below 0.03 of its standard deviation."""
+"""Number of pools drawn for the expected coreset: the standard error is below 0.03 standard deviations."""
 
 NEVER = 1e-6
-"""Chance below which an overflow is left out of account."""
+"""Probability below which an overflow is ignored."""
 
 
 class SourceOutlook(NamedTuple):
-    """What to expect of one source."""
+    """Expected rows of one source."""
 
     rows: int
     small: bool
     in_pool: float  # expected rows in a pool
     in_coreset: float  # expected rows in its coreset
-    absent: float  # chance that a pool has none of it
+    absent: float  # probability that a pool has no row of the source
 
 
 class Outlook(NamedTuple):
-    """What to expect of a mixture's pools."""
+    """Expected composition of a mixture's pools."""
 
     sources: dict[str, SourceOutlook]
     pool: int  # rows, N
     keep: int  # rows, K
     small_rows: float  # expected rows of small sources in a pool
-    overflow: float  # chance that they alone exceed K
+    overflow: float  # probability that small sources alone exceed K
 
 
 def expect_pool(
@@ -46,24 +46,24 @@ def expect_pool(
 ) -> Outlook:
     """Return the expected composition of a pool, drawn at random without replacement, and of its coreset.
 
-    Pools are hypergeometric: their expectations and the chances of absence and overflow are exact. The coreset follows
-    from a pool's counts by `source_quotas`, whose rounding to whole rows has no simple expectation: it is the mean
-    over `DRAWS` pools, with the rows of small sources whole, or in proportion where they exceed K. A `keep_schedule`
-    is taken at its last point.
+    Pools are hypergeometric: the expectations and the probabilities of absence and overflow are exact. The coreset
+    follows from a pool's counts by `source_quotas`, whose rounding to whole rows has no simple expectation. It is
+    therefore the mean over `DRAWS` pools, with small sources whole, or in proportion if they exceed K. A
+    `keep_schedule` is evaluated at its last point.
 
     Args:
         sizes: rows of each source, above 0.
-        selection: the settings.
-        pool_rows: N; more than there are rows means all of them.
+        selection: the selection settings.
+        pool_rows: rows per pool, N; capped at the number of rows.
         slots: micro-batches over all ranks.
-        seed: of the draws.
+        seed: random seed.
 
     Raises:
-        ConfigError: `small_sources` names an unknown source, or the pool has no row.
+        ConfigError: `small_sources` names an unknown source, or the pool has no rows.
         DataError: a source is empty.
     """
     if pool_rows < 1:
-        raise ConfigError(f"A pool of {pool_rows} rows can not be described; it must have at least 1.")
+        raise ConfigError(f"A pool of {pool_rows} rows cannot be described; pool_rows must be at least 1.")
     sizes = dict(sorted(sizes.items()))
     names, counts = list(sizes), np.array(list(sizes.values()))
     total = int(counts.sum())
@@ -77,7 +77,7 @@ def expect_pool(
     kept = np.mean(held, axis=0)
     small_total = int(counts[of_small].sum())
     overflow = float(hypergeom.sf(keep, total, small_total, pool))
-    if overflow < NEVER and kept[~of_small].any():  # small sources are whole, so their expectations need no draws
+    if overflow < NEVER and kept[~of_small].any():  # small sources are kept whole, so their expectations need no draws
         kept[of_small] = pool * counts[of_small] / total
         kept[~of_small] *= (keep - kept[of_small].sum()) / kept[~of_small].sum()
     return Outlook(
@@ -109,7 +109,7 @@ def _keep(row: np.ndarray, of_small: np.ndarray, keep: int, turn: int, *, by_sou
         shares: np.ndarray = row * of_small + _share(big, left, turn)
         return shares
     pooled: np.ndarray = row * of_small + left * big / big.sum()
-    return pooled  # picked from all as one: in proportion, if gradients are alike
+    return pooled  # picked from all rows as one group: in proportion, if gradients are similar
 
 
 def _share(row: np.ndarray, budget: int, turn: int) -> np.ndarray:
@@ -118,7 +118,7 @@ def _share(row: np.ndarray, budget: int, turn: int) -> np.ndarray:
 
 
 def even_share(sizes: Mapping[str, int]) -> int:
-    """Return the most rows that a source may have and still be small: below all rows / number of sources.
+    """Return the maximum size of a small source: the largest number below all rows / number of sources.
 
     >>> even_share({"a": 7, "b": 3})
     4

@@ -1,4 +1,4 @@
-"""Other sources for rows: clusters, names by a table, large sources split, small ones merged."""
+"""Reassign the sources of rows: cluster rows, rename sources, split large ones, merge small ones."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ Parts = Sequence[Dataset]
 
 @dataclass(frozen=True)
 class SourceRules:
-    """How sources are made, in this order.
+    """Rules that reassign sources, applied in this order.
 
     Attributes:
-        cluster: cluster all rows, whatever their labels; None to leave them as they are.
+        cluster: cluster all rows, whatever their labels; None to keep the labels.
         map: old name -> new name.
-        split: source -> how it is clustered in itself.
-        merge_below: rows; sources with fewer become one.
-        merged: its name.
-        labels: file of the clusters; those of a split source stand beside it.
+        split: source -> settings for clustering within the source.
+        merge_below: sources with fewer rows are merged into one.
+        merged: name of the merged source.
+        labels: file of the clusters; a split source's file is next to it.
     """
 
     cluster: ClusterConfig | None = None
@@ -45,12 +45,12 @@ class SourceRules:
 
     @property
     def any(self) -> bool:
-        """Whether there is anything to do."""
+        """Whether any rule is set."""
         return bool(self.cluster or self.map or self.split or self.merge_below or self.labels)
 
 
 class Relabelled(NamedTuple):
-    """Rows with their new sources."""
+    """Rows with new sources."""
 
     train: list[Dataset]
     validation: list[Dataset]
@@ -58,7 +58,7 @@ class Relabelled(NamedTuple):
 
 
 class _Names(NamedTuple):
-    """Each row's source, training and validation rows apart."""
+    """Each row's source, for training and validation rows."""
 
     train: list[str]
     validation: list[str]
@@ -75,18 +75,18 @@ def relabel_parts(
     tuned: Tuned | None = None,
     renew: bool = False,
 ) -> Relabelled:
-    """Give rows the sources that the rules make.
+    """Reassign the sources of rows by the rules.
 
-    Validation rows follow: they go to the nearest cluster, and to what the training rows' sources have become.
+    Validation rows follow the training rows: to the nearest cluster, and through the same renames and merges.
 
     Args:
-        train: rows of text, with a source where nothing is clustered.
-        validation: the same, or nothing.
-        rules: what to do.
+        train: rows of text, with a source unless all rows are clustered.
+        validation: the same, or empty.
+        rules: the rules.
         path: of the clusters' file.
-        column: of the source.
-        format_name: of the rows, or ``auto``.
-        tuned: the model that is tuned, for embeddings by it.
+        column: the source column.
+        format_name: format of the rows, or ``auto``.
+        tuned: the model to fine-tune, for embeddings.
         renew: see `label_rows`.
 
     Raises:
@@ -113,7 +113,7 @@ def relabel_parts(
 
 
 def split_path(path: Path, source: str) -> Path:
-    """Return where the clusters of a split source are kept: beside `path`, under a name that any system takes."""
+    """Return the file of a split source's clusters: next to `path`, with a portable name."""
     plain = re.sub(r"[^\w-]+", "-", source)[:40]
     digest = blake2b(source.encode(), digest_size=4).hexdigest()
     return path.with_name(f"{path.stem}.split-{plain}-{digest}{path.suffix}")
@@ -157,7 +157,7 @@ def _merge(names: _Names, below: int, merged: str) -> _Names:
     if small == set(sizes):
         raise DataError(
             f"sources.merge_below={below} merges all {len(sizes)} sources, the largest of which has "
-            f"{max(sizes.values()):,} rows; set it to at most that."
+            f"{max(sizes.values()):,} rows; use at most that number."
         )
     return _Names(*([merged if name in small else name for name in part] for part in names))
 
@@ -185,7 +185,7 @@ def _write(parts: Parts, names: Sequence[str], column: str) -> list[Dataset]:
 
 
 def rules_to_dict(rules: SourceRules) -> dict[str, Any]:
-    """Return the rules as a configuration holds them."""
+    """Return the rules in the format of a configuration."""
     return {
         "cluster": rules.cluster.to_dict() if rules.cluster else None,
         "map": dict(rules.map),

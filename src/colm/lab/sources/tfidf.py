@@ -1,4 +1,4 @@
-"""Embeddings of words alone: TF-IDF with a truncated SVD (latent semantic analysis)."""
+"""Embeddings of words: TF-IDF with a truncated SVD (latent semantic analysis)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from colm.lab.sources.rows import Row
 
 _DIGIT = re.compile(r"\d")
 TERM = r"\w{1,40}|[^\w\s]"
-"""A word, or a sign: programs and formulas differ from prose by their signs."""
+"""A word or a punctuation sign; signs distinguish programs and formulas from prose."""
 
 
 class TfidfEmbedder:
-    """Sublinear TF-IDF of words and signs, digits alike, projected on the leading right singular vectors.
+    """Sublinear TF-IDF of words and signs, all digits equal, projected on the leading right singular vectors.
 
     Args:
         config: `dimensions`, `terms` and `seed`.
@@ -37,13 +37,13 @@ class TfidfEmbedder:
     def fit(self, rows: Sequence[Row]) -> None:
         """Learn the words, their frequencies and the projection."""
         weights = self.vectorizer.fit_transform([row.text for row in rows])
-        # More dimensions than rows or words have no direction of their own.
+        # There are at most as many dimensions as rows or words.
         dimensions = max(1, min(self.config.dimensions, *weights.shape))
         components = randomized_svd(weights, dimensions, random_state=self.config.seed)[2]
         self.components = components.astype(np.float32)
 
     def embed(self, rows: Sequence[Row]) -> np.ndarray:
-        """Return (len(rows), d) float16; zero where a row has no word that is known."""
+        """Return (len(rows), d) float16; zero for a row without known words."""
         weights: csr_matrix = self.vectorizer.transform([row.text for row in rows])
         embedded: np.ndarray = weights @ self.components.T
         return embedded.astype(np.float16)
@@ -58,7 +58,7 @@ class TfidfEmbedder:
         }
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take up what another one has learned."""
+        """Load the state of another embedder."""
         self.vectorizer = _vectorizer(vocabulary=json.loads(state["words"].tobytes()))
         self.vectorizer.idf_ = state["idf"]
         self.components = state["components"]

@@ -1,4 +1,4 @@
-"""Words that tell a source from the others."""
+"""Words that distinguish a source from the others."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ def count_words(texts: Iterable[str]) -> Counter[str]:
 
 
 def distinguishing_words(counts: Mapping[str, Counter[str]], most: int = 8) -> dict[str, list[str]]:
-    """Return, for each source, the words that it uses more than the rest does, the clearest first.
+    """Return, for each source, the words that it uses more than the other sources, the most distinctive first.
 
-    By the log-odds ratio against all other sources with an informative Dirichlet prior, the counts of all sources
-    together, over its standard deviation: a word that is rare has to differ more. Only words above 1.96 are named.
+    The score is the log-odds ratio against all other sources, with the counts of all sources as an informative
+    Dirichlet prior, divided by its standard deviation, so a rare word must differ more. Only words above 1.96 are
+    returned.
 
     Args:
-        counts: source -> its words' counts.
-        most: words of each source.
+        counts: source -> its word counts.
+        most: maximum words per source.
 
     Source: Monroe, Colaresi and Quinn, "Fightin' Words", 2008, equations 16 and 22.
 
