@@ -13,9 +13,9 @@ from tests.lab.cli.test_commands import write_run
 
 from colm.errors import ConfigError
 from colm.lab.cli import main
-from colm.lab.cli import target as targets
 from colm.lab.cli.eval import run_written
 from colm.lab.evaluate import judge
+from colm.lab.run import target as targets
 from colm.lab.run.folder import RunFolder
 from colm.step.record import MANIFEST_NAME, PARTIAL_ANSWERS_NAME
 

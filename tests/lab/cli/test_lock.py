@@ -17,8 +17,9 @@ from tests.lab.cli.test_commands import read_lines, write_run
 from tests.trainers.test_checkpoints import children, start, wait_for_lines
 
 from colm.errors import ConfigError, StoppedEarly
-from colm.lab.cli import child, main
+from colm.lab.cli import main
 from colm.lab.run.lock import LOCK_NAME, hold_folder
+from colm.lab.study import child
 
 fcntl = pytest.importorskip("fcntl")
 
