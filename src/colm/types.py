@@ -71,7 +71,7 @@ class Coreset(NamedTuple):
 class StepRecord(NamedTuple):
     """What one selection step did: one line of ``selection.jsonl``."""
 
-    step: int  # optimiser steps committed before this one
+    step: int  # optimizer steps committed before this one
     pool: dict[str, list[int]]  # source -> dataset indices of its pool rows
     kept: dict[str, list[int]]  # source -> dataset indices of its kept rows
     tokens: dict[str, int]  # source -> tokens of its kept rows, without padding
@@ -79,10 +79,10 @@ class StepRecord(NamedTuple):
     unlabelled: int  # pool rows dropped because no token of theirs has a label
     nonfinite: int  # pool rows whose features were not finite
     seconds: float  # wall-clock seconds from the pool to its coreset
-    match: float | None = None  # cosine of the kept big rows' mean normalised feature with the pool's; None without
+    match: float | None = None  # cosine of the kept big rows' mean normalized feature with the pool's; None without
     match_random: float | None = None  # what as many random rows of each source would be expected to have
     weights: dict[str, list[float]] | None = None  # of the kept rows in the loss; None: all the same
-    step_seconds: float | None = None  # of the whole step, from fetching the pool to the optimiser's step
+    step_seconds: float | None = None  # of the whole step, from fetching the pool to the optimizer's step
 
     @property
     def pool_count(self) -> int:

@@ -1,4 +1,4 @@
-"""Adam normalisation against torch's own optimiser."""
+"""Adam normalization against torch's own optimizer."""
 
 from __future__ import annotations
 

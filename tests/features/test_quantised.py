@@ -1,4 +1,4 @@
-"""A quantised base: LoRA's features need no weight of it, and it is left as it was."""
+"""A quantized base: LoRA's features need no weight of it, and it is left as it was."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from colm.losses import example_losses
 
 
 def quantised_llama(folder: Path, method: str, *, lora: bool = True) -> Any:
-    """Return a Llama with a quantised base, with LoRA of drawn B on all its linear maps."""
+    """Return a Llama with a quantized base, with LoRA of drawn B on all its linear maps."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 

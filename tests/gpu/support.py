@@ -135,7 +135,7 @@ def lowest_cosine(found: Tensor, expected: Tensor) -> float:
 
 
 def mixture(rows: int = 96, seed: int = 0) -> Any:
-    """Return a data set whose sources own a range of tokens each, so that there is something to learn."""
+    """Return a dataset whose sources own a range of tokens each, so that there is something to learn."""
     from datasets import Dataset
 
     draw = random.Random(seed)

@@ -68,7 +68,7 @@ class _Methods(TorchFunctionMode):
 def counted(device: torch.device) -> Iterator[Counter[str]]:
     """Count the places within the block at which the host waits, or would wait if its tensors were a GPU's.
 
-    The rehearsal can not tell a tensor that stays on the host from one that would be a GPU's, so it counts more.
+    The rehearsal cannot tell a tensor that stays on the host from one that would be a GPU's, so it counts more.
     """
     found: Counter[str] = Counter()
     with ExitStack() as stack:

@@ -35,7 +35,7 @@ def value(similarity: Tensor, picks: tuple[int, ...] | list[int]) -> float:
 @pytest.mark.parametrize("metric", ["l1", "l2", "cosine"])
 def test_distances(metric: str) -> None:
     x = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
-    x[3] = x[2] + 1e-3  # near neighbours must keep their digits
+    x[3] = x[2] + 1e-3  # near neighbors must keep their digits
     torch.testing.assert_close(pairwise_distances(x, metric), slow_distances(x, metric), rtol=1e-4, atol=1e-6)
 
 

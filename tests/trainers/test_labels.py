@@ -42,7 +42,7 @@ MISSING = [None, math.nan, np.float32("nan"), pd.NaT, "", " "]
 
 
 class Rows:
-    """A data set that is nothing but rows."""
+    """A dataset that is nothing but rows."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows

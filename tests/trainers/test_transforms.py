@@ -1,4 +1,4 @@
-"""A data set with a transform, or in another format, is to our trainers what it is to the plain ones."""
+"""A dataset with a transform, or in another format, is to our trainers what it is to the plain ones."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from colm.types import AdamHistory
 
 
 class AdamConstants(NamedTuple):
-    """The optimiser's own constants."""
+    """The optimizer's own constants."""
 
     beta1: float
     beta2: float
@@ -27,7 +27,7 @@ def to_adam_steps(gradients: Tensor, history: AdamHistory, constants: AdamConsta
     Args:
         gradients: (n, D) float32; overwritten, since a copy of it may be the largest tensor of the selection.
         history: moments of the examples kept so far, (D,) each.
-        constants: of the optimiser that trains the weight.
+        constants: of the optimizer that trains the weight.
 
     Returns:
         `gradients`, which are now the steps.
@@ -49,7 +49,7 @@ def fold_in(mean: Tensor, mean_square: Tensor, history: AdamHistory, constants: 
         mean: of the picked rows' gradients, (D,) float32.
         mean_square: of their squares, (D,) float32.
         history: before them.
-        constants: of the optimiser that trains the weight.
+        constants: of the optimizer that trains the weight.
     """
     m = constants.beta1 * history.m + (1 - constants.beta1) * mean
     v = constants.beta2 * history.v + (1 - constants.beta2) * mean_square
@@ -64,7 +64,7 @@ def empty_history(dim: int, device: torch.device) -> AdamHistory:
 def adam_constants(optimizer: Any, weight: Tensor) -> AdamConstants | None:
     """Return the constants of the parameter group that holds `weight`, or None if it is not Adam-like.
 
-    Where no group holds the weight itself (it is frozen, or the optimiser holds shards), the first
+    Where no group holds the weight itself (it is frozen, or the optimizer holds shards), the first
     group speaks for all. A group without two betas and an eps is not Adam-like (SGD, Adafactor).
     """
     groups = list(optimizer.param_groups)

@@ -33,7 +33,7 @@ CPU_REPACKING = "support_avx512bf16_for_cpu"
 class Captured(NamedTuple):
     """What one forward pass of a micro-batch showed."""
 
-    losses: Tensor  # (copies * n,) float32, mean loss over the row's labelled tokens; 0 where none
+    losses: Tensor  # (copies * n,) float32, mean loss over the row's labeled tokens; 0 where none
     inputs: Tensor  # (copies * n, uses * T, d_in), what the site read, one use of its weight after the other
     outputs: list[Tensor]  # of each use (copies * n, T, fused outputs), what it wrote: the first is a leaf of the graph
     hidden: Tensor | None  # (1, M, d), what the head would have read, where it ran in chunks
@@ -89,7 +89,7 @@ def run_to_losses(
         copies: repeat the batch so often at the input of the site's layer, one whole copy after the
             other, so that the trunk before it runs once for all of them; at the input of the model if
             the site has no layers.
-        head_chunk_tokens: labelled tokens that go through the head at a time.
+        head_chunk_tokens: labeled tokens that go through the head at a time.
     """
     caller: Any = unwrap(model)
     labels = batch["labels"]

@@ -22,7 +22,7 @@ def value_gradients(
 ) -> Tensor:
     """Return each example's gradient of the trainable weight of the last value projection.
 
-    Row i is the gradient of example i's mean labelled-token loss with respect to LoRA's B where
+    Row i is the gradient of example i's mean labeled-token loss with respect to LoRA's B where
     there is one, else the projection's value rows, flattened row-major as (d_out, d_in). Dropout is
     off. Rows are aligned to the left edge first, so the result does not depend on padding.
 
@@ -30,10 +30,10 @@ def value_gradients(
         model: a Hugging Face causal language model, bare, with PEFT adapters, or in DDP.
         batch: ``input_ids``, ``labels`` (n, T), as a rule ``attention_mask``, on the model's device.
         value_module: path of another Linear to take.
-        head_chunk_tokens: labelled tokens that go through the output head at a time.
+        head_chunk_tokens: labeled tokens that go through the output head at a time.
 
     Returns:
-        (n, D) float32 on the model's device; a row without a labelled token is zero.
+        (n, D) float32 on the model's device; a row without a labeled token is zero.
 
     Raises:
         UnsupportedModelError: no value projection was found.

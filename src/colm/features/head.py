@@ -1,6 +1,6 @@
 """The output head apart from the model, so that it can run on a chunk of tokens at a time.
 
-A pool's labelled tokens times a vocabulary of 128,000 in float32, with its gradient, is tens of
+A pool's labeled tokens times a vocabulary of 128,000 in float32, with its gradient, is tens of
 gigabytes; a chunk of it is not. What a model does to its logits after the head is in one table, and is
 checked once against the model's own logits. Where they differ, the head runs unchunked.
 """
@@ -29,7 +29,7 @@ FINISHES: dict[str, Callable[[Tensor, float], Tensor]] = {
 """What a setting in a model's config does to its logits."""
 
 NO_HIDDEN_STATES = (
-    "The model has no output head that reads one hidden state for each token, so hidden states can not be features; "
+    "The model has no output head that reads one hidden state for each token, so hidden states cannot be features; "
     "use features='exact'."
 )
 

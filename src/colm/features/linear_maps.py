@@ -1,4 +1,4 @@
-"""Linear maps inside what quantisers and PEFT make of them."""
+"""Linear maps inside what quantizers and PEFT make of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def map_that_runs(projection: nn.Module) -> nn.Module:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """True for nn.Linear, its quantised relatives, and transformers' Conv1D."""
+    """True for nn.Linear, its quantized relatives, and transformers' Conv1D."""
     weight = getattr(module, "weight", None)
     sized = hasattr(module, "in_features") and hasattr(module, "out_features")  # OFT's rotations have only one of them
     return isinstance(weight, Tensor) and (sized or type(module).__name__ == "Conv1D")

@@ -192,7 +192,7 @@ def _make_site(
         head = None
     if head is None:
         logger.info(
-            "The output head's logits are not the model's own, so the head runs on all labelled tokens at once."
+            "The output head's logits are not the model's own, so the head runs on all labeled tokens at once."
         )
     uses = tuple(sharing.values())
     adapted = any(getattr(other, "base_layer", None) in uses for other in modules.values() if is_adapted(other))

@@ -13,7 +13,7 @@ from colm.step.pool import Pool
 def loss_features(
     model: nn.Module, site: ValueSite, pool: Pool, groups: list[list[int]], *, head_chunk_tokens: int | None = None
 ) -> PieceFeatures:
-    """Return each row's mean loss over its labelled tokens, (n, 1), dropout off.
+    """Return each row's mean loss over its labeled tokens, (n, 1), dropout off.
 
     Args: as those of `exact_features`.
     """

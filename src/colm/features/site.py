@@ -31,7 +31,7 @@ class ValueSite(NamedTuple):
 
     @property
     def weight(self) -> nn.Parameter:
-        """The trained weight, whose optimiser group sets the Adam constants."""
+        """The trained weight, whose optimizer group sets the Adam constants."""
         weight = self.module.weight
         assert isinstance(weight, nn.Parameter)
         return weight

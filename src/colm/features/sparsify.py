@@ -21,7 +21,7 @@ def largest_coordinates(mean: Tensor, count: int) -> Tensor:
     Returns:
         (min(count, D),) int64.
 
-    Source: CoLM, section 4.3, "sparsifying": the largest magnitude of the mean normalised gradient.
+    Source: CoLM, section 4.3, "sparsifying": the largest magnitude of the mean normalized gradient.
 
     >>> largest_coordinates(torch.tensor([0.1, -3.0, 2.0, 0.0]), 2).tolist()
     [1, 2]

@@ -68,7 +68,7 @@ def site_for_copies(model: nn.Module, site: ValueSite) -> ValueSite:
     """Return the site, without its layers where a batch can be repeated only at the input of the model."""
     if site.layers and not _repeats_in_layers(unwrap(model), site):
         logger.info(
-            "A batch can not be repeated at the input of the layers of %s; SPSA runs the trunk anew.", site.name
+            "A batch cannot be repeated at the input of the layers of %s; SPSA runs the trunk anew.", site.name
         )
         return site._replace(layers=())
     return site
@@ -164,7 +164,7 @@ def spsa_features(
         groups: row positions of each micro-batch of the pass; their order numbers the features.
         directions: from `draw_directions`.
         eps: length of the difference.
-        head_chunk_tokens: labelled tokens that go through the output head at a time.
+        head_chunk_tokens: labeled tokens that go through the output head at a time.
     """
     probes = directions.shape[0]
     slopes = torch.zeros(sum(map(len, groups)), probes, dtype=directions.dtype, device=pool.device)
@@ -202,7 +202,7 @@ def _perturb(inputs: Tensor, output: Tensor, site: ValueSite, directions: Tensor
 
 
 def _unambiguous(batch: Batch) -> Batch:
-    """Pad by one column where rows = tokens, so that a (tokens, d) tensor can not pass for one by row."""
+    """Pad by one column where rows = tokens, so that a (tokens, d) tensor cannot pass for one by row."""
     rows, tokens = batch["input_ids"].shape
     if rows != tokens:
         return batch

@@ -1,4 +1,4 @@
-"""What training from the selection pass's forward can not be combined with, refused before training."""
+"""What training from the selection pass's forward cannot be combined with, refused before training."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@
     begin      the pool comes: what is left of the last step is dropped
     recording  the selection pass runs: each layer's input is kept, and the last one's output
     keep       the picks are known: the kept rows' states are put together as training's micro-batches, the rest goes
-    (training) a forward of one of these micro-batches is recognised: each layer's checkpoint returns the next layer's
+    (training) a forward of one of these micro-batches is recognized: each layer's checkpoint returns the next layer's
                kept input, and runs the layer again in the backward, from its own
-    end        the optimiser has stepped: the layers have their own checkpoint function back
+    end        the optimizer has stepped: the layers have their own checkpoint function back
 
 A forward of anything else, an evaluation or a step without a selection pass, uses the ordinary checkpoint.
 """
@@ -53,7 +53,7 @@ HOOKED = (
 
 
 class ForwardReuse:
-    """What is known of one step's forward, from its selection pass to the optimiser's step.
+    """What is known of one step's forward, from its selection pass to the optimizer's step.
 
     Args:
         model: as it is trained, with gradient checkpointing by the first step.
@@ -92,8 +92,8 @@ class ForwardReuse:
         check_checkpointing(self.layers)
         if pool.side == "left":
             raise ConfigError(
-                "The batches are padded on the left, where a token's position depends on its row's neighbours, so "
-                "reuse_forward=True can not train from the selection pass; pad on the right "
+                "The batches are padded on the left, where a token's position depends on its row's neighbors, so "
+                "reuse_forward=True cannot train from the selection pass; pad on the right "
                 '(tokenizer.padding_side = "right"), or set reuse_forward=False.'
             )
         hooks = [(id(module), *module._forward_hooks, *module._forward_pre_hooks) for module in self._caller.modules()]
@@ -199,7 +199,7 @@ class ForwardReuse:
         for index, (batch, states) in enumerate(self._waiting):
             if not others and all(_same(given.get(key), value) for key, value in batch.items()):
                 if self._count_writes() != self._weights:
-                    return  # the optimiser has stepped since
+                    return  # the optimizer has stepped since
                 del self._waiting[index]
                 used = batch.get("attention_mask")
                 self._current = KnownForward(states, used, self._precision, self._parts, self._checked, self._hooked)

@@ -148,4 +148,4 @@ def _by_group(places: Sequence[tuple[int, int]], device: torch.device) -> dict[i
 
 
 def _refuse(name: str, what: str) -> UnsupportedModelError:
-    return UnsupportedModelError(f"{name} {what}, so its forward can not be trained from; set reuse_forward=False.")
+    return UnsupportedModelError(f"{name} {what}, so its forward cannot be trained from; set reuse_forward=False.")

@@ -23,7 +23,7 @@ def pairwise_distances(features: Tensor, metric: str = "l1") -> Tensor:
     x = features.float()
     if metric in ("l1", "l2"):
         # On a CPU `pdist` is over ten times as fast as `cdist`. The matrix-product shortcut for l2 would lose half the
-        # digits of near neighbours, which are what matters here.
+        # digits of near neighbors, which are what matters here.
         n = len(x)
         distances = x.new_zeros(n, n)
         if n > 1:
@@ -40,7 +40,7 @@ def pairwise_distances(features: Tensor, metric: str = "l1") -> Tensor:
 def facility_location(features: Tensor, budget: int, metric: str = "l1") -> Tensor:
     """Pick `budget` medoids greedily: each pick most reduces the distance of all rows to their nearest pick.
 
-    Maximises F(S) = sum_i max_{j in S} (d_max - d_ij), which is monotone and submodular, so the
+    Maximizes F(S) = sum_i max_{j in S} (d_max - d_ij), which is monotone and submodular, so the
     greedy value is within 1 - 1/e of the best. Gains within 1e-5 of the best, relative, are ties,
     and the lowest row wins. Runs on the device of `features`; no host round trip per pick.
 

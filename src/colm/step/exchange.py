@@ -85,7 +85,7 @@ def _gather_batch(pool: Pool, positions: list[int]) -> dict[str, Tensor]:
     for key, value in sorted(batch.items()):
         if not isinstance(value, Tensor):
             raise DataError(
-                f"The batches have a key {key!r} that is no tensor, which can not move between ranks; drop it in the "
+                f"The batches have a key {key!r} that is no tensor, which cannot move between ranks; drop it in the "
                 "collator."
             )
         rows = value if positions else value[:0, :width] if value.dim() > 1 else value[:0]

@@ -130,7 +130,7 @@ class RowsLeft(NamedTuple):
     Attributes:
         before: source -> rows.
         left: source -> rows that can be trained on; sources without one may be missing.
-        need: what the other rows lack: ``"a labelled token within max_length=64"``.
+        need: what the other rows lack: ``"a labeled token within max_length=64"``.
     """
 
     before: Mapping[str, int]

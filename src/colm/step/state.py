@@ -21,11 +21,11 @@ class _Pending(NamedTuple):
 class SelectionState:
     """A step counter, the Adam history, and what is carried over to the next goal.
 
-    They move only in `commit`, after the optimiser's step, so that a step that is prepared and then lost in a crash
+    They move only in `commit`, after the optimizer's step, so that a step that is prepared and then lost in a crash
     leaves no trace.
 
     Attributes:
-        step: optimiser steps committed.
+        step: optimizer steps committed.
         history: of the kept big-source rows; None before the first.
         carried: (h,), what earlier picks lacked; None for nothing.
     """
@@ -55,7 +55,7 @@ class SelectionState:
         """Make the prepared step count, and return its record.
 
         Args:
-            stepped: False if the optimiser skipped its step, which leaves history and what is carried as they were.
+            stepped: False if the optimizer skipped its step, which leaves history and what is carried as they were.
 
         Raises:
             ConfigError: no step was prepared since the last commit.

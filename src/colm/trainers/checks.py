@@ -1,4 +1,4 @@
-"""What a trainer can not combine with selection, refused before training."""
+"""What a trainer cannot combine with selection, refused before training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_trainer(trainer: Any, selection: SelectionConfig) -> None:
             )
     if args.n_gpu > 1:
         raise ConfigError(
-            f"{args.n_gpu} GPUs in one process mean DataParallel, which selection can not see into. "
+            f"{args.n_gpu} GPUs in one process mean DataParallel, which selection cannot see into. "
             "Show one GPU to the process, with CUDA_VISIBLE_DEVICES=0."
         )
     check_arguments(args, selection)
@@ -163,6 +163,6 @@ def _check_parallelism(trainer: Any) -> None:
         if size > 1:
             name = {"tp": "Tensor", "cp": "Context", "sp": "Sequence"}[kind]
             raise ConfigError(
-                f"{name} parallelism of {size} ranks splits examples or weights in ways that selection can not "
+                f"{name} parallelism of {size} ranks splits examples or weights in ways that selection cannot "
                 "follow; use data parallelism."
             )

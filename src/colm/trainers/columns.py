@@ -44,10 +44,10 @@ class EncodedData(NamedTuple):
 
 
 class CodedRows(TorchDataset[dict[str, Any]]):
-    """A map-style data set whose rows also carry a source code and their number.
+    """A map-style dataset whose rows also carry a source code and their number.
 
     Args:
-        rows: the data set.
+        rows: the dataset.
         codes: of each row's source.
         learnable: whether each row has a label to learn, (len,) bool.
     """
@@ -64,7 +64,7 @@ class CodedRows(TorchDataset[dict[str, Any]]):
         return {**self._rows[index], SOURCE_KEY: self.codes[index], INDEX_KEY: index}
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """Return a batch's rows, fetched together where the data set can do that."""
+        """Return a batch's rows, fetched together where the dataset can do that."""
         fetch = getattr(self._rows, "__getitems__", None)
         rows = fetch(indices) if fetch else [self._rows[index] for index in indices]
         return [{**row, SOURCE_KEY: self.codes[i], INDEX_KEY: i} for row, i in zip(rows, indices, strict=True)]
@@ -74,16 +74,16 @@ def encode_sources(dataset: Any, column: str) -> EncodedData:
     """Add the source code and the row number to every row.
 
     Args:
-        dataset: a `datasets.Dataset`, or any map-style data set of mappings.
+        dataset: a `datasets.Dataset`, or any map-style dataset of mappings.
         column: the column with the source's name, or another label that reads as one (`colm.step.sources.source_name`).
 
     Raises:
-        DataError: the column is missing (with the nearest name), a row has no source, the data set is
+        DataError: the column is missing (with the nearest name), a row has no source, the dataset is
             empty, or it has no length (see `streams` for those).
     """
     if not hasattr(dataset, "__len__"):
         raise DataError(
-            f"train_dataset is a {type(dataset).__name__}, which has no length and is no iterable data set. Use a data "
+            f"train_dataset is a {type(dataset).__name__}, which has no length and is no iterable dataset. Use a data "
             "set with a length, or a stream: a datasets.IterableDataset, or PyTorch's."
         )
     if isinstance(dataset, Mapping):
@@ -116,7 +116,7 @@ def encode_sources(dataset: Any, column: str) -> EncodedData:
 
 
 def _add_codes(dataset: Dataset, codes: Sequence[int]) -> Dataset:
-    """Return the data set with codes and numbers as columns, which its format or transform leaves as they are.
+    """Return the dataset with codes and numbers as columns, which its format or transform leaves as they are.
 
     So it stays what the trainer knows how to handle, and to complain about.
     """
@@ -149,7 +149,7 @@ def has_label(row: Mapping[str, Any]) -> bool:
 
 
 def find_learnable(dataset: Dataset) -> np.ndarray:
-    """Return which rows of a data set have a label to learn, (len,) bool; see `has_label`."""
+    """Return which rows of a dataset have a label to learn, (len,) bool; see `has_label`."""
     learnable = np.ones(len(dataset), dtype=bool)
     if LABELS not in dataset.column_names or dataset.format["type"] == "custom":  # a transform may make others
         return learnable

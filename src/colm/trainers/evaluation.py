@@ -22,12 +22,12 @@ MACRO = "macro_loss"
 class SourceTrainer(CoresetTrainer):
     """A `CoresetTrainer` whose evaluation also gives the loss of each source, and the mean over sources.
 
-    The metrics are ``eval_<source>_loss``, the mean over its rows of their mean labelled-token loss, and
+    The metrics are ``eval_<source>_loss``, the mean over its rows of their mean labeled-token loss, and
     ``eval_macro_loss``; see `name_metric` for names that would make another metric's key. No logits are kept: each
     batch is reduced to its rows' losses.
 
     Args:
-        validation: source -> its tokenised rows; may be empty.
+        validation: source -> its tokenized rows; may be empty.
         **kwargs: as `CoresetTrainer`'s, without ``eval_dataset`` and what computes metrics.
 
     Attributes:
@@ -83,7 +83,7 @@ class EvaluationRecorder(TrainerCallback):
     Args:
         trainer: whose evaluations.
         log: the file.
-        resumed_at: optimiser steps that the checkpoint holds; lines of later ones are forgotten.
+        resumed_at: optimizer steps that the checkpoint holds; lines of later ones are forgotten.
     """
 
     def __init__(self, trainer: SourceTrainer, log: StepLog, *, resumed_at: int) -> None:

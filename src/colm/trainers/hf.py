@@ -29,7 +29,7 @@ class CoresetTrainer(CoresetMixin, Trainer):
         source_column: the column of ``train_dataset`` that names each row's source.
         replay: the ``selection.jsonl`` of an earlier run, whose choices are trained on again; the run's data, seeds
             and batch sizes are needed for that.
-        source_sizes: of a stream (an iterable data set, with ``max_steps``): rows of each source, at least in
+        source_sizes: of a stream (an iterable dataset, with ``max_steps``): rows of each source, at least in
             proportion. By default they are those of its first rows, and then follow the pools' running counts.
         window: how many first rows of a stream are counted. With several processes every source must be among them;
             one that turns up later is known from then on otherwise.

@@ -18,7 +18,7 @@ def count_left(dataset: Any, encoded: EncodedData, *, window: int, max_length: i
     """Count the rows of each source that are left, and those that there were.
 
     Args:
-        dataset: as the trainer has prepared it: TRL tokenises rows and drops some.
+        dataset: as the trainer has prepared it: TRL tokenizes rows and drops some.
         encoded: as it was before. Names of a stream's sources that turn up are appended.
         window: how many first rows of a stream are counted.
         max_length: tokens at which the trainer cuts rows, for messages.
@@ -34,7 +34,7 @@ def count_left(dataset: Any, encoded: EncodedData, *, window: int, max_length: i
     else:
         left = count_window(list(islice(iter(dataset), window)), names)
         before = {name: count for name, count in before.items() if not left[name]}  # else of other rows
-    found = RowsLeft(before, left, "a labelled token" + (f" within max_length={max_length}" if max_length else ""))
+    found = RowsLeft(before, left, "a labeled token" + (f" within max_length={max_length}" if max_length else ""))
     if not any(left.values()):
         raise DataError(f"None of the {sum(before.values())} rows of train_dataset has {found.need}.")
     return found
@@ -52,7 +52,7 @@ def count_learnable(dataset: Any, names: Sequence[str]) -> dict[str, int]:
     Without a column of labels, which the collator then makes, all rows count.
 
     Args:
-        dataset: a coded data set with a length, as it is after the trainer has prepared it.
+        dataset: a coded dataset with a length, as it is after the trainer has prepared it.
         names: code -> source.
     """
     if isinstance(dataset, CodedRows):

@@ -1,11 +1,11 @@
 """CoresetMixin: what the Hugging Face Trainer and TRL's SFTTrainer share to train on coresets.
 
-The Trainer hands all micro-batches of one optimiser step to `get_batch_samples`. That is where the
+The Trainer hands all micro-batches of one optimizer step to `get_batch_samples`. That is where the
 pool is exchanged for its coreset, in as many micro-batches, and nothing of the loop is copied:
 
     Trainer._run_epoch
       get_batch_samples  -> fetch the pool, select, take the kept rows     (prepared)
-      training_step ...  -> the Trainer's own forward, backward, optimiser
+      training_step ...  -> the Trainer's own forward, backward, optimizer
       on_step_end        -> history and record line                       (committed)
       _save_checkpoint   -> the Trainer's files, then ours, then a completeness marker
 """
@@ -145,7 +145,7 @@ class CoresetMixin(PassesMixin):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
-        """Fetch one optimiser step's micro-batches and return those of its coreset."""
+        """Fetch one optimizer step's micro-batches and return those of its coreset."""
         if self.state.global_step >= self.state.max_steps:
             # Resumed from the last step's checkpoint: the Trainer would look at max_steps only after one step more.
             self.control.should_training_stop = True
@@ -192,7 +192,7 @@ class CoresetMixin(PassesMixin):
         return silence_repeats(batch, min(rows, max(0, left - rows * self.args.process_index))) if left else batch
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
-        """Count the rows with a labelled token, which the example mean divides by."""
+        """Count the rows with a labeled token, which the example mean divides by."""
         if self.selection.loss == "token" or not batch_samples or "labels" not in batch_samples[0]:
             count: Tensor | int | None = super()._get_num_items_in_batch(batch_samples, device)
             return count
@@ -328,7 +328,7 @@ class CoresetMixin(PassesMixin):
             self._selection_log.truncate(0)
 
     def commit_step(self) -> None:
-        """Make the step count: history, record line, totals. Called once the optimiser has stepped."""
+        """Make the step count: history, record line, totals. Called once the optimizer has stepped."""
         record = self.selector.commit(stepped=not self.accelerator.optimizer_step_was_skipped)
         record = record._replace(step_seconds=round(time.perf_counter() - self._step_start, 6))
         self.figures.add_step(record)

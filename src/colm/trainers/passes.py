@@ -38,7 +38,7 @@ class Place(NamedTuple):
     """Where in the data a run stands."""
 
     epoch: int = 0  # passes before this one
-    steps: int = 0  # optimiser steps of this pass
+    steps: int = 0  # optimizer steps of this pass
     ended: bool = False  # what belongs to the pass's end is done, such as its evaluation
 
 
@@ -249,7 +249,7 @@ def detach_from_global(loader: Any) -> None:
 
 def random_states() -> dict[str, Any]:
     """Return the states of the global generators of Python, NumPy and PyTorch on the CPU, which may order rows."""
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002  the global one, from which a data set may draw
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002  the global one, from which a dataset may draw
     return {"python": random.getstate(), "numpy": (name, list(map(int, keys)), *rest), "torch": torch.get_rng_state()}
 
 

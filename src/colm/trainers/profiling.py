@@ -16,7 +16,7 @@ from colm.step.stages import PREFIX
 logger = logging.getLogger(__name__)
 
 OPTIMIZER = "Optimizer.step#"
-"""What the name of an optimiser's step begins with, in torch.profiler."""
+"""What the name of an optimizer's step begins with, in torch.profiler."""
 STEP = "ProfilerStep"
 OPERATIONS = 30
 """Operations that the table has."""

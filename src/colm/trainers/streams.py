@@ -135,7 +135,7 @@ class CodedStream(NumberedPasses):
 
 
 def is_stream(dataset: Any) -> bool:
-    """Return whether a data set is read from its beginning, and has no length."""
+    """Return whether a dataset is read from its beginning, and has no length."""
     return isinstance(dataset, IterableDataset | HubStream)
 
 

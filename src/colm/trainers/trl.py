@@ -2,7 +2,7 @@
 
 TRL's default loss path makes no logits: its fused head returns each token's log-probability, and the loss is their sum
 over the number of items. So the mean over examples is had by scaling each row's log-probabilities by its weight over
-its number of labelled tokens, as they leave the model, and `compute_loss`, with TRL's metrics, stays TRL's.
+its number of labeled tokens, as they leave the model, and `compute_loss`, with TRL's metrics, stays TRL's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ except ImportError as error:
 class CoresetSFTTrainer(CoresetMixin, SFTTrainer):
     """A `trl.SFTTrainer` that trains on a coreset of every pool.
 
-    Data set formats, chat templates, completion-only and assistant-only loss, ``peft_config`` and the metrics are
+    Dataset formats, chat templates, completion-only and assistant-only loss, ``peft_config`` and the metrics are
     TRL's. The pool of a step is ``per_device_train_batch_size x gradient_accumulation_steps`` rows on each rank.
 
     Args:
@@ -40,7 +40,7 @@ class CoresetSFTTrainer(CoresetMixin, SFTTrainer):
         source_column: the column of ``train_dataset`` that names each row's source.
         replay: the ``selection.jsonl`` of an earlier run, whose choices are trained on again; the run's data, seeds
             and batch sizes are needed for that.
-        source_sizes: of a stream (an iterable data set, with ``max_steps``): rows of each source, at least in
+        source_sizes: of a stream (an iterable dataset, with ``max_steps``): rows of each source, at least in
             proportion. By default they are those of its first rows, and then follow the pools' running counts.
         window: how many first rows of a stream are counted. With several processes every source must be among them;
             one that turns up later is known from then on otherwise.
@@ -101,11 +101,11 @@ class CoresetSFTTrainer(CoresetMixin, SFTTrainer):
 def _row_scale(mask: Tensor, weights: Tensor | None, num_items: Tensor | int | None) -> Tensor:
     """Return what each row's log-probabilities are multiplied by, (n,) float32.
 
-    TRL divides their sum by `num_items`, or by the labelled tokens at hand where that is None, as in evaluation. What
-    should be left is the sum of weight times mean over the row's labelled tokens; weights are 1 / rows by default.
+    TRL divides their sum by `num_items`, or by the labeled tokens at hand where that is None, as in evaluation. What
+    should be left is the sum of weight times mean over the row's labeled tokens; weights are 1 / rows by default.
 
     Args:
-        mask: (n, T - 1) bool, the labelled tokens.
+        mask: (n, T - 1) bool, the labeled tokens.
         weights: (n,), or None for uniform ones.
         num_items: rows of the whole step.
     """
