@@ -132,7 +132,7 @@ def test_outlying_and_pruned_value_channels_are_values(model_type: str, factor: 
 @pytest.mark.parametrize("model_type", ["mamba", "falcon_mamba"])
 def test_models_without_attention_are_refused_unless_a_module_is_named(model_type: str) -> None:
     model = build_architecture(model_type)
-    with pytest.raises(UnsupportedModelError, match=r"A model without attention has none. Name the module to use"):
+    with pytest.raises(UnsupportedModelError, match=r"has no value projection. Name the module to use"):
         locate_value_site(model)
     batch = ragged_batch([13, 9])
     named = "layers.1.mixer.in_proj"
@@ -171,7 +171,7 @@ def test_a_head_with_unknown_processing_stays_unchunked(caplog: pytest.LogCaptur
     with caplog.at_level("INFO"):
         site = locate_value_site(model)
     assert site.head is None
-    assert "runs on all labelled tokens at once" in caplog.text
+    assert "runs on all labeled tokens at once" in caplog.text
     batch = ragged_batch([13, 9])
     expected = one_backward_per_example(model, batch, own_loss=False)
     assert float((value_gradients(model, batch) - expected).norm() / expected.norm()) < 1e-4
@@ -227,7 +227,7 @@ def test_all_frozen_falls_back_to_the_projection_itself(caplog: pytest.LogCaptur
     model = build_architecture("llama")
     model.requires_grad_(False)
     assert locate_value_site(model).name.endswith("v_proj")
-    assert "nor is another map of its layer" in caplog.text
+    assert "nor is any other map of its layer" in caplog.text
 
 
 def test_compiled_and_distributed_wrappers_are_taken_by_their_inner_module() -> None:

@@ -127,5 +127,5 @@ def test_a_model_without_a_head_has_no_hidden_states() -> None:
     model = tiny_model()
     site = locate_value_site(model)
     model.get_output_embeddings = lambda: None
-    with pytest.raises(UnsupportedModelError, match="no output head that reads one hidden state.*features='exact'"):
+    with pytest.raises(UnsupportedModelError, match="no output head that reads .* per token.*features='exact'"):
         mean_hidden_features(model, site, Pool(ragged_batch([5, 9])), [[0, 1]])

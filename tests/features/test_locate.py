@@ -69,9 +69,9 @@ def test_a_module_can_be_named(build: Any, ragged: Any) -> None:
 
 def test_names_that_fit_nothing_several_or_no_linear(build: Any) -> None:
     model = build()
-    with pytest.raises(ConfigError, match=r"names no module.*Did you mean 'model.layers.2.self_attn.v_proj'"):
+    with pytest.raises(ConfigError, match=r"does not match any module.*Did you mean 'model.layers.2.self_attn.v_proj'"):
         locate_value_site(model, "model.layers.2.self_attn.w_proj")
-    with pytest.raises(ConfigError, match="fits 3 modules"):
+    with pytest.raises(ConfigError, match="matches 3 modules"):
         locate_value_site(model, "v_proj")
     with pytest.raises(ConfigError, match="is a LlamaRMSNorm; it must be a Linear"):
         locate_value_site(model, "model.norm")
