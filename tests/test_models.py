@@ -61,10 +61,10 @@ OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
     "a pretrained encoder": (lambda: tr.BertForPreTraining(bert()), "is BertForPreTraining, not"),
     "an encoder with a causal head": (
         lambda: tr.BertLMHeadModel(bert()),
-        "whose tokens see those that come after them",
+        "whose tokens attend to later tokens",
     ),
-    "a decoder's encoder": (lambda: tr.T5ForConditionalGeneration(t5()), r"an encoder with a decoder \(T5Config\)"),
-    "an encoder with a decoder": (lambda: tr.BartForConditionalGeneration(bart()), "an encoder with a decoder"),
+    "a decoder's encoder": (lambda: tr.T5ForConditionalGeneration(t5()), r"an encoder-decoder model \(T5Config\)"),
+    "an encoder-decoder": (lambda: tr.BartForConditionalGeneration(bart()), "an encoder-decoder model"),
     "half of one": (lambda: tr.T5EncoderModel(t5()), "could not be loaded"),
     "pictures": (lambda: tr.ViTModel(vision()), "could not be loaded"),
 }
@@ -143,7 +143,9 @@ def test_every_token_has_a_row() -> None:
     model = tiny_model(vocab_size=64)
     check_vocabulary(model, 63, "The data has")  # a padded vocabulary may be larger than the tokenizer's
     for token in (64, 1000):
-        with pytest.raises(ConfigError, match=rf"The data has the token {token}, but the model has rows for 64 tokens"):
+        with pytest.raises(
+            ConfigError, match=rf"The data has the token {token}, but the model has embeddings for only 64 tokens"
+        ):
             check_vocabulary(model, token, "The data has")
     model.resize_token_embeddings(65, mean_resizing=False)  # as the message advises
     check_vocabulary(model, 64, "The data has")

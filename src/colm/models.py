@@ -152,9 +152,9 @@ def check_vocabulary(model: Any, largest: int, what: str) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
     if largest >= rows:
         raise ConfigError(
-            f"{what} the token {largest}, but the model has embeddings for only {rows} tokens (0 to {rows - 1}): tokens "
-            "were added to the tokenizer but not to the model. Call model.resize_token_embeddings(len(tokenizer)), save "
-            "the model and use that folder, or use a tokenizer without the added tokens."
+            f"{what} the token {largest}, but the model has embeddings for only {rows} tokens (0 to {rows - 1}), since "
+            "tokens were added only to the tokenizer. Call model.resize_token_embeddings(len(tokenizer)), save the "
+            "model and use that folder, or use a tokenizer without the added tokens."
         )
 
 
@@ -170,7 +170,7 @@ def pad_within(tokenizer: Any, model: Any) -> None:
     if tokenizer.eos_token_id is None or tokenizer.eos_token_id >= rows:
         check_vocabulary(model, tokenizer.pad_token_id, "The tokenizer pads with")
     logger.warning(
-        "The model has no embedding for the padding token %r; padding with %r.",
+        "The model has no embedding for the padding token %r; using %r instead.",
         tokenizer.pad_token,
         tokenizer.eos_token,
     )

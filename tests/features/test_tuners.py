@@ -141,7 +141,7 @@ def test_variants_of_lora(variant: str) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_lora_on_a_weight_itself_is_refused() -> None:
     model = adapt(peft.LoraConfig(r=4, target_modules=["q_proj"], target_parameters=["v_proj.weight"]))
-    with pytest.raises(UnsupportedModelError, match="LORA adapter computes .* use LoRA with target_modules"):
+    with pytest.raises(UnsupportedModelError, match="LORA adapter computes .* Use LoRA with target_modules"):
         locate_value_site(model)
 
 

@@ -52,7 +52,7 @@ def test_dropout_that_no_name_tells_is_found_at_the_first_backward() -> None:
     layer = model.model.layers[1]
     forward = layer.mlp.forward
     layer.mlp.forward = lambda hidden: nn.functional.dropout(forward(hidden), 0.5, layer.training)
-    with pytest.raises(UnsupportedModelError, match=r"model.layers.1 gives another output in training"):
+    with pytest.raises(UnsupportedModelError, match=r"model.layers.1 returns different outputs in training"):
         run_step(model, REUSE)
 
 

@@ -40,10 +40,10 @@ def test_explicit_list_none_and_one_source(caplog: pytest.LogCaptureFixture) -> 
     sizes = {"gsm": 90, "mbpp": 10}
     assert find_small_sources(sizes, ("gsm",)) == {"gsm"}
     assert find_small_sources(sizes, "none") == frozenset()
-    with pytest.raises(ConfigError, match="names 'mbp', which is no source. Did you mean 'mbpp'"):
+    with pytest.raises(ConfigError, match="names 'mbp', which is not a source. Did you mean 'mbpp'"):
         find_small_sources(sizes, ("mbp",))
     assert find_small_sources({"a": 3}, "auto") == frozenset()
-    assert "one source only, 'a'" in caplog.text
+    assert "The only source is 'a'" in caplog.text
 
 
 def test_an_empty_source_and_missing_labels() -> None:
@@ -53,7 +53,7 @@ def test_an_empty_source_and_missing_labels() -> None:
         count_sources(["a", None], "kind")
     with pytest.raises(DataError, match="Row 0 has no source"):
         count_sources(["  "])
-    with pytest.raises(DataError, match="no row to count"):
+    with pytest.raises(DataError, match="data is empty, so there are no sources to count"):
         count_sources([])
     assert count_sources(["b", "a", "b"]) == {"a": 1, "b": 2}
 
@@ -89,7 +89,7 @@ def test_a_label_has_one_name_wherever_it_is_given(label: Any) -> None:
 def test_keys_become_names_and_none_is_lost(values: dict[Any, int]) -> None:
     names = [source_name(key) for key in values]
     if len(set(names)) < len(names):
-        with pytest.raises(ConfigError, match="which are both the source"):
+        with pytest.raises(ConfigError, match="which both name the source"):
             name_keys("data.cap", values)
     else:
         assert name_keys("data.cap", values) == dict(zip(names, values.values(), strict=True))
@@ -98,7 +98,9 @@ def test_keys_become_names_and_none_is_lost(values: dict[Any, int]) -> None:
 @pytest.mark.parametrize(("one", "other"), [(0, "0"), ("true", True), (1.0, "1.0"), (False, "false")])
 def test_two_keys_that_are_one_source_are_refused(one: Any, other: Any) -> None:
     name = str(one if isinstance(one, str) else other)
-    with pytest.raises(ConfigError, match=f"data.cap has the keys {one!r} and {other!r}, .* both the source '{name}'"):
+    with pytest.raises(
+        ConfigError, match=f"data.cap has the keys {one!r} and {other!r}, .* both name the source '{name}'"
+    ):
         name_keys("data.cap", {one: 5, other: 6})
 
 
@@ -107,7 +109,7 @@ def test_missing_is_missing_in_every_type(label: Any) -> None:
     assert source_name(label) is None
     with pytest.raises(DataError, match="Row 1 has no source: its 'kind' is"):
         count_sources(["a", label], "kind")
-    with pytest.raises(ConfigError, match="data.cap names the source .*; it must be a text that is not blank"):
+    with pytest.raises(ConfigError, match="data.cap names the source .*; it must be a non-blank string"):
         name_keys("data.cap", {label: 5})
 
 
@@ -120,16 +122,16 @@ def test_what_is_no_label(label: Any) -> None:
 
 
 def test_rows_that_are_dropped_are_told_by_source(caplog: pytest.LogCaptureFixture) -> None:
-    counts = RowsLeft({"big": 50, "papers": 30, "whole": 5}, {"big": 48, "whole": 5}, "a labelled token within 64")
+    counts = RowsLeft({"big": 50, "papers": 30, "whole": 5}, {"big": 48, "whole": 5}, "a labeled token within 64")
     assert counts.dropped == {"papers": 30, "big": 2}  # those without a row left first
-    assert counts.gone == {"papers": "has 30 rows, but none has a labelled token within 64"}
+    assert counts.gone == {"papers": "has 30 rows, but none has a labeled token within 64"}
     assert counts.describe() == {
-        "papers": "30 rows, none with a labelled token within 64",
-        "big": "2 of 50 rows without a labelled token within 64",
+        "papers": "30 rows, none with a labeled token within 64",
+        "big": "2 of 50 rows without a labeled token within 64",
     }
     counts.warn()
     assert caplog.messages == [
-        "32 of 85 rows have no labelled token within 64 and are dropped: 'papers' 30 of 30 (none is left), "
+        "32 of 85 rows have no labeled token within 64 and are dropped: 'papers' 30 of 30 (none is left), "
         "'big' 2 of 50."
     ]
     caplog.clear()
@@ -141,6 +143,6 @@ def test_rows_that_are_dropped_are_told_by_source(caplog: pytest.LogCaptureFixtu
 
 
 def test_a_list_that_names_a_source_without_a_row_left_says_why() -> None:
-    gone = RowsLeft({"a": 3, "papers": 1}, {"a": 3}, "a labelled token").gone
-    with pytest.raises(ConfigError, match="names 'papers', which has 1 row, but none has a labelled token. The other"):
+    gone = RowsLeft({"a": 3, "papers": 1}, {"a": 3}, "a labeled token").gone
+    with pytest.raises(ConfigError, match="names 'papers', which has 1 row, but none has a labeled token. The other"):
         find_small_sources({"a": 3}, ("papers",), gone)

@@ -185,7 +185,7 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(tmp_path: Path, features: 
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
     assert resumed.figures.pooled == whole.figures.pooled
     (tmp_path / "cut" / "checkpoint-6" / "coreset_complete.json").unlink()
-    with pytest.raises(ConfigError, match="checkpoint-6 is no complete checkpoint"):
+    with pytest.raises(ConfigError, match="checkpoint-6 is not a complete checkpoint"):
         coreset_trainer(tmp_path / "cut", selection=selection, args=args).train(
             resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-6")
         )

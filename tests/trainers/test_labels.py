@@ -204,10 +204,10 @@ def test_only_rows_with_a_label_make_a_source_large(
 def test_what_can_not_be_trained_without_labels(tmp_path: Path) -> None:
     rows = unlearnable(mixture(), "c")
     count = list(rows["source"]).count("c")
-    message = f"small_sources names 'c', which has {count} rows, but none has a labelled token. The other sources"
+    message = f"small_sources names 'c', which has {count} rows, but none has a labeled token. The other sources"
     with pytest.raises(ConfigError, match=message):
         coreset_trainer(tmp_path, train_dataset=rows, selection=SelectionConfig(small_sources=("c",)))
-    with pytest.raises(DataError, match="None of the 96 rows of train_dataset has a labelled token"):
+    with pytest.raises(DataError, match="None of the 96 rows of train_dataset has a labeled token"):
         coreset_trainer(tmp_path, train_dataset=unlearnable(rows, "abcd"))
     without = mixture().remove_columns("labels")  # which the collator makes
     encoded = encode_sources(without, "source")
@@ -276,7 +276,7 @@ def test_the_small_source_rule_goes_by_the_rows_that_trl_left(
 
 
 def test_a_list_that_names_what_trl_dropped_says_so(tmp_path: Path) -> None:
-    message = "small_sources names 'true', which has 30 rows, but none has a labelled token within max_length=40"
+    message = "small_sources names 'true', which has 30 rows, but none has a labeled token within max_length=40"
     rows = [{**row, "source": row["source"] == "papers"} for row in with_long_rows()]
     with pytest.raises(ConfigError, match=message):
         sft_trainer(tmp_path, rows, selection=SelectionConfig(small_sources=(True,)))
@@ -285,5 +285,5 @@ def test_a_list_that_names_what_trl_dropped_says_so(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_by_trl(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="None of the 30 rows of train_dataset has a labelled token within max_length"):
+    with pytest.raises(DataError, match="None of the 30 rows of train_dataset has a labeled token within max_length"):
         sft_trainer(tmp_path, with_long_rows()[-30:])

@@ -128,11 +128,11 @@ def test_what_can_not_be_resumed_to_the_same_run_is_refused(tmp_path: Path) -> N
     more = {"max_steps": 3, "dataloader_num_workers": 2}
     trainer = coreset_trainer(tmp_path, train_dataset=stream, source_sizes=dict.fromkeys("abcd", 1), args=more)
     with pytest.raises(
-        ConfigError, match=r"read its stream in 1 data loader processes, now it would in 2, .*workers=1"
+        ConfigError, match=r"read its stream in 1 data loader processes but would now use 2, .*workers=1"
     ):
         trainer.train(resume_from_checkpoint=True)
     trainer = coreset_trainer(tmp_path, train_dataset=stream, args={"max_steps": 3})
-    with pytest.raises(ConfigError, match="without its optimizer's state, as save_only_model=True leaves it"):
+    with pytest.raises(ConfigError, match="no optimizer state, as saved with save_only_model=True"):
         trainer.train(resume_from_checkpoint=True)
 
 
@@ -143,7 +143,7 @@ def test_ignoring_the_place_is_said(tmp_path: Path, caplog: pytest.LogCaptureFix
     for folder in ("checkpoint-6",):
         shutil.rmtree(tmp_path / folder)
     coreset_trainer(tmp_path, train_dataset=data, args={**args, "ignore_data_skip": True}).train(True)
-    assert "ignore_data_skip=True begins the pass over the data anew" in caplog.text
+    assert "ignore_data_skip=True restarts the pass over the data" in caplog.text
     assert lines(tmp_path)[3]["pool"] == whole[2]["pool"]  # the first of its pass of two
 
 

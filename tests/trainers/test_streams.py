@@ -142,7 +142,7 @@ def test_a_source_that_turns_up_later_is_small_at_first(tmp_path: Path) -> None:
     assert again.source_sizes == trainer.source_sizes
     assert [line["kept"] for line in lines(tmp_path)] == [line["kept"] for line in whole]
     workers = coreset_trainer(tmp_path, **options, args={"dataloader_num_workers": 1})
-    with pytest.raises(DataError, match="with several processes, all must be in the first window, so enlarge it"):
+    with pytest.raises(DataError, match="several processes need every source in the first window; enlarge it"):
         list(workers.train_dataset)
 
 
@@ -196,19 +196,19 @@ def test_rows_get_codes_and_numbers() -> None:
 
 def test_what_a_stream_needs(tmp_path: Path) -> None:
     stream = Stream(turning())
-    with pytest.raises(ConfigError, match="A stream has no end, and max_steps is -1; set it to the steps"):
+    with pytest.raises(ConfigError, match="max_steps=-1 must be at least 1 for a stream"):
         coreset_trainer(tmp_path, train_dataset=stream, args={"max_steps": -1})
-    with pytest.raises(ConfigError, match="source_sizes is {'a': 0}; it must give at least 1 row"):
+    with pytest.raises(ConfigError, match="source_sizes is {'a': 0}; it must have at least 1 row"):
         coreset_trainer(tmp_path, train_dataset=stream, source_sizes={"a": 0})
-    with pytest.raises(ConfigError, match="source_sizes are for a stream; train_dataset has a length"):
+    with pytest.raises(ConfigError, match="source_sizes is only for streams; train_dataset has a length"):
         coreset_trainer(tmp_path, source_sizes={"a": 5})
     with pytest.raises(DataError, match="no column 'sorce' for the source. Did you mean 'source'"):
         coreset_trainer(tmp_path, train_dataset=stream, source_column="sorce")
-    with pytest.raises(DataError, match="The stream has no row"):
+    with pytest.raises(DataError, match="The stream is empty"):
         coreset_trainer(tmp_path, train_dataset=Stream(turning().select([])))
     holes = Dataset.from_list([{**turning(1)[0], "source": " "}])
     with pytest.raises(DataError, match="Row 0 of the stream has no source: its 'source' is ' '"):
         list(encode_stream(Stream(holes), "source", {"a": 1}, window=1, max_steps=1).dataset)
     trainer = coreset_trainer(tmp_path, train_dataset=stream, source_sizes={"a": 5, "c": 1})
-    with pytest.raises(DataError, match="Row 0 of the stream has the source 'b', which is not known"):
+    with pytest.raises(DataError, match="Row 0 of the stream has the unknown source 'b'"):
         trainer.train()

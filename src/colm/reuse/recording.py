@@ -79,9 +79,7 @@ class Recording:
         def keep(name: str, hidden: Tensor) -> None:
             if hidden.dim() != 3 or len(hidden) != len(state["group"]):
                 rows = len(state["group"])
-                raise _refuse(
-                    name, f"has hidden states {tuple(hidden.shape)}, not (rows, tokens, size) for {rows} rows"
-                )
+                raise _refuse(name, f"has states {tuple(hidden.shape)}, not (rows, tokens, size) for {rows} rows")
             state["hidden"] = hidden
             if not self._offload:
                 versions.append((name, hidden.detach(), hidden._version))

@@ -115,7 +115,7 @@ class StepLog:
                     if whole:
                         raise DataError(
                             f"{self.path}, line {number}, is incomplete: the file was truncated, or the run was killed "
-                            f"while writing. Restore a full copy, or delete this line to use the {number - 1} before it."
+                            f"while writing. Restore a full copy, or delete this line and use the {number - 1} before."
                         )
                     return
                 yield self._parse(line, number)

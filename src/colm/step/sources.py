@@ -210,7 +210,7 @@ def find_small_sources(
     if rule == "auto":
         if len(sizes) == 1:
             logger.warning(
-                "The only source is %r, so no source is small: the coreset is the medoids of all rows.",
+                "The only source is %r, so none is small: the coreset is the medoids of all rows.",
                 next(iter(sizes)),
             )
         total = sum(sizes.values())
