@@ -1,4 +1,4 @@
-"""Values as they are written become what a type hint asks for, or one line says what is wrong."""
+"""Values as written are converted to the hinted type, or one line says what is wrong."""
 
 from __future__ import annotations
 
@@ -93,12 +93,12 @@ def test_values_that_are_wrong(hint: Any, given: Any, message: str) -> None:
         read_value("x", hint, given)
 
 
-def test_a_number_that_python_does_not_print_is_still_said() -> None:
+def test_a_number_that_python_cannot_print_is_still_reported() -> None:
     with pytest.raises(ConfigError, match="x=a number with thousands of digits must be a whole number"):
         read_value("x", int, 10**5000)
 
 
-def test_a_section_leaves_out_what_is_null_and_can_not_be() -> None:
+def test_a_section_drops_nulls_for_settings_that_cannot_be_null() -> None:
     hints = {"a": int, "b": int | None}
     assert read_section("s", hints, {"a": None, "b": None}) == {"b": None}
     assert read_section("s", hints, None) == {}
@@ -108,6 +108,6 @@ def test_a_section_leaves_out_what_is_null_and_can_not_be() -> None:
         read_section("s", hints, {7: 1})
 
 
-def test_what_can_not_be_converted_stays_for_others_to_refuse() -> None:
+def test_values_that_cannot_be_converted_are_left_for_others_to_refuse() -> None:
     assert convert_known(hints_of(Inner), {"size": "3", "other": "3"}) == {"size": 3, "other": "3"}
     assert convert_known(hints_of(Inner), {"size": "three"}) == {"size": "three"}

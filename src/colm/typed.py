@@ -255,7 +255,7 @@ def _read_list(name: str, arm: Any, value: Sequence[Any]) -> list[Any]:
     inner = get_args(arm) or (Any,)
     if get_origin(arm) is tuple and Ellipsis not in inner:
         if len(value) != len(inner):
-            raise ConfigError(f"{name} is {show(value)}; it must be a list of {len(inner)}.")
+            raise ConfigError(f"{name} is {show(value)}; it must be a list of {len(inner)} items.")
         return [
             read_value(f"{name}[{at}]", hint, part) for at, (hint, part) in enumerate(zip(inner, value, strict=True))
         ]

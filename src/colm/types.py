@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 Batch = dict[str, Any]
-"""One micro-batch as a collator returns it: tensors whose first dimension is the row."""
+"""One micro-batch as returned by a collator: tensors with rows in the first dimension."""
 
 
 class Features(Protocol):

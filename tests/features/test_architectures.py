@@ -1,4 +1,4 @@
-"""Every family of layouts: the right module, the right rows, and the gradient of one backward per example."""
+"""Every layout family: the right module, the right rows, and the gradient of one backward per example."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_the_head_apart_gives_the_models_own_logits(model_type: str, settings: d
 
 def test_a_head_with_unknown_processing_stays_unchunked(caplog: pytest.LogCaptureFixture) -> None:
     model = build_architecture("cohere", logit_scale=3.0)
-    model.config.logit_scale = None  # as if the table did not know of it
+    model.config.logit_scale = None  # as if it were missing from the table
     with caplog.at_level("INFO"):
         site = locate_value_site(model)
     assert site.head is None
@@ -211,7 +211,7 @@ def test_a_whole_copy_is_taken_where_peft_trains_one() -> None:
     assert float((value_gradients(model, batch) - expected).norm() / expected.norm()) < 1e-4
 
 
-def test_an_untrained_projection_gives_way_to_its_nearest_trained_neighbour(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_untrained_projection_is_replaced_by_the_nearest_trained_map(caplog: pytest.LogCaptureFixture) -> None:
     from peft import LoraConfig, get_peft_model
 
     model = get_peft_model(build_architecture("llama"), LoraConfig(r=2, target_modules=["q_proj", "down_proj"]))
@@ -230,7 +230,7 @@ def test_all_frozen_falls_back_to_the_projection_itself(caplog: pytest.LogCaptur
     assert "nor is any other map of its layer" in caplog.text
 
 
-def test_compiled_and_distributed_wrappers_are_taken_by_their_inner_module() -> None:
+def test_compiled_and_distributed_wrappers_are_unwrapped() -> None:
     model = build_architecture("llama")
     batch = ragged_batch([13, 9])
     plain = value_gradients(model, batch)

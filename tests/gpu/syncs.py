@@ -1,4 +1,4 @@
-"""Where the host waits for the device: on a GPU as CUDA tells, on a CPU by the calls that would wait on a GPU."""
+"""Where the host waits for the device: on a GPU as reported by CUDA, on a CPU by calls that would wait on a GPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 PACKAGE = str(Path("src", "colm"))
 
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique", "unique_", "bincount", "_linalg_check_errors")
-"""Operations whose result, or its size, the host has to know."""
+"""Operations whose result, or result size, the host must know."""
 
 TO_HOST = {Tensor.tolist, Tensor.cpu, Tensor.numpy}
 """Of the methods that copy to the host, those that make no operation where the tensor is there."""

@@ -1,4 +1,4 @@
-"""Attention by its kernels, and what a kernel without masks needs."""
+"""Attention kernels, and the requirements of a kernel without masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A row whose loss or features are not finite is left out, and the others' picks are as they would be without it."""
+"""A row with non-finite loss or features is dropped, and the picks among the others are as if it did not exist."""
 
 from __future__ import annotations
 

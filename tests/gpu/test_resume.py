@@ -1,4 +1,4 @@
-"""A run that is killed and resumed: to the bit with full determinism, and the same rows without it."""
+"""A run that is killed and resumed: identical to the bit with full determinism, and with the same rows without it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from colm import SelectionConfig
 pytestmark = pytest.mark.gpu
 
 KILLED = 3
-"""The step behind which the run is killed."""
+"""The step after which the run is killed."""
 
 SELECTIONS = {"colm": SelectionConfig(keep=0.5), "matched": SelectionConfig.from_dict({"preset": "matched"})}
 
 
 def interrupt(folder: Path, selection: SelectionConfig, **changes: Any) -> tuple[Any, Any]:
-    """Train a run whole, and again from what a kill behind one of its steps leaves, in a folder of its own."""
+    """Train a run without interruption, then again resumed after a kill at one of its steps, in a separate folder."""
 
     def make(name: str) -> Any:
         # With dropout, so that the state of the random generators matters.

@@ -96,7 +96,7 @@ def test_rows_are_those_of_the_cpu(name: str, lora: bool, measured: Callable[...
 
 
 def test_state_goes_from_the_gpu_to_the_cpu_and_back(device: torch.device) -> None:
-    """A checkpoint's state is on the CPU; a selector on either device goes on with it."""
+    """A checkpoint's state is on the CPU; a selector on either device resumes from it."""
     batches, sources = pool_of(0)
     model = tiny_model().to(device)
     first = CoresetSelector(model, SelectionConfig(), SIZES)

@@ -24,7 +24,7 @@ ALLOWED = {
     "picking.cosines": "the two cosines of the record, at once",
     "select.sampling.sample_by_size": "sizes of a group's rows, for the host's generator; once a group",
 }
-"""Places at which a GPU may be waited for, and why."""
+"""Places where the host may wait for a GPU, and why."""
 
 ON_THE_HOST = {
     "features.factors._gather": "numbers of rows, which never leave the host",
@@ -133,7 +133,7 @@ def test_no_wait_for_any_match() -> None:
     assert not found
 
 
-def test_the_count_sees_a_wait() -> None:
+def test_the_count_detects_a_wait() -> None:
     """What is counted is there: a mask, and a number that the host reads."""
     x = torch.arange(5.0).to(DEVICE)
     assert float(x[x > 1].sum()) == 9.0  # kernels are loaded

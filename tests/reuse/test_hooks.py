@@ -1,4 +1,4 @@
-"""What hooks on a model do, and modules that differ in train mode: applied as without `reuse_forward`, or refused."""
+"""Hooks, and modules that differ in train mode, take effect as without `reuse_forward`, or are rejected."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Change = Callable[[Any], Any]
 
 
 class Scaled(nn.Module):
-    """Scales a weight, in train mode only where that is asked for."""
+    """Scales a weight, optionally only in train mode."""
 
     def __init__(self, *, always: bool) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ def untouched(lora: bool) -> Any:
 def test_applied(case: str, lora: bool) -> None:
     plain = step(APPLIED[case], SelectionConfig(), lora=lora)
     assert_same(step(APPLIED[case], REUSE, lora=lora), plain, 1e-3)
-    with pytest.raises(AssertionError):  # else the case shows nothing
+    with pytest.raises(AssertionError):  # otherwise the case tests nothing
         assert_same(plain, untouched(lora), 1e-3)
 
 
@@ -192,7 +192,7 @@ def two_steps(model: Any, change: Change) -> None:
         selector.commit()
 
 
-def test_a_hook_inside_a_layer_is_looked_at_in_every_step(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hook_inside_a_layer_is_checked_in_every_step(caplog: pytest.LogCaptureFixture) -> None:
     active: list[float] = []
     model = trainable()
     layer(model).mlp.down_proj.register_forward_hook(
@@ -207,7 +207,7 @@ def test_a_hook_inside_a_layer_is_looked_at_in_every_step(caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize("place", ["embeddings", "layer"])
-def test_a_hook_that_comes_later_is_found(place: str) -> None:
+def test_a_hook_added_later_is_found(place: str) -> None:
     def add(model: Any) -> None:
         (model.get_input_embeddings() if place == "embeddings" else layer(model)).register_forward_hook(noise())
 
@@ -215,7 +215,7 @@ def test_a_hook_that_comes_later_is_found(place: str) -> None:
         two_steps(trainable(), add)
 
 
-def test_what_looks_on_sees_what_the_layers_compute() -> None:
+def test_observers_see_what_the_layers_compute() -> None:
     seen: list[float] = []
     model = trainable()
     layer(model).mlp.down_proj.register_forward_hook(

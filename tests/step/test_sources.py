@@ -29,7 +29,7 @@ MISSING = [None, math.nan, np.float32("nan"), pd.NaT, pd.NA, Decimal("NaN"), "",
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=3), st.integers(1, 1000), min_size=1, max_size=10))
-def test_small_means_below_the_uniform_share(sizes: dict[str, int]) -> None:
+def test_small_sources_are_below_the_uniform_share(sizes: dict[str, int]) -> None:
     small = find_small_sources(sizes, "auto")
     for name, size in sizes.items():
         assert (name in small) == (size < sum(sizes.values()) / len(sizes))
@@ -59,7 +59,7 @@ def test_an_empty_source_and_missing_labels() -> None:
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 10_000), min_size=1), st.floats(0, 1))
-def test_balancing_evens_sources_out_and_keeps_the_mean(sizes: dict[str, int], balance: float) -> None:
+def test_balancing_equalizes_sources_and_keeps_the_mean(sizes: dict[str, int], balance: float) -> None:
     found = balance_sources(sizes, balance)
     assert sum(found[name] * size for name, size in sizes.items()) == pytest.approx(sum(sizes.values()))
     ordered = sorted(sizes, key=lambda name: sizes[name])
@@ -105,7 +105,7 @@ def test_two_keys_that_are_one_source_are_refused(one: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize("label", MISSING, ids=repr)
-def test_missing_is_missing_in_every_type(label: Any) -> None:
+def test_missing_values_are_missing_in_every_type(label: Any) -> None:
     assert source_name(label) is None
     with pytest.raises(DataError, match="Row 1 has no source: its 'kind' is"):
         count_sources(["a", label], "kind")
@@ -114,14 +114,14 @@ def test_missing_is_missing_in_every_type(label: Any) -> None:
 
 
 @pytest.mark.parametrize("label", [["a"], {"a": 1}, b"a", np.array(["a", "b"])], ids=str)
-def test_what_is_no_label(label: Any) -> None:
+def test_values_that_cannot_be_labels(label: Any) -> None:
     with pytest.raises(DataError, match=f"Row 1 has a {type(label).__name__} as its source: its 'kind' is"):
         count_sources(["a", label], "kind")
     with pytest.raises(ConfigError, match="small_sources names the source"):
         name_setting("small_sources", label)
 
 
-def test_rows_that_are_dropped_are_told_by_source(caplog: pytest.LogCaptureFixture) -> None:
+def test_dropped_rows_are_reported_by_source(caplog: pytest.LogCaptureFixture) -> None:
     counts = RowsLeft({"big": 50, "papers": 30, "whole": 5}, {"big": 48, "whole": 5}, "a labeled token within 64")
     assert counts.dropped == {"papers": 30, "big": 2}  # those without a row left first
     assert counts.gone == {"papers": "has 30 rows, but none has a labeled token within 64"}
@@ -142,7 +142,7 @@ def test_rows_that_are_dropped_are_told_by_source(caplog: pytest.LogCaptureFixtu
     assert "'s19' 1 of 1 (none is left), and 5 more sources." in caplog.text
 
 
-def test_a_list_that_names_a_source_without_a_row_left_says_why() -> None:
+def test_naming_a_source_without_rows_left_says_why() -> None:
     gone = RowsLeft({"a": 3, "papers": 1}, {"a": 3}, "a labeled token").gone
     with pytest.raises(ConfigError, match="names 'papers', which has 1 row, but none has a labeled token. The other"):
         find_small_sources({"a": 3}, ("papers",), gone)

@@ -1,4 +1,4 @@
-"""What CoresetTrainer refuses, before or as soon as it is wrong."""
+"""What CoresetTrainer rejects, before training or as soon as it goes wrong."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def adalora(**options: Any) -> Any:
     return get_peft_model(tiny_model(), config)
 
 
-def test_a_loss_that_an_adapter_adds_is_refused_where_it_would_be_left_out(tmp_path: Path) -> None:
+def test_an_adapters_extra_loss_is_refused_if_it_would_be_ignored(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"AdaLoRA's orth_reg_weight=0.5 adds a loss .* set it to 0, or use loss='token'"
     ):

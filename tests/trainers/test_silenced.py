@@ -1,4 +1,4 @@
-"""Options beside selection: each has its effect, or is refused."""
+"""Trainer options combined with selection: each takes effect, or is rejected."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def same(a: Any, b: Any) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_noise_on_the_embeddings_is_trained_with_and_no_part_of_the_choice(tmp_path: Path, plain: Any) -> None:
+def test_embedding_noise_affects_training_but_not_selection(tmp_path: Path, plain: Any) -> None:
     noisy, with_noise = trained(tmp_path / "noisy", neftune_noise_alpha=5)
     assert noisy[0]["kept"] == plain[0][0]["kept"]  # the selection pass is in eval mode
     assert not same(with_noise, plain[1])
@@ -49,7 +49,7 @@ def test_noise_on_the_embeddings_is_trained_with_and_no_part_of_the_choice(tmp_p
     ],
     ids=str,
 )
-def test_what_orders_the_rows_orders_them(tmp_path: Path, plain: Any, args: dict[str, Any]) -> None:
+def test_options_that_order_the_rows_take_effect(tmp_path: Path, plain: Any, args: dict[str, Any]) -> None:
     other, _ = trained(tmp_path / "other", **args)
     assert [line["pool"] for line in other] != [line["pool"] for line in plain[0]]
 
@@ -65,7 +65,7 @@ def test_what_orders_the_rows_orders_them(tmp_path: Path, plain: Any, args: dict
     ],
     ids=str,
 )
-def test_what_shapes_the_steps_shapes_them(tmp_path: Path, plain: Any, args: dict[str, Any]) -> None:
+def test_options_that_shape_the_steps_take_effect(tmp_path: Path, plain: Any, args: dict[str, Any]) -> None:
     _, other = trained(tmp_path / "other", **args)
     assert not same(plain[1], other)
 
@@ -79,6 +79,6 @@ def test_what_shapes_the_steps_shapes_them(tmp_path: Path, plain: Any, args: dic
     ],
 )
 @pytest.mark.parametrize("loss", ["example", "token"])
-def test_what_would_be_silenced_is_refused(tmp_path: Path, args: dict[str, Any], message: str, loss: Any) -> None:
+def test_options_without_effect_are_refused(tmp_path: Path, args: dict[str, Any], message: str, loss: Any) -> None:
     with pytest.raises(ConfigError, match=message):
         coreset_trainer(tmp_path, args=args, selection=SelectionConfig(loss=loss), train_dataset=mixture())

@@ -95,7 +95,7 @@ def seen_batches(trainer: Any) -> list[list[dict[str, Any]]]:
 
 
 def mean_over_examples(model: Any, batches: list[dict[str, Any]]) -> float:
-    """Add up one forward a row, each row cut out of its padding."""
+    """Compute the mean from one forward per row, each without its padding."""
     losses = []
     for batch in batches:
         for row in range(len(batch["input_ids"])):

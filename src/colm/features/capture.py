@@ -115,14 +115,14 @@ def run_to_losses(
     def repeat(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         return _repeat(args, len(labels), copies), _repeat(kwargs, len(labels), copies)
 
-    def keep_labelled(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def keep_labeled(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden: Tensor = args[0]
         if hidden.shape[:2] != (rows, width):
             return args
-        labelled = hidden[:, :-1][mask][None]  # (1, M, d)
+        labeled = hidden[:, :-1][mask][None]  # (1, M, d)
         if site.head is None:
-            return (labelled, *args[1:])
-        seen["hidden"] = labelled
+            return (labeled, *args[1:])
+        seen["hidden"] = labeled
         precision.append(Precision.of(hidden.device.type))
         return (hidden[:1, :1].detach(), *args[1:])  # the model's own logits are not needed
 
@@ -134,7 +134,7 @@ def run_to_losses(
         handles += [layer.register_forward_pre_hook(repeat, with_kwargs=True) for layer in site.layers]
     head = output_module(caller)
     if head is not None:
-        handles.append(head.register_forward_pre_hook(keep_labelled))
+        handles.append(head.register_forward_pre_hook(keep_labeled))
     try:
         output = caller(**_model_inputs(caller, batch))
     finally:

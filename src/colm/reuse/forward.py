@@ -76,7 +76,7 @@ class ForwardReuse:
         self._waiting: list[tuple[Batch, list[Tensor]]] = []
         self._current: KnownForward | None = None
         self._installed = ExitStack()
-        self._recognised = self._warned = False
+        self._recognized = self._warned = False
         self._checked: dict[str, tuple[Tensor, ...]] = {}
         self._hooks: list[tuple[int, ...]] = []
         self._hooked: set[str] = set()
@@ -146,11 +146,11 @@ class ForwardReuse:
 
     def end(self, *, warn: bool = True) -> None:
         """Drop all stored states, and restore the layers' own checkpoint function."""
-        if warn and self._waiting and not self._recognised and not self._warned:
+        if warn and self._waiting and not self._recognized and not self._warned:
             self._warned = True
             logger.warning(UNKNOWN)
         self._installed.close()
-        self._recording, self._current, self._waiting, self._recognised = None, None, [], False
+        self._recording, self._current, self._waiting, self._recognized = None, None, [], False
 
     def _find_hooked(self) -> None:
         """Find the layers with hooks; hooks on their submodules run when the checkpoint does."""
@@ -167,7 +167,7 @@ class ForwardReuse:
             logger.warning(HOOKED, inside[0])
 
     def _install(self) -> None:
-        self._installed.enter_context(watched_calls([self._caller], self._recognise, self._forget))
+        self._installed.enter_context(watched_calls([self._caller], self._recognize, self._forget))
         for number, (name, layer) in enumerate(self.layers):
             self._installed.enter_context(self._exchanged(number, name, layer))
 
@@ -189,7 +189,7 @@ class ForwardReuse:
             if getattr(layer, FUNCTION) is checkpoint:
                 setattr(layer, FUNCTION, ordinary)
 
-    def _recognise(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _recognize(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Check whether this forward belongs to one of the waiting micro-batches."""
         self._current = None
         given = {**dict(zip(("input_ids",), args, strict=False)), **kwargs}
@@ -203,7 +203,7 @@ class ForwardReuse:
                 del self._waiting[index]
                 used = batch.get("attention_mask")
                 self._current = KnownForward(states, used, self._precision, self._parts, self._checked, self._hooked)
-                self._recognised = True
+                self._recognized = True
                 return
 
     def _forget(self, module: nn.Module, output: Any) -> None:
