@@ -251,7 +251,7 @@ def refuse_damaged_records(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (b"".join(lines[:4]), "holds 4 steps, but"),
         (b"".join([*lines[:2], b"{step" + lines[2][5:], *lines[3:]]), "selection.jsonl, line 3, is not valid JSON"),
         (b"".join([*lines[:2], b"\xff" + lines[2][1:], *lines[3:]]), "selection.jsonl, line 3, is not valid JSON"),
-        (b"".join([*lines[:2], b"3\n", *lines[3:]]), "line 3, does not hold what colm train writes"),
+        (b"".join([*lines[:2], b"3\n", *lines[3:]]), "line 3, is not a JSON object, so colm train did not write it"),
     ]:
         record.write_bytes(damaged)
         assert main(["replay", str(run), output]) == 2
