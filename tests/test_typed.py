@@ -84,7 +84,7 @@ def test_values_that_are_read(hint: Any, given: Any, read: Any) -> None:
         (list[str], ["a", 5], r"x\[1\] is 5; it must be a string."),
         (dict[Any, Count], {"a": -1}, "x.a=-1 must be a whole number of at least 1."),
         (dict[str, Any] | None, [1], r"x is \[1\]; it must be a mapping or null."),
-        (list[tuple[int, int]], [[1]], r"x\[0\] is \[1\]; it must be a list of 2."),
+        (list[tuple[int, int]], [[1]], r"x\[0\] is \[1\]; it must be a list of 2 items."),
         (Inner, {"sise": 1}, "Unknown setting 'sise' in x. Did you mean 'size'"),
     ],
 )

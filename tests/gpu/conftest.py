@@ -37,7 +37,7 @@ def measured(record_property: Callable[[str, object], None]) -> Callable[..., No
 
 @pytest.fixture(autouse=True)
 def plain_arithmetic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Multiply float32 as float32, keep gradients in factors as with large models, and put determinism back."""
+    """Multiply float32 without TF32, store gradients as factors as with large models, and restore determinism."""
     torch.set_float32_matmul_precision("highest")  # no TF32
     monkeypatch.setattr("colm.features.factors.SMALL_BYTES", 0)
     torch.set_num_threads(1)  # for the CPU's part: the models are tiny

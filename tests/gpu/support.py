@@ -15,7 +15,7 @@ from colm.features.locate import locate_value_site
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 VOCABULARY = 96
 SIZES = {"a": 600, "b": 400, "c": 10}
-"""Examples of each source, of which c is small."""
+"""Examples of each source; c is small."""
 
 _state = {"under test": False}
 
@@ -102,7 +102,7 @@ def on(device: torch.device, batches: Any) -> Any:
 def one_backward_a_row(
     model: Any, batch: dict[str, Tensor], *, context: Callable[[], Any], scale: float = 1.0
 ) -> Tensor:
-    """Return each row's gradient of the last value projection, (n, D): of that row alone, without padding.
+    """Return each row's gradient of the last value projection, (n, D), computed on that row alone, without padding.
 
     The loss is the model's own. With a scale it is multiplied before the backward, as a GradScaler does.
     """
@@ -124,13 +124,13 @@ def one_backward_a_row(
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Return the Frobenius norm of the difference relative to that of what is expected."""
+    """Return the Frobenius norm of the difference, relative to the norm of the expected value."""
     found, expected = found.double().cpu(), expected.double().cpu()
     return float((found - expected).norm() / expected.norm())
 
 
 def lowest_cosine(found: Tensor, expected: Tensor) -> float:
-    """Return the lowest cosine of a row with the row that is expected."""
+    """Return the lowest cosine between a row and the expected row."""
     return float(torch.cosine_similarity(found.double().cpu(), expected.double().cpu(), dim=1).min())
 
 

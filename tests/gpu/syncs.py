@@ -21,7 +21,7 @@ READS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique", "unique_"
 """Operations whose result, or result size, the host must know."""
 
 TO_HOST = {Tensor.tolist, Tensor.cpu, Tensor.numpy}
-"""Of the methods that copy to the host, those that make no operation where the tensor is there."""
+"""Methods that copy to the host but run no operation if the tensor is already there."""
 
 
 def place() -> str:

@@ -39,11 +39,11 @@ def interrupt(folder: Path, selection: SelectionConfig, **changes: Any) -> tuple
     kept = folder / "whole" / f"checkpoint-{KILLED}"
     shutil.copytree(kept, folder / "killed" / kept.name)
     lines = (folder / "whole" / "selection.jsonl").read_text().splitlines(keepends=True)
-    # The kill came in the step after the next: one line too many, and half of another.
+    # The kill came two steps later: one extra line, and half of another.
     (folder / "killed" / "selection.jsonl").write_text("".join(lines[: KILLED + 1]) + lines[KILLED + 1][:20])
     again = make("killed")
     for seed in (torch.manual_seed, random.seed, np.random.seed):
-        seed(99)  # what came before a resume must not matter
+        seed(99)  # the state before a resume must not matter
     again.train(resume_from_checkpoint=True)
     assert whole.state.global_step == again.state.global_step == STEPS
     return whole, again

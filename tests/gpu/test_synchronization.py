@@ -70,7 +70,7 @@ def waits_of_a_step(settings: dict[str, Any], budget: int, monkeypatch: pytest.M
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "run_selection_pass", then_count)
-        for step in range(2):  # in the first one kernels are loaded, and there is no history
+        for step in range(2):  # the first step loads kernels and has no history
             batches, sources = pool_of(5)
             pool = on(DEVICE, batches)
             if step == 1:
@@ -85,7 +85,7 @@ def waits_of_a_step(settings: dict[str, Any], budget: int, monkeypatch: pytest.M
 
 
 class _Once:
-    """A context that is entered in the middle of a call and left after it."""
+    """A context entered in the middle of a call and exited after it."""
 
     def __init__(self, context: Any) -> None:
         self.context, self.found = context, Counter[str]()
