@@ -1,4 +1,4 @@
-"""Tiny randomly initialised models of every causal-LM type of the installed transformers that can be built."""
+"""Tiny randomly initialized models of every causal-LM type of the installed transformers that can be built."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHAPE: dict[str, Any] = {
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
-    # the same by other names
+    # the same model under other names
     "n_embd": 64,
     "n_layer": 2,
     "n_head": 4,
@@ -143,7 +143,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "axial_pos_embds": False,
         "local_attn_chunk_length": 16,
     },
-    "rwkv": {"use_cache": False},  # its state is updated in place, which a backward does not stand
+    "rwkv": {"use_cache": False},  # its state is updated in place, which breaks a backward
     "xlnet": {"max_position_embeddings": None, "d_inner": 96},
     "xlstm": {"v_head_dim": None},
     "xmod": {"default_language": "en_XX"},
@@ -163,7 +163,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 def causal_types() -> list[str]:
-    """Return the model types that AutoModelForCausalLM knows, without those of several modalities."""
+    """Return the model types that AutoModelForCausalLM knows, except multimodal ones."""
     return sorted(
         name
         for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -172,7 +172,7 @@ def causal_types() -> list[str]:
 
 
 def build_architecture(model_type: str, seed: int = 0, **changes: Any) -> Any:
-    """Build a tiny model; whatever the type's config or modeling code raises goes through."""
+    """Build a tiny model; exceptions from the type's config or modeling code propagate."""
     config_class = CONFIG_MAPPING[model_type]
     default = config_class()
     default.allow_global_per_layer_attribute_access = True  # only to see which settings the type has

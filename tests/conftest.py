@@ -25,12 +25,12 @@ VOCABULARY = 64
 
 @pytest.fixture(autouse=True)
 def gradients_in_factors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep gradients in factors where these are smaller, as with large models, though tiny ones fit whole."""
+    """Store gradients as factors if these are smaller, as with large models, although tiny gradients fit whole."""
     monkeypatch.setattr("colm.features.factors.SMALL_BYTES", 0)
 
 
 def tiny_model(family: str = "llama", *, lora: bool = False, seed: int = 0, **changes: Any) -> Any:
-    """Build a randomly initialised model of two or three layers; LoRA's B is drawn, not zero."""
+    """Build a randomly initialized model with two or three layers; LoRA's B is random, not zero."""
     from transformers import (
         GPT2Config,
         GPT2LMHeadModel,
@@ -78,7 +78,7 @@ def tiny_model(family: str = "llama", *, lora: bool = False, seed: int = 0, **ch
 
 
 def ragged_batch(lengths: list[int], *, side: str = "right", seed: int = 0, width: int | None = None) -> dict[str, Any]:
-    """Draw rows of the given lengths; the first third of each is prompt, without labels."""
+    """Draw random rows of the given lengths; the first third of each is a prompt, without labels."""
     generator = torch.Generator().manual_seed(seed)
     width = width or max(lengths)
     batch = {

@@ -1,4 +1,4 @@
-"""What may be loaded as the model of a run: whole causal language models, and tokenizers whose tokens they know."""
+"""Only complete causal language models can be loaded for a run, with tokenizers whose tokens they know."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
     "a pretrained encoder": (lambda: tr.BertForPreTraining(bert()), "is BertForPreTraining, not"),
     "an encoder with a causal head": (
         lambda: tr.BertLMHeadModel(bert()),
-        "whose tokens see those that come after them",
+        "whose tokens attend to later tokens",
     ),
-    "a decoder's encoder": (lambda: tr.T5ForConditionalGeneration(t5()), r"an encoder with a decoder \(T5Config\)"),
-    "an encoder with a decoder": (lambda: tr.BartForConditionalGeneration(bart()), "an encoder with a decoder"),
+    "a decoder's encoder": (lambda: tr.T5ForConditionalGeneration(t5()), r"an encoder-decoder model \(T5Config\)"),
+    "an encoder-decoder": (lambda: tr.BartForConditionalGeneration(bart()), "an encoder-decoder model"),
     "half of one": (lambda: tr.T5EncoderModel(t5()), "could not be loaded"),
     "pictures": (lambda: tr.ViTModel(vision()), "could not be loaded"),
 }
@@ -72,7 +72,7 @@ OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
 
 @pytest.fixture(autouse=True)
 def quiet() -> Any:
-    """Let transformers load without its reports."""
+    """Silence transformers' loading reports."""
     tr.logging.set_verbosity_error()
     yield
     tr.logging.set_verbosity_warning()
@@ -93,12 +93,12 @@ def test_models_of_other_kinds_are_refused(tmp_path: Path, case: str) -> None:
     [
         lambda: tr.LlamaForCausalLM(llama()),
         lambda: tr.LlamaModel(llama(tie_word_embeddings=True)),  # its head is the embeddings
-        lambda: tr.GPTNeoXForCausalLM(tr.GPTNeoXConfig(**SHAPE)),  # whose is_decoder says nothing
+        lambda: tr.GPTNeoXForCausalLM(tr.GPTNeoXConfig(**SHAPE)),  # is_decoder says nothing about it
         lambda: tr.BertLMHeadModel(bert(is_decoder=True)),
         lambda: tr.BartForCausalLM(bart()),
     ],
 )
-def test_whole_causal_models_are_loaded(tmp_path: Path, make: Callable[[], Any]) -> None:
+def test_complete_causal_models_are_loaded(tmp_path: Path, make: Callable[[], Any]) -> None:
     made = make()
     made.save_pretrained(tmp_path)
     loaded = load_model(str(tmp_path)).state_dict()
@@ -121,7 +121,7 @@ def test_a_folder_that_lacks_weights_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["/nonexistent", "no/such-model", "a/b/c", "..", "5", "x" * 300, "\0", "ü", "a.gguf"])
-def test_names_of_nothing(name: str) -> None:
+def test_names_that_do_not_exist(name: str) -> None:
     for load in (load_model, load_config, load_tokenizer):
         with pytest.raises(ConfigError) as caught:
             load(name)
@@ -132,7 +132,7 @@ def test_names_of_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"model_type": "nothing"}', '{"model_type": 5}', "\0"])
-def test_configurations_that_are_none(tmp_path: Path, content: str) -> None:
+def test_invalid_configurations(tmp_path: Path, content: str) -> None:
     tiny_model().save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ConfigError, match="could not be (read|loaded)"):
@@ -143,13 +143,15 @@ def test_every_token_has_a_row() -> None:
     model = tiny_model(vocab_size=64)
     check_vocabulary(model, 63, "The data has")  # a padded vocabulary may be larger than the tokenizer's
     for token in (64, 1000):
-        with pytest.raises(ConfigError, match=rf"The data has the token {token}, but the model has rows for 64 tokens"):
+        with pytest.raises(
+            ConfigError, match=rf"The data has the token {token}, but the model has embeddings for only 64 tokens"
+        ):
             check_vocabulary(model, token, "The data has")
     model.resize_token_embeddings(65, mean_resizing=False)  # as the message advises
     check_vocabulary(model, 64, "The data has")
 
 
-def test_a_padding_token_without_a_row_gives_way() -> None:
+def test_a_padding_token_without_a_row_is_replaced() -> None:
     tokenizer = train_tiny_tokenizer(["some text"])
     pad_within(tokenizer, tiny_model(vocab_size=1024))
     assert tokenizer.pad_token == "<pad>"

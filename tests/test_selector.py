@@ -161,7 +161,7 @@ def test_a_select_without_commit_leaves_no_trace(model: Any) -> None:
     again = selector.select(pool_of_16(), SOURCES)
     assert torch.equal(first.indices, again.indices)
     selector.commit()
-    with pytest.raises(ConfigError, match=r"commit\(\) without a select\(\)"):
+    with pytest.raises(ConfigError, match=r"commit\(\) was called without a preceding select\(\)"):
         selector.commit()
 
 

@@ -1,4 +1,4 @@
-"""Values as they are written become what a type hint asks for, or one line says what is wrong."""
+"""Values as written are converted to the hinted type, or one line says what is wrong."""
 
 from __future__ import annotations
 
@@ -75,16 +75,16 @@ def test_values_that_are_read(hint: Any, given: Any, read: Any) -> None:
         (Count | None, "", "x='' must be a whole number of at least 1 or null."),
         (Literal[-1] | Count, 0, "x=0 must be one of -1 or a whole number of at least 1."),
         (bool, 1, "x=1 must be true or false."),
-        (str, 5, "x is 5; it must be a text."),
-        (str, "a\0b", r"x is 'a\\x00b'; it must be a text."),
+        (str, 5, "x is 5; it must be a string."),
+        (str, "a\0b", r"x is 'a\\x00b'; it must be a string."),
         (Color | str, "rde", "x='rde' is not one of 'red', 'blue'. Did you mean 'red'?"),
         (Literal["a", "b"], 5, "x is 5; it must be one of 'a', 'b'."),
         (Literal["niter_[number]"], "niter_x", "x='niter_x' is not one of"),
-        (list[str], "abc", "x is 'abc'; it must be a list of texts."),
-        (list[str], ["a", 5], r"x\[1\] is 5; it must be a text."),
+        (list[str], "abc", "x is 'abc'; it must be a list of strings."),
+        (list[str], ["a", 5], r"x\[1\] is 5; it must be a string."),
         (dict[Any, Count], {"a": -1}, "x.a=-1 must be a whole number of at least 1."),
         (dict[str, Any] | None, [1], r"x is \[1\]; it must be a mapping or null."),
-        (list[tuple[int, int]], [[1]], r"x\[0\] is \[1\]; it must be a list of 2."),
+        (list[tuple[int, int]], [[1]], r"x\[0\] is \[1\]; it must be a list of 2 items."),
         (Inner, {"sise": 1}, "Unknown setting 'sise' in x. Did you mean 'size'"),
     ],
 )
@@ -93,12 +93,12 @@ def test_values_that_are_wrong(hint: Any, given: Any, message: str) -> None:
         read_value("x", hint, given)
 
 
-def test_a_number_that_python_does_not_print_is_still_said() -> None:
-    with pytest.raises(ConfigError, match="x=a number of thousands of digits must be a whole number"):
+def test_a_number_that_python_cannot_print_is_still_reported() -> None:
+    with pytest.raises(ConfigError, match="x=a number with thousands of digits must be a whole number"):
         read_value("x", int, 10**5000)
 
 
-def test_a_section_leaves_out_what_is_null_and_can_not_be() -> None:
+def test_a_section_drops_nulls_for_settings_that_cannot_be_null() -> None:
     hints = {"a": int, "b": int | None}
     assert read_section("s", hints, {"a": None, "b": None}) == {"b": None}
     assert read_section("s", hints, None) == {}
@@ -108,6 +108,6 @@ def test_a_section_leaves_out_what_is_null_and_can_not_be() -> None:
         read_section("s", hints, {7: 1})
 
 
-def test_what_can_not_be_converted_stays_for_others_to_refuse() -> None:
+def test_values_that_cannot_be_converted_are_left_for_others_to_refuse() -> None:
     assert convert_known(hints_of(Inner), {"size": "3", "other": "3"}) == {"size": 3, "other": "3"}
     assert convert_known(hints_of(Inner), {"size": "three"}) == {"size": "three"}

@@ -1,4 +1,4 @@
-"""The errors that colm raises, and the helper that names the nearest valid spelling."""
+"""The errors that colm raises, and a helper that suggests the nearest valid spelling."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ class ColmError(Exception):
 
 
 class ConfigError(ColmError, ValueError):
-    """A setting is out of range, unknown, or contradicts another one."""
+    """A setting is out of range, unknown, or in conflict with another setting."""
 
 
 class UnsupportedModelError(ColmError, TypeError):
-    """The model has no value projection that colm can find, or a layout it can not read."""
+    """colm cannot find the model's value projection, or cannot handle the model's layout."""
 
 
 class DataError(ColmError, ValueError):
-    """The data lacks a column, a label, a row or a labelled token that training needs."""
+    """The data lacks a column, label, row or labeled token that training needs."""
 
 
 class StoppedEarly(ColmError):
-    """The run was told to stop (SIGTERM), has saved a checkpoint and can go on from it."""
+    """The run received SIGTERM, saved a checkpoint, and can resume from it."""
 
 
 class Interrupted(ColmError):
-    """Ctrl-C came; the message says how to resume."""
+    """The user pressed Ctrl-C; the message says how to resume."""
 
 
 def one_line(error: Exception) -> str:
-    """Return a library's error as a part of a message: its type and text in one line, cut where it is long.
+    """Format a library's error for use in a message: its type and text on one line, truncated if long.
 
     >>> one_line(ValueError("size mismatch:\\n  4"))
     'ValueError: size mismatch: 4'
@@ -41,7 +41,7 @@ def one_line(error: Exception) -> str:
 
 
 def suggest(name: str, options: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the option nearest to `name`, or an empty string.
+    """Return ``" Did you mean 'x'?"`` for the option closest to `name`, or an empty string.
 
     >>> suggest("sorce", ["source", "output"])
     " Did you mean 'source'?"

@@ -1,4 +1,4 @@
-"""The training loss: every example counts the same."""
+"""The training loss: every example has the same weight."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from colm.step.pool import IGNORE, count_labelled
 
 
 def example_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return each row's mean loss over its labelled tokens, (n,) float32; 0 for a row without any.
+    """Return each row's mean loss over its labeled tokens, (n,) float32; 0 for a row without any.
 
     Args:
-        logits: (n, T, V), any float dtype; only labelled positions are turned into float32.
-        labels: (n, T) int64, -100 where there is no target; shifted here, as in transformers.
+        logits: (n, T, V), any float dtype; only labeled positions are converted to float32.
+        labels: (n, T) int64, -100 for positions without a target; shifted here, as in transformers.
     """
     mask = labels[:, 1:] != IGNORE
     targets, row = labelled_targets(labels)
@@ -21,7 +21,7 @@ def example_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def labelled_targets(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the id and the row of each labelled token after the shift, (M,) int64 each, row by row."""
+    """Return the token id and row of each labeled token after the shift, (M,) int64 each, row by row."""
     targets = labels[:, 1:]
     mask = targets != IGNORE
     row = torch.arange(len(labels), device=labels.device)[:, None].expand_as(targets)
@@ -29,14 +29,14 @@ def labelled_targets(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mean_by_row(logits: Tensor, targets: Tensor, row: Tensor, rows: int) -> Tensor:
-    """Average token losses over each row's labelled tokens, (rows,); 0 for a row without any.
+    """Average token losses over each row's labeled tokens, (rows,); 0 for a row without any.
 
-    In float32, or float64 where the logits are.
+    Computed in float32, or in float64 if the logits are.
 
     Args:
         logits: (M, V), any float dtype.
         targets: (M,) int64 token ids.
-        row: (M,) int64, the row that each token belongs to.
+        row: (M,) int64, the row of each token.
         rows: n.
     """
     precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -48,16 +48,16 @@ def mean_by_row(logits: Tensor, targets: Tensor, row: Tensor, rows: int) -> Tens
 def example_mean(
     logits: Tensor, labels: Tensor, weights: Tensor | None = None, *, num_examples: Tensor | int | None = None
 ) -> Tensor:
-    """Return the sum over rows of weight times the row's mean labelled-token loss, a scalar.
+    """Return the sum over rows of weight times the row's mean labeled-token loss, a scalar.
 
     Args:
         logits: (n, T, V).
-        labels: (n, T) int64, -100 where there is no target.
+        labels: (n, T) int64, -100 for positions without a target.
         weights: (n,); default uniform, 1 / `num_examples`.
-        num_examples: rows that the uniform mean is over, where these are only a part of them
-            (accumulation, ranks); default the rows here that have a labelled token.
+        num_examples: number of rows in the uniform mean, if the batch is only a part of them
+            (accumulation, ranks); default: the rows of the batch that have a labeled token.
 
-    Source: CoLM, section 4.1: uniform weights. The Trainer's own mean weighs examples by length.
+    Source: CoLM, section 4.1: uniform weights. The Trainer's own mean weights examples by length.
 
     >>> example_mean(torch.zeros(1, 3, 2), torch.tensor([[0, 1, -100]])).item()  # log 2
     0.6931...

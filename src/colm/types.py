@@ -1,7 +1,7 @@
-"""The records that pass between the stages of one selection step.
+"""The records passed between the stages of a selection step.
 
-Symbols, here and everywhere: n rows on this rank, N rows over all ranks, T tokens, D raw feature
-size, h kept coordinates, S sources, K kept rows.
+Symbols used throughout: n rows on this rank, N rows over all ranks, T tokens, D raw feature size,
+h kept coordinates, S sources, K kept rows.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ import torch
 from torch import Tensor
 
 Batch = dict[str, Any]
-"""One micro-batch as a collator returns it: tensors whose first dimension is the row."""
+"""One micro-batch as returned by a collator: tensors with rows in the first dimension."""
 
 
 class Features(Protocol):
     """Per-example features that need not exist as one (n, D) matrix.
 
-    A full value projection of an 8 B-parameter model has D = 4 million, so that (n, D) float32 for
-    a pool of 128 is 2 GB. Stages therefore ask for a few rows at a time.
+    The full value projection of an 8B-parameter model has D = 4 million, so (n, D) float32 for a pool
+    of 128 takes 2 GB. Stages therefore request a few rows at a time.
     """
 
     @property
     def dim(self) -> int:
-        """D, the number of coordinates of one example."""
+        """D, the number of coordinates per example."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where the rows live."""
+        """Device that holds the rows."""
         ...
 
     def __len__(self) -> int:
@@ -50,18 +50,18 @@ class Features(Protocol):
 
 
 class AdamHistory(NamedTuple):
-    """Running first and second moment of the kept big-source examples' gradients."""
+    """Running first and second moments of the gradients of kept big-source examples."""
 
     m: Tensor  # (D,) float32
     v: Tensor  # (D,) float32
-    updates: int  # how many steps have been folded in
+    updates: int  # number of steps included
 
 
 class Coreset(NamedTuple):
-    """The rows of a pool that are trained on, the same on every rank.
+    """The rows of a pool to train on, the same on every rank.
 
-    `indices` count through the pool in the order in which rank 0, rank 1, ... hold its rows; with
-    one process that is the row order of the batches handed to ``select``.
+    `indices` number the pool's rows rank by rank (rank 0, rank 1, ...); with one process this is the
+    row order of the batches passed to ``select``.
     """
 
     indices: Tensor  # (K,) int64, ascending, on the CPU
@@ -69,20 +69,20 @@ class Coreset(NamedTuple):
 
 
 class StepRecord(NamedTuple):
-    """What one selection step did: one line of ``selection.jsonl``."""
+    """The result of one selection step: one line of ``selection.jsonl``."""
 
-    step: int  # optimiser steps committed before this one
+    step: int  # optimizer steps committed before this one
     pool: dict[str, list[int]]  # source -> dataset indices of its pool rows
     kept: dict[str, list[int]]  # source -> dataset indices of its kept rows
     tokens: dict[str, int]  # source -> tokens of its kept rows, without padding
     small_kept: int  # kept rows that belong to small sources
-    unlabelled: int  # pool rows dropped because no token of theirs has a label
+    unlabelled: int  # pool rows dropped because they have no labeled token
     nonfinite: int  # pool rows whose features were not finite
     seconds: float  # wall-clock seconds from the pool to its coreset
-    match: float | None = None  # cosine of the kept big rows' mean normalised feature with the pool's; None without
-    match_random: float | None = None  # what as many random rows of each source would be expected to have
-    weights: dict[str, list[float]] | None = None  # of the kept rows in the loss; None: all the same
-    step_seconds: float | None = None  # of the whole step, from fetching the pool to the optimiser's step
+    match: float | None = None  # cosine of the kept big rows' mean normalized feature with the pool's, if any
+    match_random: float | None = None  # expected match of the same number of random rows per source
+    weights: dict[str, list[float]] | None = None  # loss weights of the kept rows; None means uniform
+    step_seconds: float | None = None  # duration of the whole step, from fetching the pool to the optimizer step
 
     @property
     def pool_count(self) -> int:

@@ -1,4 +1,4 @@
-"""Adam normalisation against torch's own optimiser."""
+"""Adam normalization compared with torch's optimizer."""
 
 from __future__ import annotations
 
@@ -54,6 +54,6 @@ def test_constants_come_from_the_group_of_the_weight() -> None:
 
 
 @pytest.mark.parametrize("kind", ["SGD", "RMSprop", "Adagrad"])
-def test_other_optimisers_are_not_adam(kind: str) -> None:
+def test_other_optimizers_are_not_adam(kind: str) -> None:
     weight = torch.nn.Parameter(torch.zeros(2))
     assert adam_constants(getattr(torch.optim, kind)([weight], lr=0.1), weight) is None

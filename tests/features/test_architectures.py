@@ -1,4 +1,4 @@
-"""Every family of layouts: the right module, the right rows, and the gradient of one backward per example."""
+"""Every layout family: the right module, the right rows, and the gradient of one backward per example."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_outlying_and_pruned_value_channels_are_values(model_type: str, factor: 
 @pytest.mark.parametrize("model_type", ["mamba", "falcon_mamba"])
 def test_models_without_attention_are_refused_unless_a_module_is_named(model_type: str) -> None:
     model = build_architecture(model_type)
-    with pytest.raises(UnsupportedModelError, match=r"A model without attention has none. Name the module to use"):
+    with pytest.raises(UnsupportedModelError, match=r"has no value projection. Name the module to use"):
         locate_value_site(model)
     batch = ragged_batch([13, 9])
     named = "layers.1.mixer.in_proj"
@@ -167,11 +167,11 @@ def test_the_head_apart_gives_the_models_own_logits(model_type: str, settings: d
 
 def test_a_head_with_unknown_processing_stays_unchunked(caplog: pytest.LogCaptureFixture) -> None:
     model = build_architecture("cohere", logit_scale=3.0)
-    model.config.logit_scale = None  # as if the table did not know of it
+    model.config.logit_scale = None  # as if it were missing from the table
     with caplog.at_level("INFO"):
         site = locate_value_site(model)
     assert site.head is None
-    assert "runs on all labelled tokens at once" in caplog.text
+    assert "runs on all labeled tokens at once" in caplog.text
     batch = ragged_batch([13, 9])
     expected = one_backward_per_example(model, batch, own_loss=False)
     assert float((value_gradients(model, batch) - expected).norm() / expected.norm()) < 1e-4
@@ -211,7 +211,7 @@ def test_a_whole_copy_is_taken_where_peft_trains_one() -> None:
     assert float((value_gradients(model, batch) - expected).norm() / expected.norm()) < 1e-4
 
 
-def test_an_untrained_projection_gives_way_to_its_nearest_trained_neighbour(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_untrained_projection_is_replaced_by_the_nearest_trained_map(caplog: pytest.LogCaptureFixture) -> None:
     from peft import LoraConfig, get_peft_model
 
     model = get_peft_model(build_architecture("llama"), LoraConfig(r=2, target_modules=["q_proj", "down_proj"]))
@@ -227,10 +227,10 @@ def test_all_frozen_falls_back_to_the_projection_itself(caplog: pytest.LogCaptur
     model = build_architecture("llama")
     model.requires_grad_(False)
     assert locate_value_site(model).name.endswith("v_proj")
-    assert "nor is another map of its layer" in caplog.text
+    assert "nor is any other map of its layer" in caplog.text
 
 
-def test_compiled_and_distributed_wrappers_are_taken_by_their_inner_module() -> None:
+def test_compiled_and_distributed_wrappers_are_unwrapped() -> None:
     model = build_architecture("llama")
     batch = ragged_batch([13, 9])
     plain = value_gradients(model, batch)

@@ -1,4 +1,4 @@
-"""Hidden states, losses and gradient norms against one plain forward per example; the pass over all features."""
+"""Hidden states, losses and gradient norms compared with one forward per example; the pass with every feature."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_equals_one_forward_per_example(name: str, family: str, side: str) -> No
         assert features.finite().all()
 
 
-def test_the_norm_of_factors_is_that_of_their_product() -> None:
+def test_the_norm_of_factors_equals_the_norm_of_their_product() -> None:
     generator = torch.Generator().manual_seed(0)
     for tokens in (1, 3, 40):
         delta = torch.randn(4, tokens, 16, generator=generator)
@@ -72,7 +72,7 @@ def test_the_norm_of_factors_is_that_of_their_product() -> None:
 
 
 @pytest.mark.parametrize("name", ["mean_hidden", "last_hidden"])
-def test_a_rank_without_rows_has_features_of_the_same_size(name: str) -> None:
+def test_a_rank_without_rows_has_features_of_equal_size(name: str) -> None:
     model = tiny_model()
     features = FEATURES[name](model, locate_value_site(model), Pool(ragged_batch([4])), [])
     assert (len(features), features.dim) == (0, 32)
@@ -127,5 +127,5 @@ def test_a_model_without_a_head_has_no_hidden_states() -> None:
     model = tiny_model()
     site = locate_value_site(model)
     model.get_output_embeddings = lambda: None
-    with pytest.raises(UnsupportedModelError, match="no output head that reads one hidden state.*features='exact'"):
+    with pytest.raises(UnsupportedModelError, match="no output head that reads .* per token.*features='exact'"):
         mean_hidden_features(model, site, Pool(ragged_batch([5, 9])), [[0, 1]])

@@ -18,9 +18,9 @@ FAMILIES = ["llama", "phi", "gpt2", "phi3"]
 
 
 def one_backward_per_example(model: Any, batch: dict[str, Any], *, own_loss: bool = True) -> Tensor:
-    """Return each row's gradient for that row alone, without padding: of the model's own loss, or of colm's.
+    """Return each row's gradient, computed on that row alone, without padding: of the model's loss or of colm's.
 
-    Some decoders of encoder-decoder families do not shift labels in their own loss.
+    Some decoders from encoder-decoder families do not shift labels in their loss.
     """
     site = locate_value_site(model)
     model.eval()
@@ -93,7 +93,7 @@ class Interrupted(Exception):
 
 
 @pytest.mark.parametrize("raising", [False, True], ids=["returns", "raises"])
-def test_the_model_is_left_as_it_was(build: Any, ragged: Any, raising: bool) -> None:
+def test_the_model_is_unchanged_afterwards(build: Any, ragged: Any, raising: bool) -> None:
     model = build(lora=True)
     model.train()
     frozen = model.base_model.model.model.layers[1]
@@ -134,14 +134,14 @@ def test_gradient_checkpointing_changes_nothing(build: Any, ragged: Any) -> None
     torch.testing.assert_close(value_gradients(model, batch), plain)
 
 
-def test_only_labelled_positions_reach_the_head_a_chunk_at_a_time(build: Any, ragged: Any) -> None:
+def test_only_labeled_positions_reach_the_head_in_chunks(build: Any, ragged: Any) -> None:
     model, batch = build(), ragged([12, 6])
     labelled = int((batch["labels"][:, 1:] != -100).sum())
     site, pool = locate_value_site(model), Pool(batch)
     seen: list[int] = []
     handle = model.lm_head.register_forward_hook(lambda module, args, output: seen.append(output.numel() // 64))
     exact_features(model, site, pool, [[0, 1]], head_chunk_tokens=5)
-    assert seen == [1, 5, 5, labelled - 10]  # the model's own call, which is not needed, has one token
+    assert seen == [1, 5, 5, labelled - 10]  # the model's own call of the head, whose result is unused, has one token
     seen.clear()
     exact_features(model, site._replace(head=None), pool, [[0, 1]])
     assert seen == [labelled]

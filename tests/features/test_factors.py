@@ -1,4 +1,4 @@
-"""Features that are asked for a few rows, or a few coordinates, at a time."""
+"""Features accessed a few rows, or a few coordinates, at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from colm.features.spsa import SpsaFeatures
 
 
 def pool(kind: str, seed: int) -> tuple[PieceFeatures | SpsaFeatures, torch.Tensor]:
-    """Return features of 7 rows in two micro-batches, and the matrix that they stand for."""
+    """Return features of 7 rows in two micro-batches, and the equivalent matrix."""
     generator = torch.Generator().manual_seed(seed)
     if kind == "spsa":
         slopes, directions = torch.randn(7, 2, generator=generator), torch.randn(2, 3, 4, generator=generator)

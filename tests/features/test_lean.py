@@ -1,4 +1,4 @@
-"""The selection pass keeps less for its backward than training on the same rows does."""
+"""The selection pass saves less for its backward than training on the same rows."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def test_finds_the_last_one(build: Any, family: str, name: str) -> None:
         assert site.value_rows.tolist() == list(range(64, 96) if family == "gpt2" else range(48, 64))
 
 
-def test_lora_b_is_the_target_where_there_is_lora(build: Any) -> None:
+def test_lora_b_is_the_target_with_lora(build: Any) -> None:
     model = build(lora=True)
     site = locate_value_site(model)
     assert site.weight is model.base_model.model.model.layers[2].self_attn.v_proj.lora_B["default"].weight
@@ -39,7 +39,7 @@ def test_lora_b_is_the_target_where_there_is_lora(build: Any) -> None:
 
 
 @pytest.mark.parametrize("broken", ["lm_head.weight", "model.layers.1.mlp.up_proj.weight"])
-def test_logits_that_are_not_finite_are_said(build: Any, broken: str) -> None:
+def test_nonfinite_logits_are_reported(build: Any, broken: str) -> None:
     model = build()
     with torch.no_grad():
         model.get_parameter(broken)[0, 0] = float("nan")
@@ -47,7 +47,7 @@ def test_logits_that_are_not_finite_are_said(build: Any, broken: str) -> None:
         locate_value_site(model)
 
 
-def test_logits_that_overflow_are_said(build: Any) -> None:
+def test_overflowing_logits_are_reported(build: Any) -> None:
     model = build()
     with torch.no_grad():
         model.model.norm.weight[:] = 3e38
@@ -67,17 +67,17 @@ def test_a_module_can_be_named(build: Any, ragged: Any) -> None:
     torch.testing.assert_close(found[1], expected, rtol=1e-4, atol=1e-7)
 
 
-def test_names_that_fit_nothing_several_or_no_linear(build: Any) -> None:
+def test_names_that_match_nothing_several_modules_or_a_nonlinear_one(build: Any) -> None:
     model = build()
-    with pytest.raises(ConfigError, match=r"names no module.*Did you mean 'model.layers.2.self_attn.v_proj'"):
+    with pytest.raises(ConfigError, match=r"does not match any module.*Did you mean 'model.layers.2.self_attn.v_proj'"):
         locate_value_site(model, "model.layers.2.self_attn.w_proj")
-    with pytest.raises(ConfigError, match="fits 3 modules"):
+    with pytest.raises(ConfigError, match="matches 3 modules"):
         locate_value_site(model, "v_proj")
     with pytest.raises(ConfigError, match="is a LlamaRMSNorm; it must be a Linear"):
         locate_value_site(model, "model.norm")
 
 
-def test_a_model_without_a_value_projection_says_what_was_looked_at() -> None:
+def test_a_model_without_a_value_projection_lists_the_modules_searched() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     with pytest.raises(UnsupportedModelError, match=r"among 2 linear modules.*the last ones are 0, 1.*value_module"):
         locate_value_site(model)

@@ -1,4 +1,4 @@
-"""A quantised base: LoRA's features need no weight of it, and it is left as it was."""
+"""A quantized base model: LoRA's features do not need its weights, and it stays unchanged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from colm.losses import example_losses
 
 
 def quantised_llama(folder: Path, method: str, *, lora: bool = True) -> Any:
-    """Return a Llama with a quantised base, with LoRA of drawn B on all its linear maps."""
+    """Return a Llama with a quantized base and LoRA with random B on all its linear maps."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
@@ -60,6 +60,6 @@ def test_lora_on_a_quantised_base(tmp_path: Path, method: str) -> None:
         assert torch.equal(before, after)  # the pass changed no weight, nor the way it is stored
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # the oracle's own forward would pack the weights anew
+            module.support_avx512bf16_for_cpu = False  # the oracle's own forward would repack the weights
     expected = one_backward_per_example(model, batch, own_loss=False)
     assert float((found - expected).norm() / expected.norm()) < 1e-4

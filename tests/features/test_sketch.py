@@ -8,7 +8,7 @@ from colm.features.sketch import Sketch, draw_sketch
 
 
 def as_matrix(sketch: Sketch) -> torch.Tensor:
-    """The same map as a matrix (D, h): obviously right, and large."""
+    """Return the same map as a matrix (D, h): obviously correct, but large."""
     matrix = torch.zeros(len(sketch.bucket), sketch.size)
     for coordinate, (bucket, sign) in enumerate(zip(sketch.bucket.tolist(), sketch.sign.tolist(), strict=True)):
         matrix[coordinate, bucket] = sign

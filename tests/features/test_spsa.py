@@ -1,4 +1,4 @@
-"""SPSA against finite differences with really perturbed weights, and against what it estimates."""
+"""SPSA compared with finite differences on truly perturbed weights, and with the gradient it estimates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from colm.step.pool import Pool
 
 
 def losses_with_weight_moved(model: Any, site: Any, batch: dict[str, Any], change: torch.Tensor) -> torch.Tensor:
-    """Add `change` (d_out, d_in) to the weight's value rows, run the model, and take it off again."""
+    """Add `change` (d_out, d_in) to the weight's value rows, run the model, and subtract it again."""
     weight = site.weight
     before = weight.detach().clone()
     view = weight.data.T if type(site.module).__name__ == "Conv1D" else weight.data
@@ -40,7 +40,7 @@ def test_equals_true_finite_differences(build: Any, ragged: Any, family: str, lo
 
 
 @pytest.mark.parametrize("model_type", ["mpt", "bloom", "gemma3n_text", "hrm_text"])
-def test_where_only_the_models_own_input_can_be_repeated(ragged: Any, model_type: str) -> None:
+def test_models_where_only_the_input_can_be_repeated(ragged: Any, model_type: str) -> None:
     """As many heads as rows, rows in another dimension, layers that run again."""
     model = build_architecture(model_type).double()
     site = site_for_copies(model, locate_value_site(model))
@@ -48,8 +48,8 @@ def test_where_only_the_models_own_input_can_be_repeated(ragged: Any, model_type
     check_against_true_differences(model, site, ragged([9, 4, 7]))
 
 
-def test_layers_that_mix_up_repeated_rows_are_noticed(build: Any) -> None:
-    """A memory by row that a layer repeats row by row, where copies come one after the other."""
+def test_layers_that_mix_up_repeated_rows_are_detected(build: Any) -> None:
+    """A layer repeats a per-row memory row by row, while the copies of the batch are consecutive."""
     model = build()
     last = model.model.layers[-1]
     memory: dict[str, torch.Tensor] = {}

@@ -1,4 +1,4 @@
-"""Every kind of adapter that PEFT has: features of one backward a row, or a refusal that names the adapter."""
+"""Every PEFT adapter type: features match one backward per row, or an error names the adapter."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ MAY_BE_REFUSED = {
     **dict.fromkeys(("POLY", "SHADOW"), "did not run on one token"),
     "LILY": "averages over the rows",
 }
-"""Adapters with which features may not be had, and what the message then says besides the adapter's name."""
+"""Adapters that may be rejected, with text that the message must contain in addition to the adapter's name."""
 
 NOT_BUILT = {"CARTRIDGE", "XLORA"}
-"""These start from a cache of keys and values, and from adapters on the disk."""
+"""These start from a key-value cache and from adapters on disk."""
 
 TYPES = sorted(str(kind.value) for kind in PEFT_TYPE_TO_CONFIG_MAPPING if str(kind.value) not in NOT_BUILT)
 
 
 def adapt(config: Any, *, fill: bool = True) -> Any:
-    """Put an adapter on a tiny model; its weights are moved off their beginning, where many do nothing."""
+    """Add an adapter to a tiny model and perturb its initial weights, with which many adapters have no effect."""
     model = peft.get_peft_model(tiny_model(), config)
     generator = torch.Generator().manual_seed(1)
     for weight in model.parameters():
@@ -84,7 +84,7 @@ def check_against_one_backward_a_row(model: Any) -> None:
 
 
 def one_backward_a_row(model: Any, batch: dict[str, Any]) -> torch.Tensor:
-    """Return the gradient of the projection's product: some adapters read its weight a second time, elsewhere."""
+    """Return the gradient through the projection's product: some adapters also read its weight elsewhere."""
     site = locate_value_site(model)
     if site.weight.requires_grad:
         return one_backward_per_example(model, batch, own_loss=False)
@@ -141,7 +141,7 @@ def test_variants_of_lora(variant: str) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_lora_on_a_weight_itself_is_refused() -> None:
     model = adapt(peft.LoraConfig(r=4, target_modules=["q_proj"], target_parameters=["v_proj.weight"]))
-    with pytest.raises(UnsupportedModelError, match="LORA adapter computes .* use LoRA with target_modules"):
+    with pytest.raises(UnsupportedModelError, match="LORA adapter computes .* Use LoRA with target_modules"):
         locate_value_site(model)
 
 

@@ -1,4 +1,4 @@
-"""Tests for a GPU. Where there is none they run on the CPU, which is the rehearsal."""
+"""Tests for a GPU. Without a GPU, they run on the CPU, as a rehearsal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def device() -> torch.device:
 
 @pytest.fixture
 def measured(record_property: Callable[[str, object], None]) -> Callable[..., None]:
-    """Return a function whose keyword arguments stand beside the test's outcome."""
+    """Return a function whose keyword arguments are reported next to the test's outcome."""
 
     def note(**values: Any) -> None:
         for name, value in values.items():
@@ -37,7 +37,7 @@ def measured(record_property: Callable[[str, object], None]) -> Callable[..., No
 
 @pytest.fixture(autouse=True)
 def plain_arithmetic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Multiply float32 as float32, keep gradients in factors as with large models, and put determinism back."""
+    """Multiply float32 without TF32, store gradients as factors as with large models, and restore determinism."""
     torch.set_float32_matmul_precision("highest")  # no TF32
     monkeypatch.setattr("colm.features.factors.SMALL_BYTES", 0)
     torch.set_num_threads(1)  # for the CPU's part: the models are tiny
@@ -55,7 +55,7 @@ def plain_arithmetic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def planted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plant wrong picks, if that is asked for: the tests must see them."""
+    """Plant wrong picks if requested; the tests must detect them."""
     if not os.environ.get(WRONG):
         return
     from colm.select import facility, rules

@@ -15,14 +15,14 @@ from colm.features.locate import locate_value_site
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 VOCABULARY = 96
 SIZES = {"a": 600, "b": 400, "c": 10}
-"""Examples of each source, of which c is small."""
+"""Examples of each source; c is small."""
 
 _state = {"under test": False}
 
 
 @contextmanager
 def under_test() -> Iterator[torch.device]:
-    """Within the block, what runs is what is tested, not what it is compared with; in the rehearsal both are a CPU."""
+    """Marks code under test, as opposed to the reference it is compared with; in the rehearsal both run on a CPU."""
     _state["under test"] = True
     try:
         yield DEVICE
@@ -35,7 +35,7 @@ def is_under_test(tensor: Tensor) -> bool:
 
 
 def tiny_model(*, lora: bool = False, layers: int = 3, seed: int = 0, fused: bool = False, **changes: Any) -> Any:
-    """Return a Llama, or a Phi-3 with a fused projection, of drawn weights on the CPU; LoRA's B is drawn, too."""
+    """Return a Llama, or a Phi-3 with a fused projection, with random weights on the CPU; LoRA's B is random too."""
     from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
 
     torch.manual_seed(seed)
@@ -56,7 +56,7 @@ def tiny_model(*, lora: bool = False, layers: int = 3, seed: int = 0, fused: boo
 
 
 def adapted(model: Any, target: Any = "all-linear") -> Any:
-    """Put LoRA on the model, with a B that is not zero."""
+    """Add LoRA with a nonzero B to the model."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(1)
@@ -70,7 +70,7 @@ def adapted(model: Any, target: Any = "all-linear") -> Any:
 def ragged_batch(
     lengths: list[int], *, seed: int = 0, width: int | None = None, mask: bool = True
 ) -> dict[str, Tensor]:
-    """Draw rows of the given lengths, padded on the right; the first third of each has no labels."""
+    """Draw random rows of the given lengths, padded on the right; the first third of each has no labels."""
     generator = torch.Generator().manual_seed(seed)
     width = width or max(lengths)
     ids = torch.randint(1, VOCABULARY - 1, (len(lengths), width), generator=generator)
@@ -102,7 +102,7 @@ def on(device: torch.device, batches: Any) -> Any:
 def one_backward_a_row(
     model: Any, batch: dict[str, Tensor], *, context: Callable[[], Any], scale: float = 1.0
 ) -> Tensor:
-    """Return each row's gradient of the last value projection, (n, D): of that row alone, without padding.
+    """Return each row's gradient of the last value projection, (n, D), computed on that row alone, without padding.
 
     The loss is the model's own. With a scale it is multiplied before the backward, as a GradScaler does.
     """
@@ -124,18 +124,18 @@ def one_backward_a_row(
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Return the Frobenius norm of the difference relative to that of what is expected."""
+    """Return the Frobenius norm of the difference, relative to the norm of the expected value."""
     found, expected = found.double().cpu(), expected.double().cpu()
     return float((found - expected).norm() / expected.norm())
 
 
 def lowest_cosine(found: Tensor, expected: Tensor) -> float:
-    """Return the lowest cosine of a row with the row that is expected."""
+    """Return the lowest cosine between a row and the expected row."""
     return float(torch.cosine_similarity(found.double().cpu(), expected.double().cpu(), dim=1).min())
 
 
 def mixture(rows: int = 96, seed: int = 0) -> Any:
-    """Return a data set whose sources own a range of tokens each, so that there is something to learn."""
+    """Return a dataset in which each source has its own range of tokens, so that there is something to learn."""
     from datasets import Dataset
 
     draw = random.Random(seed)

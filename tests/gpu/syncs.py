@@ -1,4 +1,4 @@
-"""Where the host waits for the device: on a GPU as CUDA tells, on a CPU by the calls that would wait on a GPU."""
+"""Where the host waits for the device: on a GPU as reported by CUDA, on a CPU by calls that would wait on a GPU."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 PACKAGE = str(Path("src", "colm"))
 
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique", "unique_", "bincount", "_linalg_check_errors")
-"""Operations whose result, or its size, the host has to know."""
+"""Operations whose result, or result size, the host must know."""
 
 TO_HOST = {Tensor.tolist, Tensor.cpu, Tensor.numpy}
-"""Of the methods that copy to the host, those that make no operation where the tensor is there."""
+"""Methods that copy to the host but run no operation if the tensor is already there."""
 
 
 def place() -> str:
@@ -68,7 +68,7 @@ class _Methods(TorchFunctionMode):
 def counted(device: torch.device) -> Iterator[Counter[str]]:
     """Count the places within the block at which the host waits, or would wait if its tensors were a GPU's.
 
-    The rehearsal can not tell a tensor that stays on the host from one that would be a GPU's, so it counts more.
+    The rehearsal cannot tell a tensor that stays on the host from one that would be a GPU's, so it counts more.
     """
     found: Counter[str] = Counter()
     with ExitStack() as stack:

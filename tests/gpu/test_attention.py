@@ -1,4 +1,4 @@
-"""Attention by its kernels, and what a kernel without masks needs."""
+"""Attention kernels, and the requirements of a kernel without masks."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def test_eager_and_sdpa_agree(measured: Callable[..., None]) -> None:
     batch = ragged_batch(LENGTHS)
     error = relative_error(gradients("sdpa", batch, torch.float32), gradients("eager", batch, torch.float32))
     measured(error=error)
-    assert error < 1e-5  # the softmax adds up in another order
+    assert error < 1e-5  # the softmax sums in another order
 
 
 @pytest.mark.parametrize("rows", ["of one length", "padded, without a mask"])
 def test_flash_forced(rows: str, measured: Callable[..., None]) -> None:
-    """The flash kernel takes no mask. transformers passes none where no token is padding; nor where there is no
-    attention_mask, which right-padded rows of a causal model do not need: no token sees what follows it."""
+    """The flash kernel accepts no mask. transformers passes none if no token is padding, or without an attention_mask,
+    which right-padded rows of a causal model do not need: no token attends to later ones."""
     if rows == "of one length":
         batch = ragged_batch([16] * 6)
         masked = batch

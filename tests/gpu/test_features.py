@@ -1,4 +1,4 @@
-"""Features of the last value projection against one backward a row, in the number formats of training."""
+"""Features of the last value projection compared with one backward per row, in the number formats of training."""
 
 from __future__ import annotations
 

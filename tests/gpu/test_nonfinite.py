@@ -1,4 +1,4 @@
-"""A row whose loss or features are not finite is left out, and the others' picks are as they would be without it."""
+"""A row with non-finite loss or features is dropped, and the picks among the others are as if it did not exist."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.gpu
 LENGTHS = [9, 12, 7, 15, 6, 11, 14, 8, 10, 13, 16, 5]
 BROKEN = [3, 8]
 POISON = VOCABULARY - 1
-"""A token that no row has by itself."""
+"""A token that no row contains initially."""
 
 CASES: dict[str, dict[str, Any]] = {
     "colm": {"keep_count": 5},
@@ -30,9 +30,9 @@ CASES: dict[str, dict[str, Any]] = {
 def run(
     settings: dict[str, Any], device: torch.device, value: float | None, *, bf16: bool = False
 ) -> tuple[list[list[int]], list[int], dict[str, Any]]:
-    """Choose in two steps from rows of which some have a token that is embedded as `value`; None: these are left out.
+    """Select in two steps from rows of which some have a token embedded as `value`; with None, these are excluded.
 
-    A row without labels is no candidate, so that is how they are left out.
+    They are excluded by removing their labels: a row without labels is not a candidate.
     """
     model = tiny_model(tie_word_embeddings=False)
     if value is not None:

@@ -26,8 +26,8 @@ ADAM = AdamConstants(0.9, 0.999, 1e-8)
 MATCHED = {"pick": "direction", "by_source": False, "shorten": "sketch", "weights": "fitted", "carry": 0.95}
 
 NEAR = 1e-6
-"""A relative change of the features that must not change the picks on the CPU: a GPU adds up in another order, so
-what decides has to be clear. Gains within 1e-5 are ties by definition, and the lower row wins on both."""
+"""A relative change of the features that must not change the picks on the CPU: a GPU sums in another order, so
+decisions must not be close. Gains within 1e-5 are ties by definition, and the lower row wins on both."""
 
 
 DRAWS = 3
@@ -58,7 +58,7 @@ CASES = {
 
 
 def make_features(step: int, device: torch.device, noise: float) -> PieceFeatures:
-    """Make rows of three micro-batches, of which one is held as factors; all rows share a part."""
+    """Make rows of three micro-batches, one of them stored as factors; all rows share a component."""
     draw = torch.Generator().manual_seed(step)
     delta = torch.randn(ROWS, TOKENS, OUT, generator=draw)
     inputs = torch.randn(ROWS, TOKENS, IN, generator=draw) + 0.5 * torch.randn(1, 1, IN, generator=draw)
@@ -75,7 +75,7 @@ def make_features(step: int, device: torch.device, noise: float) -> PieceFeature
 
 
 def run(case: Case, device: torch.device, noise: float = 0.0) -> tuple[list[Picks], AdamHistory, Tensor | None]:
-    """Pick in several steps, each with the history and what is carried over from those before."""
+    """Pick in several steps, each with the history and residual of the previous steps."""
     sources = ["abbc"[i % 4] for i in range(ROWS)]
     facts = PoolFacts(sources, list(range(ROWS)), [1] * ROWS, [1] * ROWS, list(range(ROWS)), 0, ROWS, 1)
     importance = {p: {"a": 1.5, "b": 0.75, "c": 1.0}[sources[p]] for p in range(ROWS)} if case.balance else None
@@ -135,7 +135,7 @@ def test_picks_are_those_of_the_cpu(name: str, measured: Callable[..., None]) ->
 
 
 def test_picks_of_a_large_pool(device: torch.device) -> None:
-    """From `FOLLOW` rows on a CPU follows gains in float64, and a GPU computes them anew in float32."""
+    """From `FOLLOW` rows on a CPU follows gains in float64, and a GPU recomputes them in float32."""
     x = torch.randn(FOLLOW + 100, 24, generator=torch.Generator().manual_seed(4))
     expected = facility_location(x, 300).tolist()
     for seed in range(DRAWS):
@@ -145,7 +145,7 @@ def test_picks_of_a_large_pool(device: torch.device) -> None:
 
 
 def test_ties_go_to_the_lower_row(device: torch.device) -> None:
-    """Whole numbers, which float32 adds up exactly in any order: many ties, and the same picks to the last."""
+    """Whole numbers, which float32 sums exactly in any order: many ties, and identical picks."""
     for seed in range(20):
         x = torch.randint(0, 3, (40, 3), generator=torch.Generator().manual_seed(seed)).float()
         assert facility_location(x.to(device), 40).tolist() == facility_location(x, 40).tolist()

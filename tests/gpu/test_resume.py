@@ -1,4 +1,4 @@
-"""A run that is killed and resumed: to the bit with full determinism, and the same rows without it."""
+"""A run that is killed and resumed: identical to the bit with full determinism, and with the same rows without it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from colm import SelectionConfig
 pytestmark = pytest.mark.gpu
 
 KILLED = 3
-"""The step behind which the run is killed."""
+"""The step after which the run is killed."""
 
 SELECTIONS = {"colm": SelectionConfig(keep=0.5), "matched": SelectionConfig.from_dict({"preset": "matched"})}
 
 
 def interrupt(folder: Path, selection: SelectionConfig, **changes: Any) -> tuple[Any, Any]:
-    """Train a run whole, and again from what a kill behind one of its steps leaves, in a folder of its own."""
+    """Train a run without interruption, then again resumed after a kill at one of its steps, in a separate folder."""
 
     def make(name: str) -> Any:
         # With dropout, so that the state of the random generators matters.
@@ -39,11 +39,11 @@ def interrupt(folder: Path, selection: SelectionConfig, **changes: Any) -> tuple
     kept = folder / "whole" / f"checkpoint-{KILLED}"
     shutil.copytree(kept, folder / "killed" / kept.name)
     lines = (folder / "whole" / "selection.jsonl").read_text().splitlines(keepends=True)
-    # The kill came in the step after the next: one line too many, and half of another.
+    # The kill came two steps later: one extra line, and half of another.
     (folder / "killed" / "selection.jsonl").write_text("".join(lines[: KILLED + 1]) + lines[KILLED + 1][:20])
     again = make("killed")
     for seed in (torch.manual_seed, random.seed, np.random.seed):
-        seed(99)  # what came before a resume must not matter
+        seed(99)  # the state before a resume must not matter
     again.train(resume_from_checkpoint=True)
     assert whole.state.global_step == again.state.global_step == STEPS
     return whole, again

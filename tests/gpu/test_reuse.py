@@ -1,4 +1,4 @@
-"""Training from the selection pass's forward gives the weights that training without it gives."""
+"""Training from the selection pass's forward gives the same weights as training without it."""
 
 from __future__ import annotations
 

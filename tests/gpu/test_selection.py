@@ -1,4 +1,4 @@
-"""Whole selection steps on a model: the rows, weights, quotas and history of a GPU are those of the CPU."""
+"""Full selection steps on a model: rows, weights, quotas and history are the same on a GPU as on the CPU."""
 
 from __future__ import annotations
 
@@ -90,13 +90,13 @@ def test_rows_are_those_of_the_cpu(name: str, lora: bool, measured: Callable[...
         if b is not None:
             errors[key] = float((a - b).norm() / b.norm())
     measured(**{f"error_of_{key}": value for key, value in errors.items()})
-    # Features of float32 on two devices differ by about 1e-6, relative; the fitted weights and what is carried over
+    # Features of float32 on two devices differ by about 1e-6, relative; the fitted weights and the residual
     # solve with them.
     assert all(value < 1e-3 for value in errors.values()), errors
 
 
 def test_state_goes_from_the_gpu_to_the_cpu_and_back(device: torch.device) -> None:
-    """A checkpoint's state is on the CPU; a selector on either device goes on with it."""
+    """A checkpoint's state is on the CPU; a selector on either device resumes from it."""
     batches, sources = pool_of(0)
     model = tiny_model().to(device)
     first = CoresetSelector(model, SelectionConfig(), SIZES)

@@ -24,7 +24,7 @@ ALLOWED = {
     "picking.cosines": "the two cosines of the record, at once",
     "select.sampling.sample_by_size": "sizes of a group's rows, for the host's generator; once a group",
 }
-"""Places at which a GPU may be waited for, and why."""
+"""Places where the host may wait for a GPU, and why."""
 
 ON_THE_HOST = {
     "features.factors._gather": "numbers of rows, which never leave the host",
@@ -70,7 +70,7 @@ def waits_of_a_step(settings: dict[str, Any], budget: int, monkeypatch: pytest.M
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "run_selection_pass", then_count)
-        for step in range(2):  # in the first one kernels are loaded, and there is no history
+        for step in range(2):  # the first step loads kernels and has no history
             batches, sources = pool_of(5)
             pool = on(DEVICE, batches)
             if step == 1:
@@ -85,7 +85,7 @@ def waits_of_a_step(settings: dict[str, Any], budget: int, monkeypatch: pytest.M
 
 
 class _Once:
-    """A context that is entered in the middle of a call and left after it."""
+    """A context entered in the middle of a call and exited after it."""
 
     def __init__(self, context: Any) -> None:
         self.context, self.found = context, Counter[str]()
@@ -133,7 +133,7 @@ def test_no_wait_for_any_match() -> None:
     assert not found
 
 
-def test_the_count_sees_a_wait() -> None:
+def test_the_count_detects_a_wait() -> None:
     """What is counted is there: a mask, and a number that the host reads."""
     x = torch.arange(5.0).to(DEVICE)
     assert float(x[x > 1].sum()) == 9.0  # kernels are loaded

@@ -1,4 +1,4 @@
-"""The Trainer in bfloat16, and on a base of 4 bits."""
+"""The Trainer in bfloat16, and on a 4-bit base model."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ LENGTHS = [20, 12, 9, 20, 17, 20, 8, 20]
 
 
 def backend() -> str:
-    """Return what compiles: inductor takes a minute on a CPU, and on a GPU needs a C compiler and Python's header."""
+    """Return the compiler backend: inductor takes a minute on a CPU, and on a GPU needs a C compiler and Python.h."""
     compiler = shutil.which("gcc") or shutil.which("cc") or shutil.which("clang")
     header = Path(sysconfig.get_paths()["include"], "Python.h").exists()
     return "inductor" if DEVICE.type == "cuda" and compiler and header else "aot_eager"
@@ -59,5 +59,5 @@ def test_a_compiled_model_trains_the_same_rows(measured: Callable[..., None]) ->
     measured(error_of_the_change=error, backend=backend(), graphs=graphs)
     torch._dynamo.reset()
     assert our_rows == rows
-    assert graphs > 0  # the forward of training was compiled
+    assert graphs > 0  # the training forward was compiled
     assert error < 1e-4  # of float32 sums in another order

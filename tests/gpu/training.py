@@ -41,7 +41,7 @@ def make_trainer(folder: Path, *, model: Any = None, selection: SelectionConfig 
 
 
 def selection_lines(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's log of selections, without times."""
+    """Return the lines of a run's selection log, without times."""
     found = [json.loads(line) for line in (folder / "selection.jsonl").read_text().splitlines()]
     for line in found:
         del line["seconds"], line["step_seconds"]
@@ -49,7 +49,7 @@ def selection_lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def kept_rows(folder: Path) -> list[Any]:
-    """Return which rows of each source each step of a run kept."""
+    """Return the rows of each source that each step of a run kept."""
     return [line["kept"] for line in selection_lines(folder)]
 
 

@@ -22,7 +22,7 @@ Gradients = dict[str, torch.Tensor]
 
 
 def adapted(model: Any, **changes: Any) -> Any:
-    """Put LoRA on the model, with a B that is not zero."""
+    """Add LoRA with a nonzero B to the model."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(1)
@@ -43,14 +43,14 @@ def ready(model: Any) -> Any:
 
 
 def pool_of_two() -> list[dict[str, Any]]:
-    """Eight rows in two micro-batches, whose widths are neither the pass's nor those of training."""
+    """Return eight rows in two micro-batches, whose widths differ from those of the pass and of training."""
     return [ragged_batch([9, 4, 7, 12], seed=1, width=15), ragged_batch([5, 14, 6, 3], seed=2)]
 
 
 def run_step(
     model: Any, config: SelectionConfig, *, pool: Any = None, around: Callable[[], Any] = nullcontext
 ) -> tuple[list[int], Gradients]:
-    """Return the picks of one step and the gradients that training on them gives."""
+    """Return the picks of one step and the gradients of training on them."""
     pool = pool or pool_of_two()
     selector = CoresetSelector(model, config, SIZES)
     with around():
@@ -76,7 +76,7 @@ def assert_same(ours: tuple[list[int], Gradients], plain: tuple[list[int], Gradi
 
 
 class Counted:
-    """How many rows each layer's feed-forward ran on, tries with one token aside."""
+    """Counts the rows that each layer's feed-forward ran on, except for one-token probes."""
 
     def __init__(self, model: Any) -> None:
         self.rows: dict[str, int] = {}

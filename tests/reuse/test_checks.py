@@ -1,4 +1,4 @@
-"""What `reuse_forward` refuses, and with what reason."""
+"""What `reuse_forward` rejects, and why."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def test_dropout_is_refused() -> None:
         CoresetSelector(adapted(tiny_model(), lora_dropout=0.05), REUSE, SIZES)
 
 
-def test_dropout_that_no_name_tells_is_found_at_the_first_backward() -> None:
+def test_dropout_under_another_name_is_found_at_the_first_backward() -> None:
     model = trainable()
     layer = model.model.layers[1]
     forward = layer.mlp.forward
     layer.mlp.forward = lambda hidden: nn.functional.dropout(forward(hidden), 0.5, layer.training)
-    with pytest.raises(UnsupportedModelError, match=r"model.layers.1 gives another output in training"):
+    with pytest.raises(UnsupportedModelError, match=r"model.layers.1 returns different outputs in training"):
         run_step(model, REUSE)
 
 
@@ -66,7 +66,7 @@ def test_checkpointing_that_is_off_is_refused() -> None:
         selector.select(pool_of_two(), SOURCES)
 
 
-def test_another_model_gives_the_first_its_checkpoint_back() -> None:
+def test_another_model_restores_the_first_models_checkpoint() -> None:
     model = trainable()
     functions = [layer._gradient_checkpointing_func for _, layer in checkpoint_layers(model)]
     selector = CoresetSelector(model, REUSE, SIZES)

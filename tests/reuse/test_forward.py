@@ -49,7 +49,7 @@ ARCHITECTURES = ["llama", "qwen2", "qwen3", "gpt_neox", "phi", "phi3", "gemma2",
 
 
 NO_LORA = ("mixtral",)
-"""Of whose experts PEFT warns."""
+"""PEFT warns about the experts of these models."""
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_autocast_of_the_pass_is_that_of_training() -> None:
 
 @pytest.mark.parametrize("config", [{"warmup_steps": 1}, {"features": "exact", "keep": 1.0}, {"balance": 0.5}])
 def test_steps_of_other_kinds(config: dict[str, Any]) -> None:
-    """A step without a selection pass, one that keeps all rows, and one with weights."""
+    """A step without a selection pass, a step that keeps all rows, and a step with weights."""
     model = trainable()
     plain = run_step(model, SelectionConfig(**config))
     assert_same(run_step(model, SelectionConfig(**config, reuse_forward=True)), plain)
@@ -214,7 +214,7 @@ def test_a_forward_of_other_rows_or_other_weights_is_ordinary(caplog: pytest.Log
     assert [layer._gradient_checkpointing_func for _, layer in checkpoint_layers(model)] == functions
 
 
-def test_several_steps_with_an_optimiser() -> None:
+def test_several_steps_with_an_optimizer() -> None:
     losses = {}
     for reuse in (False, True):
         model = trainable()

@@ -1,4 +1,4 @@
-"""What hooks on a model do, and modules that differ in train mode: applied as without `reuse_forward`, or refused."""
+"""Hooks, and modules that differ in train mode, take effect as without `reuse_forward`, or are rejected."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Change = Callable[[Any], Any]
 
 
 class Scaled(nn.Module):
-    """Scales a weight, in train mode only where that is asked for."""
+    """Scales a weight, optionally only in train mode."""
 
     def __init__(self, *, always: bool) -> None:
         super().__init__()
@@ -100,46 +100,49 @@ APPLIED: dict[str, Change] = {
 REFUSED: dict[str, tuple[Change, str]] = {
     "noise on the embeddings": (
         lambda m: m.get_input_embeddings().register_forward_hook(noise()),
-        "layers.0, the first layer, is given other values in training",
+        "layers.0, the first layer, receives different values in training",
     ),
     "a little noise on the embeddings": (
         lambda m: m.get_input_embeddings().register_forward_hook(noise(1e-4)),
-        "layers.0, the first layer, is given other values in training",
+        "layers.0, the first layer, receives different values in training",
     ),
     "other tokens": (
         lambda m: m.get_input_embeddings().register_forward_pre_hook(other_tokens),
-        "layers.0, the first layer, is given other values in training",
+        "layers.0, the first layer, receives different values in training",
     ),
     "embeddings that differ in training": (
         lambda m: parametrize.register_parametrization(m.get_input_embeddings(), "weight", Scaled(always=False)),
-        "layers.0, the first layer, is given other values in training",
+        "layers.0, the first layer, receives different values in training",
     ),
     "noise behind the first layer": (
         lambda m: layer(m, 0).register_forward_hook(noise()),
-        "layers.1 is given other values in training than the layer before it returns: a hook on that layer",
+        "layers.1 receives different values in training than the previous layer returns: a hook on that layer",
     ),
-    "values that a hook writes": (lambda m: layer(m, 0).register_forward_hook(write), "layers.1 is given other values"),
+    "values that a hook writes": (
+        lambda m: layer(m, 0).register_forward_hook(write),
+        "layers.1 receives different values",
+    ),
     "a factor behind a layer": (
         lambda m: layer(m, 0).register_forward_hook(times(1.2)),
-        "layers.1 is given other values",
+        "layers.1 receives different values",
     ),
     "a factor before a layer": (
         lambda m: layer(m).register_forward_pre_hook(lambda module, args: (args[0] * 1.2, *args[1:])),
-        "layers.1 does not read what the layer before it wrote",
+        "layers.1 does not read the previous layer's output",
     ),
     "noise within a layer": (
         lambda m: layer(m).mlp.down_proj.register_forward_hook(noise()),
-        "layers.1 gives another output in training than in the selection pass",
+        "layers.1 returns different outputs in training and in the selection pass",
     ),
     "a weight that differs in training": (
         lambda m: parametrize.register_parametrization(linear(m), "weight", Scaled(always=False)),
-        "layers.1 gives another output in training than in the selection pass",
+        "layers.1 returns different outputs in training and in the selection pass",
     ),
     "positions that differ in training": (
         lambda m: inner(m).rotary_emb.register_forward_hook(
             lambda module, args, output: (output[0] * 0.5, output[1]) if module.training else None
         ),
-        "gives another output in training than in the selection pass",
+        "returns different outputs in training and in the selection pass",
     ),
 }
 
@@ -165,7 +168,7 @@ def untouched(lora: bool) -> Any:
 def test_applied(case: str, lora: bool) -> None:
     plain = step(APPLIED[case], SelectionConfig(), lora=lora)
     assert_same(step(APPLIED[case], REUSE, lora=lora), plain, 1e-3)
-    with pytest.raises(AssertionError):  # else the case shows nothing
+    with pytest.raises(AssertionError):  # otherwise the case tests nothing
         assert_same(plain, untouched(lora), 1e-3)
 
 
@@ -189,27 +192,30 @@ def two_steps(model: Any, change: Change) -> None:
         selector.commit()
 
 
-def test_a_hook_inside_a_layer_is_looked_at_in_every_step(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hook_inside_a_layer_is_checked_in_every_step(caplog: pytest.LogCaptureFixture) -> None:
     active: list[float] = []
     model = trainable()
     layer(model).mlp.down_proj.register_forward_hook(
         lambda module, args, output: output + active[0] if active and module.training else None
     )
-    with caplog.at_level(logging.WARNING), pytest.raises(UnsupportedModelError, match="layers.1 gives another output"):
+    with (
+        caplog.at_level(logging.WARNING),
+        pytest.raises(UnsupportedModelError, match="layers.1 returns different outputs"),
+    ):
         two_steps(model, lambda _: active.append(1.0))
     assert caplog.text.count("model.layers.1.mlp.down_proj has a hook") == 1
 
 
 @pytest.mark.parametrize("place", ["embeddings", "layer"])
-def test_a_hook_that_comes_later_is_found(place: str) -> None:
+def test_a_hook_added_later_is_found(place: str) -> None:
     def add(model: Any) -> None:
         (model.get_input_embeddings() if place == "embeddings" else layer(model)).register_forward_hook(noise())
 
-    with pytest.raises(UnsupportedModelError, match="is given other values in training"):
+    with pytest.raises(UnsupportedModelError, match="receives different values in training"):
         two_steps(trainable(), add)
 
 
-def test_what_looks_on_sees_what_the_layers_compute() -> None:
+def test_observers_see_what_the_layers_compute() -> None:
     seen: list[float] = []
     model = trainable()
     layer(model).mlp.down_proj.register_forward_hook(

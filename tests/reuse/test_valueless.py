@@ -1,4 +1,4 @@
-"""Products that a second run leaves out: only those that nobody reads, and with the same gradients."""
+"""The second run skips only products that are never read, and gradients stay the same."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CASES: dict[str, tuple[Layer, list[int]]] = {
 
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_do_not_need_what_is_left_out(case: str, autocast: bool) -> None:
+def test_gradients_do_not_need_the_skipped_products(case: str, autocast: bool) -> None:
     layer, expected = CASES[case]
     torch.manual_seed(0)
     tensors = [torch.randn(2, 3, 6, requires_grad=True), *(nn.Parameter(torch.randn(6, 6)) for _ in range(2))]
@@ -59,7 +59,7 @@ def test_a_bias_has_its_gradient() -> None:
     torch.testing.assert_close(module.bias.grad, torch.full((6,), 6.0))
 
 
-def test_the_feed_forwards_last_product_is_left_out_after_the_first_micro_batch() -> None:
+def test_the_last_feed_forward_product_is_skipped_after_the_first_micro_batch() -> None:
     model = trainable()
     selector = CoresetSelector(model, REUSE, SIZES)
     pool = pool_of_two()

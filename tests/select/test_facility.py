@@ -1,4 +1,4 @@
-"""Greedy facility location against brute force, a slow greedy, and submodlib."""
+"""Greedy facility location compared with brute force, a slow greedy, and submodlib."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def value(similarity: Tensor, picks: tuple[int, ...] | list[int]) -> float:
 @pytest.mark.parametrize("metric", ["l1", "l2", "cosine"])
 def test_distances(metric: str) -> None:
     x = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
-    x[3] = x[2] + 1e-3  # near neighbours must keep their digits
+    x[3] = x[2] + 1e-3  # near neighbors must keep their digits
     torch.testing.assert_close(pairwise_distances(x, metric), slow_distances(x, metric), rtol=1e-4, atol=1e-6)
 
 
@@ -65,7 +65,7 @@ def test_each_pick_has_the_largest_gain_and_the_lower_row_wins_a_tie(n: int, see
 
 
 @given(st.integers(0, 40), st.integers(1, 4), st.booleans(), st.integers(0, 2**31 - 1))
-def test_gains_that_are_followed_are_those_computed_anew(n: int, d: int, whole: bool, seed: int) -> None:
+def test_updated_gains_equal_recomputed_gains(n: int, d: int, whole: bool, seed: int) -> None:
     x = torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
     distances = pairwise_distances(x.round() if whole else x)  # rounded: duplicates, ties, gains of zero
     for budget in {0, n // 2, n}:
@@ -73,7 +73,7 @@ def test_gains_that_are_followed_are_those_computed_anew(n: int, d: int, whole: 
         assert medoids_of_distances(distances, budget, follow=True).tolist() == anew
 
 
-def test_large_pools_follow_their_gains() -> None:
+def test_large_pools_update_their_gains() -> None:
     x = torch.randn(600, 8, generator=torch.Generator().manual_seed(2))
     anew = medoids_of_distances(pairwise_distances(x), 300, follow=False)
     assert facility_location(x, 300).tolist() == anew.tolist()

@@ -8,7 +8,7 @@ from colm.select.fitting import RIDGE, fit_weights
 
 
 def descend(features: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
-    """The unclipped fit by many small steps down the gradient of its objective."""
+    """Compute the unclipped fit by many small gradient-descent steps on its objective."""
     x, goal = features.double(), goal.double()
     pull = RIDGE * x.square().sum(1).mean()
     weights = torch.ones(len(x), dtype=torch.float64)
@@ -36,7 +36,7 @@ def test_the_sum_comes_nearer_to_the_goal() -> None:
     assert (weights @ kept - goal).norm() < 0.8 * (kept.sum(0) - goal).norm()
 
 
-def test_nothing_to_go_by() -> None:
+def test_degenerate_fits() -> None:
     assert fit_weights(torch.zeros(2, 2), torch.zeros(2)).tolist() == [1.0, 1.0]
     assert fit_weights(torch.ones(0, 2), torch.ones(2)).tolist() == []
     assert fit_weights(torch.ones(1, 2), -9 * torch.ones(2)).tolist() == [1.0]  # points away from the goal

@@ -46,7 +46,7 @@ def test_regrouped_rows_keep_their_tokens_and_labels(
         assert taken["attention_mask"][index, padding].eq(0).all()
 
 
-def test_a_whole_pool_in_order_is_what_came(ragged: Any) -> None:
+def test_a_whole_pool_in_order_is_the_input(ragged: Any) -> None:
     batches = [ragged([5, 3], side="left"), ragged([4, 6], side="left", seed=1)]
     pool = Pool(batches)
     for number, run in enumerate(split_evenly(range(4), 2)):
@@ -97,12 +97,12 @@ def test_even_runs(count: int, slots: int) -> None:
         ({"cu_seq_lens_q": torch.zeros(3)}, "is packed"),
     ],
 )
-def test_batches_that_can_not_be_selected_from(ragged: Any, change: dict[str, Any], message: str) -> None:
+def test_batches_that_cannot_be_selected_from(ragged: Any, change: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         Pool({**ragged([4, 2]), **change})
 
 
-def test_no_batch_and_keys_that_can_not_be_regrouped(ragged: Any) -> None:
+def test_no_batch_and_keys_that_cannot_be_regrouped(ragged: Any) -> None:
     with pytest.raises(DataError, match="no micro-batch"):
         Pool([])
     second = ragged([2])
@@ -114,7 +114,7 @@ def test_no_batch_and_keys_that_can_not_be_regrouped(ragged: Any) -> None:
             Pool({**ragged([2, 3]), "images": value})
 
 
-def test_a_width_that_equals_the_tokens_once_is_no_token_axis(ragged: Any) -> None:
+def test_a_width_that_equals_the_tokens_once_is_not_a_token_axis(ragged: Any) -> None:
     batches = [{**ragged([6, 2]), "scores": torch.ones(2, 6)}, {**ragged([4, 3]), "scores": torch.ones(2, 6)}]
     assert Pool(batches).collate([1, 3])["scores"].shape == (2, 6)
 
@@ -125,7 +125,7 @@ def test_a_width_that_equals_the_tokens_once_is_no_token_axis(ragged: Any) -> No
     targets=st.integers(1, 9),
     masked=st.booleans(),
 )
-def test_rows_are_cut_behind_a_labelled_token(lengths: list[int], side: str, targets: int, masked: bool) -> None:
+def test_rows_are_truncated_after_a_labeled_token(lengths: list[int], side: str, targets: int, masked: bool) -> None:
     from tests.conftest import one_row, ragged_batch
 
     batch = ragged_batch(lengths, side=side)

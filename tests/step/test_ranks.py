@@ -1,4 +1,4 @@
-"""Two processes on one pool: the same picks and the same history as one process."""
+"""Two processes on one pool: the same picks and history as one process."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ def record(step: int) -> StepRecord:
     return StepRecord(step, {"a": [1, 2], "b": [3]}, {"a": [2], "b": [3]}, {"a": 7, "b": 9}, 1, 0, 0, 0.25)
 
 
-def test_lines_survive_and_later_steps_are_forgotten(tmp_path: Path) -> None:
+def test_lines_persist_and_later_steps_are_dropped(tmp_path: Path) -> None:
     log = StepLog(tmp_path / "selection.jsonl")
     for step in range(4):
         log.write(to_dict(record(step)))

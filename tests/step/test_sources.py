@@ -29,7 +29,7 @@ MISSING = [None, math.nan, np.float32("nan"), pd.NaT, pd.NA, Decimal("NaN"), "",
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=3), st.integers(1, 1000), min_size=1, max_size=10))
-def test_small_means_below_the_uniform_share(sizes: dict[str, int]) -> None:
+def test_small_sources_are_below_the_uniform_share(sizes: dict[str, int]) -> None:
     small = find_small_sources(sizes, "auto")
     for name, size in sizes.items():
         assert (name in small) == (size < sum(sizes.values()) / len(sizes))
@@ -40,10 +40,10 @@ def test_explicit_list_none_and_one_source(caplog: pytest.LogCaptureFixture) -> 
     sizes = {"gsm": 90, "mbpp": 10}
     assert find_small_sources(sizes, ("gsm",)) == {"gsm"}
     assert find_small_sources(sizes, "none") == frozenset()
-    with pytest.raises(ConfigError, match="names 'mbp', which is no source. Did you mean 'mbpp'"):
+    with pytest.raises(ConfigError, match="names 'mbp', which is not a source. Did you mean 'mbpp'"):
         find_small_sources(sizes, ("mbp",))
     assert find_small_sources({"a": 3}, "auto") == frozenset()
-    assert "one source only, 'a'" in caplog.text
+    assert "The only source is 'a'" in caplog.text
 
 
 def test_an_empty_source_and_missing_labels() -> None:
@@ -53,13 +53,13 @@ def test_an_empty_source_and_missing_labels() -> None:
         count_sources(["a", None], "kind")
     with pytest.raises(DataError, match="Row 0 has no source"):
         count_sources(["  "])
-    with pytest.raises(DataError, match="no row to count"):
+    with pytest.raises(DataError, match="data is empty, so there are no sources to count"):
         count_sources([])
     assert count_sources(["b", "a", "b"]) == {"a": 1, "b": 2}
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 10_000), min_size=1), st.floats(0, 1))
-def test_balancing_evens_sources_out_and_keeps_the_mean(sizes: dict[str, int], balance: float) -> None:
+def test_balancing_equalizes_sources_and_keeps_the_mean(sizes: dict[str, int], balance: float) -> None:
     found = balance_sources(sizes, balance)
     assert sum(found[name] * size for name, size in sizes.items()) == pytest.approx(sum(sizes.values()))
     ordered = sorted(sizes, key=lambda name: sizes[name])
@@ -89,7 +89,7 @@ def test_a_label_has_one_name_wherever_it_is_given(label: Any) -> None:
 def test_keys_become_names_and_none_is_lost(values: dict[Any, int]) -> None:
     names = [source_name(key) for key in values]
     if len(set(names)) < len(names):
-        with pytest.raises(ConfigError, match="which are both the source"):
+        with pytest.raises(ConfigError, match="which both name the source"):
             name_keys("data.cap", values)
     else:
         assert name_keys("data.cap", values) == dict(zip(names, values.values(), strict=True))
@@ -98,38 +98,40 @@ def test_keys_become_names_and_none_is_lost(values: dict[Any, int]) -> None:
 @pytest.mark.parametrize(("one", "other"), [(0, "0"), ("true", True), (1.0, "1.0"), (False, "false")])
 def test_two_keys_that_are_one_source_are_refused(one: Any, other: Any) -> None:
     name = str(one if isinstance(one, str) else other)
-    with pytest.raises(ConfigError, match=f"data.cap has the keys {one!r} and {other!r}, .* both the source '{name}'"):
+    with pytest.raises(
+        ConfigError, match=f"data.cap has the keys {one!r} and {other!r}, .* both name the source '{name}'"
+    ):
         name_keys("data.cap", {one: 5, other: 6})
 
 
 @pytest.mark.parametrize("label", MISSING, ids=repr)
-def test_missing_is_missing_in_every_type(label: Any) -> None:
+def test_missing_values_are_missing_in_every_type(label: Any) -> None:
     assert source_name(label) is None
     with pytest.raises(DataError, match="Row 1 has no source: its 'kind' is"):
         count_sources(["a", label], "kind")
-    with pytest.raises(ConfigError, match="data.cap names the source .*; it must be a text that is not blank"):
+    with pytest.raises(ConfigError, match="data.cap names the source .*; it must be a non-blank string"):
         name_keys("data.cap", {label: 5})
 
 
 @pytest.mark.parametrize("label", [["a"], {"a": 1}, b"a", np.array(["a", "b"])], ids=str)
-def test_what_is_no_label(label: Any) -> None:
+def test_values_that_cannot_be_labels(label: Any) -> None:
     with pytest.raises(DataError, match=f"Row 1 has a {type(label).__name__} as its source: its 'kind' is"):
         count_sources(["a", label], "kind")
     with pytest.raises(ConfigError, match="small_sources names the source"):
         name_setting("small_sources", label)
 
 
-def test_rows_that_are_dropped_are_told_by_source(caplog: pytest.LogCaptureFixture) -> None:
-    counts = RowsLeft({"big": 50, "papers": 30, "whole": 5}, {"big": 48, "whole": 5}, "a labelled token within 64")
+def test_dropped_rows_are_reported_by_source(caplog: pytest.LogCaptureFixture) -> None:
+    counts = RowsLeft({"big": 50, "papers": 30, "whole": 5}, {"big": 48, "whole": 5}, "a labeled token within 64")
     assert counts.dropped == {"papers": 30, "big": 2}  # those without a row left first
-    assert counts.gone == {"papers": "has 30 rows, but none has a labelled token within 64"}
+    assert counts.gone == {"papers": "has 30 rows, but none has a labeled token within 64"}
     assert counts.describe() == {
-        "papers": "30 rows, none with a labelled token within 64",
-        "big": "2 of 50 rows without a labelled token within 64",
+        "papers": "30 rows, none with a labeled token within 64",
+        "big": "2 of 50 rows without a labeled token within 64",
     }
     counts.warn()
     assert caplog.messages == [
-        "32 of 85 rows have no labelled token within 64 and are dropped: 'papers' 30 of 30 (none is left), "
+        "32 of 85 rows have no labeled token within 64 and are dropped: 'papers' 30 of 30 (none is left), "
         "'big' 2 of 50."
     ]
     caplog.clear()
@@ -140,7 +142,7 @@ def test_rows_that_are_dropped_are_told_by_source(caplog: pytest.LogCaptureFixtu
     assert "'s19' 1 of 1 (none is left), and 5 more sources." in caplog.text
 
 
-def test_a_list_that_names_a_source_without_a_row_left_says_why() -> None:
-    gone = RowsLeft({"a": 3, "papers": 1}, {"a": 3}, "a labelled token").gone
-    with pytest.raises(ConfigError, match="names 'papers', which has 1 row, but none has a labelled token. The other"):
+def test_naming_a_source_without_rows_left_says_why() -> None:
+    gone = RowsLeft({"a": 3, "papers": 1}, {"a": 3}, "a labeled token").gone
+    with pytest.raises(ConfigError, match="names 'papers', which has 1 row, but none has a labeled token. The other"):
         find_small_sources({"a": 3}, ("papers",), gone)

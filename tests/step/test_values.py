@@ -1,4 +1,4 @@
-"""A value has one text, whatever held it."""
+"""A value has one text form, whatever its container type."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_numbers_and_truth_values_read_as_json_writes_them(value: Any) -> None:
 
 
 @given(st.text())
-def test_texts_are_as_they_are(value: str) -> None:
+def test_strings_are_unchanged(value: str) -> None:
     assert text_of_value(value) == value
     assert text_of_value(np.array([value + "."])[0]) == value + "."  # NumPy cuts zeros at the end
 
@@ -70,11 +70,11 @@ def test_dates_and_decimals(value: Any, text: str) -> None:
         Decimal("NaN"),
     ],
 )
-def test_missing_is_missing_in_every_type(value: Any) -> None:
+def test_missing_values_are_missing_in_every_type(value: Any) -> None:
     assert text_of_value(value) is None
 
 
 @pytest.mark.parametrize("value", [[], ["a"], {"a": 1}, (1,), b"a", np.array([1, 2]), torch.tensor([1]), object()])
-def test_what_has_no_text_of_its_own(value: Any) -> None:
-    with pytest.raises(TypeError, match="has no text of its own"):
+def test_values_without_a_text_form(value: Any) -> None:
+    with pytest.raises(TypeError, match="cannot be converted to text"):
         text_of_value(value)

@@ -1,4 +1,4 @@
-"""Runs that are whole, and the same runs resumed from what a kill leaves of them."""
+"""Uninterrupted runs, and the same runs resumed after being killed."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ FACTORS: dict[str, list[Any]] = {
 
 
 def possible(case: dict[str, Any]) -> bool:
-    """Return whether there is such a run: a stream is not capped, and those made here are not mixed."""
+    """Return whether such a run exists: streams are not capped, and the streams made here are not mixed."""
     if case["data"] == "stream":
         return "cap" not in case["mixing"]
     return case["data"] not in STREAMS or bool(case["mixing"] == "plain")
 
 
 class OwnStream(IterableDataset[dict[str, Any]]):
-    """Rows in another order at each pass, by a generator that goes on."""
+    """Rows in a different order on each pass, from a generator that keeps its state."""
 
     def __init__(self, rows: Dataset) -> None:
         self.rows = list(rows)
@@ -60,7 +60,7 @@ class OwnStream(IterableDataset[dict[str, Any]]):
 
 
 class OwnNumberedStream(OwnStream):
-    """Rows in an order by the number of the pass."""
+    """Rows in an order that depends on the pass number."""
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -71,7 +71,7 @@ class OwnNumberedStream(OwnStream):
 
 
 def make_data(folder: Path, case: dict[str, Any], world: int = 1) -> Any:
-    """Prepare a training set as the command line does, of as many passes on any number of ranks."""
+    """Prepare a training set as the command line does, with the same number of passes on any number of ranks."""
     folder.mkdir(parents=True, exist_ok=True)
     capped = 8 if "cap" in case["mixing"] else 0
     draw = random.Random(0)
@@ -103,7 +103,7 @@ def make_data(folder: Path, case: dict[str, Any], world: int = 1) -> Any:
 
 
 def make_trainer(folder: Path, case: dict[str, Any], *, world: int = 1, **changes: Any) -> CoresetTrainer:
-    """Make the trainer of a case, of a model with dropout, which saves at each step."""
+    """Make the trainer of a case: a model with dropout, and a checkpoint at each step."""
     model = tiny_model("llama", num_hidden_layers=2, vocab_size=1024, attention_dropout=0.2)
     workers = 0 if case["workers"] == "none" else 2
     args = {
@@ -131,12 +131,12 @@ def make_trainer(folder: Path, case: dict[str, Any], *, world: int = 1, **change
         data_collator=collate,
         selection=SelectionConfig(keep=0.5),
     )
-    torch.manual_seed(len(folder.name))  # what came before a resume must not matter
+    torch.manual_seed(len(folder.name))  # the state before a resume must not matter
     return trainer
 
 
 def outcome(trainer: CoresetTrainer, folder: Path) -> dict[str, Any]:
-    """Return what a run and its resumed twin must agree on."""
+    """Return the results on which a run and its resumed twin must agree."""
     state = trainer.state
     return {
         "weights": weights(trainer),
@@ -149,7 +149,7 @@ def outcome(trainer: CoresetTrainer, folder: Path) -> dict[str, Any]:
 
 
 def choose_checkpoint(run: Path, case: dict[str, Any]) -> Path:
-    """Return the checkpoint behind which the case's run is killed."""
+    """Return the checkpoint after which the case's run is killed."""
     found = sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     places = [read_pass_state(str(path)) or {} for path in found]
     assert any(place["epoch"] >= case["epoch"] for place in places), "the run ends before the pass does"
@@ -159,7 +159,7 @@ def choose_checkpoint(run: Path, case: dict[str, Any]) -> Path:
 
 
 def end_workers(trainer: CoresetTrainer) -> None:
-    """End data loader processes that stay: freed as part of a cycle, PyTorch waits 5 s for each of them."""
+    """End persistent data loader processes: if freed as part of a cycle, PyTorch waits 5 s for each."""
     for loader in (*trainer.accelerator._dataloaders, *getattr(trainer, "_eval_dataloaders", {}).values()):
         iterator = getattr(loader, "base_dataloader", loader)._iterator
         if hasattr(iterator, "_shutdown_workers"):
@@ -167,7 +167,7 @@ def end_workers(trainer: CoresetTrainer) -> None:
 
 
 def interrupt(folder: Path, case: dict[str, Any], **changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Train a run whole, and again from what a kill behind one of its steps leaves; return the outcomes of both."""
+    """Train a run without interruption, then again resumed after a kill at one of its steps; return both outcomes."""
     whole = make_trainer(folder / "whole", case, **changes)
     whole.train()
     end_workers(whole)
@@ -184,7 +184,7 @@ def interrupt(folder: Path, case: dict[str, Any], **changes: Any) -> tuple[dict[
 
 
 def differences(whole: dict[str, Any], again: dict[str, Any]) -> list[str]:
-    """Name what differs, and the first step whose line does."""
+    """Name the differing results, and the first step whose line differs."""
     found = [name for name in whole if name not in ("weights", "lines") and whole[name] != again[name]]
     if [line["step"] for line in whole["lines"]] != [line["step"] for line in again["lines"]]:
         found.append("steps")

@@ -1,4 +1,4 @@
-"""Started by torchrun in test_passes.py: interrupts runs on two ranks, and saves how they differ from whole ones."""
+"""Started by torchrun in test_passes.py: interrupts runs on two ranks, and saves how they differ from whole runs."""
 
 from __future__ import annotations
 

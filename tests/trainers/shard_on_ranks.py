@@ -28,7 +28,7 @@ CASES = {
     "full": {"lora": False, "features": "exact"},
     "lora": {"lora": True, "features": "exact"},
     "spsa": {"lora": False, "features": "spsa"},
-    "head": {"lora": False, "features": "exact"},  # sharded apart from the rest
+    "head": {"lora": False, "features": "exact"},  # sharded separately
 }
 SIZES = {"big": 600, "large": 350, "small": 40, "tiny": 10}
 SOURCES = ["big"] * 6 + ["tiny"] + ["large"] * 4 + ["small"] * 2 + ["big"] * 3

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not taken; killed and preempted runs end as if nothing had been."""
+"""Only complete checkpoints are used; killed and preempted runs end as if never interrupted."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def checkpoint(run: Path, step: int) -> Path:
     return folder
 
 
-def test_a_checkpoint_is_taken_while_all_its_files_are_whole(tmp_path: Path) -> None:
+def test_a_checkpoint_is_used_only_while_all_its_files_are_complete(tmp_path: Path) -> None:
     first, second = checkpoint(tmp_path, 2), checkpoint(tmp_path, 10)
     assert last_complete_checkpoint(tmp_path) is None
     for folder in (first, second):
@@ -49,14 +49,14 @@ def test_a_checkpoint_is_taken_while_all_its_files_are_whole(tmp_path: Path) -> 
     assert last_complete_checkpoint(tmp_path) == first
     (second / "deep" / "state.pt").write_bytes(b"state")
     assert is_complete(second)
-    (second / "model.safetensors").unlink()  # its deletion was begun
+    (second / "model.safetensors").unlink()  # partly deleted
     assert not is_complete(second)
     begin_checkpoint(first)  # it is written again
     assert last_complete_checkpoint(tmp_path) is None
     assert last_complete_checkpoint(tmp_path / "nowhere") is None
 
 
-def test_the_marker_leaves_out_what_passes(tmp_path: Path) -> None:
+def test_the_marker_omits_temporary_files(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 1)
     (folder / "checkpoint-is-incomplete.txt").touch()
     mark_complete(folder)
@@ -88,11 +88,11 @@ def test_only_own_files_of_own_checkpoints_are_deleted(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "checkpoint-2").iterdir()] == ["notes.txt"]
     assert not (tmp_path / "checkpoint-3").exists()
     assert not begun.exists()
-    assert own_files(half) == []  # its files were there before, by somebody else
+    assert own_files(half) == []  # its files were there before, and are not ours
     assert (half / "model.safetensors").exists()
 
 
-def test_what_was_in_a_checkpoints_folder_before_is_not_claimed(tmp_path: Path) -> None:
+def test_files_already_in_a_checkpoints_folder_are_not_claimed(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint-1"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
@@ -103,7 +103,7 @@ def test_what_was_in_a_checkpoints_folder_before_is_not_claimed(tmp_path: Path) 
     assert own_files(folder) == ["model.safetensors", "coreset_complete.json"]
 
 
-def test_a_checkpoint_of_the_last_step_trains_no_step_more(tmp_path: Path) -> None:
+def test_a_checkpoint_of_the_last_step_trains_no_further_step(tmp_path: Path) -> None:
     args = {"save_strategy": "steps", "save_steps": 3}
     whole = coreset_trainer(tmp_path, args=args)
     whole.train()
@@ -163,14 +163,14 @@ def wait_for_lines(path: Path, count: int, process: subprocess.Popen[str]) -> No
 
 
 def children(process: int) -> list[int]:
-    """Return the numbers of a process's children."""
+    """Return the IDs of a process's children."""
     listing = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, text=True, check=False)
     return [int(number) for number in listing.stdout.split()]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_sigterm_saves_says_so_and_goes_on_to_the_same_run(tmp_path: Path, ranks: int) -> None:
+def test_sigterm_saves_logs_it_and_resumes_to_the_same_run(tmp_path: Path, ranks: int) -> None:
     found: list[Any] = []
     for name in ("whole", "cut"):
         config = write_run(tmp_path / name, lora={"r": 4, "lora_dropout": 0.2, "target_modules": ["q_proj", "v_proj"]})
@@ -183,7 +183,7 @@ def test_sigterm_saves_says_so_and_goes_on_to_the_same_run(tmp_path: Path, ranks
                 process.send_signal(signal.SIGTERM)
                 _, errors = process.communicate(timeout=120)
                 assert process.returncode == 143
-            else:  # one rank is told; the other must not wait for it
+            else:  # one rank receives the signal; the other must not wait for it
                 os.kill(children(process.pid)[0], signal.SIGTERM)
                 _, errors = process.communicate(timeout=120)
             assert re.search(r"told to stop \(SIGTERM\) in step \d+, whose checkpoint is written to .*--resume", errors)
@@ -203,7 +203,7 @@ def test_sigterm_saves_says_so_and_goes_on_to_the_same_run(tmp_path: Path, ranks
     assert found[0][1] == found[1][1]
 
 
-def test_a_run_goes_on_with_pools_of_as_many_rows_or_not_at_all(tmp_path: Path) -> None:
+def test_a_run_resumes_only_with_the_same_pool_size(tmp_path: Path) -> None:
     saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
     coreset_trainer(tmp_path, args=saving).train()
     pools = [line["pool"] for line in lines(tmp_path)]

@@ -1,4 +1,4 @@
-"""Tokens, operations and rates are those of the micro-batches that were trained on, by the plain Trainer's rules."""
+"""Tokens, operations and rates are counted over the trained micro-batches, by the plain Trainer's rules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from colm.trainers.columns import without_codes
 
 
 class Kept(CoresetTrainer):
-    """Keeps what it trains on, as copies."""
+    """Stores copies of the batches it trains on."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.steps: list[list[dict[str, Any]]] = []
@@ -31,7 +31,7 @@ class Kept(CoresetTrainer):
 
 
 class Fed(Trainer):
-    """The plain Trainer on micro-batches that are given."""
+    """The plain Trainer on given micro-batches."""
 
     steps: list[list[dict[str, Any]]]
 
@@ -56,7 +56,7 @@ COLLATORS = {"a mask": collate, "no mask": without_mask, "to eights": to_eights}
 
 
 def figures(trainer: Trainer) -> list[dict[str, Any]]:
-    """Return what is logged, but for time; rates must at least be there."""
+    """Return the logged values except times; rates must at least be present."""
     return [
         {key: value for key, value in log.items() if key in RATES}
         | {"rates": sorted(k for k in log if "_per_second" in k)}
@@ -98,7 +98,7 @@ def test_counts_are_those_of_the_plain_trainer_on_the_same_micro_batches(
 
 
 @pytest.mark.parametrize("counts", ["all", "non_padding"])
-def test_a_resumed_run_counts_on(tmp_path: Path, counts: str) -> None:
+def test_a_resumed_run_continues_the_counts(tmp_path: Path, counts: str) -> None:
     args = {"include_num_input_tokens_seen": counts, "save_strategy": "steps", "save_steps": 3}
     found = []
     for resume in (False, str(tmp_path / "checkpoint-3")):

@@ -1,4 +1,4 @@
-"""CoresetTrainer: the Trainer in all things, except which rows it trains on."""
+"""CoresetTrainer: like the Trainer, except for the rows it trains on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def example_mean_of_outputs(outputs: Any, labels: torch.Tensor, num_items_in_bat
 
 
 def mixture(rows: int = 96, seed: int = 0) -> Dataset:
-    """Make rows whose tokens come from a range that their source owns, so that there is something to learn."""
+    """Make rows whose tokens come from a range specific to their source, so that there is something to learn."""
     draw = random.Random(seed)
     made = []
     for _ in range(rows):
@@ -117,7 +117,7 @@ def test_a_run_learns_records_and_repeats(tmp_path: Path, features: Any) -> None
 
 @pytest.mark.parametrize("loss", ["example", "token"])
 def test_keeping_everything_is_the_plain_trainer(tmp_path: Path, loss: Any) -> None:
-    # In float64: rows are added up in another order, and Adam magnifies what rounding does to a gradient near 0.
+    # In float64: rows are summed in another order, and Adam magnifies the rounding of a gradient near 0.
     ours = coreset_trainer(
         tmp_path / "ours",
         selection=SelectionConfig(keep=1.0, loss=loss),
@@ -185,7 +185,7 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(tmp_path: Path, features: 
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
     assert resumed.figures.pooled == whole.figures.pooled
     (tmp_path / "cut" / "checkpoint-6" / "coreset_complete.json").unlink()
-    with pytest.raises(ConfigError, match="checkpoint-6 is no complete checkpoint"):
+    with pytest.raises(ConfigError, match="checkpoint-6 is not a complete checkpoint"):
         coreset_trainer(tmp_path / "cut", selection=selection, args=args).train(
             resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-6")
         )
@@ -221,7 +221,7 @@ def test_logs_hold_the_selections_figures(tmp_path: Path) -> None:
     assert not any("/" in key for key in few.state.log_history[0])
 
 
-def test_a_torch_data_set_and_evaluation_on_coded_rows(tmp_path: Path) -> None:
+def test_a_torch_dataset_and_evaluation_on_coded_rows(tmp_path: Path) -> None:
     rows = list(mixture(40))
     trainer = coreset_trainer(tmp_path, train_dataset=rows, args={"max_steps": 4, "num_train_epochs": 2})
     trainer.train()  # 40 rows in pools of 12: the last has 4 rows in one micro-batch
@@ -231,7 +231,7 @@ def test_a_torch_data_set_and_evaluation_on_coded_rows(tmp_path: Path) -> None:
     kept_text.train()
 
 
-def test_formatted_data_sets(tmp_path: Path) -> None:
+def test_formatted_datasets(tmp_path: Path) -> None:
     keys = ["input_ids", "attention_mask", "labels"]
     chosen = mixture().with_format("numpy", columns=keys)
     made = mixture().with_transform(lambda rows: {key: rows[key] for key in keys})
@@ -267,7 +267,7 @@ def test_a_second_training_starts_afresh(tmp_path: Path) -> None:
     assert sum(trainer.figures.pooled.values()) == 36
 
 
-def test_a_skipped_optimiser_step_leaves_the_history(tmp_path: Path) -> None:
+def test_a_skipped_optimizer_step_keeps_the_history(tmp_path: Path) -> None:
     class Skipped(TrainerCallback):
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             trainer.optimizer._is_overflow = state.global_step == 1  # what a float16 scaler reports
@@ -293,7 +293,7 @@ def test_your_own_loss_gets_the_token_count(tmp_path: Path) -> None:
     assert set(seen) == {sum(label != -100 for i in kept for label in mixture()[i]["labels"][1:])}
 
 
-def test_resuming_takes_the_last_checkpoint_that_is_whole(tmp_path: Path) -> None:
+def test_resuming_uses_the_last_complete_checkpoint(tmp_path: Path) -> None:
     args = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
     coreset_trainer(tmp_path, args=args).train()
     (tmp_path / "checkpoint-6" / "coreset_complete.json").unlink()
@@ -317,7 +317,7 @@ def test_model_init_gives_the_selector_the_new_model(tmp_path: Path) -> None:
     assert trainer.selector.site.module is trainer.model.model.layers[-1].self_attn.v_proj
 
 
-def test_the_loss_weighs_rows_as_the_coreset_does(tmp_path: Path) -> None:
+def test_the_loss_weights_rows_as_the_coreset_does(tmp_path: Path) -> None:
     trainer = coreset_trainer(tmp_path, selection=SelectionConfig(weights="represented"), args={"max_steps": 1})
     coresets: list[Any] = []
     select = trainer.selector.select

@@ -1,4 +1,4 @@
-"""Labels and rows without anything to learn, as the trainers and one's own loop see them."""
+"""Source labels, and rows without training labels, in the trainers and in custom loops."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MISSING = [None, math.nan, np.float32("nan"), pd.NaT, "", " "]
 
 
 class Rows:
-    """A data set that is nothing but rows."""
+    """A dataset that only has rows."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
@@ -140,7 +140,7 @@ def test_the_selector_takes_labels(labels: list[Any], names: list[str]) -> None:
 
 
 @pytest.mark.parametrize("label", MISSING, ids=repr)
-def test_missing_labels_are_refused_in_ones_own_loop(label: Any) -> None:
+def test_missing_labels_are_refused_in_a_custom_loop(label: Any) -> None:
     model = tiny_model("llama", num_hidden_layers=2)
     selector = CoresetSelector(model, SelectionConfig(small_sources="none"))
     with pytest.raises(DataError, match="Row 3 of the pool has no source"):
@@ -163,7 +163,7 @@ def test_integer_sources_reach_the_record(tmp_path: Path) -> None:
             assert one[key] == {as_numbers[name]: held for name, held in other[key].items()}
 
 
-# ---- Rows without anything to learn ----
+# ---- Rows without labels to learn ----
 
 
 def unlearnable(rows: Dataset, sources: str, keep: int = 0) -> Dataset:
@@ -194,22 +194,22 @@ def test_only_rows_with_a_label_make_a_source_large(
     assert trainer.selector.small == {"a", "c"}
     assert f"'d' {before['d']} of {before['d']} (none is left), 'a' {before['a'] - 2} of {before['a']}" in caplog.text
     if kind == "formatted":
-        return  # the collator here is one of lists
+        return  # this collator takes lists
     trainer.train()
     assert all(line["unlabelled"] for line in lines(tmp_path))
     kept = Counter(name for line in lines(tmp_path) for name, held in line["kept"].items() for _ in held)
     assert kept["d"] == 0
 
 
-def test_what_can_not_be_trained_without_labels(tmp_path: Path) -> None:
+def test_errors_without_trainable_rows(tmp_path: Path) -> None:
     rows = unlearnable(mixture(), "c")
     count = list(rows["source"]).count("c")
-    message = f"small_sources names 'c', which has {count} rows, but none has a labelled token. The other sources"
+    message = f"small_sources names 'c', which has {count} rows, but none has a labeled token. The other sources"
     with pytest.raises(ConfigError, match=message):
         coreset_trainer(tmp_path, train_dataset=rows, selection=SelectionConfig(small_sources=("c",)))
-    with pytest.raises(DataError, match="None of the 96 rows of train_dataset has a labelled token"):
+    with pytest.raises(DataError, match="None of the 96 rows of train_dataset has a labeled token"):
         coreset_trainer(tmp_path, train_dataset=unlearnable(rows, "abcd"))
-    without = mixture().remove_columns("labels")  # which the collator makes
+    without = mixture().remove_columns("labels")  # the collator creates them
     encoded = encode_sources(without, "source")
     assert count_learnable(encoded.dataset, encoded.names) == encoded.sizes
 
@@ -219,7 +219,7 @@ def test_what_can_not_be_trained_without_labels(tmp_path: Path) -> None:
         st.tuples(st.sampled_from("ab"), st.lists(st.sampled_from([-100, 3]), max_size=5)), min_size=1, max_size=12
     )
 )
-def test_learnable_rows_are_counted_alike_in_columns_and_rows(made: list[tuple[str, list[int]]]) -> None:
+def test_learnable_rows_are_counted_the_same_in_columns_and_rows(made: list[tuple[str, list[int]]]) -> None:
     rows = [{"source": name, "labels": labels} for name, labels in made]
     right = Counter(row["source"] for row in rows if any(label != -100 for label in row["labels"][1:]))
     for dataset in (
@@ -230,7 +230,7 @@ def test_learnable_rows_are_counted_alike_in_columns_and_rows(made: list[tuple[s
         assert count_learnable(encoded.dataset, encoded.names) == {name: right[name] for name in encoded.names}
 
 
-def test_a_source_of_a_stream_counts_once_a_row_of_it_can_be_learned() -> None:
+def test_a_streams_source_counts_once_it_has_a_labeled_row() -> None:
     running = RunningSizes({"a": 3, "b": 0})
     assert running.sizes == {"a": 3, "b": 0}
     assert not running.meet(["b"])
@@ -262,7 +262,7 @@ def with_long_rows(label: Any = "papers") -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_small_source_rule_goes_by_the_rows_that_trl_left(
+def test_the_small_source_rule_uses_the_rows_that_trl_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, stream: bool
 ) -> None:
     trainer = sft_trainer(tmp_path, with_long_rows(), stream=stream)
@@ -275,8 +275,8 @@ def test_the_small_source_rule_goes_by_the_rows_that_trl_left(
     assert all(line["unlabelled"] == 0 and "papers" not in line["pool"] for line in lines(tmp_path))
 
 
-def test_a_list_that_names_what_trl_dropped_says_so(tmp_path: Path) -> None:
-    message = "small_sources names 'true', which has 30 rows, but none has a labelled token within max_length=40"
+def test_a_list_that_names_a_source_dropped_by_trl_is_reported(tmp_path: Path) -> None:
+    message = "small_sources names 'true', which has 30 rows, but none has a labeled token within max_length=40"
     rows = [{**row, "source": row["source"] == "papers"} for row in with_long_rows()]
     with pytest.raises(ConfigError, match=message):
         sft_trainer(tmp_path, rows, selection=SelectionConfig(small_sources=(True,)))
@@ -284,6 +284,6 @@ def test_a_list_that_names_what_trl_dropped_says_so(tmp_path: Path) -> None:
     assert trainer.selector.small == {"false"}
 
 
-def test_nothing_is_left_by_trl(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="None of the 30 rows of train_dataset has a labelled token within max_length"):
+def test_trl_drops_every_row(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="None of the 30 rows of train_dataset has a labeled token within max_length"):
         sft_trainer(tmp_path, with_long_rows()[-30:])

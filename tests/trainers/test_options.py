@@ -1,4 +1,4 @@
-"""What users of the Trainer switch on: it works with selection, or is refused."""
+"""Options that users of the Trainer enable work with selection, or are rejected."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_accumulation_changes_nothing(tmp_path: Path, accumulation: int) -> None
     ],
     ids=str,
 )
-def test_what_must_not_change_the_training(tmp_path: Path, args: dict[str, Any]) -> None:
+def test_options_that_must_not_change_the_training(tmp_path: Path, args: dict[str, Any]) -> None:
     plain, _ = run(tmp_path / "plain")
     other, _ = run(tmp_path / "other", args=args, eval_dataset=mixture(8, seed=1))
     assert lines(tmp_path / "other") == lines(tmp_path / "plain")
@@ -135,7 +135,7 @@ def test_the_best_model_is_loaded(tmp_path: Path) -> None:
     trainer.callback_handler.callbacks.insert(0, Worse())
     trainer.train()
     assert trainer.state.best_global_step == 2
-    # The best is kept beside the last, as the limit of the Trainer has it.
+    # The best is kept in addition to the last, as the Trainer's limit requires.
     assert sorted(folder.name for folder in tmp_path.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-6"]
     best = coreset_trainer(tmp_path / "again", args={"max_steps": 2, "lr_scheduler_type": "constant"})
     resumed = coreset_trainer(tmp_path, args={"max_steps": 2})
@@ -167,7 +167,7 @@ def test_a_search_for_hyperparameters(tmp_path: Path) -> None:
 
 def test_a_search_may_not_make_the_pool_too_small(tmp_path: Path) -> None:
     trainer = coreset_trainer(tmp_path, selection=SelectionConfig(keep_count=6))
-    trainer.args.gradient_accumulation_steps = 8  # as a trial would set it
+    trainer.args.gradient_accumulation_steps = 8  # as set by a trial
     with pytest.raises(ConfigError, match="keeps 6, fewer than its 8"):
         trainer.train()
 

@@ -28,7 +28,7 @@ from colm.trainers.passes import SeededOrder
 FEW = {
     "data": ["random", "grouped", "stream", "own generator"],
     "mixing": ["plain", "weights", "cap"],
-    "workers": ["none"],  # forked from the processes of xdist they take seconds to end; the slow tests have them
+    "workers": ["none"],  # forked from xdist processes, they take seconds to end; the slow tests include them
 }
 CASES = all_pairs({**FACTORS, **FEW}, possible)[0]
 ALL = all_pairs(FACTORS, possible)[0]
@@ -89,10 +89,10 @@ def test_a_short_last_pool_of_a_stream_is_a_step_of_its_own(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize("steps", [3, 4, 5])
-def test_a_run_that_is_made_longer_finishes_its_pass(tmp_path: Path, streams: bool, steps: int) -> None:
+def test_an_extended_run_finishes_its_pass(tmp_path: Path, streams: bool, steps: int) -> None:
     data: Any = mixture(48)  # of four steps a pass
     data = data.to_iterable_dataset().shuffle(seed=0, buffer_size=9) if streams else data
-    args = {"save_strategy": "epoch"}  # which also saves where a training ends within a pass
+    args = {"save_strategy": "epoch"}  # also saves if training ends within a pass
     for folder, lengths in (("whole", [9]), ("longer", [steps, 9])):
         for length in lengths:
             trainer = coreset_trainer(tmp_path / folder, train_dataset=data, args={**args, "max_steps": length})
@@ -121,33 +121,33 @@ def test_trl_resumes_in_the_second_pass(tmp_path: Path, streams: bool) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found[0][0], found[1][0], strict=True))
 
 
-def test_what_can_not_be_resumed_to_the_same_run_is_refused(tmp_path: Path) -> None:
+def test_runs_that_cannot_be_resumed_exactly_are_refused(tmp_path: Path) -> None:
     stream = mixture(40).to_iterable_dataset(num_shards=2)
     saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2, "save_only_model": True}
     coreset_trainer(tmp_path, train_dataset=stream, args=saving).train()
     more = {"max_steps": 3, "dataloader_num_workers": 2}
     trainer = coreset_trainer(tmp_path, train_dataset=stream, source_sizes=dict.fromkeys("abcd", 1), args=more)
     with pytest.raises(
-        ConfigError, match=r"read its stream in 1 data loader processes, now it would in 2, .*workers=1"
+        ConfigError, match=r"read its stream in 1 data loader processes but would now use 2, .*workers=1"
     ):
         trainer.train(resume_from_checkpoint=True)
     trainer = coreset_trainer(tmp_path, train_dataset=stream, args={"max_steps": 3})
-    with pytest.raises(ConfigError, match="without its optimizer's state, as save_only_model=True leaves it"):
+    with pytest.raises(ConfigError, match="no optimizer state, as saved with save_only_model=True"):
         trainer.train(resume_from_checkpoint=True)
 
 
-def test_ignoring_the_place_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ignoring_the_position_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data, args = mixture(24), {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
     coreset_trainer(tmp_path, train_dataset=data, args=args).train()
     whole = lines(tmp_path)
     for folder in ("checkpoint-6",):
         shutil.rmtree(tmp_path / folder)
     coreset_trainer(tmp_path, train_dataset=data, args={**args, "ignore_data_skip": True}).train(True)
-    assert "ignore_data_skip=True begins the pass over the data anew" in caplog.text
+    assert "ignore_data_skip=True restarts the pass over the data" in caplog.text
     assert lines(tmp_path)[3]["pool"] == whole[2]["pool"]  # the first of its pass of two
 
 
-def test_an_order_follows_from_seed_and_pass() -> None:
+def test_an_order_depends_only_on_seed_and_pass() -> None:
     def order(seed: int, epoch: int) -> list[int]:
         sampler = SeededOrder(RandomSampler(range(50)), seed)
         sampler.set_epoch(epoch)
@@ -163,7 +163,7 @@ def test_an_order_follows_from_seed_and_pass() -> None:
     [(CASES, FACTORS | FEW), (ALL, FACTORS), (ON_RANKS, FACTORS | FEW_ON_RANKS)],
     ids=["fast", "slow", "ranks"],
 )
-def test_all_pairs_of_what_matters_are_tried(cases: list[dict[str, Any]], factors: dict[str, list[Any]]) -> None:
+def test_all_pairs_of_factors_are_tried(cases: list[dict[str, Any]], factors: dict[str, list[Any]]) -> None:
     tried = set().union(*map(pairs_of, cases))
     names = list(factors)
     for number, first in enumerate(names):

@@ -20,7 +20,7 @@ SCRIPT = Path(__file__).with_name("train_on_ranks.py")
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
-    """Return what runs of 1, 2 and 4 processes on the same global pools found."""
+    """Return the results of runs with 1, 2 and 4 processes on the same global pools."""
     found = {}
     for world in (1, 2, 4):
         folder = tmp_path_factory.mktemp(f"world{world}")
@@ -65,7 +65,7 @@ def test_the_command_line_in_two_processes(tmp_path: Path, launcher: str) -> Non
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_fewer_processes(tmp_path: Path) -> None:
+def test_a_run_resumes_with_fewer_processes(tmp_path: Path) -> None:
     config, run = write_run(tmp_path), tmp_path / "run"
     two = [sys.executable, "-m", *LAUNCHERS["torchrun"], "-m", "colm", "train", config]
     one = [sys.executable, "-m", "colm", "train", config, "training.gradient_accumulation_steps=4", "--resume"]
@@ -90,7 +90,7 @@ def test_ranks_train_as_one(worlds: dict[int, Any], world: int, case: str) -> No
     for ours, theirs in zip(one["lines"], several["lines"], strict=True):
         for key in ("pool", "kept", "tokens", "small_kept", "unlabelled"):
             assert ours[key] == theirs[key]
-    # Fitted weights differ in float noise, which Adam turns into parts of steps of 1e-2 where a gradient is nearly 0.
+    # Fitted weights differ by rounding, which Adam magnifies to parts of steps of 1e-2 where a gradient is nearly 0.
     loose = case == "fitted"
     for a, b in zip(one["gradients"], several["gradients"], strict=True):
         assert float((a - b).norm() / a.norm()) < (1e-2 if loose else 1e-4)

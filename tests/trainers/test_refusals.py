@@ -1,4 +1,4 @@
-"""What CoresetTrainer refuses, before or as soon as it is wrong."""
+"""What CoresetTrainer rejects, before training or as soon as it goes wrong."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from colm import ConfigError, CoresetTrainer, DataError, SelectionConfig
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 is ignored"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 would be ignored"),
         ({"auto_find_batch_size": True}, "auto_find_batch_size changes the pool"),
         ({"gradient_accumulation_steps": 12, "per_device_train_batch_size": 1}, "keeps 6, fewer than its 12"),
     ],
@@ -76,8 +76,10 @@ def adalora(**options: Any) -> Any:
     return get_peft_model(tiny_model(), config)
 
 
-def test_a_loss_that_an_adapter_adds_is_refused_where_it_would_be_left_out(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"AdaLoRA's orth_reg_weight=0.5 adds a loss .* set it to 0, or loss='token'"):
+def test_an_adapters_extra_loss_is_refused_if_it_would_be_ignored(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"AdaLoRA's orth_reg_weight=0.5 adds a loss .* set it to 0, or use loss='token'"
+    ):
         coreset_trainer(tmp_path, model=adalora())
     coreset_trainer(tmp_path, model=adalora(orth_reg_weight=0.0))
     coreset_trainer(tmp_path, model=adalora(), selection=SelectionConfig(loss="token"))
@@ -103,11 +105,11 @@ def test_bad_data(tmp_path: Path) -> None:
         coreset_trainer(tmp_path, source_column="sorce")
     with pytest.raises(DataError, match="train_dataset is empty"):
         CoresetTrainer(tiny_model(), arguments(tmp_path), train_dataset=mixture(2).select([]), data_collator=collate)
-    with pytest.raises(DataError, match="is a DatasetDict of the splits 'train'; pass one of them"):
+    with pytest.raises(DataError, match="is a DatasetDict with the splits 'train'; pass one of them"):
         coreset_trainer(tmp_path, train_dataset=DatasetDict({"train": mixture()}))
     with pytest.raises(DataError, match="needs a train_dataset"):
         CoresetTrainer(tiny_model(), arguments(tmp_path), data_collator=collate)
-    with pytest.raises(DataError, match="which has no length and is no iterable data set"):
+    with pytest.raises(DataError, match="Expected a map-style dataset"):
         coreset_trainer(tmp_path, train_dataset=iter(mixture()))
     trainer = coreset_trainer(tmp_path)
     trainer.data_collator = collate
@@ -124,7 +126,7 @@ def test_a_replay_of_another_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"The pool of step 0 is not the recorded one: row \d+ of '\w' is only here"):
         other.train()
     record.write_bytes(record.read_bytes()[:-1])
-    with pytest.raises(DataError, match=r"selection.jsonl, line \d+, is not whole"):
+    with pytest.raises(DataError, match=r"selection.jsonl, line \d+, is incomplete"):
         coreset_trainer(tmp_path / "cut", replay=record)
     record.write_text("")
     with pytest.raises(ConfigError, match="holds no step to replay"):

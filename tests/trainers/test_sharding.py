@@ -17,7 +17,7 @@ from colm import CoresetSelector, UnsupportedModelError
 
 SCRIPT = Path(__file__).with_name("shard_on_ranks.py")
 ROUNDING = {"float32": 1e-6, "bfloat16": 2e-2}
-"""How far gradients may be from those of float32 weights that no rank shares, relative to their norm."""
+"""Tolerance relative to the norm, compared with gradients of unsharded float32 weights."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "policy"),
-    # SPSA's differences of two bfloat16 losses are rounding for the most part, and pick other rows.
+    # SPSA's differences of two bfloat16 losses are mostly rounding noise, and pick other rows.
     [(case, policy) for case in CASES for policy in POLICIES if (case, policy) != ("spsa", "bfloat16")],
 )
 def test_shards_select_and_train_as_the_whole_model(worlds: dict[int, Any], case: str, policy: str) -> None:
@@ -55,10 +55,10 @@ def test_shards_select_and_train_as_the_whole_model(worlds: dict[int, Any], case
 
 
 class DeepSpeedEngine(torch.nn.Module):
-    """What DeepSpeed calls its wrapper."""
+    """Has the name of DeepSpeed's wrapper."""
 
 
-def test_wrappers_that_selection_has_not_run_in_are_refused() -> None:
+def test_untested_wrappers_are_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="DeepSpeed"):
         CoresetSelector(DeepSpeedEngine(), source_sizes={"a": 1})
     model = tiny_model()

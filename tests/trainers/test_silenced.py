@@ -1,4 +1,4 @@
-"""Options beside selection: each has its effect, or is refused."""
+"""Trainer options combined with selection: each takes effect, or is rejected."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def same(a: Any, b: Any) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_noise_on_the_embeddings_is_trained_with_and_no_part_of_the_choice(tmp_path: Path, plain: Any) -> None:
+def test_embedding_noise_affects_training_but_not_selection(tmp_path: Path, plain: Any) -> None:
     noisy, with_noise = trained(tmp_path / "noisy", neftune_noise_alpha=5)
     assert noisy[0]["kept"] == plain[0][0]["kept"]  # the selection pass is in eval mode
     assert not same(with_noise, plain[1])
     folder = tmp_path / "reused"
     reuse = SelectionConfig(reuse_forward=True)
-    with pytest.raises(ConfigError, match="neftune_noise_alpha=5 adds noise .* set one of them to null or False"):
+    with pytest.raises(ConfigError, match="neftune_noise_alpha=5 adds noise .* set one to null or False"):
         trained(folder, selection=reuse, neftune_noise_alpha=5, gradient_checkpointing=True)
 
 
@@ -49,7 +49,7 @@ def test_noise_on_the_embeddings_is_trained_with_and_no_part_of_the_choice(tmp_p
     ],
     ids=str,
 )
-def test_what_orders_the_rows_orders_them(tmp_path: Path, plain: Any, args: dict[str, Any]) -> None:
+def test_options_that_order_the_rows_take_effect(tmp_path: Path, plain: Any, args: dict[str, Any]) -> None:
     other, _ = trained(tmp_path / "other", **args)
     assert [line["pool"] for line in other] != [line["pool"] for line in plain[0]]
 
@@ -65,7 +65,7 @@ def test_what_orders_the_rows_orders_them(tmp_path: Path, plain: Any, args: dict
     ],
     ids=str,
 )
-def test_what_shapes_the_steps_shapes_them(tmp_path: Path, plain: Any, args: dict[str, Any]) -> None:
+def test_options_that_shape_the_steps_take_effect(tmp_path: Path, plain: Any, args: dict[str, Any]) -> None:
     _, other = trained(tmp_path / "other", **args)
     assert not same(plain[1], other)
 
@@ -74,11 +74,11 @@ def test_what_shapes_the_steps_shapes_them(tmp_path: Path, plain: Any, args: dic
     ("args", "message"),
     [
         ({"accelerator_config": {"split_batches": True}}, "split_batches=True in accelerator_config"),
-        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 is ignored"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 would be ignored"),
         ({"auto_find_batch_size": True}, "auto_find_batch_size changes the pool"),
     ],
 )
 @pytest.mark.parametrize("loss", ["example", "token"])
-def test_what_would_be_silenced_is_refused(tmp_path: Path, args: dict[str, Any], message: str, loss: Any) -> None:
+def test_options_without_effect_are_refused(tmp_path: Path, args: dict[str, Any], message: str, loss: Any) -> None:
     with pytest.raises(ConfigError, match=message):
         coreset_trainer(tmp_path, args=args, selection=SelectionConfig(loss=loss), train_dataset=mixture())

@@ -1,4 +1,4 @@
-"""The trainer on streams: codes on the way, sizes given, or estimated and followed."""
+"""The trainer on streams: codes added on the fly, sizes given or estimated and updated."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Stream(IterableDataset[dict[str, Any]]):
 
 
 def turning(rows: int = 400) -> Dataset:
-    """Make a stream in which "a" is big for the first 48 rows, and "b" from then on."""
+    """Make a stream in which "a" is big for the first 48 rows, and "b" after that."""
     made = []
     for i in range(rows):
         few = i % 8 == 0
@@ -46,7 +46,7 @@ def turning(rows: int = 400) -> Dataset:
 
 
 class AddedEpoch(IterableDataset[int]):
-    """A stream that sets its epoch as a hub's does, in memory that its readers share, but slowly."""
+    """A stream that sets its epoch like a Hub stream, in memory shared by its readers, but slowly."""
 
     epoch = 0
 
@@ -59,7 +59,7 @@ class AddedEpoch(IterableDataset[int]):
         yield self.epoch
 
 
-def test_readers_that_begin_a_pass_at_once_read_the_same_pass() -> None:
+def test_readers_that_start_a_pass_together_read_the_same_pass() -> None:
     stream = NumberedPasses(AddedEpoch())
     for epoch in (2, 5, 0):
         stream.set_epoch(epoch)
@@ -68,7 +68,7 @@ def test_readers_that_begin_a_pass_at_once_read_the_same_pass() -> None:
 
 
 @pytest.mark.parametrize("kind", ["hub", "torch"])
-def test_a_stream_trains_on_the_rows_that_a_data_set_in_the_same_order_does(tmp_path: Path, kind: str) -> None:
+def test_a_stream_trains_on_the_same_rows_as_a_dataset_in_that_order(tmp_path: Path, kind: str) -> None:
     rows = mixture(120)
     stream = rows.to_iterable_dataset() if kind == "hub" else Stream(rows)
     sizes = {name: list(rows["source"]).count(name) for name in "abcd"}
@@ -84,7 +84,7 @@ def test_a_stream_trains_on_the_rows_that_a_data_set_in_the_same_order_does(tmp_
         torch.testing.assert_close(mine, other)
 
 
-def test_what_is_small_follows_the_running_counts_and_a_resume(tmp_path: Path) -> None:
+def test_small_sources_follow_the_running_counts_and_a_resume(tmp_path: Path) -> None:
     options: dict[str, Any] = {"train_dataset": turning().to_iterable_dataset(), "window": 16}
     trainer: CoresetTrainer = coreset_trainer(
         tmp_path / "whole", **options, args={"max_steps": 12, "save_strategy": "steps", "save_steps": 6}
@@ -123,7 +123,7 @@ def test_trl_trains_on_a_stream_too(tmp_path: Path) -> None:
     ]
 
 
-def test_a_source_that_turns_up_later_is_small_at_first(tmp_path: Path) -> None:
+def test_a_source_that_appears_later_is_small_at_first(tmp_path: Path) -> None:
     rows = [dict(row) for row in turning(120)]
     for number, row in enumerate(rows):
         row["source"] = "a" if number % 8 else ("b" if number < 60 else "c")
@@ -142,7 +142,7 @@ def test_a_source_that_turns_up_later_is_small_at_first(tmp_path: Path) -> None:
     assert again.source_sizes == trainer.source_sizes
     assert [line["kept"] for line in lines(tmp_path)] == [line["kept"] for line in whole]
     workers = coreset_trainer(tmp_path, **options, args={"dataloader_num_workers": 1})
-    with pytest.raises(DataError, match="with several processes, all must be in the first window, so enlarge it"):
+    with pytest.raises(DataError, match="several processes need every source in the first window; enlarge it"):
         list(workers.train_dataset)
 
 
@@ -174,7 +174,7 @@ def test_given_sizes_stay(tmp_path: Path) -> None:
     assert trainer.selector.small == {"a"}
 
 
-def test_sizes_start_from_the_window_and_come_back() -> None:
+def test_sizes_start_from_the_window_and_are_restored() -> None:
     running = RunningSizes({"a": 3, "b": 1})
     running.add({"a": [0], "b": [1, 2, 3]})
     assert running.sizes == {"a": 4, "b": 4}
@@ -194,21 +194,21 @@ def test_rows_get_codes_and_numbers() -> None:
     assert encoded.names == ["a", "b"]
 
 
-def test_what_a_stream_needs(tmp_path: Path) -> None:
+def test_requirements_of_a_stream(tmp_path: Path) -> None:
     stream = Stream(turning())
-    with pytest.raises(ConfigError, match="A stream has no end, and max_steps is -1; set it to the steps"):
+    with pytest.raises(ConfigError, match="max_steps=-1 must be at least 1 for a stream"):
         coreset_trainer(tmp_path, train_dataset=stream, args={"max_steps": -1})
-    with pytest.raises(ConfigError, match="source_sizes is {'a': 0}; it must give at least 1 row"):
+    with pytest.raises(ConfigError, match="source_sizes is {'a': 0}; it must have at least 1 row"):
         coreset_trainer(tmp_path, train_dataset=stream, source_sizes={"a": 0})
-    with pytest.raises(ConfigError, match="source_sizes are for a stream; train_dataset has a length"):
+    with pytest.raises(ConfigError, match="source_sizes is only for streams; train_dataset has a length"):
         coreset_trainer(tmp_path, source_sizes={"a": 5})
     with pytest.raises(DataError, match="no column 'sorce' for the source. Did you mean 'source'"):
         coreset_trainer(tmp_path, train_dataset=stream, source_column="sorce")
-    with pytest.raises(DataError, match="The stream has no row"):
+    with pytest.raises(DataError, match="The stream is empty"):
         coreset_trainer(tmp_path, train_dataset=Stream(turning().select([])))
     holes = Dataset.from_list([{**turning(1)[0], "source": " "}])
     with pytest.raises(DataError, match="Row 0 of the stream has no source: its 'source' is ' '"):
         list(encode_stream(Stream(holes), "source", {"a": 1}, window=1, max_steps=1).dataset)
     trainer = coreset_trainer(tmp_path, train_dataset=stream, source_sizes={"a": 5, "c": 1})
-    with pytest.raises(DataError, match="Row 0 of the stream has the source 'b', which is not known"):
+    with pytest.raises(DataError, match="Row 0 of the stream has the unknown source 'b'"):
         trainer.train()

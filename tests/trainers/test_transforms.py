@@ -1,4 +1,4 @@
-"""A data set with a transform, or in another format, is to our trainers what it is to the plain ones."""
+"""Our trainers treat a dataset with a transform, or in another format, like the plain trainers do."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def in_place(data: Dataset) -> Dataset:
 
 
 def told(make: Callable[[], Trainer]) -> list[str] | list[torch.Tensor]:
-    """Return the words of a training's error, which the trainer may list in any order, or the weights."""
+    """Return the words of the training error, which may be in any order, or the weights."""
     try:
         trainer = make()
         trainer.train()
@@ -109,7 +109,7 @@ NEED_ALL_COLUMNS = ["text", "the source used", "no tokens", "one's own"]
 
 
 @pytest.mark.parametrize(("name", "removes"), [*product(DATA, [True]), *product(NEED_ALL_COLUMNS, [False])])
-def test_the_trainer_takes_or_refuses_what_the_plain_one_does(tmp_path: Path, name: str, removes: bool) -> None:
+def test_the_trainer_accepts_and_refuses_like_the_plain_one(tmp_path: Path, name: str, removes: bool) -> None:
     def as_lists(batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         return collate(
             [{key: getattr(value, "tolist", lambda v=value: v)() for key, value in row.items()} for row in batch]

@@ -95,7 +95,7 @@ def seen_batches(trainer: Any) -> list[list[dict[str, Any]]]:
 
 
 def mean_over_examples(model: Any, batches: list[dict[str, Any]]) -> float:
-    """Add up one forward a row, each row cut out of its padding."""
+    """Compute the mean from one forward per row, each without its padding."""
     losses = []
     for batch in batches:
         for row in range(len(batch["input_ids"])):
@@ -278,7 +278,7 @@ def test_refusals_of_data(tmp_path: Path, tokenizer: Any) -> None:
     data = as_format("text")
     with pytest.raises(ConfigError, match="compute_loss_func would replace the example mean"):
         build(data, compute_loss_func=lambda *_: None)
-    with pytest.raises(ConfigError, match="a column 'image': selection takes rows of text only"):
+    with pytest.raises(ConfigError, match="a column 'image', but selection supports only text"):
         build(data.add_column("image", ["x"] * len(data)))
     with pytest.raises(ValueError, match="SFTTrainer cannot prepare a dataset that uses"):
         build(data.with_transform(lambda rows: rows))

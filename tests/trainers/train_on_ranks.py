@@ -1,4 +1,4 @@
-"""Started by torchrun in test_ranks.py: trains each case in the Trainer and saves what must not depend on the ranks."""
+"""Started by torchrun in test_ranks.py: trains each case in the Trainer and saves what must not depend on ranks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CASES: dict[str, dict[str, Any]] = {
     "exact": {},
     "represented": {"features": "none", "weights": "represented"},
     "fitted": {**PRESETS["matched"], "weights": "fitted", "coordinates": 200},
-    # Kept rows that come from another rank have no stored forward on theirs.
+    # Kept rows from another rank have no stored forward on this rank.
     "reuse": {"reuse_forward": True},
     # One source after the other: ranks that hold only small sources, or no row of some source.
     "in order": {},
@@ -48,7 +48,7 @@ def main(folder: Path) -> None:
         torch.save(found, folder / "found.pt")
     leave_ranks()
     threads = [name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")]
-    assert not [name for name in threads if "gloo" in name], threads  # which would abort some runs as they end
+    assert not [name for name in threads if "gloo" in name], threads  # would abort some runs at exit
 
 
 def train(folder: Path, name: str, world: int) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""What an example looks like to the selection: gradients of the last value projection."""
+"""Features that selection compares: per-example gradients of the last value projection, and baselines."""

@@ -1,7 +1,7 @@
-"""The only hooks: watch the uses of one weight, and the output head, during a forward pass.
+"""All of colm's hooks: watch the uses of one weight, and the output head, during a forward pass.
 
-Nothing of the model is changed for longer than the pass: train mode, requires_grad, hooks, weights
-and random state are as before afterwards, also when the forward raises.
+The model is restored after each pass, even if the forward raises: train mode, requires_grad, hooks,
+weights and random state are as before.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from colm.step.pool import IGNORE
 from colm.types import Batch
 
 FP16_LOSS_SCALE = 2.0**12
-"""Keeps float16 gradients of a mean over many tokens above the smallest float16 number."""
+"""Loss scale that keeps float16 gradients of a mean over many tokens from underflowing."""
 
 CPU_REPACKING = "support_avx512bf16_for_cpu"
-"""The attribute by which bitsandbytes' Linear4bit decides to pack its weight anew for inference."""
+"""The attribute by which bitsandbytes' Linear4bit decides to repack its weight for inference."""
 
 
 class Captured(NamedTuple):
-    """What one forward pass of a micro-batch showed."""
+    """What was captured in one forward pass of a micro-batch."""
 
-    losses: Tensor  # (copies * n,) float32, mean loss over the row's labelled tokens; 0 where none
-    inputs: Tensor  # (copies * n, uses * T, d_in), what the site read, one use of its weight after the other
-    outputs: list[Tensor]  # of each use (copies * n, T, fused outputs), what it wrote: the first is a leaf of the graph
-    hidden: Tensor | None  # (1, M, d), what the head would have read, where it ran in chunks
-    hidden_gradient: Tensor | None  # of the summed losses, times the float16 scale
+    losses: Tensor  # (copies * n,) float32, mean loss over the row's labeled tokens; 0 without any
+    inputs: Tensor  # (copies * n, uses * T, d_in), the site's inputs, concatenated over the uses of its weight
+    outputs: list[Tensor]  # the site's output per use, (copies * n, T, fused outputs); the first is a graph leaf
+    hidden: Tensor | None  # (1, M, d), the head's input, if the head ran in chunks
+    hidden_gradient: Tensor | None  # gradient of the summed losses, times the float16 scale
 
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Run the block in eval mode, without gradients, and put modes and random state back after it."""
+    """Run the block in eval mode without gradients, then restore modes and random state."""
     training = [module for module in model.modules() if module.training]
-    # On such a CPU bitsandbytes packs 4-bit weights anew in the first forward in eval mode, for a kernel that has no
-    # backward and rounds the scales: training could not go on after it.
+    # On such a CPU, bitsandbytes repacks 4-bit weights in the first eval-mode forward, for a kernel that has no
+    # backward and rounds the scales: training could not continue after it.
     repacking = [module for module in model.modules() if getattr(module, CPU_REPACKING, False)]
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
@@ -59,8 +59,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 module.training = True
             for module in repacking:
                 setattr(module, CPU_REPACKING, True)
-            # Weights that autocast cast under no_grad would be reused by a training forward in the
-            # same autocast region, and would get no gradient there.
+            # A training forward in the same autocast region would reuse weights cast under no_grad,
+            # and these would get no gradient.
             torch.clear_autocast_cache()
 
 
@@ -74,22 +74,22 @@ def run_to_losses(
     copies: int = 1,
     head_chunk_tokens: int | None = None,
 ) -> Captured:
-    """Run the model on one micro-batch and return each row's loss with what the site read and wrote.
+    """Run the model on one micro-batch and return each row's loss and the site's inputs and outputs.
 
-    Call it inside `undisturbed`. The trunk keeps no activations. Only positions that have a label
-    reach the output head, and those a chunk at a time where the head is known apart from the model.
+    Call it inside `undisturbed`. The trunk keeps no activations. Only labeled positions reach the
+    output head, in chunks if the head can run separately.
 
     Args:
-        model: as trained, at most wrapped in DistributedDataParallel or compiled.
+        model: as trained; may be wrapped in DistributedDataParallel or compiled.
         site: the linear map to watch.
         batch: right-padded, on the model's device.
-        start_graph: begin autograd's graph at the site's output, so that the losses can be
+        start_graph: start the autograd graph at the site's output, so that the losses can be
             differentiated with respect to it; gradients stay enabled until `undisturbed` ends.
         change_output: maps the site's input and output to another output of the same shape.
-        copies: repeat the batch so often at the input of the site's layer, one whole copy after the
-            other, so that the trunk before it runs once for all of them; at the input of the model if
+        copies: number of times to repeat the batch at the input of the site's layer, as consecutive
+            copies, so that the trunk before the layer runs only once; at the input of the model if
             the site has no layers.
-        head_chunk_tokens: labelled tokens that go through the head at a time.
+        head_chunk_tokens: labeled tokens that go through the head at a time.
     """
     caller: Any = unwrap(model)
     labels = batch["labels"]
@@ -103,7 +103,7 @@ def run_to_losses(
     def watch(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         inputs: Tensor = args[0]
         if (inputs.dim() == 2) != site.flat or inputs.shape[0] != (rows * width if site.flat else rows):
-            return output  # DoRA runs B on the identity, too, to have the weight's norm
+            return output  # DoRA also runs B on the identity, for the weight's norm
         if change_output is not None:
             output = change_output(inputs, output)
         if start_graph and not output.requires_grad:
@@ -115,14 +115,14 @@ def run_to_losses(
     def repeat(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         return _repeat(args, len(labels), copies), _repeat(kwargs, len(labels), copies)
 
-    def keep_labelled(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def keep_labeled(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden: Tensor = args[0]
         if hidden.shape[:2] != (rows, width):
             return args
-        labelled = hidden[:, :-1][mask][None]  # (1, M, d)
+        labeled = hidden[:, :-1][mask][None]  # (1, M, d)
         if site.head is None:
-            return (labelled, *args[1:])
-        seen["hidden"] = labelled
+            return (labeled, *args[1:])
+        seen["hidden"] = labeled
         precision.append(Precision.of(hidden.device.type))
         return (hidden[:1, :1].detach(), *args[1:])  # the model's own logits are not needed
 
@@ -130,11 +130,11 @@ def run_to_losses(
     if copies > 1 and not site.layers:
         batch = {key: value.repeat(copies, *[1] * (value.dim() - 1)) for key, value in batch.items()}
     elif copies > 1:
-        # The layers after the first get repeated hidden states, and masks and positions that still have to be.
+        # Layers after the first receive repeated hidden states, but masks and positions that are not repeated yet.
         handles += [layer.register_forward_pre_hook(repeat, with_kwargs=True) for layer in site.layers]
     head = output_module(caller)
     if head is not None:
-        handles.append(head.register_forward_pre_hook(keep_labelled))
+        handles.append(head.register_forward_pre_hook(keep_labeled))
     try:
         output = caller(**_model_inputs(caller, batch))
     finally:
@@ -142,7 +142,7 @@ def run_to_losses(
             handle.remove()
     if not uses:
         raise UnsupportedModelError(
-            f"{site.name} did not run on the rows of the batch; name another with value_module."
+            f"{site.name} did not run on the rows of the batch. Name another Linear with value_module."
         )
     inputs = _join([read.reshape(rows, -1, read.shape[-1]) for read, _ in uses])
     outputs = [written for _, written in uses]
@@ -160,7 +160,7 @@ def run_to_losses(
 
 
 def _join(parts: list[Tensor]) -> Tensor:
-    """Put the uses of a weight one after the other along the tokens; one alone is not copied."""
+    """Concatenate the uses of a weight along the token dimension; a single use is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
@@ -170,7 +170,7 @@ def _loss_scale(outputs: Tensor) -> float:
 
 @contextmanager
 def changed_output(module: nn.Module, change: Callable[[Any], Any]) -> Iterator[None]:
-    """Within the block, every call of the module returns `change` of its output."""
+    """Within the block, apply `change` to the output of every call of the module."""
     handle = module.register_forward_hook(lambda module, args, output: change(output))
     try:
         yield
@@ -184,7 +184,7 @@ def watched_calls(
     called: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None],
     returned: Callable[[nn.Module, Any], None],
 ) -> Iterator[None]:
-    """Within the block, `called` is told of the modules' calls, `returned` of their outputs; neither changes them."""
+    """Within the block, `called` observes the modules' calls and `returned` their outputs; neither changes them."""
     handles = [module.register_forward_pre_hook(called, with_kwargs=True) for module in modules]
     handles += [
         module.register_forward_hook(lambda module, args, output: returned(module, output)) for module in modules
@@ -199,11 +199,11 @@ def watched_calls(
 def output_gradient(captured: Captured) -> Tensor:
     """Return the gradient of each row's loss at the site's output, (n, uses * T, fused outputs).
 
-    Rows do not share positions, so one backward of the summed losses gives every row its own. Of several
-    uses of the weight, one that the losses do not depend on has a gradient of zero.
+    Rows do not share positions, so one backward of the summed losses gives every row its own gradient.
+    If the losses do not depend on one of several uses of the weight, its gradient is zero.
 
     Raises:
-        UnsupportedModelError: the losses depend on no use.
+        UnsupportedModelError: the losses do not depend on any use.
     """
     rows, scale = len(captured.inputs), _loss_scale(captured.outputs[0])
     if captured.hidden is not None and captured.hidden_gradient is not None:
@@ -215,7 +215,7 @@ def output_gradient(captured: Captured) -> Tensor:
         found = torch.autograd.grad(ends, captured.outputs, gradients, allow_unused=True)
     if all(part is None for part in found):
         raise UnsupportedModelError(
-            "The losses do not depend on the linear map whose gradient is wanted; name another with value_module."
+            "The losses do not depend on the linear map chosen for the gradients. Name another with value_module."
         )
     deltas = [
         torch.zeros_like(output) if part is None else part for part, output in zip(found, captured.outputs, strict=True)
@@ -225,12 +225,12 @@ def output_gradient(captured: Captured) -> Tensor:
 
 
 def read_hidden(model: nn.Module, batch: Batch) -> Tensor:
-    """Run the model on one micro-batch and return what its output head reads, (n, T, d). Call it inside `undisturbed`.
+    """Run the model on one micro-batch and return its output head's input, (n, T, d). Call it inside `undisturbed`.
 
     The head itself runs on one token only.
 
     Raises:
-        UnsupportedModelError: there is no head, or it does not read one state for each token.
+        UnsupportedModelError: the model has no head, or the head does not read one state per token.
     """
     caller: Any = unwrap(model)
     head = output_module(caller)
@@ -252,11 +252,11 @@ def read_hidden(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def run_one_token(model: Any, hooks: Mapping[nn.Module, Callable[..., Any]]) -> Tensor:
-    """Run the model on one token with a forward hook on each module; the logits keep a graph that a hook began."""
+    """Run the model on one token with a forward hook on each module; the logits keep any graph that a hook started."""
     handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
     try:
         device = model.get_input_embeddings().weight.device
-        ids = torch.full((1, 1), 3, device=device)  # no padding or end-of-text token as a rule
+        ids = torch.full((1, 1), 3, device=device)  # usually neither a padding nor an end-of-text token
         inputs = _model_inputs(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
         with undisturbed(model), sdpa_kernel(SDPBackend.MATH):  # its softmax of one score is exactly 1
             output = model(**inputs)
@@ -268,7 +268,7 @@ def run_one_token(model: Any, hooks: Mapping[nn.Module, Callable[..., Any]]) -> 
 
 
 def _model_inputs(model: Any, batch: Batch) -> dict[str, Any]:
-    """Return the batch without labels, and without the cache that generation would want."""
+    """Return the batch without labels, and with the generation cache off."""
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     parameters = inspect.signature(inner.forward).parameters
@@ -279,7 +279,7 @@ def _model_inputs(model: Any, batch: Batch) -> dict[str, Any]:
 
 
 def _repeat(value: Any, rows: int, copies: int) -> Any:
-    """Repeat every tensor whose first of several dimensions is the row."""
+    """Repeat every tensor with at least two dimensions whose first is the row."""
     if isinstance(value, Tensor):
         if value.dim() >= 2 and value.shape[0] == rows:
             return value.repeat(copies, *[1] * (value.dim() - 1))

@@ -1,8 +1,8 @@
 """Exact per-example gradients of the last value projection, without a full backward pass.
 
-One forward per micro-batch, without gradients up to the projection's output; from there to the loss
-autograd keeps its graph, and one backward of the summed per-example losses gives delta_t, the
-gradient at each position's output. The weight's gradient of example i is sum_t delta_t x_t^T.
+Each micro-batch needs one forward, without gradients up to the projection's output. From there to
+the loss, autograd records a graph, and one backward of the summed per-example losses gives delta_t,
+the gradient at each position's output. Example i's weight gradient is sum_t delta_t x_t^T.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ def value_gradients(
 ) -> Tensor:
     """Return each example's gradient of the trainable weight of the last value projection.
 
-    Row i is the gradient of example i's mean labelled-token loss with respect to LoRA's B where
-    there is one, else the projection's value rows, flattened row-major as (d_out, d_in). Dropout is
-    off. Rows are aligned to the left edge first, so the result does not depend on padding.
+    Row i is the gradient of example i's mean labeled-token loss with respect to LoRA's B or, without
+    LoRA, the projection's value rows, flattened row-major as (d_out, d_in). Dropout is off. Rows are
+    first aligned to the left edge, so the result does not depend on padding.
 
     Args:
         model: a Hugging Face causal language model, bare, with PEFT adapters, or in DDP.
-        batch: ``input_ids``, ``labels`` (n, T), as a rule ``attention_mask``, on the model's device.
-        value_module: path of another Linear to take.
-        head_chunk_tokens: labelled tokens that go through the output head at a time.
+        batch: ``input_ids``, ``labels`` (n, T), usually ``attention_mask``, on the model's device.
+        value_module: path of another Linear to use.
+        head_chunk_tokens: labeled tokens that go through the output head at a time.
 
     Returns:
-        (n, D) float32 on the model's device; a row without a labelled token is zero.
+        (n, D) float32 on the model's device; rows without labeled tokens are zero.
 
     Raises:
         UnsupportedModelError: no value projection was found.
         DataError: the batch lacks a key.
 
-    Source: CoLM, section 4.3, which estimates this gradient by SPSA; the exact one costs about as much.
+    Source: CoLM, section 4.3, which estimates this gradient by SPSA; the exact gradient costs about the same.
 
     Example:
         >>> import torch
@@ -66,11 +66,11 @@ def exact_features(
         model: see `value_gradients`.
         site: from `locate_value_site`.
         pool: the rows.
-        groups: row positions of each micro-batch of the pass; their order numbers the features.
+        groups: row positions of each micro-batch; features are numbered by position.
         head_chunk_tokens: see `value_gradients`.
     """
     pieces = [exact_piece(model, site, pool, group, head_chunk_tokens=head_chunk_tokens) for group in groups]
-    # The projection may be on another device than the batch, when a model is spread over several.
+    # If the model is spread over several devices, the projection may not be on the batch's.
     device = pieces[0].device if pieces else pool.device
     return PieceFeatures(pieces, renumber(groups), site.dim, device)
 

@@ -11,20 +11,20 @@ from torch import Tensor
 from colm.step.transfer import row_numbers
 
 BLOCK_BYTES = 2**26
-"""Largest block of float32 that is made at a time, unless one row alone is larger."""
+"""Largest float32 block allocated at a time, unless a single row is larger."""
 
 BLOCK_BYTES_CPU = 2**20
-"""The same on a CPU, where a block that stays in the cache through all passes is several times as fast."""
+"""The same limit on a CPU, where a block that stays in cache through all passes is several times faster."""
 
 SMALL_BYTES = 2**24
-"""Gradients of a micro-batch that are kept whole, although their factors take less: so they are multiplied once."""
+"""Micro-batch gradients up to this size are stored whole even if their factors are smaller, to multiply only once."""
 
 WHOLE = 200
-"""D / h up to which a product of factors and a choice of its columns take less time than gathering their factors."""
+"""D / h up to which multiplying all factors and picking columns is faster than gathering the columns' factors."""
 
 
 def blocks(rows: Tensor, width: int, device: torch.device) -> Iterator[Tensor]:
-    """Cut row numbers (n,) into runs whose (rows, width) float32 block is not too large for its device."""
+    """Split row numbers (n,) into runs whose (rows, width) float32 block fits the device's block size."""
     most = BLOCK_BYTES_CPU if device.type == "cpu" else BLOCK_BYTES
     if len(rows):
         yield from torch.split(rows, max(1, most // (4 * max(1, width))))
@@ -34,7 +34,7 @@ class GradientPiece(NamedTuple):
     """Per-example weight gradients of one micro-batch, whole or as factors.
 
     The gradient of a linear map's weight is sum_t delta_t x_t^T. The factors take T (d_out + d_in)
-    numbers a row, the matrix d_out d_in: see `gradient_piece` for which of them is kept.
+    numbers per row, the matrix d_out d_in; `gradient_piece` decides which form is kept.
     """
 
     whole: Tensor | None  # (n, D) float32
@@ -43,14 +43,14 @@ class GradientPiece(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """Where the gradients are."""
+        """Device that holds the gradients."""
         held = self.whole if self.whole is not None else self.delta
         assert held is not None
         return held.device
 
     @property
     def dim(self) -> int:
-        """D, the entries of one gradient."""
+        """D, the number of entries of one gradient."""
         if self.whole is not None:
             return self.whole.shape[1]
         assert self.delta is not None
@@ -60,7 +60,7 @@ class GradientPiece(NamedTuple):
     def rows(self, index: Tensor) -> Tensor:
         """Return the gradients of rows `index` (k,) as (k, D) float32."""
         if self.whole is not None:
-            return self.whole.index_select(0, index)  # on a CPU five times as fast as indexing
+            return self.whole.index_select(0, index)  # five times faster than indexing on a CPU
         assert self.delta is not None
         assert self.inputs is not None
         return multiply_factors(self.delta.index_select(0, index), self.inputs.index_select(0, index))
@@ -68,7 +68,7 @@ class GradientPiece(NamedTuple):
     def columns(self, index: Tensor, columns: Tensor) -> Tensor:
         """Return the gradients of rows `index` (k,) at the coordinates `columns` (h,), as (k, h) float32.
 
-        Where D is large, factors are multiplied at these coordinates only.
+        If D is large, factors are multiplied only at these coordinates.
         """
         if self.whole is not None:
             return self.whole.index_select(1, columns).index_select(0, index)
@@ -85,7 +85,7 @@ class GradientPiece(NamedTuple):
         return torch.cat(parts) if parts else self.delta.new_zeros(0, width, dtype=torch.float32)
 
     def finite(self) -> Tensor:
-        """Return which rows can be squared and stay finite, (n,) bool."""
+        """Return which rows remain finite when squared, (n,) bool."""
         if self.whole is not None:
             return torch.isfinite(torch.linalg.vector_norm(self.whole, dim=1))  # sums squares, without a copy
         assert self.delta is not None
@@ -93,7 +93,7 @@ class GradientPiece(NamedTuple):
         return torch.isfinite(self.delta).flatten(1).all(1) & torch.isfinite(self.inputs).flatten(1).all(1)
 
     def norms(self) -> Tensor:
-        """Return the l2 norm of each row's gradient, (n,) float32, without making the matrix from its factors.
+        """Return the l2 norm of each row's gradient, (n,) float32, without forming the matrix from its factors.
 
         The squared norm of sum_t delta_t x_t^T is sum_ts (delta_t . delta_s) (x_t . x_s).
         """
@@ -118,12 +118,12 @@ def multiply_factors(delta: Tensor, inputs: Tensor) -> Tensor:
 
 
 def _in_float32(tensor: Tensor) -> torch.autocast:
-    """Keep products of float32 as they are, also where the caller's own loop has autocast on."""
+    """Keep float32 products in float32, even if the caller's loop enables autocast."""
     return torch.autocast(tensor.device.type, enabled=False)
 
 
 def gradient_piece(delta: Tensor, inputs: Tensor) -> GradientPiece:
-    """Keep one micro-batch's gradients in the smaller of the two forms, or whole where that is little."""
+    """Store one micro-batch's gradients in the smaller form, or whole if they are small."""
     rows, tokens, d_out = delta.shape
     d_in = inputs.shape[2]
     if d_out * d_in <= tokens * (d_out + d_in) or 4 * rows * d_out * d_in <= SMALL_BYTES:
@@ -132,7 +132,7 @@ def gradient_piece(delta: Tensor, inputs: Tensor) -> GradientPiece:
 
 
 def renumber(groups: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Number the rows of all groups 0 .. n - 1 in the order of their positions in the pool.
+    """Number the rows of all groups 0 .. n - 1 by their positions in the pool.
 
     >>> renumber([[7, 2], [4]])
     [[2, 0], [1]]
@@ -142,13 +142,13 @@ def renumber(groups: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 class PieceFeatures:
-    """Features of a pool, put together from micro-batches in any order.
+    """Features of a pool, assembled from micro-batches in any order.
 
     Args:
-        pieces: one for each micro-batch of the pass.
-        positions: the row positions that each piece holds, together 0 .. n - 1 once each.
+        pieces: one per micro-batch of the pass.
+        positions: row positions held by each piece; together they cover 0 .. n - 1 exactly once.
         dim: D.
-        device: where the rows are to be had.
+        device: device of the returned rows.
     """
 
     def __init__(
@@ -168,12 +168,12 @@ class PieceFeatures:
 
     @property
     def dim(self) -> int:
-        """D, the number of coordinates of one example."""
+        """D, the number of coordinates per example."""
         return self._dim
 
     @property
     def device(self) -> torch.device:
-        """Where the rows are."""
+        """Device that holds the rows."""
         return self._device
 
     def __len__(self) -> int:
@@ -201,7 +201,7 @@ class PieceFeatures:
             targets, rows = by_piece.setdefault(number, ([], []))
             targets.append(target)
             rows.append(row)
-        if len(by_piece) == 1:  # as good as always where a chunk is a few rows; spares a copy
+        if len(by_piece) == 1:  # nearly always, if a chunk is a few rows; avoids a copy
             ((number, (_, rows)),) = by_piece.items()
             return read(self._pieces[number], row_numbers(rows, self._device))
         out = torch.empty(len(indices), width, device=self._device)

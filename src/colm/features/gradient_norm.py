@@ -1,4 +1,4 @@
-"""The length of each row's exact gradient, as a feature to compare the gradient itself with."""
+"""The norm of each row's exact gradient, as a baseline feature for the gradient itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def gradient_norm_features(
 ) -> PieceFeatures:
     """Return the l2 norm of each row's gradient of the last value projection, (n, 1).
 
-    Args: as those of `exact_features`.
+    Args: see `exact_features`.
     """
     pieces = []
     for group in groups:

@@ -1,8 +1,8 @@
-"""The output head apart from the model, so that it can run on a chunk of tokens at a time.
+"""Run the output head separately from the model, so that it can process tokens in chunks.
 
-A pool's labelled tokens times a vocabulary of 128,000 in float32, with its gradient, is tens of
-gigabytes; a chunk of it is not. What a model does to its logits after the head is in one table, and is
-checked once against the model's own logits. Where they differ, the head runs unchunked.
+Float32 logits of a pool's labeled tokens over a vocabulary of 128,000, with their gradient, take
+tens of gigabytes; a chunk does not. One table lists what models do to their logits after the head,
+and the result is checked once against the model's own logits. On a mismatch, the head runs unchunked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from colm.errors import UnsupportedModelError
 from colm.step.sharding import is_sharded
 
 CHUNK_BYTES = 2**28
-"""Float32 logits that are made at a time where the user sets no number of tokens."""
+"""Bytes of float32 logits per chunk if the user sets no number of tokens."""
 
 FINISHES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "logit_scale": lambda logits, scale: logits * scale,  # Cohere
@@ -26,20 +26,20 @@ FINISHES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "final_logit_softcapping": lambda logits, cap: torch.tanh(logits / cap) * cap,  # Gemma
     "logits_soft_cap": lambda logits, cap: torch.tanh(logits / cap) * cap,  # RecurrentGemma
 }
-"""What a setting in a model's config does to its logits."""
+"""What each setting in a model's config does to the logits."""
 
 NO_HIDDEN_STATES = (
-    "The model has no output head that reads one hidden state for each token, so hidden states can not be features; "
-    "use features='exact'."
+    "The model has no output head that reads one hidden state per token, so hidden states cannot serve as features. "
+    "Use features='exact'."
 )
 
 
 class OutputHead(NamedTuple):
-    """The head and what follows it, known to give the model's own logits."""
+    """The head and the operations after it, verified to reproduce the model's logits."""
 
     module: nn.Module
     vocabulary: int
-    finishes: tuple[tuple[str, float], ...]  # keys of FINISHES with the config's numbers, in order
+    finishes: tuple[tuple[str, float], ...]  # keys of FINISHES with the config's values, in order
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits of hidden states (M, d): (M, V)."""
@@ -54,13 +54,13 @@ class OutputHead(NamedTuple):
 
 
 def output_module(model: Any) -> nn.Module | None:
-    """Return the module that the model calls its output embeddings, or None."""
+    """Return the model's output embeddings module, or None."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     return head if isinstance(head, nn.Module) else None
 
 
 def hidden_size(model: Any) -> int:
-    """Return d, the size of the hidden states that the head reads, also on a rank that has no row to run.
+    """Return d, the size of the hidden states that the head reads; works on a rank without rows.
 
     Raises:
         UnsupportedModelError: the model has no output head with a weight.
@@ -72,10 +72,10 @@ def hidden_size(model: Any) -> int:
 
 
 def match_head(model: Any, hidden: Tensor, logits: Tensor) -> OutputHead | None:
-    """Return the head if it gives the model's `logits` (1, V) from what it read, `hidden` (1, d); else None.
+    """Return the head if it reproduces the model's `logits` (1, V) from its input `hidden` (1, d); else None.
 
-    A sharded head is not taken: outside of the model's own forward its weight may not be there, and if it has to be
-    gathered for each chunk, all ranks would need as many chunks.
+    A sharded head is not used: its weight may be unavailable outside the model's forward, and gathering the weight
+    for each chunk would require the same number of chunks on all ranks.
     """
     module = output_module(model)
     if module is None or is_sharded(module) or hasattr(getattr(module, "weight", None), "device_mesh"):
@@ -90,7 +90,7 @@ def match_head(model: Any, hidden: Tensor, logits: Tensor) -> OutputHead | None:
     found = head.logits(hidden)
     if found.shape != logits.shape:
         return None
-    # The two differ by rounding only; a forgotten scale or cap changes far more.
+    # Rounding alone makes small differences; a missing scale or cap makes much larger ones.
     tolerance = 1e-5 if logits.dtype == found.dtype == torch.float32 else 2e-2
     difference = (found.float() - logits.float()).abs().max()
     return head if bool(difference <= tolerance * logits.float().abs().max().clamp_min(1e-6)) else None
@@ -99,7 +99,7 @@ def match_head(model: Any, hidden: Tensor, logits: Tensor) -> OutputHead | None:
 def chunked_losses(
     head: OutputHead, hidden: Tensor, targets: Tensor, row: Tensor, rows: int, chunk: int, scale: float | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Return each row's mean loss and, with a `scale`, the gradient of scale x their sum at `hidden` (M, d)."""
+    """Return each row's mean loss and, given a `scale`, the gradient of scale * sum of losses at `hidden` (M, d)."""
     weight = 1.0 / torch.bincount(row, minlength=rows).clamp_min(1)[row]
     losses = torch.zeros(rows, device=hidden.device)
     gradients = []

@@ -1,4 +1,4 @@
-"""Hidden states of the last layer, as features to compare gradients with."""
+"""Hidden states of the last layer, as baseline features for gradients."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from colm.step.pool import Pool
 def mean_hidden_features(
     model: nn.Module, site: ValueSite, pool: Pool, groups: list[list[int]], *, head_chunk_tokens: int | None = None
 ) -> PieceFeatures:
-    """Return the mean over each row's attended tokens of what the output head reads, (n, d).
+    """Return the output head's input, averaged over each row's attended tokens, (n, d).
 
     Args:
         model: see `value_gradients`.
-        site: not used, here for the signature that all features share.
+        site: unused; part of the signature that all features share.
         pool: the rows.
-        groups: row positions of each micro-batch of the pass; their order numbers the features.
-        head_chunk_tokens: not used, as `site`.
+        groups: row positions of each micro-batch; features are numbered by position.
+        head_chunk_tokens: unused, like `site`.
 
     Raises:
-        UnsupportedModelError: the model has no output head that reads one state for each token.
+        UnsupportedModelError: the model has no output head that reads one state per token.
     """
     return _hidden_features(model, pool, groups, last=False)
 
@@ -33,7 +33,7 @@ def mean_hidden_features(
 def last_hidden_features(
     model: nn.Module, site: ValueSite, pool: Pool, groups: list[list[int]], *, head_chunk_tokens: int | None = None
 ) -> PieceFeatures:
-    """Return what the output head reads at each row's last attended token, (n, d); see `mean_hidden_features`."""
+    """Return the output head's input at each row's last attended token, (n, d); see `mean_hidden_features`."""
     return _hidden_features(model, pool, groups, last=True)
 
 

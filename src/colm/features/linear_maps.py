@@ -1,4 +1,4 @@
-"""Linear maps inside what quantisers and PEFT make of them."""
+"""Find the linear maps inside quantized and PEFT-wrapped modules."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ def base_map(module: nn.Module) -> nn.Module:
 
 
 def map_that_runs(projection: nn.Module) -> nn.Module:
-    """Return the linear map that a call of the projection runs: the base of LoRA, or the whole copy."""
+    """Return the linear map that runs when the projection is called: LoRA's base, or the modules_to_save copy."""
     return trained_map(projection) if hasattr(projection, "original_module") else base_map(projection)
 
 
 def is_linear(module: nn.Module) -> bool:
-    """True for nn.Linear, its quantised relatives, and transformers' Conv1D."""
+    """True for nn.Linear, its quantized variants, and transformers' Conv1D."""
     weight = getattr(module, "weight", None)
     sized = hasattr(module, "in_features") and hasattr(module, "out_features")  # OFT's rotations have only one of them
     return isinstance(weight, Tensor) and (sized or type(module).__name__ == "Conv1D")
 
 
 def is_adapted(module: nn.Module) -> bool:
-    """True for a map that PEFT has put an adapter around."""
+    """True for a map that PEFT has wrapped in an adapter."""
     return isinstance(getattr(module, "base_layer", None), nn.Module)
 
 
 def map_sizes(linear: nn.Module) -> tuple[int, int]:
-    """Return (d_out, d_in), also of GPT-2's Conv1D, whose weight is (d_in, d_out)."""
+    """Return (d_out, d_in), including for GPT-2's Conv1D, whose weight is (d_in, d_out)."""
     module: Any = linear
     if type(linear).__name__ == "Conv1D":
         return int(module.weight.shape[1]), int(module.weight.shape[0])
@@ -42,9 +42,9 @@ def map_sizes(linear: nn.Module) -> tuple[int, int]:
 
 
 def trained_map(projection: nn.Module) -> nn.Module:
-    """Return what PEFT trains of a projection: LoRA's B, a whole copy (modules_to_save), or the projection itself.
+    """Return the map that PEFT trains for a projection: LoRA's B, a modules_to_save copy, or the projection itself.
 
-    Of several active adapters, the first one that is trained.
+    With several active adapters, the first trained one is used.
     """
     holder: Any = projection
     copies = getattr(holder, "modules_to_save", None)
@@ -65,6 +65,6 @@ def _as_list(names: Any) -> list[str]:
 
 
 def is_trained(module: nn.Module) -> bool:
-    """True if the module has a weight that is trained."""
+    """True if the module's weight is trained."""
     weight = getattr(module, "weight", None)
     return isinstance(weight, Tensor) and weight.requires_grad

@@ -1,10 +1,10 @@
-"""Find the last value projection of a causal language model: the one place that decides.
+"""Find the last value projection of a causal language model. Only this module decides which one it is.
 
-Names propose, a forward pass of one token decides: it shows which of the proposed modules run, in
-which order, and which outputs of a fused projection are values. With one token the attention has one
-key, so its softmax is 1 whatever the query and the key, and only the values reach the logits. That
-holds for every layout (blocks, interleaved by head, grouped or multi-query, latent attention), so no
-table of layouts is needed.
+Module names give the candidates; a forward pass of one token decides. It shows which candidates run,
+in which order, and which outputs of a fused projection are values. With one token, attention has one
+key, so its softmax is 1 for any query and key, and only the values reach the logits. This holds for
+every layout (blocks, interleaved by head, grouped or multi-query, latent attention), so no table of
+layouts is needed.
 """
 
 from __future__ import annotations
@@ -31,36 +31,36 @@ from colm.features.value_rows import find_value_rows
 logger = logging.getLogger(__name__)
 
 SEPARATE = ("v_proj", "value_proj", "v_lin", "value", "wv", "Wv", "project_v", "v_proj_current")
-"""Names of modules that compute the values and nothing else."""
+"""Names of modules that compute only the values."""
 
 FUSED = ("qkv_proj", "c_attn", "query_key_value", "Wqkv", "wqkv", "qkv", "kv_b_proj", "kv_proj", "W_pack", "att_proj")
-"""Names of modules that compute the values and more."""
+"""Names of modules that compute the values and other outputs."""
 
 NO_SOFTMAX = ("linear", "mamba", "conv", "recurrent", "mlp")
-"""Parts of layer types in a config, and of module names, that are not softmax attention."""
+"""Substrings of config layer types, and of module names, that do not denote softmax attention."""
 
 MIX_ROWS = ("LILY",)
-"""Kinds of adapters whose output for a row depends on the other rows of its batch."""
+"""Adapter types whose output for a row depends on the other rows in its batch."""
 
 NO_ATTENTION = ("feed_forward", "mlp", "ffn", "experts", "compressor", "indexer")
-"""Names on the path of modules that belong to no attention."""
+"""Path components of modules that are not part of attention."""
 
 
 def locate_value_site(model: nn.Module, value_module: str | None = None) -> ValueSite:
-    """Find the last value projection that runs, or take the module that the user names.
+    """Find the last value projection that runs, or use the module that the user names.
 
-    Where the projection has LoRA, its B is taken. Where nothing of it is trained, the trained linear map
-    of the same layer that is nearest to it is taken, which the log says. An adapter that has no linear map of its
-    own (OFT, AdaLoRA, IA3, ...) leaves the projection itself, whose gradient is taken though it is not trained.
+    With LoRA, the projection's B is used. If no part of the projection is trained, the nearest trained linear
+    map of the same layer is used, and the log says so. If the adapter has no linear map of its own (OFT, AdaLoRA,
+    IA3, ...), the gradient of the projection itself is used, although it is not trained.
 
     Args:
         model: a Hugging Face causal language model, bare, with PEFT adapters, in DDP or compiled.
-        value_module: dotted path of a Linear, or an ending of it that only one module has.
+        value_module: dotted path of a Linear, or a suffix of the path that is unique.
 
     Raises:
-        ConfigError: `value_module` names no module, or one that is not linear.
-        UnsupportedModelError: no value projection was found, the message lists what was looked at; an adapter learns
-            a prompt, or does not call the projection; or the model's logits are not finite.
+        ConfigError: `value_module` matches no module, several modules, or one that is not linear.
+        UnsupportedModelError: no value projection was found (the message lists the modules searched); an adapter
+            learns a prompt or bypasses the projection; or the model's logits are not finite.
 
     Source: CoLM, section 4.3: the last layer's V projection has the largest gradient norms.
     """
@@ -77,7 +77,7 @@ def locate_value_site(model: nn.Module, value_module: str | None = None) -> Valu
         nearest = _nearest_trained(name, modules)
         if nearest is not None:
             logger.warning(
-                "%s is not trained; the features are gradients of %s, the nearest map that is.", name, nearest
+                "%s is not trained; the features are gradients of %s, the nearest trained map.", name, nearest
             )
             return _make_site(inner, nearest, trained_map(modules[nearest]), None, modules)
         if is_adapted(modules[name]):
@@ -85,7 +85,7 @@ def locate_value_site(model: nn.Module, value_module: str | None = None) -> Valu
                 "The %s has no linear map of its own; the gradient of %s is the feature.", _adapters(inner), name
             )
             return _make_site(inner, name, module, _value_rows(inner, name, influence), modules)
-        logger.warning("%s is not trained, nor is another map of its layer; its gradient is the feature.", name)
+        logger.warning("%s is not trained, nor is any other map of its layer; its gradient is the feature.", name)
     return _make_site(inner, name, module, _value_rows(inner, name, influence), modules)
 
 
@@ -94,7 +94,7 @@ def _value_rows(model: nn.Module, name: str, influence: Tensor) -> Tensor | None
 
 
 def _adapters(model: Any) -> str:
-    """Return the kinds of the model's adapters as words for a message, such as ``OFT adapter``; empty without any."""
+    """Return the model's adapter types as text for a message, such as ``OFT adapter``; empty without adapters."""
     kinds = sorted({str(getattr(config.peft_type, "value", config.peft_type)) for config in _peft_configs(model)})
     return f"{' and '.join(kinds)} adapter" if kinds else ""
 
@@ -105,22 +105,22 @@ def _peft_configs(model: Any) -> list[Any]:
 
 
 def _refuse_adapters(model: nn.Module) -> None:
-    """Refuse adapters that mix rows or learn a prompt, which lengthens rows; a prefix of keys and values does not."""
+    """Reject adapters that mix rows, or learn a prompt and so lengthen rows; prefix tuning is fine."""
     for config in _peft_configs(model):
         if getattr(config.peft_type, "value", "") in MIX_ROWS:
             raise UnsupportedModelError(
-                f"The {_adapters(model)} averages over the rows of a batch, so no row has a gradient of "
-                "its own; use LoRA."
+                f"The {_adapters(model)} averages over the rows of a batch, so per-example gradients do not exist. "
+                "Use LoRA."
             )
         if getattr(config, "is_prompt_learning", False) and getattr(config.peft_type, "value", "") != "PREFIX_TUNING":
             raise UnsupportedModelError(
-                f"The {_adapters(model)} learns a prompt, which lengthens every row beyond its labels; use LoRA or "
-                "another adapter of weights."
+                f"The {_adapters(model)} learns a prompt, which makes every row longer than its labels. Use LoRA or "
+                "another weight adapter."
             )
 
 
 def _last_that_matters(model: nn.Module, modules: dict[str, nn.Module]) -> tuple[str, Tensor]:
-    """Return the last proposed module that runs and moves the logits, and how much each of its outputs does."""
+    """Return the last candidate that runs and affects the logits, with the influence of each of its outputs."""
     proposed = {name: map_that_runs(module) for name, module in modules.items() if _is_proposed(name, module, model)}
     if not proposed:
         raise UnsupportedModelError(_not_found(model, modules))
@@ -129,14 +129,14 @@ def _last_that_matters(model: nn.Module, modules: dict[str, nn.Module]) -> tuple
     except Exception as error:  # modeling code can raise anything
         with_adapter = f" with its {_adapters(model)}" if _adapters(model) else ""
         raise UnsupportedModelError(
-            f"The model{with_adapter} did not run on one token ({type(error).__name__}: {error}), which is how the "
-            "last value projection is found. Name a Linear with value_module."
+            f"The model{with_adapter} did not run on one token ({type(error).__name__}: {error}), so the last value "
+            "projection cannot be found. Name a Linear with value_module."
         ) from error
     reason = ""
     for name in dict.fromkeys(reversed(calls)):
         try:
             influence = one_token_influence(model, trained_map(modules[name]))
-        except RuntimeError as error:  # not used on the way to the logits, or modified in place there
+        except RuntimeError as error:  # not used to compute the logits, or modified in place
             reason = f" ({name}: {error})"
             continue
         if influence.max() > 0:
@@ -178,21 +178,21 @@ def _make_site(
     try:
         shapes = [shape for _, shape in observe_calls(model, sharing)]
         flat = all(len(shape) == 2 for shape in shapes)
-        # DoRA runs B on the identity, too, which is no use of it on tokens.
+        # DoRA also runs B on the identity, which is not a use on tokens.
         if sum((len(shape) == 2) == flat for shape in shapes) > 1:
             logger.warning(
-                "The weight of %s is used several times in a pass. Its gradient is the sum over them, and the pass "
-                "keeps activations from the first of them on, nearly as many as training does.",
+                "The weight of %s is used several times per forward. Its gradient is the sum over the uses, and the "
+                "selection pass keeps activations from the first use on, nearly as many as training does.",
                 name,
             )
             layers = ()
         head = find_head(model)
-    except Exception as error:  # a named module in a model that does not run on one token
-        logger.info("A pass of one token failed (%s).", error)
+    except Exception as error:  # the user named a module, and the model does not run on one token
+        logger.info("The forward of one token failed (%s).", error)
         head = None
     if head is None:
         logger.info(
-            "The output head's logits are not the model's own, so the head runs on all labelled tokens at once."
+            "The output head alone does not reproduce the model's logits, so it runs on all labeled tokens at once."
         )
     uses = tuple(sharing.values())
     adapted = any(getattr(other, "base_layer", None) in uses for other in modules.values() if is_adapted(other))
@@ -200,7 +200,7 @@ def _make_site(
 
 
 def _that_share(module: nn.Module, model: nn.Module) -> dict[str, nn.Module]:
-    """Return the maps that hold the weight of `module`, itself among them (blocks may share weights)."""
+    """Return all maps that hold the weight of `module`, including itself (blocks may share weights)."""
     weight = module.weight
     return {
         name: other
@@ -214,7 +214,7 @@ def _leaf(name: str) -> str:
 
 
 def _nearest_trained(name: str, modules: dict[str, nn.Module]) -> str | None:
-    """Return the trained linear map of the projection's layer that stands nearest to it, or None."""
+    """Return the trained linear map nearest to the projection in its layer, or None."""
     layer = _layers_from(name, modules)[0]
     inside = {id(module) for module in layer.modules()}
     adapted = tuple(f"{other}." for other, module in modules.items() if is_adapted(module))
@@ -224,7 +224,7 @@ def _nearest_trained(name: str, modules: dict[str, nn.Module]) -> str | None:
         if id(module) in inside
         and is_linear(base_map(module))
         and _leaf(other) != "original_module"
-        and not other.startswith(adapted)  # what an adapter is made of
+        and not other.startswith(adapted)  # parts of an adapter
         and ".modules_to_save." not in other
     ]
     trained = [other for other in projections if is_trained(trained_map(modules[other]))]
@@ -233,7 +233,7 @@ def _nearest_trained(name: str, modules: dict[str, nn.Module]) -> str | None:
 
 
 def _layers_from(name: str, modules: dict[str, nn.Module]) -> tuple[nn.Module, ...]:
-    """Return the outermost list element on the path, the transformer layer, and those that come after it."""
+    """Return the transformer layer (the outermost list element on the path) and the layers after it."""
     parts = name.split(".")
     for depth in range(1, len(parts)):
         holder = modules[".".join(parts[:depth])]
@@ -248,11 +248,11 @@ def _resolve(wanted: str, modules: dict[str, nn.Module]) -> str:
     matches = exact or matches
     linear = [name for name in modules if is_linear(modules[name])]
     if not matches:
-        raise ConfigError(f"value_module={wanted!r} names no module of the model.{suggest(wanted, linear)}")
+        raise ConfigError(f"value_module={wanted!r} does not match any module of the model.{suggest(wanted, linear)}")
     if len(matches) > 1:
         raise ConfigError(
-            f"value_module={wanted!r} fits {len(matches)} modules, such as {matches[0]} and {matches[-1]}; "
-            "give the whole path of one."
+            f"value_module={wanted!r} matches {len(matches)} modules, such as {matches[0]} and {matches[-1]}. "
+            "Give the full path of one."
         )
     module = modules[matches[0]]
     if not is_linear(base_map(module)):
@@ -266,14 +266,14 @@ def _not_found(model: nn.Module, modules: dict[str, nn.Module]) -> str:
     if any(is_adapted(module) and _leaf(name) in SEPARATE + FUSED for name, module in modules.items()):
         return (
             f"The {_adapters(model)} computes the value projection's output without calling the projection, so its "
-            "gradient cannot be had; use LoRA with target_modules, or name a Linear that the adapter leaves alone with "
-            "value_module."
+            "gradient is unavailable. Use LoRA with target_modules, or set value_module to a Linear without the "
+            "adapter."
         )
     linear = [name for name, module in modules.items() if is_linear(module)]
-    seen = f"the last ones are {', '.join(linear[-8:])}" if linear else "it has no Linear at all"
+    seen = f"the last ones are {', '.join(linear[-8:])}" if linear else "the model has none"
     return (
-        f"No value projection that runs was found among {len(linear)} linear modules (looked for names ending in "
-        f"{', '.join(SEPARATE + FUSED)} outside of feed-forward, linear-attention and state-space layers): {seen}. "
-        "A model without attention has none. Name the module to use with "
+        f"No active value projection was found among {len(linear)} linear modules (searched for names ending in "
+        f"{', '.join(SEPARATE + FUSED)} outside feed-forward, linear-attention and state-space layers): {seen}. "
+        "A model without attention has no value projection. Name the module to use with "
         "SelectionConfig(value_module='path.of.a.Linear')."
     )

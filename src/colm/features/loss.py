@@ -1,4 +1,4 @@
-"""Each row's loss, as a feature to compare gradients with."""
+"""Each row's loss, as a baseline feature for gradients."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from colm.step.pool import Pool
 def loss_features(
     model: nn.Module, site: ValueSite, pool: Pool, groups: list[list[int]], *, head_chunk_tokens: int | None = None
 ) -> PieceFeatures:
-    """Return each row's mean loss over its labelled tokens, (n, 1), dropout off.
+    """Return each row's mean loss over its labeled tokens, (n, 1), with dropout off.
 
-    Args: as those of `exact_features`.
+    Args: see `exact_features`.
     """
     pieces = []
     for group in groups:

@@ -1,4 +1,4 @@
-"""What a pass of one token tells about a model: which maps run, what moves the logits, how the head is had."""
+"""Probe a model with one token: which maps run, which outputs affect the logits, how the output head is reached."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from colm.features.precision import Precision
 
 
 def find_head(model: nn.Module) -> OutputHead | None:
-    """Return the output head if it is known to give the model's own logits, checked on one token; else None."""
+    """Return the output head if it reproduces the model's own logits on one token; else None."""
     head = output_module(model)
     read: list[Tensor] = []
     precision: list[Precision] = []
@@ -25,7 +25,7 @@ def find_head(model: nn.Module) -> OutputHead | None:
 
     def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         read.append(args[0])
-        precision.append(Precision.of(args[0].device.type))  # accelerate puts one around a model's forward
+        precision.append(Precision.of(args[0].device.type))  # accelerate wraps a model's forward in autocast
 
     logits = run_one_token(model, {head: note})
     if len(read) != 1 or read[0].shape[:-1] != (1, 1):
@@ -35,7 +35,7 @@ def find_head(model: nn.Module) -> OutputHead | None:
 
 
 def observe_calls(model: nn.Module, watched: Mapping[str, nn.Module]) -> list[tuple[str, torch.Size]]:
-    """Return the calls of the watched modules on one token, in order: the name, and the shape of the input."""
+    """Return the watched modules' calls on one token, in order: name and input shape."""
     calls: list[tuple[str, torch.Size]] = []
 
     def note(module: nn.Module, args: tuple[Any, ...], output: Any, *, name: str) -> None:
@@ -46,10 +46,10 @@ def observe_calls(model: nn.Module, watched: Mapping[str, nn.Module]) -> list[tu
 
 
 def require_finite_logits(model: nn.Module) -> None:
-    """Check that the logits of one token are numbers; minus infinity is one, some models mask with it.
+    """Check that the logits of one token are finite. Minus infinity is allowed: some models mask with it.
 
     Raises:
-        UnsupportedModelError: they are not, with the first weight that is not either.
+        UnsupportedModelError: they are not finite; names the first non-finite weight, if any.
     """
     with torch.no_grad():
         logits = run_one_token(model, {})
@@ -58,17 +58,17 @@ def require_finite_logits(model: nn.Module) -> None:
             return
         lost = int((~sound).sum())
         broken = next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None)
-    where = f"the weight {broken} is not finite" if broken else "all weights are finite, so it overflows"
+    where = f"the weight {broken} is not finite" if broken else "all weights are finite, so the forward overflows"
     raise UnsupportedModelError(
         f"The model's logits are not finite: {lost:,} of {logits.numel():,} for one token, in {logits.dtype}; {where}. "
-        "Load weights that are whole, or compute in bfloat16 or float32."
+        "Load intact weights, or compute in bfloat16 or float32."
     )
 
 
 def one_token_influence(model: nn.Module, module: nn.Module, *, directions: int = 4) -> Tensor:
-    """Return how much each output of `module` moves the logits of a single token, (d_out,) float32.
+    """Return how strongly each output of `module` affects the logits of a single token, (d_out,) float32.
 
-    The root mean square, over random directions in the logits, of the gradient at the module's output.
+    This is the root mean square, over random logit directions, of the gradient at the module's output.
     """
     seen: list[Tensor] = []
 
@@ -77,10 +77,10 @@ def one_token_influence(model: nn.Module, module: nn.Module, *, directions: int 
         seen.append(output.detach().requires_grad_())
         return seen[-1].clone()  # an adapter may add to it in place
 
-    with torch.enable_grad():  # also where the caller has them off
+    with torch.enable_grad():  # even if the caller disabled gradients
         logits = run_one_token(model, {module: start_graph}).float().flatten()
     if not seen:
-        raise RuntimeError("it is not called")
+        raise RuntimeError("never called")
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros(seen[-1].shape[-1], device=logits.device)
     for _ in range(directions):

@@ -1,4 +1,4 @@
-"""In which precision a forward ran."""
+"""The precision in which a forward ran."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import torch
 
 
 class Precision(NamedTuple):
-    """Autocast as it was at some moment, which whatever runs again apart from the model's forward needs."""
+    """A snapshot of autocast, to rerun parts of a model outside its forward."""
 
-    kind: str  # of device
+    kind: str  # device type
     enabled: bool
-    dtype: torch.dtype  # float32 where it is off
+    dtype: torch.dtype  # float32 if autocast is off
 
     @staticmethod
     def of(kind: str) -> Precision:
-        """Return autocast as it is now, for devices of `kind`."""
+        """Return the current autocast state for devices of type `kind`."""
         enabled = torch.is_autocast_enabled(kind)
         return Precision(kind, enabled, torch.get_autocast_dtype(kind) if enabled else torch.float32)
 
     def context(self) -> torch.autocast:
-        """Return a context with this autocast."""
+        """Return a context that restores this autocast state."""
         return torch.autocast(self.kind, dtype=self.dtype if self.enabled else None, enabled=self.enabled)

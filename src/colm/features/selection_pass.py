@@ -1,4 +1,4 @@
-"""The selection pass: the features that a config asks for, a micro-batch at a time."""
+"""The selection pass: compute the configured features, one micro-batch at a time."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ FEATURES = {
     "loss": loss_features,
     "gradient_norm": gradient_norm_features,
 }
-"""Features by their name in the config, all of one signature; SPSA needs directions besides."""
+"""Feature functions by config name, all with the same signature; SPSA also needs directions."""
 
 GRADIENTS = ("exact", "spsa")
-"""Features that Adam can turn into steps, and whose large coordinates stand for a source."""
+"""Gradient features: Adam can turn them into steps, and their largest coordinates characterize a source."""
 
 
 def tokens_at_a_time(config: SelectionConfig, pool: Pool) -> int:
-    """Return the padded tokens that go through the trunk at a time where training does not say so."""
+    """Return how many padded tokens go through the trunk at a time."""
     return config.pass_tokens or pool.largest_batch_tokens()
 
 
@@ -47,23 +47,23 @@ def run_selection_pass(
     generator: torch.Generator,
     recording: Callable[[list[list[int]]], AbstractContextManager[None]] | None = None,
 ) -> Features:
-    """Return the features of `rows`, numbered in the order of their positions.
+    """Return the features of `rows`, numbered by position.
 
     Args:
         model: see `value_gradients`.
         site: from `locate_value_site`.
         pool: this rank's rows.
         rows: positions in the pool.
-        config: names the features, and the sizes of the pass.
-        generator: of SPSA's directions, the same on every rank.
-        recording: a context, made from the row positions of the pass's micro-batches, that watches their forwards.
+        config: names the features and sets the sizes of the pass.
+        generator: draws SPSA's directions; the same on every rank.
+        recording: takes the row positions of each micro-batch; returns a context that watches their forwards.
     """
     max_tokens = tokens_at_a_time(config, pool)
     if config.pass_labels is not None:
         pool = pool.cut_behind(config.pass_labels)
     if config.features == "spsa":
         directions = draw_directions(site, config.spsa_probes, generator)
-        # The last layer sees 2 probes copies of each row, so fewer rows go at a time.
+        # The last layer sees 2 * probes copies of each row, so each micro-batch holds fewer rows.
         max_tokens = max(1, max_tokens // config.spsa_probes)
 
     def run(groups: list[list[int]]) -> Features:
@@ -81,5 +81,5 @@ def run_selection_pass(
         features = run(groups)
         shortest = pool.by_length(range(len(pool)))[-1]
         for _ in range(most - len(groups)):
-            run([[shortest]])  # the other ranks wait for its part of the weights
+            run([[shortest]])  # the other ranks wait for this rank's shard of the weights
     return features

@@ -12,41 +12,41 @@ from colm.features.head import OutputHead
 class ValueSite(NamedTuple):
     """The linear map whose weight's per-example gradient is the feature.
 
-    With LoRA that is the matrix B of the last value projection, a linear map of its own whose input
-    is A x. Hooking B instead of the projection makes LoRA and full training one case, and scaling
-    (LoRA, rsLoRA, DoRA's magnitude) comes in by the chain rule.
+    With LoRA this is the matrix B of the last value projection, itself a linear map with input A x.
+    Hooking B instead of the projection handles LoRA and full training alike; scaling (LoRA, rsLoRA,
+    DoRA's magnitude) follows from the chain rule.
     """
 
     name: str  # dotted path of the projection
-    module: nn.Module  # the linear map that has the weight
-    value_rows: Tensor | None  # (d_out,) int64, its outputs that are values; None for all
+    module: nn.Module  # the linear map that owns the weight
+    value_rows: Tensor | None  # (d_out,) int64, outputs that are values; None means all
     out_features: int  # d_out
-    in_features: int  # d_in, LoRA's rank where there is LoRA
-    uses: tuple[nn.Module, ...]  # the maps that have this weight, as a rule the module alone; these are hooked
-    flat: bool  # it reads (rows * tokens, d_in), not (rows, tokens, d_in)
-    layers: tuple[nn.Module, ...]  # the transformer layer with the projection and those after it; none if it recurs
+    in_features: int  # d_in; with LoRA, its rank
+    uses: tuple[nn.Module, ...]  # the maps that share this weight, normally just the module; these are hooked
+    flat: bool  # the input is (rows * tokens, d_in), not (rows, tokens, d_in)
+    layers: tuple[nn.Module, ...]  # the projection's transformer layer and all later ones; empty if it recurs
     layers_after: int  # transformer layers that follow the one with the projection
-    head: OutputHead | None  # the output head, if it can run apart from the model and so in chunks
-    adapted: bool = False  # an adapter gets its output, and may add to it in place
+    head: OutputHead | None  # the output head, if it can run separately and therefore in chunks
+    adapted: bool = False  # an adapter receives the output and may add to it in place
 
     @property
     def weight(self) -> nn.Parameter:
-        """The trained weight, whose optimiser group sets the Adam constants."""
+        """The trained weight; its optimizer group sets the Adam constants."""
         weight = self.module.weight
         assert isinstance(weight, nn.Parameter)
         return weight
 
     @property
     def dim(self) -> int:
-        """D, entries of the gradient."""
+        """D, the number of gradient entries."""
         return self.out_features * self.in_features
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside DistributedDataParallel and torch.compile, as the training forward sees it otherwise.
+    """Return the model inside DistributedDataParallel and torch.compile, otherwise unchanged.
 
-    Autocast that accelerate puts around the forward stays in place, so that the pass runs in the
-    precision of training.
+    The autocast that accelerate wraps around the forward stays in place, so the pass runs in the
+    same precision as training.
     """
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel):

@@ -1,4 +1,4 @@
-"""Shorten features at random so that their inner products stay, the same way for every source."""
+"""Reduce features with one random sketch for all sources, preserving inner products in expectation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from colm.step.transfer import send
 
 SEED = 20_240_719
-"""Of the buckets: the same on every rank, in every step and after a resume."""
+"""Seed of the buckets: the same on every rank, in every step, and after resuming."""
 
 
 class Sketch(NamedTuple):
-    """Where each of D coordinates goes among h buckets, and with which sign."""
+    """The bucket (out of h) and the sign of each of D coordinates."""
 
     bucket: Tensor  # (D,) int64
     sign: Tensor  # (D,) float32, 1 or -1
@@ -26,10 +26,10 @@ class Sketch(NamedTuple):
 
 
 def draw_sketch(dim: int, size: int, device: torch.device) -> Sketch | None:
-    """Return a count sketch from `dim` to `size` coordinates, or None where `size` is no smaller.
+    """Return a count sketch from `dim` to `size` coordinates, or None if `size` is not smaller.
 
-    Inner products of sketches have those of the features as their expectation, with a variance of at most
-    2 |x|^2 |y|^2 / size over the draw.
+    Inner products of sketches equal those of the features in expectation, with a variance over the draw of
+    at most 2 |x|^2 |y|^2 / size.
 
     Source: Charikar, Chen and Farach-Colton, 2002; Weinberger et al., 2009.
     """

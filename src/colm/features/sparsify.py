@@ -1,4 +1,4 @@
-"""Choose the coordinates that stand for a source."""
+"""Choose the coordinates that represent a source."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from torch import Tensor
 
 
 def largest_coordinates(mean: Tensor, count: int) -> Tensor:
-    """Return the `count` coordinates of largest magnitude of a source's mean feature, ascending.
+    """Return the `count` largest-magnitude coordinates of a source's mean feature, ascending.
 
-    Magnitudes are compared to five digits of the largest, and the lower coordinate wins a tie: at
-    the first step every entry of an Adam step is 1 in magnitude, so the means take few values and
-    float noise would decide between them.
+    Magnitudes are compared to five digits of the largest, and the lower coordinate wins ties. At the
+    first step every entry of an Adam step has magnitude 1, so the means take few distinct values and
+    floating-point noise would otherwise decide.
 
     Args:
-        mean: (D,) mean over the source's pool rows. The mean of magnitudes would not do: at the
+        mean: (D,) mean over the source's pool rows. The mean of magnitudes would not work: at the
             first step it is 1 everywhere.
-        count: h; more than D means all.
+        count: h; values above D select all coordinates.
 
     Returns:
         (min(count, D),) int64.
 
-    Source: CoLM, section 4.3, "sparsifying": the largest magnitude of the mean normalised gradient.
+    Source: CoLM, section 4.3, "sparsifying": the largest magnitude of the mean normalized gradient.
 
     >>> largest_coordinates(torch.tensor([0.1, -3.0, 2.0, 0.0]), 2).tolist()
     [1, 2]

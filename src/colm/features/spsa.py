@@ -1,8 +1,8 @@
 """The paper's zeroth-order estimate of the last value projection's gradient (SPSA).
 
-Perturbing the weight by eps Z changes the map's output by eps x Z^T, so that is what is added, and no
-weight is touched. The trunk runs once per micro-batch: at the input of the layer that holds the
-projection the batch is repeated, one copy for each direction and sign.
+Perturbing the weight by eps Z changes the map's output by eps x Z^T. We add that to the output and
+leave the weight unchanged. The trunk runs once per micro-batch: at the input of the layer with the
+projection, the batch is repeated, one copy for each direction and sign.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ def spsa_gradients(
 ) -> Tensor:
     """Estimate each example's gradient of the last value projection by finite differences.
 
-    Row i is the mean over probes of (L_i(W + eps Z) - L_i(W - eps Z)) / (2 eps) Z, with directions Z
-    of standard normal entries that all examples share. The rows are therefore combinations of
-    `probes` directions; with one probe they lie on a line.
+    Row i is the mean over probes of (L_i(W + eps Z) - L_i(W - eps Z)) / (2 eps) Z. All examples share
+    the directions Z, which have standard normal entries. The rows are therefore linear combinations
+    of `probes` directions; with one probe they lie on a line.
 
     Args:
         model: a Hugging Face causal language model, bare, with PEFT adapters, or in DDP.
-        batch: ``input_ids``, ``labels`` (n, T), as a rule ``attention_mask``, on the model's device.
+        batch: ``input_ids``, ``labels`` (n, T), usually ``attention_mask``, on the model's device.
         probes: number of directions, at least 1.
-        eps: length of the difference, in units of the weight.
+        eps: step size of the finite difference, in units of the weight.
         generator: draws the directions; a CPU generator, so that every device draws the same.
-        value_module: path of another Linear to take.
+        value_module: path of another Linear to use.
 
     Returns:
-        (n, D) float32, rows as those of `value_gradients`.
+        (n, D) float32, with rows laid out as in `value_gradients`.
 
     Raises:
         UnsupportedModelError: no value projection was found.
@@ -65,27 +65,25 @@ def spsa_gradients(
 
 
 def site_for_copies(model: nn.Module, site: ValueSite) -> ValueSite:
-    """Return the site, without its layers where a batch can be repeated only at the input of the model."""
+    """Return the site, without its layers if a batch can be repeated only at the input of the model."""
     if site.layers and not _repeats_in_layers(unwrap(model), site):
-        logger.info(
-            "A batch can not be repeated at the input of the layers of %s; SPSA runs the trunk anew.", site.name
-        )
+        logger.info("A batch cannot be repeated at the input of the layers of %s; SPSA reruns the trunk.", site.name)
         return site._replace(layers=())
     return site
 
 
 def _repeats_in_layers(model: Any, site: ValueSite) -> bool:
-    """True if a batch repeated at the input of the site's layer gives each copy the losses of the batch.
+    """True if each copy of a batch repeated at the input of the site's layer has the losses of the batch.
 
-    A layer may get tensors whose first dimension only looks like the row, as many rows as heads say, or hidden states
-    whose row is another dimension.
+    A layer may receive tensors whose first dimension only looks like the row (say, with as many rows as heads), or
+    hidden states whose rows are in another dimension.
     """
     heads = getattr(layer_config(model, site.name), "num_attention_heads", None)
     embedding = model.get_input_embeddings().weight
     tolerance = 1e-4 if embedding.dtype in (torch.float32, torch.float64) else 2e-2
     generator = torch.Generator().manual_seed(0)
     for rows in {3, heads if isinstance(heads, int) else 4}:
-        tokens = 6 if rows == 5 else 5  # rows = tokens would be ambiguous in itself
+        tokens = 6 if rows == 5 else 5  # rows = tokens would be ambiguous
         ids = torch.randint(3, 8, (rows, tokens), generator=generator).to(embedding.device)
         used = torch.arange(tokens, device=ids.device) < tokens - torch.arange(rows, device=ids.device)[:, None] % 3
         batch = {"input_ids": ids, "attention_mask": used.long(), "labels": ids.masked_fill(~used, IGNORE)}
@@ -93,7 +91,7 @@ def _repeats_in_layers(model: Any, site: ValueSite) -> bool:
             with undisturbed(model):
                 once = run_to_losses(model, site, batch).losses
                 twice = run_to_losses(model, site, batch, copies=2).losses
-        except Exception as error:  # modeling code raises anything on a shape that it does not expect
+        except Exception as error:  # modeling code can raise anything on an unexpected shape
             logger.info("Repeating %d rows at the input of a layer failed (%s).", rows, error)
             return False
         if not torch.allclose(twice, once.repeat(2), rtol=tolerance, atol=tolerance):
@@ -108,7 +106,7 @@ def draw_directions(site: ValueSite, probes: int, generator: torch.Generator) ->
 
 
 class SpsaFeatures:
-    """Estimates as the slopes along a few shared directions: (n, probes) and (probes, D) instead of (n, D).
+    """Estimates stored as slopes along a few shared directions: (n, probes) and (probes, D) instead of (n, D).
 
     Args:
         slopes: (n, probes) float32, the derivative of each row's loss along each direction.
@@ -121,12 +119,12 @@ class SpsaFeatures:
 
     @property
     def dim(self) -> int:
-        """D, the number of coordinates of one example."""
+        """D, the number of coordinates per example."""
         return self._directions.shape[1]
 
     @property
     def device(self) -> torch.device:
-        """Where the rows are."""
+        """Device that holds the rows."""
         return self.slopes.device
 
     def __len__(self) -> int:
@@ -161,10 +159,10 @@ def spsa_features(
         model: see `spsa_gradients`.
         site: from `site_for_copies`.
         pool: the rows.
-        groups: row positions of each micro-batch of the pass; their order numbers the features.
+        groups: row positions of each micro-batch; features are numbered by position.
         directions: from `draw_directions`.
-        eps: length of the difference.
-        head_chunk_tokens: labelled tokens that go through the output head at a time.
+        eps: step size of the finite difference.
+        head_chunk_tokens: labeled tokens that go through the output head at a time.
     """
     probes = directions.shape[0]
     slopes = torch.zeros(sum(map(len, groups)), probes, dtype=directions.dtype, device=pool.device)
@@ -187,7 +185,7 @@ def spsa_features(
 def _perturb(inputs: Tensor, output: Tensor, site: ValueSite, directions: Tensor, eps: float) -> Tensor:
     """Add +eps x Z_p^T to the first half of the copies and -eps x Z_p^T to the second, in float32."""
     probes = directions.shape[0]
-    copies = inputs.reshape(2, probes, -1, inputs.shape[-1])  # the trunk's copies are equal: one per sign and probe
+    copies = inputs.reshape(2, probes, -1, inputs.shape[-1])  # the trunk's copies are identical: one per sign and probe
     dtype = torch.promote_types(output.dtype, directions.dtype)
     change = eps * torch.einsum("spti,poi->spto", copies.to(dtype), directions.to(dtype))
     change[1].neg_()
@@ -202,7 +200,7 @@ def _perturb(inputs: Tensor, output: Tensor, site: ValueSite, directions: Tensor
 
 
 def _unambiguous(batch: Batch) -> Batch:
-    """Pad by one column where rows = tokens, so that a (tokens, d) tensor can not pass for one by row."""
+    """Pad by one column if rows = tokens, so that a (tokens, d) tensor is not mistaken for one with rows first."""
     rows, tokens = batch["input_ids"].shape
     if rows != tokens:
         return batch

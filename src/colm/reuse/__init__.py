@@ -1,1 +1,1 @@
-"""Training the kept rows from the selection pass's own forward, with gradient checkpointing."""
+"""Train the kept rows from the selection pass's forward, with gradient checkpointing."""

@@ -1,13 +1,13 @@
-"""Train the kept rows from the selection pass: keep its layers' inputs, and let the checkpoints begin with them.
+"""Train the kept rows from the selection pass: store its layers' inputs and start the checkpoints from them.
 
-    begin      the pool comes: what is left of the last step is dropped
-    recording  the selection pass runs: each layer's input is kept, and the last one's output
-    keep       the picks are known: the kept rows' states are put together as training's micro-batches, the rest goes
-    (training) a forward of one of these micro-batches is recognised: each layer's checkpoint returns the next layer's
-               kept input, and runs the layer again in the backward, from its own
-    end        the optimiser has stepped: the layers have their own checkpoint function back
+    begin      a new pool arrives: drop any state of the previous step
+    recording  the selection pass runs: store each layer's input, and the last layer's output
+    keep       the picks are known: assemble the kept rows' states into training micro-batches, drop the rest
+    (training) a forward of one of these micro-batches is recognized: each layer's checkpoint returns the next layer's
+               stored input, and the backward reruns the layer from its own stored input
+    end        the optimizer has stepped: restore the layers' own checkpoint function
 
-A forward of anything else, an evaluation or a step without a selection pass, uses the ordinary checkpoint.
+Any other forward, such as an evaluation or a step without a selection pass, uses the ordinary checkpoint.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from colm.types import Batch
 logger = logging.getLogger(__name__)
 
 FUNCTION = "_gradient_checkpointing_func"
-"""The attribute by which transformers' layers call their checkpoint."""
+"""The attribute through which transformers' layers call their checkpoint."""
 
 NOT_FOR_LAYERS = ("labels", "num_items_in_batch")
-"""Arguments of a forward that its hidden states do not depend on."""
+"""Forward arguments that do not affect the hidden states."""
 
 UNKNOWN = (
-    "No training forward of the step had the inputs of a micro-batch that `take` returned, with the weights of the "
-    "selection pass, so reuse_forward=True saved nothing. Give the model all of a micro-batch's tensors, and step "
-    "once for each selection. Said once."
+    "No training forward in this step matched a micro-batch from `take` with unchanged weights, so reuse_forward=True "
+    "saved nothing. Pass all tensors of a micro-batch to the model, and take one optimizer step per selection. (This "
+    "warning is shown once.)"
 )
 
 HOOKED = (
-    "%s has a hook. With reuse_forward=True the hooks inside of layers run in the selection pass and in the backward, "
-    "not in the training forward: what they change is trained, but a loss that is made of what they see has no "
-    "gradient. Said once."
+    "%s has a hook. With reuse_forward=True, hooks inside layers run in the selection pass and in the backward, not in "
+    "the training forward: their changes are trained, but a loss computed from the values they see has no gradient. "
+    "(This warning is shown once.)"
 )
 
 
 class ForwardReuse:
-    """What is known of one step's forward, from its selection pass to the optimiser's step.
+    """The reusable forward of one step, from its selection pass to the optimizer step.
 
     Args:
-        model: as it is trained, with gradient checkpointing by the first step.
-        offload: hold states in host memory.
+        model: the model as trained; gradient checkpointing must be on by the first step.
+        offload: keep states in host memory.
 
     Raises:
         ConfigError, UnsupportedModelError: see `check_reuse`.
@@ -72,18 +72,18 @@ class ForwardReuse:
         self._keys: list[str] = []
         self._precision: Precision | None = None
         self._parts: dict[str, int] = {}
-        self._weights = 0  # how often they were written to
+        self._weights = 0  # number of writes to the trained weights
         self._waiting: list[tuple[Batch, list[Tensor]]] = []
         self._current: KnownForward | None = None
         self._installed = ExitStack()
-        self._recognised = self._warned = False
+        self._recognized = self._warned = False
         self._checked: dict[str, tuple[Tensor, ...]] = {}
         self._hooks: list[tuple[int, ...]] = []
         self._hooked: set[str] = set()
         self._told = False
 
     def begin(self, pool: Pool) -> None:
-        """Drop the last step, and check what may have changed since.
+        """Drop the previous step's state, and check what may have changed since.
 
         Raises:
             ConfigError: gradient checkpointing is off, or the pool is padded on the left.
@@ -92,12 +92,12 @@ class ForwardReuse:
         check_checkpointing(self.layers)
         if pool.side == "left":
             raise ConfigError(
-                "The batches are padded on the left, where a token's position depends on its row's neighbours, so "
-                "reuse_forward=True can not train from the selection pass; pad on the right "
+                "The batches are padded on the left, so a token's position depends on the other rows of its batch, and "
+                "reuse_forward=True cannot train from the selection pass; pad on the right "
                 '(tokenizer.padding_side = "right"), or set reuse_forward=False.'
             )
         hooks = [(id(module), *module._forward_hooks, *module._forward_pre_hooks) for module in self._caller.modules()]
-        if hooks != self._hooks:  # what they do is looked at anew
+        if hooks != self._hooks:  # check again what they do
             self._checked.clear()
             self._hooks = hooks
             self._find_hooked()
@@ -106,24 +106,24 @@ class ForwardReuse:
         self._recording = Recording(self.layers, offload=self._offload)
 
     def recording(self, groups: list[list[int]]) -> Any:
-        """Return a context that records a forward for each group of row positions."""
+        """Return a context that records one forward per group of row positions."""
         assert self._recording is not None
         return self._recording.watch(groups)
 
     def keep(
         self, pool: Pool, runs: Sequence[list[int]], batches: Sequence[Batch], *, held: int, max_tokens: int
     ) -> None:
-        """Put the kept rows' states together for training, and drop all others.
+        """Assemble the kept rows' states for training, and drop all others.
 
-        Rows that the pass did not run (of small sources, or from another rank) have their forward now instead of in
-        training. Does nothing where there was no pass.
+        Rows that the pass did not run (from small sources or another rank) run their forward here instead of in
+        training. Does nothing if there was no pass.
 
         Args:
-            pool: this rank's rows, then those that came from other ranks.
+            pool: this rank's rows, then the rows received from other ranks.
             runs: row positions of each micro-batch.
             batches: the micro-batches, padded on the right.
-            held: rows of the pool that are this rank's own.
-            max_tokens: padded tokens in one forward of rows that the pass did not run.
+            held: number of the pool's rows that are this rank's own.
+            max_tokens: padded tokens per forward of rows that the pass did not run.
         """
         recording, self._recording = self._recording, None
         if recording is None or not recording.where:
@@ -145,15 +145,15 @@ class ForwardReuse:
         self._install()
 
     def end(self, *, warn: bool = True) -> None:
-        """Drop all that is known, and give the layers their own checkpoint function back."""
-        if warn and self._waiting and not self._recognised and not self._warned:
+        """Drop all stored states, and restore the layers' own checkpoint function."""
+        if warn and self._waiting and not self._recognized and not self._warned:
             self._warned = True
             logger.warning(UNKNOWN)
         self._installed.close()
-        self._recording, self._current, self._waiting, self._recognised = None, None, [], False
+        self._recording, self._current, self._waiting, self._recognized = None, None, [], False
 
     def _find_hooked(self) -> None:
-        """Find the layers with hooks; those on their parts run when the checkpoint does."""
+        """Find the layers with hooks; hooks on their submodules run when the checkpoint does."""
         found = [
             (name, part)
             for name, layer in self.layers
@@ -167,13 +167,13 @@ class ForwardReuse:
             logger.warning(HOOKED, inside[0])
 
     def _install(self) -> None:
-        self._installed.enter_context(watched_calls([self._caller], self._recognise, self._forget))
+        self._installed.enter_context(watched_calls([self._caller], self._recognize, self._forget))
         for number, (name, layer) in enumerate(self.layers):
             self._installed.enter_context(self._exchanged(number, name, layer))
 
     @contextmanager
     def _exchanged(self, number: int, name: str, layer: nn.Module) -> Iterator[None]:
-        """Within the block, the layer's checkpoint begins with what is known of the forward at hand."""
+        """Within the block, the layer's checkpoint uses the current forward's stored states, if any."""
         ordinary = getattr(layer, FUNCTION)
 
         def checkpoint(function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -189,8 +189,8 @@ class ForwardReuse:
             if getattr(layer, FUNCTION) is checkpoint:
                 setattr(layer, FUNCTION, ordinary)
 
-    def _recognise(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Look whether this forward is of one of the waiting micro-batches."""
+    def _recognize(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Check whether this forward belongs to one of the waiting micro-batches."""
         self._current = None
         given = {**dict(zip(("input_ids",), args, strict=False)), **kwargs}
         if len(args) > 1 or not torch.is_grad_enabled() or not module.training:
@@ -199,11 +199,11 @@ class ForwardReuse:
         for index, (batch, states) in enumerate(self._waiting):
             if not others and all(_same(given.get(key), value) for key, value in batch.items()):
                 if self._count_writes() != self._weights:
-                    return  # the optimiser has stepped since
+                    return  # the optimizer has stepped since
                 del self._waiting[index]
                 used = batch.get("attention_mask")
                 self._current = KnownForward(states, used, self._precision, self._parts, self._checked, self._hooked)
-                self._recognised = True
+                self._recognized = True
                 return
 
     def _forget(self, module: nn.Module, output: Any) -> None:
@@ -214,7 +214,7 @@ class ForwardReuse:
 
 
 def _same(given: Any, expected: Tensor) -> bool:
-    """Return whether a forward's argument has the values of a micro-batch's tensor; without looking, if it is that."""
+    """Return whether a forward's argument equals a micro-batch's tensor; identity skips the comparison."""
     if given is expected:
         return True
     if not isinstance(given, Tensor) or given.shape != expected.shape or given.dtype != expected.dtype:

@@ -1,9 +1,9 @@
-"""A layer's checkpoint whose forward was already run: its output is known, its backward runs the layer again.
+"""A layer checkpoint whose output is already known; only the backward runs the layer again.
 
-The reentrant form of `torch.utils.checkpoint`, but for two things. The forward returns what is stored. And the layer's
-weights are inputs of the function, so that their gradients come out of the outer backward as everyone else's do:
+This is the reentrant form of `torch.utils.checkpoint` with two differences. The forward returns the stored output. And
+the layer's weights are inputs of the function, so their gradients come from the outer backward like all others:
 DistributedDataParallel's hooks and `torch.autograd.grad` see nothing unusual. Random state is not replayed, because
-dropout is refused.
+dropout is not allowed.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from colm.features.precision import Precision
 from colm.reuse.valueless import LinearCalls, unread_weights
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
-"""How far a layer's second output may be from its first one, relative in l2 norm; `LOOSE` in lower precision."""
+"""Largest relative difference (l2) between a layer's first and second outputs; `LOOSE` in lower precision."""
 
 LOOSE = 5e-2
 
 
 class LayerCall(NamedTuple):
-    """One call of a checkpointed layer in training, and what the selection pass knows of it."""
+    """One call of a checkpointed layer in training, with its results from the selection pass."""
 
     name: str
     function: Callable[..., Any]  # the layer's forward, from the hidden states and `rest`
     rest: tuple[Any, ...]  # positional arguments after the hidden states
     precision: Precision
-    output: Tensor  # (n, T, d), what the function below returns
-    expected: Tensor | None  # (n, T, d), to compare the second run with; None where that was done before
-    checked: dict[str, tuple[Tensor, ...]]  # by layer that was compared, weights whose products nobody reads
-    used: Tensor | None  # (n, T), tokens that are no padding; None for all
+    output: Tensor  # (n, T, d), the value that `run_known` returns
+    expected: Tensor | None  # (n, T, d), reference for the second run; None if already compared
+    checked: dict[str, tuple[Tensor, ...]]  # for each compared layer, the weights whose products are unused
+    used: Tensor | None  # (n, T), tokens that are not padding; None means all
 
 
 def run_known(call: LayerCall, hidden: Tensor, stored: Tensor, parameters: list[Tensor]) -> Tensor:
@@ -44,8 +44,8 @@ def run_known(call: LayerCall, hidden: Tensor, stored: Tensor, parameters: list[
 
     Args:
         call: the layer and its output.
-        hidden: (n, T, d), what the layer is given in training; only its place in autograd's graph counts.
-        stored: (n, T, d), what it was given in the selection pass, there or in host memory.
+        hidden: (n, T, d), the layer's input in training; only its place in the autograd graph matters.
+        stored: (n, T, d), the layer's input in the selection pass, on the device or in host memory.
         parameters: the layer's trained weights.
     """
     output: Tensor = _KnownLayer.apply(call, hidden, stored, *parameters)  # type: ignore[no-untyped-call]
@@ -53,7 +53,7 @@ def run_known(call: LayerCall, hidden: Tensor, stored: Tensor, parameters: list[
 
 
 def relative_difference(expected: Tensor, found: Tensor, used: Tensor | None) -> float:
-    """Return how far states, (n, T, d), are from others at the tokens that are used, (n, T), in l2 norm."""
+    """Return the relative l2 difference of two sets of states, (n, T, d), over the used tokens, (n, T)."""
     expected = expected.to(found.device)
     difference, size = found.float() - expected.float(), expected.float()
     if used is not None:
@@ -63,7 +63,7 @@ def relative_difference(expected: Tensor, found: Tensor, used: Tensor | None) ->
 
 
 def first_tensor(output: Any) -> Tensor | None:
-    """Return a layer's hidden states, if its output is these alone, or a tuple of these and nothing."""
+    """Return a layer's hidden states if its output is only these, or a tuple of these and None values; else None."""
     if isinstance(output, tuple | list) and output and all(part is None for part in output[1:]):
         output = output[0]
     return output if isinstance(output, Tensor) else None
@@ -98,7 +98,7 @@ class _KnownLayer(torch.autograd.Function):
 
 @contextmanager
 def _without_hooks(parameters: tuple[Tensor, ...]) -> Iterator[None]:
-    """Within the block, weights have none of the hooks on their gradients, which the outer backward calls."""
+    """Within the block, remove the hooks on the weights' gradients; the outer backward calls them."""
     hooks: list[tuple[Any, dict[int, Any]]] = []
     for parameter in parameters:
         held: Any = parameter._backward_hooks
@@ -116,12 +116,12 @@ def _check_second_run(call: LayerCall, expected: Tensor, output: Tensor) -> None
     """Compare the layer's second run with its first.
 
     Raises:
-        UnsupportedModelError: they differ, so that gradients would be wrong.
+        UnsupportedModelError: they differ, so gradients would be wrong.
     """
     error = relative_difference(expected, output, call.used)
     if output.dtype != expected.dtype or not error <= TOLERANCES.get(output.dtype, LOOSE):
         raise UnsupportedModelError(
-            f"{call.name} gives another output in training than in the selection pass (relative difference "
+            f"{call.name} returns different outputs in training and in the selection pass (relative difference "
             f"{error:.1e}, {output.dtype} and {expected.dtype}), so reuse_forward=True would train on wrong gradients. "
-            "It may draw at random, or read what another layer wrote; set reuse_forward=False."
+            "The layer may use random numbers, or read another layer's values; set reuse_forward=False."
         )

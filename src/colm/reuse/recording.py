@@ -1,4 +1,4 @@
-"""The layers' inputs of the selection pass, kept as its micro-batches go by."""
+"""Record the layers' inputs during the selection pass, micro-batch by micro-batch."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from colm.step.transfer import row_numbers
 
 
 class Recording:
-    """What the layers read and wrote, by micro-batch of the pass.
+    """The layers' inputs and outputs, for each micro-batch of the pass.
 
     Args:
-        layers: name and module, in the order in which they run.
-        offload: hold it in host memory.
+        layers: name and module, in execution order.
+        offload: keep the states in host memory.
 
     Attributes:
-        states: of each micro-batch the inputs of all layers and the output of the last, (n, T, d) each.
-        where: row position in the pool -> (micro-batch, row in it).
+        states: for each micro-batch, the inputs of all layers and the output of the last, (n, T, d) each.
+        where: row position in the pool -> (micro-batch, row within it).
         precision: autocast in the layers; None before the first forward.
-        parts: by layer whose output is a tuple, of how many parts: hidden states, and nothing else.
+        parts: for each layer with a tuple output, the tuple's length; all entries but the hidden states are None.
     """
 
     def __init__(self, layers: Sequence[tuple[str, nn.Module]], *, offload: bool) -> None:
@@ -40,10 +40,10 @@ class Recording:
 
     @contextmanager
     def watch(self, groups: Sequence[Sequence[int]]) -> Iterator[None]:
-        """Within the block, record one forward of the model for each group of row positions, in their order.
+        """Within the block, record one forward of the model per group of row positions, in order.
 
         Raises:
-            UnsupportedModelError: a layer's output is not the next one's input, or not one state for each token.
+            UnsupportedModelError: a layer's output is not the next layer's input, or not one state per token.
         """
         expected = iter(groups)
         versions: list[tuple[str, Tensor, int]] = []
@@ -52,22 +52,22 @@ class Recording:
         def called(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             name, layer = self._layers[state["next"]]
             if module is not layer:
-                raise _refuse(name, "does not run once in a forward, in the order of the layers")
+                raise _refuse(name, "does not run exactly once per forward, in layer order")
             if not args or not isinstance(args[0], Tensor):
-                raise _refuse(name, "is not given its hidden states as the first argument")
+                raise _refuse(name, "does not take its hidden states as the first argument")
             if state["next"] == 0:
                 state["group"] = next(expected)
                 self.precision = Precision.of(args[0].device.type)
                 self.states.append([])
                 keep(name, args[0])
             elif args[0] is not state["hidden"]:
-                raise _refuse(name, "does not read what the layer before it wrote")
+                raise _refuse(name, "does not read the previous layer's output")
 
         def returned(module: nn.Module, output: Any) -> None:
             name, _ = self._layers[state["next"]]
             hidden = first_tensor(output)
             if hidden is None:
-                raise _refuse(name, "returns more than hidden states")
+                raise _refuse(name, "returns more than its hidden states")
             if output is not hidden:
                 self.parts[name] = len(output)
             keep(name, hidden)
@@ -79,7 +79,7 @@ class Recording:
         def keep(name: str, hidden: Tensor) -> None:
             if hidden.dim() != 3 or len(hidden) != len(state["group"]):
                 rows = len(state["group"])
-                raise _refuse(name, f"has hidden states {tuple(hidden.shape)}, not (rows, tokens, size) of {rows} rows")
+                raise _refuse(name, f"has states {tuple(hidden.shape)}, not (rows, tokens, size) for {rows} rows")
             state["hidden"] = hidden
             if not self._offload:
                 versions.append((name, hidden.detach(), hidden._version))
@@ -88,21 +88,21 @@ class Recording:
         with watched_calls([layer for _, layer in self._layers], called, returned):
             yield
         if next(expected, None) is not None:
-            raise _refuse(self._layers[0][0], "did not run for each micro-batch of the selection pass")
+            raise _refuse(self._layers[0][0], "did not run for every micro-batch of the selection pass")
         for name, hidden, version in versions:
             if hidden._version != version:
-                raise _refuse(name, "has hidden states that are changed in place")
+                raise _refuse(name, "has hidden states that are modified in place")
         if self._offload and torch.cuda.is_available():
-            torch.cuda.synchronize()  # the copies have arrived
+            torch.cuda.synchronize()  # wait for the copies
 
     def gather(self, runs: Sequence[Sequence[int]], widths: Sequence[int]) -> list[list[Tensor]]:
-        """Return the states of runs of rows, (len(run), width, d) each, and drop all others as it goes.
+        """Return the states of runs of rows, (len(run), width, d) each, dropping all others along the way.
 
-        Padding holds the state of a row's first token, which the layer is known to take.
+        Padding repeats the state of the row's first token, a value that the layer is known to handle.
 
         Args:
-            runs: row positions, each recorded.
-            widths: tokens to pad each run to on the right.
+            runs: recorded row positions.
+            widths: tokens to which each run is padded on the right.
         """
         gathered: list[list[Tensor]] = [[] for _ in runs]
         device = self.states[0][0].device
@@ -130,7 +130,7 @@ class Recording:
 
 
 def to_host(tensor: Tensor) -> Tensor:
-    """Copy to pinned memory, without waiting for it; a tensor that is there already stays."""
+    """Copy to pinned memory without waiting; a CPU tensor is returned as is."""
     if tensor.device.type == "cpu":
         return tensor
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
@@ -138,7 +138,7 @@ def to_host(tensor: Tensor) -> Tensor:
 
 
 def _by_group(places: Sequence[tuple[int, int]], device: torch.device) -> dict[int, tuple[Tensor, Tensor]]:
-    """Return by micro-batch of the pass which rows of a run, (k,) int64, come from which of its rows, (k,) int64."""
+    """Map each micro-batch of the pass to the rows of a run that come from it and its own rows, (k,) int64 each."""
     plan: dict[int, tuple[list[int], list[int]]] = {}
     for target, (group, row) in enumerate(places):
         targets, rows = plan.setdefault(group, ([], []))
@@ -148,4 +148,4 @@ def _by_group(places: Sequence[tuple[int, int]], device: torch.device) -> dict[i
 
 
 def _refuse(name: str, what: str) -> UnsupportedModelError:
-    return UnsupportedModelError(f"{name} {what}, so its forward can not be trained from; set reuse_forward=False.")
+    return UnsupportedModelError(f"{name} {what}, so its forward cannot be reused; set reuse_forward=False.")

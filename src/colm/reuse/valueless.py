@@ -1,7 +1,7 @@
-"""Products whose values nobody reads: where a layer runs again for its gradients alone, they are left out.
+"""Skip products whose values are never read when a layer runs again only for its gradients.
 
-A layer may end in ``hidden + down(x)``. Its backward needs ``x`` and the weight of ``down``, not their product, which
-is as much as a fourth of the layer's forward. The ordinary checkpoint stops before it, too.
+A layer may end in ``hidden + down(x)``. Its backward needs ``x`` and the weight of ``down``, but not their product,
+which takes up to a quarter of the layer's forward. The ordinary checkpoint also stops before this product.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
 PASSED_ON = {"AddBackward0", "ToCopyBackward0", "ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0"}
-"""Nodes of autograd's graph whose backward reads no value of their inputs."""
+"""Autograd nodes whose backward does not read the values of their inputs."""
 
 
 class LinearCalls(TorchFunctionMode):
-    """Within the block, watch the calls of `linear`, and return zeros instead of products with some weights.
+    """Within the block, watch calls of `linear`, and return zeros instead of products with some weights.
 
     Args:
-        left_out: weights whose products' values nobody reads; their gradients are right all the same.
+        left_out: weights whose products are never read; their gradients are still correct.
 
     Attributes:
-        products: each weight with its product, in the order of the calls.
+        products: each weight with its product, in call order.
     """
 
     def __init__(self, left_out: Sequence[Tensor] = ()) -> None:
@@ -46,11 +46,11 @@ class LinearCalls(TorchFunctionMode):
 
 
 def unread_weights(output: Tensor, products: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, ...]:
-    """Return the weights that are used once and whose product is only added to what becomes `output`.
+    """Return the weights that are used once and whose product is only added into `output`.
 
     Args:
-        output: of a layer that ran with a graph, which still exists.
-        products: of its calls of `linear`.
+        output: output of a layer that ran with a graph that still exists.
+        products: products of the layer's `linear` calls.
     """
     readers: dict[Any, list[Any]] = {output.grad_fn: []}
     todo = [output.grad_fn] if output.grad_fn is not None else []
@@ -65,7 +65,7 @@ def unread_weights(output: Tensor, products: Sequence[tuple[Tensor, Tensor]]) ->
     known: dict[Any, bool] = {}
 
     def unread(node: Any) -> bool:
-        """Return whether all that reads a node's value passes it on, unread in its turn."""
+        """Return whether all readers of a node pass its value on, and their own values are unread too."""
         if node not in known:
             known[node] = all(reader.name() in PASSED_ON and unread(reader) for reader in readers[node])
         return known[node]

@@ -1,4 +1,4 @@
-"""Picks that need one number for each row, or none."""
+"""Baseline picks that need one number per row, or none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def random_rows(count: int, budget: int, generator: torch.Generator) -> Tensor:
 
 
 def largest_rows(scores: Tensor, budget: int) -> Tensor:
-    """Return the `budget` rows of largest score (n,), best first; of equals the lower row, (budget,) int64.
+    """Return the `budget` rows with the largest scores (n,), best first; ties go to the lower row, (budget,) int64.
 
     >>> largest_rows(torch.tensor([1.0, 3.0, 3.0, 2.0]), 2).tolist()
     [1, 2]
@@ -23,7 +23,7 @@ def largest_rows(scores: Tensor, budget: int) -> Tensor:
 def middle_rows(scores: Tensor, budget: int) -> Tensor:
     """Return the `budget` rows in the middle of the ranking by score (n,), lowest score first, (budget,) int64.
 
-    By rank, so that losses and perplexities give the same rows. Where no run is exactly in the middle, the upper one.
+    Based on rank, so that losses and perplexities give the same rows. Without an exact middle, the upper run is used.
 
     >>> middle_rows(torch.tensor([5.0, 1.0, 4.0, 2.0, 3.0]), 3).tolist()
     [3, 4, 2]

@@ -1,4 +1,4 @@
-"""Greedy picks whose sum points to a goal, such as the sum of all rows."""
+"""Greedy picks whose sum points in the direction of a goal, such as the sum of all rows."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from torch import Tensor
 
 
 def match_direction(features: Tensor, budget: int, goal: Tensor | None = None) -> Tensor:
-    """Pick, one after the other, the row that brings the picks' sum nearest to the direction of the goal.
+    """Pick rows one at a time so that the picks' sum comes closest to the goal's direction.
 
-    Greedy on the cosine. Not submodular, so without a guarantee; from inner products alone.
+    Greedy on the cosine, using only inner products. Not submodular, so there is no guarantee.
 
     Args:
         features: (n, d), finite.
-        budget: picks, from 0 to n.
-        goal: (d,), whose length does not matter; default the sum of all rows.
+        budget: number of picks, 0 to n.
+        goal: (d,), whose length does not matter; default: the sum of all rows.
 
     Returns:
-        (budget,) int64, in the order of picking; of equals the lower row.
+        (budget,) int64, in picking order; ties go to the lower row.
     """
     x = features.double()
     products = x @ x.T  # (n, n)
@@ -32,8 +32,8 @@ def match_direction(features: Tensor, budget: int, goal: Tensor | None = None) -
         lengths = (square + 2 * with_picks + own).clamp_min(1e-300).sqrt()
         cosines = ((along + towards) / lengths).masked_fill(~left, -torch.inf)
         best = cosines.max()
-        # Differences of float noise must not decide; argmax returns the first maximum. Indexing with a tensor of no
-        # dimension would read it on the host.
+        # Floating-point noise must not decide; argmax returns the first maximum. Indexing with a 0-dimensional tensor
+        # would read it on the host.
         pick = (cosines >= best - 1e-9 * best.abs()).to(torch.uint8).argmax(0, keepdim=True)
         picks[step : step + 1] = pick
         left.index_fill_(0, pick, False)

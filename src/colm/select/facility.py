@@ -8,10 +8,10 @@ from torch import Tensor
 from colm.errors import ConfigError
 
 TIE = 1e-5
-"""Gains this close to the best one, relative, are equal: float noise must not decide."""
+"""Gains within this relative distance of the best are ties: floating-point noise must not decide."""
 
 FOLLOW = 512
-"""Rows from which it pays on a CPU to follow gains instead of computing them anew for each pick."""
+"""Row count from which, on a CPU, updating gains is faster than recomputing them for each pick."""
 
 
 def pairwise_distances(features: Tensor, metric: str = "l1") -> Tensor:
@@ -22,12 +22,12 @@ def pairwise_distances(features: Tensor, metric: str = "l1") -> Tensor:
     """
     x = features.float()
     if metric in ("l1", "l2"):
-        # On a CPU `pdist` is over ten times as fast as `cdist`. The matrix-product shortcut for l2 would lose half the
-        # digits of near neighbours, which are what matters here.
+        # On a CPU `pdist` is over ten times faster than `cdist`. The matrix-product shortcut for l2 would lose half
+        # the digits of close neighbors, which matter most here.
         n = len(x)
         distances = x.new_zeros(n, n)
         if n > 1:
-            # Not a mask: a GPU would have to tell the host how many entries it has.
+            # Not a mask: the host would have to wait for the GPU to count its entries.
             row, column = torch.triu_indices(n, n, 1, device=x.device)
             distances[row, column] = torch.nn.functional.pdist(x, p=1.0 if metric == "l1" else 2.0)
         return distances + distances.T
@@ -38,19 +38,19 @@ def pairwise_distances(features: Tensor, metric: str = "l1") -> Tensor:
 
 
 def facility_location(features: Tensor, budget: int, metric: str = "l1") -> Tensor:
-    """Pick `budget` medoids greedily: each pick most reduces the distance of all rows to their nearest pick.
+    """Pick `budget` medoids greedily: each pick minimizes the total distance of all rows to their nearest pick.
 
-    Maximises F(S) = sum_i max_{j in S} (d_max - d_ij), which is monotone and submodular, so the
-    greedy value is within 1 - 1/e of the best. Gains within 1e-5 of the best, relative, are ties,
-    and the lowest row wins. Runs on the device of `features`; no host round trip per pick.
+    Maximizes F(S) = sum_i max_{j in S} (d_max - d_ij), which is monotone and submodular, so the
+    greedy value is at least 1 - 1/e times the optimum. Gains within a relative 1e-5 of the best are
+    ties, and the lowest row wins. Runs on the device of `features`, without a host round trip per pick.
 
     Args:
         features: (n, d), finite, any float dtype. n may be 0.
-        budget: picks, from 0 to n.
+        budget: number of picks, 0 to n.
         metric: ``l1``, ``l2`` or ``cosine``.
 
     Returns:
-        (budget,) int64 on the device of `features`, row numbers in the order of picking.
+        (budget,) int64 on the device of `features`, row numbers in picking order.
 
     Raises:
         ConfigError: the budget is outside [0, n], or the metric is unknown.
@@ -67,16 +67,16 @@ def facility_location(features: Tensor, budget: int, metric: str = "l1") -> Tens
 
 
 def medoids_of_distances(distances: Tensor, budget: int, *, follow: bool | None = None) -> Tensor:
-    """Pick medoids as `facility_location` does, given the distances (n, n) themselves.
+    """Pick medoids as `facility_location` does, given the distances (n, n).
 
-    A pick changes only what those rows gain to which it is nearer than all before. On a CPU just these are followed:
-    a row finds a nearer pick about ln k times in k picks, so that the cost is about n^2 ln k, not n^2 k. Elsewhere all
-    gains are computed anew for each pick, which needs no host round trip. The picks are the same.
+    A pick changes the gains only through rows for which it is nearer than all earlier picks. On a CPU, only these rows
+    are updated: a row finds a nearer pick about ln k times in k picks, so the cost is about n^2 ln k instead of n^2 k.
+    Elsewhere, all gains are recomputed for each pick, which needs no host round trip. The picks are the same.
 
     Args:
         distances: (n, n), at least 0, float32.
-        budget: picks, from 0 to n.
-        follow: whether gains are followed; default on a CPU, for n of FOLLOW and more.
+        budget: number of picks, 0 to n.
+        follow: update gains instead of recomputing them; default: on a CPU, for n >= FOLLOW.
 
     Raises:
         ConfigError: the budget is outside [0, n].
@@ -90,13 +90,13 @@ def medoids_of_distances(distances: Tensor, budget: int, *, follow: bool | None 
     similarity = distances.max() - distances  # (n, n)
     covered = similarity.new_zeros(n)  # similarity of each row to its nearest pick
     picked = torch.zeros(n, dtype=torch.bool, device=distances.device)
-    # In float64 differences of float32 are exact, so that gains which are followed end at zero where they should.
+    # Differences of float32 are exact in float64, so updated gains reach exactly zero when they should.
     gains = similarity.sum(0, dtype=torch.float64 if follow else torch.float32)
     for step in range(budget):
         gains.masked_fill_(picked, -torch.inf)
         best = gains.max()
-        # argmax returns the first maximum, so the lowest of the tied rows. It stays a tensor of one number: indexing
-        # with a tensor of no dimension reads it on the host.
+        # argmax returns the first maximum, so the lowest of the tied rows. Keep it a 1-element tensor: indexing with a
+        # 0-dimensional tensor reads it on the host.
         pick = (gains >= best - TIE * best.abs()).to(torch.uint8).argmax(0, keepdim=True)
         picks[step : step + 1] = pick
         picked.index_fill_(0, pick, True)

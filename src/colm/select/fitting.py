@@ -1,4 +1,4 @@
-"""Weights with which the kept rows' sum is near a goal, such as as many average rows."""
+"""Fit weights so that the kept rows' weighted sum is close to a goal, such as the same number of average rows."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import torch
 from torch import Tensor
 
 RIDGE = 0.1
-"""Pull towards weights of 1, in units of the picks' mean squared norm."""
+"""Ridge penalty toward weights of 1, in units of the picks' mean squared norm."""
 
 
 def fit_weights(features: Tensor, goal: Tensor) -> Tensor:
-    """Return weights of rows with which their sum is nearest to the goal.
+    """Return the row weights whose weighted sum is closest to the goal.
 
-    Ridge regression with weights of 1 as its origin; negative weights are set to 0.
+    Ridge regression that shrinks toward weights of 1; negative weights are set to 0.
 
     Args:
         features: (k, h) float32, finite, of the kept rows.
-        goal: (h,), what the weighted rows should add up to.
+        goal: (h,), target of the weighted sum.
 
     Returns:
-        (k,) float64 on the device of `features`, at least 0; all 1 where the fit has nothing to go by.
+        (k,) float64 on the device of `features`, at least 0; all 1 if the fit is degenerate.
 
-    Source: calibration estimators of survey sampling, Deville and Sarndal, 1992; of gradients, with orthogonal
+    Source: calibration estimators in survey sampling, Deville and Sarndal, 1992; for gradients, with orthogonal
     matching pursuit instead, GRAD-MATCH (Killamsetty et al., 2021).
 
     >>> fit_weights(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([1.5, 0.5]))
@@ -35,6 +35,6 @@ def fit_weights(features: Tensor, goal: Tensor) -> Tensor:
     pull = RIDGE * products.diagonal().mean()
     identity = torch.eye(len(x), dtype=torch.float64, device=x.device)
     missing = x @ goal.double() - products.sum(1)
-    change, _ = torch.linalg.solve_ex(products + pull * identity, missing)  # unchecked: nothing is read on the host
+    change, _ = torch.linalg.solve_ex(products + pull * identity, missing)  # unchecked, to avoid a read on the host
     weights = (even + change).clamp_min(0)
     return torch.where((pull > 0) & (weights.sum() > 0), weights, even)

@@ -1,4 +1,4 @@
-"""Random picks whose chances follow a size, for means that stay unbiased."""
+"""Random picks with probability proportional to size, for unbiased means."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from colm.step.transfer import send
 
 
 def inclusion_chances(sizes: Tensor, budget: int) -> Tensor:
-    """Return each row's chance to be picked, in proportion to its size and at most 1, (n,) float64.
+    """Return each row's inclusion probability, proportional to its size and at most 1, (n,) float64.
 
-    Rows whose share would be above 1 are certain, and the rest share what is left. Where too few rows have a
-    size above 0, what they leave over is spread evenly.
+    Rows whose probability would exceed 1 are always picked, and the other rows share the rest of the budget. If
+    too few rows have a positive size, the remaining budget is spread evenly over the others.
 
     Args:
         sizes: (n,), finite, at least 0.
-        budget: expected number of picks, from 0 to n; the chances sum to it.
+        budget: expected number of picks, 0 to n; the probabilities sum to it.
 
     Source: Horvitz and Thompson, 1952.
     """
@@ -45,22 +45,22 @@ def inclusion_chances(sizes: Tensor, budget: int) -> Tensor:
 
 
 def sample_by_size(sizes: Tensor, budget: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw `budget` rows with chances in proportion to their sizes.
+    """Draw `budget` rows with probability proportional to size.
 
-    Systematic sampling over a random order: exactly `budget` rows, each with exactly its chance.
+    Systematic sampling over a random order: exactly `budget` rows, each with exactly its inclusion probability.
 
     Returns:
-        rows (budget,) int64, ascending, on the device of `sizes`; chances (n,) float64 of all rows.
+        rows (budget,) int64, ascending, on the device of `sizes`; inclusion probabilities (n,) float64.
 
-    Source: Madow, 1949; with the weights 1 / chance the mean is unbiased (Horvitz and Thompson, 1952).
+    Source: Madow, 1949; with weights of 1 / probability the mean is unbiased (Horvitz and Thompson, 1952).
     """
-    chances = inclusion_chances(sizes.cpu(), budget)  # read once: its choices hang on values
+    chances = inclusion_chances(sizes.cpu(), budget)  # one read on the host: control flow depends on the values
     order = torch.randperm(len(sizes), generator=generator)
     start = torch.rand((), generator=generator, dtype=torch.float64)
     if budget == 0:
         return order[:0].to(sizes.device), chances.to(sizes.device)
     ends = chances[order].cumsum(0)
-    ends[-1] = budget  # it is, up to rounding
+    ends[-1] = budget  # true up to rounding
     marks = torch.arange(budget, dtype=torch.float64) + start
     hit = torch.searchsorted(ends, marks, right=True).clamp_max(len(sizes) - 1)
     return send(order[hit].sort().values, sizes.device), send(chances, sizes.device)

@@ -1,4 +1,4 @@
-"""How much the kept rows count in the training loss."""
+"""Weights of the kept rows in the training loss."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ def weigh_picks(stands_for: Tensor, big: Tensor, pool_rows: int, kind: str) -> T
     """Return the weights of the kept rows in the loss, (K,) float32.
 
     Args:
-        stands_for: (K,) float, how many rows of the pool each one stands for; or fitted weights.
-        big: (K,) bool, which rows are of big sources.
-        pool_rows: N, rows that could have been kept.
+        stands_for: (K,) float, how many pool rows each kept row represents; or fitted weights.
+        big: (K,) bool, which rows come from big sources.
+        pool_rows: N, number of candidate rows.
         kind: ``uniform``, ``represented``, ``relative`` or ``fitted``, see `SelectionConfig.weights`.
 
     >>> weigh_picks(torch.tensor([3.0, 1.0, 1.0]), torch.tensor([True, True, False]), 5, "relative")
@@ -25,5 +25,5 @@ def weigh_picks(stands_for: Tensor, big: Tensor, pool_rows: int, kind: str) -> T
         return stands_for / pool_rows
     if kind == "relative" and big.any():
         stands_for = stands_for / stands_for[big].mean()
-    # Rows of small sources count 1, also where there were too many of them to keep all.
+    # Rows of small sources count 1, even if there were too many to keep them all.
     return torch.where(big, stands_for, 1.0) / kept

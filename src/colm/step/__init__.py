@@ -1,1 +1,1 @@
-"""What one step needs: the pool, what is known of it, ranks, state, records."""
+"""Parts of one step: the pool and its metadata, ranks, state, records."""

@@ -1,4 +1,4 @@
-"""Move kept rows between ranks, so that every rank trains on as many."""
+"""Move kept rows between ranks, so that every rank trains on the same number."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from colm.step.ranks import gather_rows, rank_and_world
 from colm.types import Coreset
 
 WEIGHT_KEY = "row_weights"
-"""The key of a batch that holds its rows' weights in the loss, where they are not uniform."""
+"""The batch key for non-uniform row weights in the loss."""
 
 
 class Share(NamedTuple):
     """This rank's part of the kept rows."""
 
-    pool: Pool  # its own rows, followed by those that arrived
-    positions: list[int]  # of its share in that pool, in the order of the coreset
+    pool: Pool  # this rank's rows, followed by received rows
+    positions: list[int]  # positions of the kept rows in that pool, in coreset order
 
 
 def share_rows(pool: Pool, kept: Sequence[int]) -> Share:
-    """Deal the kept rows to ranks in runs of their order, which moves few of them.
+    """Distribute the kept rows over ranks in contiguous runs, which moves few of them.
 
-    Only rows that change rank travel, as padded tensors.
+    Only rows that change rank are sent, as padded tensors.
 
     Args:
         pool: this rank's rows.
         kept: positions in the global pool, ascending, the same on every rank.
 
     Raises:
-        DataError: a row that has to move has a key that is no tensor.
+        DataError: a row to be sent has a value that is not a tensor.
     """
     rank, world = rank_and_world()
     if world == 1:
@@ -43,7 +43,7 @@ def share_rows(pool: Pool, kept: Sequence[int]) -> Share:
     first = [sum(held[:r]) for r in range(world)]
     owner = {p: max(r for r in range(world) if first[r] <= p and held[r]) for p in kept}
     runs = split_evenly(kept, world)
-    moved = [(p, r) for r, run in enumerate(runs) for p in run if owner[p] != r]  # ascending: arrives in this order
+    moved = [(p, r) for r, run in enumerate(runs) for p in run if owner[p] != r]  # ascending, the order of arrival
     if not moved:
         return Share(pool, [p - first[rank] for p in runs[rank]])
     arrived = _gather_batch(pool, [p - first[rank] for p, _ in moved if owner[p] == rank])
@@ -63,7 +63,7 @@ def rows_by_rank(pool: Pool) -> list[int]:
 
 
 def weigh_rows(pool: Pool, coreset: Coreset) -> Pool:
-    """Give every batch of the pool the key ``row_weights``, (n,) float32: the kept rows' weights, 0 elsewhere."""
+    """Add the key ``row_weights``, (n,) float32, to every batch of the pool: the kept rows' weights, 0 elsewhere."""
     held, (rank, _) = rows_by_rank(pool), rank_and_world()
     weights = torch.zeros(sum(held)).index_copy(0, coreset.indices, coreset.weights)
     local = weights[sum(held[:rank]) :].to(pool.device)
@@ -79,14 +79,13 @@ def _gather_batch(pool: Pool, positions: list[int]) -> dict[str, Tensor]:
     """Return the rows that all ranks send, rank by rank, padded to one width."""
     lengths = torch.tensor([pool.lengths[p] for p in positions], dtype=torch.int64, device=pool.device)
     width = int(torch.cat(gather_rows(lengths)).max())
-    # A rank that sends nothing still takes part, with no row of the right shape.
+    # A rank that sends nothing still takes part, with zero rows of the right shape.
     batch = pool.collate(positions or [0], width=max(width, pool.lengths[0]) if not positions else width)
     sent: dict[str, Tensor] = {}
     for key, value in sorted(batch.items()):
         if not isinstance(value, Tensor):
             raise DataError(
-                f"The batches have a key {key!r} that is no tensor, which can not move between ranks; drop it in the "
-                "collator."
+                f"The batches' {key!r} is not a tensor and cannot be sent between ranks. Drop it in the collator."
             )
         rows = value if positions else value[:0, :width] if value.dim() > 1 else value[:0]
         sent[key] = torch.cat(gather_rows(rows))

@@ -1,7 +1,7 @@
-"""What travels between ranks: the only user of torch.distributed.
+"""Communication between ranks: the only user of torch.distributed.
 
-Every function returns its input where there is one process. All ranks call each function the same
-number of times, in the same order.
+With one process, every function returns its input. All ranks must call each function the same number
+of times, in the same order.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def leave_ranks() -> None:
-    """Take the process group down, once a program has nothing more to send.
+    """Destroy the process group, once the program needs no more communication.
 
-    gloo's threads give tensors back to Python a little after their collective is done. One that does so while the
-    interpreter ends aborts the process. Taking the group down joins the threads, if nothing holds the group any more:
-    call this where the model and the trainer are out of reach.
+    gloo's threads return tensors to Python shortly after their collective is done. A thread that does so while the
+    interpreter exits aborts the process. Destroying the group joins the threads, provided nothing else references the
+    group: call this after the model and the trainer have gone out of scope.
     """
     if dist.is_available() and dist.is_initialized():
-        gc.collect()  # the trainer, its model and DistributedDataParallel hold one another, and the group
+        gc.collect()  # the trainer, its model and DistributedDataParallel reference one another, and the group
         dist.destroy_process_group()
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """Return the element-wise sum over ranks of equally shaped tensors."""
+    """Return the element-wise sum over ranks; the ranks' tensors must have the same shape."""
     if rank_and_world()[1] == 1:
         return tensor
     total = tensor.clone()
@@ -42,9 +42,9 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 
 
 def gather_rows(rows: Tensor) -> list[Tensor]:
-    """Return every rank's rows, a list of (n_r, ...) in rank order; n_r may differ and be 0.
+    """Return every rank's rows, a list of (n_r, ...) in rank order; n_r may differ and may be 0.
 
-    Trailing dimensions and dtype must agree.
+    Trailing dimensions and dtype must match.
     """
     world = rank_and_world()[1]
     if world == 1:

@@ -1,4 +1,4 @@
-"""A run's files: their names, and its logs, one JSON line for each step's selection and for each evaluation."""
+"""A run's file names and its logs: one JSON line per selection step and per evaluation."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ ANSWERS_NAME = "answers.json"
 ANSWER_LINES_NAME = "answers.jsonl"
 HARNESS_NAME = "harness.json"
 PARTIAL_ANSWERS_NAME = "answers.partial.jsonl"
-"""Settings, and the answers so far, of an evaluation that has not ended."""
+"""Settings and partial answers of an unfinished evaluation."""
 PROFILE_NAME = "profile.txt"
 TRACE_NAME = "profile_trace.json"
 MANIFEST_NAME = "_colm.json"
-"""Which files of a folder colm wrote. The Trainer pushes no ``_`` to the hub."""
+"""Lists the files that colm wrote to a folder. The Trainer does not push names with a leading ``_`` to the Hub."""
 
 RUN_NAMES = (CONFIG_NAME, DATA_NAME, HELD_OUT_NAME, FILE_NAME, EVALUATIONS_NAME, EXAMPLES_NAME, SUMMARY_NAME)
-"""What every training writes to its folder, beside the model and the checkpoints."""
+"""Files that every training run writes, in addition to the model and checkpoints."""
 ANSWER_NAMES = (ANSWERS_NAME, ANSWER_LINES_NAME, PARTIAL_ANSWERS_NAME, HARNESS_NAME)
-"""What an evaluation writes."""
+"""Files that an evaluation writes."""
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     replace_lines(path, [text])
 
 
 def replace_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write a file as `replace_file` does, a line at a time; each ends as it is given."""
+    """Write a file atomically, line by line; `lines` include their line endings."""
     write_partial(path, lines).replace(path)
 
 
 def write_partial(path: Path, lines: Iterable[str]) -> Path:
-    """Write what will be renamed to `path` beside it, under a name that nothing else has, and return that."""
+    """Write a uniquely named file next to `path`, to be renamed to `path`, and return its path."""
     number = os.getpid()
     while True:
         partial = path.with_name(f"{path.name}.{number}")
         try:
             file = partial.open("x", encoding="utf-8")
-        except FileExistsError:  # of a process that was killed, or somebody else's
+        except FileExistsError:  # left by a killed process, or not ours
             number += 1
             continue
         try:
@@ -65,7 +65,7 @@ def write_partial(path: Path, lines: Iterable[str]) -> Path:
 
 
 class StepLog:
-    """Appends lines that have a step to a file, and forgets those after the step that a run resumes from.
+    """Appends one JSON line per step to a file; on resume, drops the lines after the resumed step.
 
     Args:
         path: the file; its folder must exist when the first line is written.
@@ -75,37 +75,37 @@ class StepLog:
         self.path = Path(path)
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append one line; it is on disk when this returns."""
+        """Append one line and flush it to disk."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def truncate(self, steps: int) -> None:
-        """Keep the lines whose step is below `steps`, and drop one that a crash left half-written.
+        """Keep the lines with a step below `steps`, and drop a line left incomplete by a crash.
 
         Raises:
-            DataError: a line has no step, so the file is another's.
+            DataError: a line has no step, so colm did not write the file.
         """
         if not self.path.exists():
             return
         lines = list(self.read())
         if any(not isinstance(line.get("step"), int) for line in lines):
             raise DataError(
-                f"{self.path} holds lines without a step, so colm did not write it. Move it away, or choose another "
-                "output_dir."
+                f"{self.path} contains lines without a step, so colm did not write it. Move the file, or choose "
+                "another output_dir."
             )
         kept = [json.dumps(line) + "\n" for line in lines if line["step"] < steps]
         replace_file(self.path, "".join(kept))
 
     def read(self, *, whole: bool = False) -> Iterator[dict[str, Any]]:
-        """Yield the lines as dicts; none where there is no file.
+        """Yield the lines as dicts; yield nothing if the file does not exist.
 
         Args:
-            whole: refuse a last line that is not whole, instead of leaving it out.
+            whole: raise on an incomplete last line instead of skipping it.
 
         Raises:
-            DataError: a line is damaged, with its number.
+            DataError: a line is damaged; gives its number.
         """
         if not self.path.exists():
             return
@@ -114,8 +114,8 @@ class StepLog:
                 if not line.endswith(b"\n"):
                     if whole:
                         raise DataError(
-                            f"{self.path}, line {number}, is not whole: the file was cut, or the run killed while it "
-                            f"wrote. Put back a whole copy, or delete this line to do with the {number - 1} before it."
+                            f"{self.path}, line {number}, is incomplete: the file was truncated, or the run was killed "
+                            f"while writing. Restore a full copy, or delete this line and use the {number - 1} before."
                         )
                     return
                 yield self._parse(line, number)
@@ -125,19 +125,19 @@ class StepLog:
             values = json.loads(line.decode("utf-8"))
         except ValueError as error:
             raise DataError(
-                f"{self.path}, line {number}, is not valid JSON: {error}. It was damaged after it was written; put "
-                "back a copy of the file."
+                f"{self.path}, line {number}, is not valid JSON: {error}. It was damaged after it was written. Restore "
+                "a copy of the file."
             ) from error
         if not isinstance(values, dict):
             raise DataError(
-                f"{self.path}, line {number}, does not hold what colm train writes there: it is no JSON object. Put "
-                "back a copy of the file."
+                f"{self.path}, line {number}, is not a JSON object, so colm train did not write it. Restore a copy of "
+                "the file."
             )
         return values
 
 
 def to_dict(record: StepRecord) -> dict[str, Any]:
-    """Return the record as one JSON object, with the counts that readers want first."""
+    """Return the record as a JSON object, with the most useful counts first."""
     return {
         "step": record.step,
         "pool_count": record.pool_count,

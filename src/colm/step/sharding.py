@@ -1,4 +1,4 @@
-"""Models whose weights are spread over ranks: FSDP2 is followed, what has not been run is refused."""
+"""Models with weights sharded over ranks: FSDP2 is supported, untested wrappers are rejected."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from colm.step.ranks import gather_rows
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Return whether `fully_shard` (FSDP2) has the model or a part of it.
+    """Return whether `fully_shard` (FSDP2) wraps the model or a part of it.
 
-    Every forward of such a part gathers its weights from all ranks, so all ranks must run as many.
+    Every forward of a wrapped part gathers its weights from all ranks, so all ranks must run the same number.
     """
     return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
 def check_sharding(model: nn.Module) -> None:
-    """Refuse wrappers that selection has not been run in.
+    """Reject wrappers with which selection has not been tested.
 
     Raises:
-        UnsupportedModelError: FSDP's first version, or DeepSpeed.
+        UnsupportedModelError: the model uses FSDP1 or DeepSpeed.
     """
     if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
         raise UnsupportedModelError(
-            "FullyShardedDataParallel is FSDP's first version, in which selection has not been run; shard the model "
-            "with torch.distributed.fsdp.fully_shard."
+            "FullyShardedDataParallel (FSDP1) has not been tested with selection. Shard the model with "
+            "torch.distributed.fsdp.fully_shard."
         )
     partitioned = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
     if partitioned or type(model).__name__ == "DeepSpeedEngine":
         raise UnsupportedModelError(
-            "Selection has not been run with DeepSpeed; use DistributedDataParallel, or shard the model with "
+            "DeepSpeed has not been tested with selection. Use DistributedDataParallel, or shard the model with "
             "torch.distributed.fsdp.fully_shard."
         )
 

@@ -1,4 +1,4 @@
-"""Sources of a mixture: their names, their sizes, which of them are small, and of which no row is left."""
+"""Sources of a mixture: their names and sizes, which are small, and which have no rows left."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 NAMED = 20
-"""Sources that a message lists one by one."""
+"""Largest number of sources that a message lists individually."""
 
 
 def source_name(label: Any) -> str | None:
-    """Return the name of a source that a label stands for, from a file, a column or a setting; None if it is missing.
+    """Return the source name for a label from a file, column or setting; None if the label is missing.
 
-    Texts are names as they are, numbers and truth values as JSON writes them. Missing are None, NaN and blank texts.
+    Strings are used unchanged, numbers and booleans as JSON writes them. None, NaN and blank strings are missing.
 
     Raises:
-        TypeError: the label is a list, a mapping or another thing without a text of its own.
+        TypeError: the label is a list, a mapping or another object without a text form.
 
     >>> [source_name(label) for label in ("no", 0, False, "", " ", None)]
     ['no', '0', 'false', None, None, None]
@@ -37,14 +37,14 @@ def name_of_row(label: Any, column: str, row: int, *, of: str = "", file: str = 
     """Return the name of a row's source.
 
     Args:
-        label: what the row has in its source column.
-        column: the name of that column, for messages.
-        row: the row's number, for messages.
-        of: what the rows are of, for messages: ``" of the stream"``.
-        file: where they stand, for messages.
+        label: the value in the row's source column.
+        column: column name, for messages.
+        row: row number, for messages.
+        of: container of the rows, for messages: ``" of the stream"``.
+        file: file of the rows, for messages.
 
     Raises:
-        DataError: the label is missing, or a list or a mapping; the row and the column are named.
+        DataError: the label is missing, a list or a mapping; gives the row and column.
     """
     place = f", in {file}" if file else ""
     try:
@@ -52,18 +52,18 @@ def name_of_row(label: Any, column: str, row: int, *, of: str = "", file: str = 
     except TypeError:
         raise DataError(
             f"Row {row}{of} has a {type(label).__name__} as its source: its {column!r} is {str(label)[:80]!r}{place}. "
-            "A label is a text, a number, a truth value or a date; name another column with source_column."
+            "A label must be a string, number, boolean or date. Choose another column with source_column."
         ) from None
     if name is None:
         raise DataError(
-            f"Row {row}{of} has no source: its {column!r} is {label!r}{place}. Give every row a label, or name another "
-            "column with source_column."
+            f"Row {row}{of} has no source: its {column!r} is {label!r}{place}. Give every row a label, or choose "
+            "another column with source_column."
         )
     return name
 
 
 def name_sources(labels: Iterable[Any], column: str = "source", *, of: str = "", file: str = "") -> list[str]:
-    """Return the name of each row's source; the labels are the column `column` from row 0 on. Raises `name_of_row`'s.
+    """Return each row's source name, given the labels of column `column` from row 0 on. Raises as `name_of_row`.
 
     >>> name_sources([1, True, "no"])
     ['1', 'true', 'no']
@@ -72,10 +72,10 @@ def name_sources(labels: Iterable[Any], column: str = "source", *, of: str = "",
 
 
 def name_setting(setting: str, label: Any) -> str:
-    """Return the name of a source that a setting names.
+    """Return the name of a source given in a setting.
 
     Raises:
-        ConfigError: the label is missing, or a list or a mapping; the setting is named.
+        ConfigError: the label is missing, a list or a mapping; gives the setting.
     """
     try:
         name = source_name(label)
@@ -83,16 +83,16 @@ def name_setting(setting: str, label: Any) -> str:
         name = None
     if name is None:
         raise ConfigError(
-            f"{setting} names the source {label!r}; it must be a text that is not blank, a number or a truth value."
+            f"{setting} names the source {label!r}; it must be a non-blank string, a number or a boolean."
         )
     return name
 
 
 def name_keys(setting: str, values: Mapping[Any, T]) -> dict[str, T]:
-    """Return a setting by source with the sources' names as its keys.
+    """Return a per-source setting with its keys converted to source names.
 
     Raises:
-        ConfigError: see `name_setting`; or two keys are the same source, as 0 and "0".
+        ConfigError: see `name_setting`; or two keys name the same source, such as 0 and "0".
 
     >>> name_keys("data.cap", {0: 5, True: 7, "a": 9})
     {'0': 5, 'true': 7, 'a': 9}
@@ -102,35 +102,35 @@ def name_keys(setting: str, values: Mapping[Any, T]) -> dict[str, T]:
         name = name_setting(setting, key)
         if name in keys:
             raise ConfigError(
-                f"{setting} has the keys {keys[name]!r} and {key!r}, which are both the source {name!r}; keep one."
+                f"{setting} has the keys {keys[name]!r} and {key!r}, which both name the source {name!r}; keep one."
             )
         keys[name] = key
     return {name: values[key] for name, key in keys.items()}
 
 
 def count_sources(labels: Iterable[Any], column: str = "source") -> dict[str, int]:
-    """Count the examples of each source, sources in the order of their names.
+    """Count the examples of each source, sorted by source name.
 
     Args:
         labels: the source column, one entry per example.
-        column: its name, for messages.
+        column: column name, for messages.
 
     Raises:
-        DataError: see `name_of_row`; or there is no row at all.
+        DataError: see `name_of_row`; or there are no rows.
     """
     counts = Counter(name_sources(labels, column))
     if not counts:
-        raise DataError(f"There is no row to count sources in (column {column!r}); the data is empty.")
+        raise DataError(f"The data is empty, so there are no sources to count (column {column!r}).")
     return dict(sorted(counts.items()))
 
 
 class RowsLeft(NamedTuple):
-    """How many rows of each source there were, and how many of them have something to learn.
+    """Row counts per source, before and after dropping rows without a labeled token.
 
     Attributes:
         before: source -> rows.
-        left: source -> rows that can be trained on; sources without one may be missing.
-        need: what the other rows lack: ``"a labelled token within max_length=64"``.
+        left: source -> trainable rows; sources without any may be missing.
+        need: what the dropped rows lack: ``"a labeled token within max_length=64"``.
     """
 
     before: Mapping[str, int]
@@ -139,14 +139,14 @@ class RowsLeft(NamedTuple):
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Source -> rows that are not trained on; only of sources that have any, those without a row left first."""
+        """Source -> dropped rows, for sources that have any; sources with no rows left come first."""
         lost = {name: rows - self.left.get(name, 0) for name, rows in self.before.items()}
         ranked = sorted((name for name in lost if lost[name]), key=lambda name: (bool(self.left.get(name)), name))
         return {name: lost[name] for name in ranked}
 
     @property
     def gone(self) -> dict[str, str]:
-        """What became of the rows of each source of which none is left, for messages that begin with its name."""
+        """Source -> why no rows are left, for messages that begin with the source's name."""
         return {
             name: f"has {rows:,} {'row' if rows == 1 else 'rows'}, but none has {self.need}"
             for name, rows in self.before.items()
@@ -154,7 +154,7 @@ class RowsLeft(NamedTuple):
         }
 
     def describe(self) -> dict[str, str]:
-        """Say of each source of which rows are dropped how many are."""
+        """Return a text for each source with dropped rows that says how many."""
         return {
             name: f"{rows:,} of {self.before[name]:,} rows without {self.need}"
             if self.left.get(name)
@@ -163,7 +163,7 @@ class RowsLeft(NamedTuple):
         }
 
     def warn(self) -> None:
-        """Say in the log how many rows are dropped, by source, and which sources have none left."""
+        """Log how many rows are dropped per source, and which sources have none left."""
         dropped = self.dropped
         if not dropped:
             return
@@ -185,16 +185,16 @@ class RowsLeft(NamedTuple):
 def find_small_sources(
     sizes: Mapping[str, int], rule: str | tuple[str, ...], gone: Mapping[str, str] | None = None
 ) -> frozenset[str]:
-    """Return the sources whose pool rows are all kept.
+    """Return the small sources, whose pool rows are all kept.
 
     Args:
-        sizes: examples of each source in the whole data, above 0.
-        rule: ``auto`` for those with fewer examples than the uniform share (all examples / number of
-            sources), ``none``, or the names.
-        gone: sources of which no row is left, as `RowsLeft.gone`.
+        sizes: examples of each source in the whole dataset, above 0.
+        rule: ``auto`` for sources with fewer examples than the uniform share (all examples / number
+            of sources), ``none``, or a list of names.
+        gone: sources with no rows left, see `RowsLeft.gone`.
 
     Raises:
-        ConfigError: a name in the list is no source, with the nearest one; or no row of it is left, and why.
+        ConfigError: a listed name is not a source (suggests the closest one), or the source has no rows left.
         DataError: a source is empty.
 
     Source: CoLM, section 4.1.
@@ -204,13 +204,14 @@ def find_small_sources(
     """
     empty = [name for name, size in sizes.items() if size <= 0]
     if empty:
-        raise DataError(f"The source {empty[0]!r} has no example; remove it from the mixture or give it data.")
+        raise DataError(f"The source {empty[0]!r} has no examples; remove it from the mixture, or add data.")
     if rule == "none":
         return frozenset()
     if rule == "auto":
         if len(sizes) == 1:
             logger.warning(
-                "There is one source only, %r, so none is small: the coreset is medoids of all rows.", next(iter(sizes))
+                "The only source is %r, so none is small: the coreset is the medoids of all rows.",
+                next(iter(sizes)),
             )
         total = sum(sizes.values())
         return frozenset(name for name, size in sizes.items() if size * len(sizes) < total)
@@ -221,18 +222,18 @@ def find_small_sources(
             )
         if name not in sizes:
             raise ConfigError(
-                f"small_sources names {name!r}, which is no source.{suggest(name, sizes)} "
+                f"small_sources names {name!r}, which is not a source.{suggest(name, sizes)} "
                 f"The sources are: {', '.join(sizes)}."
             )
     return frozenset(rule)
 
 
 def balance_sources(sizes: Mapping[str, int], balance: float) -> dict[str, float]:
-    """Return how much a row of each source counts: its source's share to the power of -balance, 1 in the mean.
+    """Return each source's row weight: the source's share to the power of -balance, with mean 1 over rows.
 
     Args:
-        sizes: source -> examples in the whole data; empty sources count 1.
-        balance: 0 for 1 everywhere; 1 for the same sum for every source.
+        sizes: source -> examples in the whole dataset; rows of empty sources get the unnormalized weight 1.
+        balance: 0 gives every row weight 1; 1 gives every source the same total weight.
 
     >>> balance_sources({"a": 75, "b": 25}, 1.0)
     {'a': 0.666..., 'b': 2.0}

@@ -1,4 +1,4 @@
-"""Names for the parts of a step, which a profiler shows."""
+"""Names of the stages of a step, as shown by a profiler."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ FETCH, PASS, PICK, TAKE, TRAIN = "fetching the pool", "selection pass", "picking
 
 
 def stage(name: str) -> record_function:
-    """Return a context whose work `torch.profiler` shows under this name; without a profiler it costs microseconds."""
+    """Return a context that `torch.profiler` shows under this name; without a profiler it costs microseconds."""
     return record_function(PREFIX + name)

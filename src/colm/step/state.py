@@ -1,4 +1,4 @@
-"""What a selection remembers from step to step, and when it may change."""
+"""The state that selection keeps from step to step, and when it may change."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class _Pending(NamedTuple):
 
 
 class SelectionState:
-    """A step counter, the Adam history, and what is carried over to the next goal.
+    """A step counter, the Adam history, and the residual carried over to the next target.
 
-    They move only in `commit`, after the optimiser's step, so that a step that is prepared and then lost in a crash
+    They change only in `commit`, after the optimizer step, so a step that is prepared and then lost in a crash
     leaves no trace.
 
     Attributes:
-        step: optimiser steps committed.
-        history: of the kept big-source rows; None before the first.
-        carried: (h,), what earlier picks lacked; None for nothing.
+        step: number of committed optimizer steps.
+        history: moments of the kept big-source rows; None before the first.
+        carried: (h,) residual of earlier picks, or None.
     """
 
     def __init__(self) -> None:
@@ -37,31 +37,31 @@ class SelectionState:
         self._pending: _Pending | None = None
 
     def reset(self) -> None:
-        """Forget all steps, for a training that starts anew."""
+        """Forget all steps, for a training run that starts from scratch."""
         self.step = 0
         self.forget_features()
 
     def forget_features(self) -> None:
-        """Forget what belongs to the features of one model, and any step that was not committed."""
+        """Forget the state tied to one model's features, and any uncommitted step."""
         self.history = None
         self.carried = None
         self._pending = None
 
     def prepare(self, history: AdamHistory | None, carried: Tensor | None, record: StepRecord) -> None:
-        """Note what a `commit` would make of this step; None leaves the history, or what is carried, as it is."""
+        """Store the state that `commit` will apply; None leaves the history or the residual unchanged."""
         self._pending = _Pending(history, carried, record)
 
     def commit(self, *, stepped: bool) -> StepRecord:
-        """Make the prepared step count, and return its record.
+        """Commit the prepared step and return its record.
 
         Args:
-            stepped: False if the optimiser skipped its step, which leaves history and what is carried as they were.
+            stepped: False if the optimizer skipped its step; history and residual then stay unchanged.
 
         Raises:
             ConfigError: no step was prepared since the last commit.
         """
         if self._pending is None:
-            raise ConfigError("commit() without a select() before it; call select, train, then commit.")
+            raise ConfigError("commit() was called without a preceding select(). Call select, train, then commit.")
         history, carried, record = self._pending
         if history is not None and stepped:
             self.history = history
@@ -72,7 +72,7 @@ class SelectionState:
         return record
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the committed state: step counter, Adam history (D,) and what is carried over (h,), on the CPU."""
+        """Return the committed state: step counter, Adam history (D,) and residual (h,), on the CPU."""
         history, carried = self.history, self.carried
         return {
             "step": self.step,
@@ -83,7 +83,7 @@ class SelectionState:
         }
 
     def move_to(self, device: torch.device) -> None:
-        """Hold history and what is carried on the features' device: a model may move after its state was loaded."""
+        """Move history and residual to the features' device; a model may move after its state was loaded."""
         if self.history is not None:
             self.history = AdamHistory(self.history.m.to(device), self.history.v.to(device), self.history.updates)
         if self.carried is not None:
@@ -94,16 +94,16 @@ class SelectionState:
 
         Args:
             state: as saved.
-            dim: D of the features; 0 where there are none.
+            dim: D of the features; 0 without features.
 
         Raises:
-            ConfigError: the history belongs to a weight of another size.
+            ConfigError: the history belongs to a weight of a different size.
         """
         m, v = state["m"], state["v"]
         if m is not None and len(m) != dim:
             raise ConfigError(
-                f"The saved Adam history has {len(m)} entries but the feature has {dim}; resume with the model and "
-                "selection of the saved run."
+                f"The saved Adam history has {len(m)} entries but the feature has {dim}. Resume with the model and "
+                "selection settings of the saved run."
             )
         self.forget_features()
         self.step = int(state["step"])

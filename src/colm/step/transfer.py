@@ -1,4 +1,4 @@
-"""From the host to a device, without waiting for what the device has still to do."""
+"""Copy from the host to a device without waiting for the device's queued work."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def row_numbers(rows: Sequence[int], device: torch.device) -> Tensor:
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the host's pageable memory on the device; the copy has read it when this returns.
+    """Copy a tensor from pageable host memory to the device; the source has been read when this returns.
 
-    ``torch.tensor(rows, device=device)`` waits until the GPU has done all that it was given.
+    In contrast, ``torch.tensor(rows, device=device)`` waits until the GPU has finished its queued work.
     """
     return tensor.to(device, non_blocking=True)

@@ -1,1 +1,1 @@
-"""colm in other people's training loops."""
+"""colm in the training loops of Hugging Face's Trainer and TRL."""

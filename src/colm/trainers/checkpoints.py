@@ -1,4 +1,4 @@
-"""Checkpoints that are whole, or not taken; and which files of a checkpoint's folder are its own."""
+"""Use only complete checkpoints, and track which files in a checkpoint's folder belong to it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from colm.step.record import replace_file
 
 MARKER = "coreset_complete.json"
 BEGUN = "coreset_begun.json"
-"""There while a checkpoint is written, and while it is deleted: a list of what was in its folder before, not by us."""
+"""Exists while a checkpoint is written or deleted; lists files already in its folder that are not ours."""
 STATE_NAME = "coreset_state.pt"
 PASSING = "checkpoint-is-incomplete.txt"
-"""The Trainer's just-in-time checkpoint has this file in the folder until it returns."""
+"""The Trainer's just-in-time checkpoint keeps this file in the folder until it finishes."""
 
 _WRITTEN = re.compile(
     r"(pytorch_model|model|adapter_model)[\w.-]*\.(safetensors|bin|json)|(adapter_|generation_)?config\.json|README\.md"
@@ -23,11 +23,11 @@ _WRITTEN = re.compile(
     r"|coreset_(state\.pt|(complete|begun)\.json[.\d]*)|checkpoint-is-incomplete\.txt"
     r"|(tokenizer|special_tokens_map|added_tokens|vocab|merges|chat_template|spiece|sentencepiece)[\w.-]*"
 )
-"""Names that a Trainer's checkpoint may have: what of an incomplete one is told from another's files by."""
+"""File names that a Trainer's checkpoint may have; used to tell an incomplete checkpoint's files from others."""
 
 
 def begin_checkpoint(folder: Path) -> None:
-    """Take the marker away from a folder that is about to be written, and note what is in it that is not ours."""
+    """Remove the marker from a folder about to be written, and record its files that are not ours."""
     own = set(own_files(folder))
     held = {name: _state(folder / name) for name in _files(folder) if name not in own}
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def begin_checkpoint(folder: Path) -> None:
 
 
 def mark_complete(folder: Path) -> None:
-    """Write the marker, a list of the checkpoint's files with their sizes in bytes; call it last."""
+    """Write the marker, a list of the checkpoint's files with their sizes in bytes; call this last."""
     before = _read(folder / BEGUN)
     files = {
         name: (folder / name).stat().st_size
@@ -48,16 +48,16 @@ def mark_complete(folder: Path) -> None:
 
 
 def is_complete(folder: Path) -> bool:
-    """Return whether the checkpoint was written to its end, and none of its files is gone or cut short since."""
+    """Return whether the checkpoint was fully written, and none of its files was removed or truncated since."""
     try:
         files = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         return all((folder / name).stat().st_size == size for name, size in files.items())
-    except (FileNotFoundError, ValueError, AttributeError):  # never marked, its deletion was begun, or another's file
+    except (FileNotFoundError, ValueError, AttributeError):  # never marked, partly deleted, or not our file
         return False
 
 
 def own_files(folder: Path) -> list[str]:
-    """Return the files of a checkpoint's folder that its training wrote, and nobody changed since, by relative path."""
+    """Return the files in a checkpoint's folder that its run wrote and that are unchanged since, as relative paths."""
     if (folder / MARKER).is_file():
         listed = _read(folder / MARKER)
         names = [name for name, size in listed.items() if _is_file(folder, name) and _state(folder / name)[0] == size]
@@ -69,12 +69,12 @@ def own_files(folder: Path) -> list[str]:
 
 
 def may_be_written(folder: Path) -> list[str]:
-    """Return the files under a checkpoint's folder, by relative path, whose names a checkpoint may have."""
+    """Return the files in a checkpoint's folder, as relative paths, whose names a checkpoint may have."""
     return [name for name in _files(folder) if _WRITTEN.fullmatch(name)]
 
 
 def delete_checkpoint(folder: Path) -> None:
-    """Delete a checkpoint's own files, and the folder if nothing else is in it; harmless when it is killed."""
+    """Delete a checkpoint's own files, and its folder if nothing else is left; safe if killed midway."""
     own = own_files(folder)
     foreign = {name: _state(folder / name) for name in _files(folder) if name not in own}
     replace_file(folder / BEGUN, json.dumps(foreign))
@@ -86,7 +86,7 @@ def delete_checkpoint(folder: Path) -> None:
 
 
 def remove_empty(folder: Path) -> None:
-    """Remove the folders under a folder, and itself, as far as they are empty."""
+    """Remove a folder and the folders under it if they are empty."""
     for inner in sorted((path for path in folder.rglob("*") if path.is_dir() and not path.is_symlink()), reverse=True):
         if not any(inner.iterdir()):
             inner.rmdir()
@@ -95,21 +95,21 @@ def remove_empty(folder: Path) -> None:
 
 
 def drop_old_checkpoints(run: Path, limit: int | None, best: str | None) -> None:
-    """Delete the oldest of a run's complete checkpoints until `limit` are left; never the newest, nor the best.
+    """Delete a run's oldest complete checkpoints until `limit` are left, but never the newest or the best.
 
-    What kills left of others goes too. Call it while none is being written.
+    Also deletes partial checkpoints left by killed runs. Call it while no checkpoint is being written.
 
     Args:
         run: the output folder.
-        limit: the Trainer's ``save_total_limit``; None for no limit.
-        best: the path of the best checkpoint, if any.
+        limit: the Trainer's ``save_total_limit``; None means no limit.
+        best: path of the best checkpoint, if any.
     """
     if limit is None or limit <= 0:
         return
     for folder in list_checkpoints(run):
         if (folder / BEGUN).is_file() and not is_complete(folder):
             delete_checkpoint(folder)
-    # By time, as a run that began again in the same folder may have saved fewer steps; by step where times are equal.
+    # Sort by time, as a run restarted in the same folder may have saved fewer steps; break ties by step.
     found = sorted(
         (folder for folder in list_checkpoints(run) if is_complete(folder)),
         key=lambda folder: ((folder / MARKER).stat().st_mtime, step_of(folder)),
@@ -121,21 +121,21 @@ def drop_old_checkpoints(run: Path, limit: int | None, best: str | None) -> None
 
 
 def list_checkpoints(run: Path) -> Iterator[Path]:
-    """Yield the folders under a run's folder that are named as checkpoints are."""
+    """Yield the folders in a run's folder that have a checkpoint's name."""
     return (path for path in run.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir())
 
 
 def step_of(folder: Path) -> int:
-    """Return the step that a checkpoint's name says."""
+    """Return the step in a checkpoint's name."""
     return int(folder.name.rpartition("-")[2])
 
 
 def last_complete_checkpoint(output_dir: Path, among: Container[str] | None = None) -> Path | None:
-    """Return the checkpoint of the latest step that is complete, or None.
+    """Return the complete checkpoint with the latest step, or None.
 
     Args:
-        output_dir: of the run.
-        among: names of checkpoints that count; None for all.
+        output_dir: the run's output folder.
+        among: names of checkpoints to consider; None means all.
     """
     found = [
         (step_of(folder), folder)

@@ -1,8 +1,8 @@
 """Carry each row's source and number through a data loader, as integers.
 
-String columns do not survive the way to the training loop: some collators raise on them, some drop
-them. So the source becomes a code and the row gets its number, both int64, before the trainer sees
-the data, and a wrapped collator sets them aside while the real one works.
+String columns do not survive to the training loop: some collators raise on them, others drop them.
+So before the trainer sees the data, each row gets a source code and its row number, both int64. A
+wrapped collator removes them while the real one runs.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ INDEX_KEY = "colm_index"
 LABELS = "labels"
 
 NO_TENSOR = (str, date, time, timedelta, Decimal, type(None))
-"""Labels of which no collator can make a tensor."""
+"""Types of source labels that collators cannot convert to tensors."""
 
 
 class EncodedData(NamedTuple):
-    """A training set with its codes, and what they mean."""
+    """A training set with its source codes and their names."""
 
     dataset: Any
     sizes: dict[str, int]  # rows of each source
     names: list[str]  # code -> source
-    learnable: dict[str, int] | None = None  # of a stream's first rows: those of each source with a label to learn
+    learnable: dict[str, int] | None = None  # for a stream, the labeled rows of each source among the first rows
 
 
 class CodedRows(TorchDataset[dict[str, Any]]):
-    """A map-style data set whose rows also carry a source code and their number.
+    """A map-style dataset whose rows also carry a source code and their number.
 
     Args:
-        rows: the data set.
-        codes: of each row's source.
-        learnable: whether each row has a label to learn, (len,) bool.
+        rows: the dataset.
+        codes: each row's source code.
+        learnable: whether each row has at least one label, (len,) bool.
     """
 
     def __init__(self, rows: Any, codes: Sequence[int], learnable: np.ndarray) -> None:
@@ -64,7 +64,7 @@ class CodedRows(TorchDataset[dict[str, Any]]):
         return {**self._rows[index], SOURCE_KEY: self.codes[index], INDEX_KEY: index}
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """Return a batch's rows, fetched together where the data set can do that."""
+        """Return a batch's rows, fetched together if the dataset supports it."""
         fetch = getattr(self._rows, "__getitems__", None)
         rows = fetch(indices) if fetch else [self._rows[index] for index in indices]
         return [{**row, SOURCE_KEY: self.codes[i], INDEX_KEY: i} for row, i in zip(rows, indices, strict=True)]
@@ -74,22 +74,22 @@ def encode_sources(dataset: Any, column: str) -> EncodedData:
     """Add the source code and the row number to every row.
 
     Args:
-        dataset: a `datasets.Dataset`, or any map-style data set of mappings.
-        column: the column with the source's name, or another label that reads as one (`colm.step.sources.source_name`).
+        dataset: a `datasets.Dataset`, or any map-style dataset of mappings.
+        column: the column with the source's name, or a label convertible to a name (`colm.step.sources.source_name`).
 
     Raises:
-        DataError: the column is missing (with the nearest name), a row has no source, the data set is
-            empty, or it has no length (see `streams` for those).
+        DataError: the column is missing (suggests the closest name), a row has no source, or the dataset
+            is empty or has no length (for those, see `streams`).
     """
     if not hasattr(dataset, "__len__"):
         raise DataError(
-            f"train_dataset is a {type(dataset).__name__}, which has no length and is no iterable data set. Use a data "
-            "set with a length, or a stream: a datasets.IterableDataset, or PyTorch's."
+            f"train_dataset has type {type(dataset).__name__}. Expected a map-style dataset (with __len__), or an "
+            "iterable dataset: datasets.IterableDataset or torch.utils.data.IterableDataset."
         )
     if isinstance(dataset, Mapping):
         splits = ", ".join(map(repr, dataset))
         raise DataError(
-            f"train_dataset is a {type(dataset).__name__} of the splits {splits}; pass one of them, such as "
+            f"train_dataset is a {type(dataset).__name__} with the splits {splits}; pass one of them, such as "
             "data['train']."
         )
     if len(dataset) == 0:
@@ -98,10 +98,10 @@ def encode_sources(dataset: Any, column: str) -> EncodedData:
     if column not in columns:
         raise DataError(
             f"The training data has no column {column!r} for the source.{suggest(column, columns)} "
-            f"It has: {', '.join(columns)}. Name the right one with source_column."
+            f"Columns: {', '.join(columns)}. Set source_column to the right one."
         )
     if isinstance(dataset, Dataset):
-        labels = dataset.with_format(None)[column][:]  # a format or transform may leave the column out
+        labels = dataset.with_format(None)[column][:]  # a format or transform may omit the column
     else:
         told = [(row.get(column), has_label(row)) for row in (dataset[i] for i in range(len(dataset)))]
         labels = [label for label, _ in told]
@@ -116,9 +116,9 @@ def encode_sources(dataset: Any, column: str) -> EncodedData:
 
 
 def _add_codes(dataset: Dataset, codes: Sequence[int]) -> Dataset:
-    """Return the data set with codes and numbers as columns, which its format or transform leaves as they are.
+    """Return the dataset with codes and numbers as columns that its format or transform leaves unchanged.
 
-    So it stays what the trainer knows how to handle, and to complain about.
+    The dataset keeps its type, so the trainer handles and validates it as usual.
     """
     keys, kept = [SOURCE_KEY, INDEX_KEY], dataset.format
     plain = dataset.with_format(None)
@@ -134,14 +134,14 @@ def _add_codes(dataset: Dataset, codes: Sequence[int]) -> Dataset:
 
     def transform_beside_codes(batch: Mapping[str, Any]) -> Any:
         made = transform({key: value for key, value in batch.items() if key not in keys})
-        beside = {key: batch[key] for key in keys if key in batch}  # a view for lengths may leave them out
+        beside = {key: batch[key] for key in keys if key in batch}  # a view for lengths may omit them
         return {**made, **beside} if isinstance(made, Mapping) else made
 
     return coded.with_transform(transform_beside_codes, **options)
 
 
 def has_label(row: Mapping[str, Any]) -> bool:
-    """Return whether a row has a label to learn; without labels, which the collator then makes, it counts as having."""
+    """Return whether a row has at least one label; a row without a labels key gets labels from the collator."""
     labels = row.get(LABELS)
     if labels is None or np.ndim(labels) != 1:
         return True
@@ -149,9 +149,9 @@ def has_label(row: Mapping[str, Any]) -> bool:
 
 
 def find_learnable(dataset: Dataset) -> np.ndarray:
-    """Return which rows of a data set have a label to learn, (len,) bool; see `has_label`."""
+    """Return which rows of a dataset have at least one label, (len,) bool; see `has_label`."""
     learnable = np.ones(len(dataset), dtype=bool)
-    if LABELS not in dataset.column_names or dataset.format["type"] == "custom":  # a transform may make others
+    if LABELS not in dataset.column_names or dataset.format["type"] == "custom":  # a transform may create other labels
         return learnable
     plain, start = dataset.with_format("arrow").select_columns([LABELS]), 0
     for table in plain.iter(batch_size=10_000):
@@ -167,11 +167,11 @@ def find_learnable(dataset: Dataset) -> np.ndarray:
 
 
 class CollatorWithCodes:
-    """Calls the real collator without the codes, and adds them to its batch as (n,) int64 tensors.
+    """Calls the real collator without the codes, then adds them to its batch as (n,) int64 tensors.
 
     Args:
-        collator: the real one; called with a list of mappings.
-        source_column: dropped from rows too, where no collator can make a tensor of it, as of text.
+        collator: the real collator; called with a list of mappings.
+        source_column: also dropped from rows if its value cannot become a tensor, such as a string.
     """
 
     def __init__(self, collator: Callable[[list[dict[str, Any]]], Mapping[str, Any]], source_column: str) -> None:
@@ -179,7 +179,7 @@ class CollatorWithCodes:
         self.source_column = source_column
 
     def __call__(self, rows: list[Any]) -> dict[str, Any]:
-        """Collate `rows`, coded or not."""
+        """Collate `rows`, with or without codes."""
         aside = {SOURCE_KEY, INDEX_KEY}
         plain = [
             {
@@ -200,7 +200,7 @@ def set_codes_aside(batches: Sequence[Batch], names: Sequence[str]) -> tuple[lis
     """Return the batches without codes, each row's source, and each row's number.
 
     Raises:
-        DataError: a batch has no codes, because the collator was replaced after construction.
+        DataError: a batch has no codes because the collator was replaced after construction.
     """
     plain, sources, index = [], [], []
     for batch in batches:
@@ -216,11 +216,11 @@ def set_codes_aside(batches: Sequence[Batch], names: Sequence[str]) -> tuple[lis
 
 
 def silence_repeats(batch: Batch, real: int) -> Batch:
-    """Take the labels from the rows that accelerate repeats to make the last batches of an epoch equally large.
+    """Mask the labels of the rows that accelerate repeats to give the last batches of an epoch equal sizes.
 
     Args:
         batch: this rank's part of the last batch, with codes.
-        real: how many of its rows, the first ones, are no repetitions.
+        real: number of leading rows that are not repeats.
     """
     labels, index = batch["labels"].clone(), batch[INDEX_KEY].clone()
     labels[real:], index[real:] = IGNORE, REPEATED

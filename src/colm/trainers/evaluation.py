@@ -1,4 +1,4 @@
-"""Evaluation that gives each source's loss, in one pass over all of them."""
+"""Evaluation with a loss for each source, in one pass over all sources."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ MACRO = "macro_loss"
 
 
 class SourceTrainer(CoresetTrainer):
-    """A `CoresetTrainer` whose evaluation also gives the loss of each source, and the mean over sources.
+    """A `CoresetTrainer` whose evaluation also reports the loss of each source, and the mean over sources.
 
-    The metrics are ``eval_<source>_loss``, the mean over its rows of their mean labelled-token loss, and
-    ``eval_macro_loss``; see `name_metric` for names that would make another metric's key. No logits are kept: each
-    batch is reduced to its rows' losses.
+    The metrics are ``eval_<source>_loss``, the mean over the source's rows of their mean labeled-token loss, and
+    ``eval_macro_loss``; see `name_metric` for source names that would collide with another metric. Logits are not
+    kept: each batch is reduced to its rows' losses.
 
     Args:
-        validation: source -> its tokenised rows; may be empty.
-        **kwargs: as `CoresetTrainer`'s, without ``eval_dataset`` and what computes metrics.
+        validation: source -> tokenized rows; may be empty.
+        **kwargs: as for `CoresetTrainer`, without ``eval_dataset`` and metric functions.
 
     Attributes:
-        source_losses: of the last evaluation, by the sources' own names.
+        source_losses: losses of the last evaluation, by source name.
     """
 
     def __init__(self, *args: Any, validation: Mapping[str, Dataset], **kwargs: Any) -> None:
@@ -55,15 +55,16 @@ class SourceTrainer(CoresetTrainer):
         return {name_metric(name): loss for name, loss in found.items()} | {MACRO: macro}
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        """Keep the order of the rows, by which their source is known, also where training groups by length."""
+        """Keep the row order, which identifies each row's source, even if training groups rows by length."""
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
 
 def name_metric(source: str) -> str:
-    """Return the key of a source's loss among the Trainer's metrics, which puts ``eval_`` before it.
+    """Return the metric key of a source's loss; the Trainer adds the prefix ``eval_``.
 
-    It does not where a key has that already, so ``eval_x`` would be ``x``, and ``eval`` the mean over all rows. Such
-    names, and ``macro``, get ``source/`` before them; so do names that begin with that, for no two to be the same.
+    The Trainer does not add the prefix to a key that already has it, so ``eval_x`` would collide with ``x``, and
+    ``eval`` with the mean over all rows. Such names, ``macro``, and names that begin with ``source/`` get the prefix
+    ``source/``, which keeps all keys distinct.
 
     >>> name_metric("code"), name_metric("macro"), name_metric("eval_x")
     ('code_loss', 'source/macro_loss', 'source/eval_x_loss')
@@ -73,17 +74,17 @@ def name_metric(source: str) -> str:
 
 
 def _row_losses(logits: Any, labels: Tensor) -> Tensor:
-    """Reduce a batch's logits, perhaps among other outputs, to its rows' losses, (n,)."""
+    """Reduce a batch's logits, possibly the first of several outputs, to its rows' losses, (n,)."""
     return example_losses(logits[0] if isinstance(logits, tuple) else logits, labels)
 
 
 class EvaluationRecorder(TrainerCallback):
-    """Writes one line for each evaluation: step, rows trained on, training seconds, losses by source.
+    """Writes one line per evaluation: step, rows trained on, training seconds, losses by source.
 
     Args:
-        trainer: whose evaluations.
+        trainer: the trainer to record.
         log: the file.
-        resumed_at: optimiser steps that the checkpoint holds; lines of later ones are forgotten.
+        resumed_at: optimizer steps in the checkpoint; lines of later steps are dropped.
     """
 
     def __init__(self, trainer: SourceTrainer, log: StepLog, *, resumed_at: int) -> None:
@@ -113,7 +114,7 @@ class EvaluationRecorder(TrainerCallback):
 
 
 def peak_memory() -> dict[str, Any]:
-    """Return the most memory held so far: the device's on a GPU, else the process's resident memory."""
+    """Return the peak memory so far: device memory on a GPU, else the process's resident memory."""
     if torch.cuda.is_available():
         return {"peak_memory_bytes": torch.cuda.max_memory_allocated(), "memory_kind": "device"}
     try:

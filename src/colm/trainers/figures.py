@@ -1,6 +1,6 @@
-"""What the Trainer's log says of the selection, from counts that the host has anyway and losses that training made.
+"""Selection metrics for the Trainer's log, from counts already on the host and losses computed in training.
 
-Nothing here runs on the device but one transfer of the kept rows' losses when the Trainer logs.
+The only work on the device is one transfer of the kept rows' losses when the Trainer logs.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from colm.types import StepRecord
 
 
 class SelectionFigures:
-    """Counts over all steps of a training, resumes included, and over the steps since the last log.
+    """Counts over all steps of a run, including before a resume, and over the steps since the last log.
 
     Args:
-        sources: all names; the position of a name is its code.
-        by_source: whether logs have each source's figures.
+        sources: all source names; a name's position is its code.
+        by_source: include per-source metrics in the log.
 
     Attributes:
-        seconds: wall-clock of all steps, selection included.
-        selection_seconds: of the selection alone.
+        seconds: wall-clock time of all steps, including selection.
+        selection_seconds: wall-clock time of selection alone.
         pooled, kept, tokens: source -> rows seen, rows trained on, tokens trained on.
     """
 
@@ -34,17 +34,17 @@ class SelectionFigures:
         self.reset()
 
     def reset(self) -> None:
-        """Begin to count anew."""
+        """Reset all counts."""
         self.seconds = 0.0
         self.selection_seconds = 0.0
         self.pooled = dict.fromkeys(self._sources, 0)
         self.kept = dict.fromkeys(self._sources, 0)
         self.tokens = dict.fromkeys(self._sources, 0)
         self._steps: list[StepRecord] = []  # since the last log
-        self._losses: list[tuple[Tensor, Tensor]] = []  # of micro-batches since then: losses (n,), codes (n,)
+        self._losses: list[tuple[Tensor, Tensor]] = []  # per micro-batch since then: losses (n,), codes (n,)
 
     def add_sources(self, sources: Sequence[str]) -> None:
-        """Take all names again, with new ones at the end."""
+        """Add new names; `sources` holds all names, with the new ones at the end."""
         for name in sources[len(self._sources) :]:
             self._sources.append(name)
             for totals in (self.pooled, self.kept, self.tokens):
@@ -62,12 +62,12 @@ class SelectionFigures:
             self.tokens[name] += count
 
     def add_losses(self, losses: Tensor, codes: Tensor) -> None:
-        """Note the training losses (n,) of a micro-batch's rows, with their sources' codes (n,) int64, or -1."""
+        """Store the training losses (n,) of a micro-batch's rows and their source codes (n,) int64, -1 to ignore."""
         if self._by_source:
             self._losses.append((losses.detach(), codes))
 
     def take_log(self) -> dict[str, float]:
-        """Return the figures since the last call, and begin anew; empty if there was no step. All ranks call it."""
+        """Return the metrics since the last call, and reset them; empty without a step. All ranks must call it."""
         steps, losses = self._steps, self._losses
         self._steps, self._losses = [], []
         if not steps:
@@ -89,7 +89,7 @@ class SelectionFigures:
         return found | self._log_of_sources(steps, losses) if self._by_source else found
 
     def _log_of_sources(self, steps: list[StepRecord], losses: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
-        """Return each source's mean rows and tokens a step, mean loss, and share of all that was trained on so far."""
+        """Return each source's mean rows and tokens per step, mean loss, and share of training so far."""
         found: dict[str, float] = {}
         rows_so_far, tokens_so_far = max(1, sum(self.kept.values())), max(1, sum(self.tokens.values()))
         means = self._mean_losses(losses)
@@ -104,7 +104,7 @@ class SelectionFigures:
         return found
 
     def _mean_losses(self, losses: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
-        """Return the mean loss of each source's rows that were trained on, over all ranks."""
+        """Return the mean training loss of each source's rows, over all ranks."""
         if not losses:
             return {}
         values = torch.cat([part for part, _ in losses])
@@ -126,7 +126,7 @@ class SelectionFigures:
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore the state returned by `state_dict`."""
         self.reset()
         self.seconds, self.selection_seconds = float(state["seconds"]), float(state["selection_seconds"])
         for name in ("pooled", "kept", "tokens"):

@@ -19,24 +19,24 @@ from colm.trainers.streams import WINDOW
 class CoresetTrainer(CoresetMixin, Trainer):
     """A `transformers.Trainer` that trains on a coreset of every pool.
 
-    The pool of a step is ``per_device_train_batch_size x gradient_accumulation_steps`` rows on each
-    rank. Everything else is the Trainer's: evaluation, callbacks, checkpoints, ``report_to``.
+    A step's pool is ``per_device_train_batch_size x gradient_accumulation_steps`` rows on each rank.
+    Everything else works as in the Trainer: evaluation, callbacks, checkpoints, ``report_to``.
 
     Args:
-        model: as the Trainer's.
-        args: as the Trainer's.
-        selection: how to choose; default `SelectionConfig()`.
-        source_column: the column of ``train_dataset`` that names each row's source.
-        replay: the ``selection.jsonl`` of an earlier run, whose choices are trained on again; the run's data, seeds
-            and batch sizes are needed for that.
-        source_sizes: of a stream (an iterable data set, with ``max_steps``): rows of each source, at least in
-            proportion. By default they are those of its first rows, and then follow the pools' running counts.
-        window: how many first rows of a stream are counted. With several processes every source must be among them;
-            one that turns up later is known from then on otherwise.
-        **kwargs: as the Trainer's.
+        model: as for the Trainer.
+        args: as for the Trainer.
+        selection: how to select; default `SelectionConfig()`.
+        source_column: the column of ``train_dataset`` with each row's source.
+        replay: the ``selection.jsonl`` of an earlier run, to train on the same choices again; requires the same data,
+            seeds and batch sizes.
+        source_sizes: for a stream (an iterable dataset, with ``max_steps``), rows of each source, exact or in
+            proportion. By default, they are estimated from the first rows and updated from the pools' counts.
+        window: number of first rows to count in a stream. With several processes, every source must appear in this
+            window. With one process, sources that appear later are added.
+        **kwargs: as for the Trainer.
 
     Raises:
-        DataError, ConfigError, UnsupportedModelError: before any training; the message says what to do.
+        DataError, ConfigError, UnsupportedModelError: before training starts; the message gives the remedy.
 
     Example::
 
@@ -62,15 +62,15 @@ class CoresetTrainer(CoresetMixin, Trainer):
         if selection.loss == "example":
             if kwargs.get("compute_loss_func") is not None:
                 raise ConfigError(
-                    "compute_loss_func would replace the example mean, and gets the number of rows where it expects "
-                    "that of tokens; set SelectionConfig(loss='token') to train with your own loss."
+                    "compute_loss_func would replace the example mean, and would receive the number of rows instead of "
+                    "tokens. Set SelectionConfig(loss='token') to train with your own loss."
                 )
             kwargs["compute_loss_func"] = self._example_mean
         super().__init__(model, args, **kwargs)
         self._prepare_selection(selection, replay)
 
     def _example_mean(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        """Return the training loss: each row of the step counts the same, or its weight."""
+        """Return the training loss: the mean over the step's rows, weighted if they have weights."""
         logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
         losses = example_losses(logits, labels)
         self._note_losses(losses)

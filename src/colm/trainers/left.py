@@ -1,4 +1,4 @@
-"""Which rows a trainer has left to train on: those with a label to learn, after it has prepared its data."""
+"""Count the trainable rows, those with at least one label, after the trainer has prepared its data."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from colm.trainers.streams import is_stream
 
 
 def count_left(dataset: Any, encoded: EncodedData, *, window: int, max_length: int | None) -> RowsLeft:
-    """Count the rows of each source that are left, and those that there were.
+    """Count the rows of each source, before and after the trainer prepared its data.
 
     Args:
-        dataset: as the trainer has prepared it: TRL tokenises rows and drops some.
-        encoded: as it was before. Names of a stream's sources that turn up are appended.
-        window: how many first rows of a stream are counted.
-        max_length: tokens at which the trainer cuts rows, for messages.
+        dataset: the prepared data; TRL tokenizes rows and drops some.
+        encoded: the data before preparation. New sources of a stream are appended to its names.
+        window: number of rows to count at the start of a stream.
+        max_length: tokens to which the trainer truncates rows, for messages.
 
     Raises:
-        DataError: there is none.
+        DataError: no rows are left.
     """
     before, names = encoded.sizes, encoded.names
     if not is_stream(dataset):
@@ -33,26 +33,26 @@ def count_left(dataset: Any, encoded: EncodedData, *, window: int, max_length: i
         left = encoded.learnable
     else:
         left = count_window(list(islice(iter(dataset), window)), names)
-        before = {name: count for name, count in before.items() if not left[name]}  # else of other rows
-    found = RowsLeft(before, left, "a labelled token" + (f" within max_length={max_length}" if max_length else ""))
+        before = {name: count for name, count in before.items() if not left[name]}  # the others are not comparable
+    found = RowsLeft(before, left, "a labeled token" + (f" within max_length={max_length}" if max_length else ""))
     if not any(left.values()):
         raise DataError(f"None of the {sum(before.values())} rows of train_dataset has {found.need}.")
     return found
 
 
 def check_listed(counts: RowsLeft, rule: str | tuple[str, ...]) -> None:
-    """Check that a list of small sources names none of which no row is left. Raises as `find_small_sources`."""
+    """Check that every source in a list of small sources has rows left. Raises as `find_small_sources`."""
     if not isinstance(rule, str):
         find_small_sources({name: rows for name, rows in counts.left.items() if rows}, rule, counts.gone)
 
 
 def count_learnable(dataset: Any, names: Sequence[str]) -> dict[str, int]:
-    """Count the rows of each source that have a label to learn, as the trainer gets them; sources may have none.
+    """Count the rows of each source that have at least one label; counts may be 0.
 
-    Without a column of labels, which the collator then makes, all rows count.
+    Without a labels column, the collator creates the labels, and all rows count.
 
     Args:
-        dataset: a coded data set with a length, as it is after the trainer has prepared it.
+        dataset: a coded map-style dataset, after the trainer has prepared it.
         names: code -> source.
     """
     if isinstance(dataset, CodedRows):
@@ -64,7 +64,7 @@ def count_learnable(dataset: Any, names: Sequence[str]) -> dict[str, int]:
 
 
 def count_window(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, int]:
-    """Count the coded rows of each source that have a label to learn. See `count_learnable`."""
+    """Count the coded rows of each source that have at least one label. See `count_learnable`."""
     return _count_codes([row[SOURCE_KEY] for row in rows if has_label(row)], names)
 
 

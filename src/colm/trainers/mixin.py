@@ -1,13 +1,13 @@
-"""CoresetMixin: what the Hugging Face Trainer and TRL's SFTTrainer share to train on coresets.
+"""CoresetMixin: coreset training shared by the Hugging Face Trainer and TRL's SFTTrainer.
 
-The Trainer hands all micro-batches of one optimiser step to `get_batch_samples`. That is where the
-pool is exchanged for its coreset, in as many micro-batches, and nothing of the loop is copied:
+The Trainer fetches all micro-batches of one optimizer step in `get_batch_samples`. There we replace
+the pool by its coreset, in the same number of micro-batches, without copying the training loop:
 
     Trainer._run_epoch
       get_batch_samples  -> fetch the pool, select, take the kept rows     (prepared)
-      training_step ...  -> the Trainer's own forward, backward, optimiser
+      training_step ...  -> the Trainer's own forward, backward, optimizer
       on_step_end        -> history and record line                       (committed)
-      _save_checkpoint   -> the Trainer's files, then ours, then a completeness marker
+      _save_checkpoint   -> the Trainer's files, then ours, then a completion marker
 """
 
 from __future__ import annotations
@@ -55,25 +55,25 @@ from colm.trainers.streams import NumberedPasses, RunningSizes, encode_stream, i
 
 
 class CoresetMixin(PassesMixin):
-    """What turns a Trainer into one that trains on coresets; put it before the Trainer in the bases.
+    """Makes a Trainer train on coresets; list it before the Trainer in the bases.
 
-    The subclass calls `_prepare_data` before, and `_prepare_selection` after the Trainer's own
-    constructor, and sees to the loss: the mean over examples, or over the rows' weights where they have some.
+    The subclass calls `_prepare_data` before and `_prepare_selection` after the Trainer's constructor,
+    and provides the loss: the mean over examples, weighted if the rows have weights.
     """
 
     selector: CoresetSelector
     selection: SelectionConfig
     _signature_columns: Any
     announce: Callable[[str], None] | None = None
-    """Called with the name of each checkpoint before it is written, in the process that does."""
+    """Called with each checkpoint's name before it is written, in the process that writes it."""
 
     def _prepare_data(
         self, kwargs: dict[str, Any], source_column: str, args: Any, sizes: Mapping[str, int] | None, window: int
     ) -> None:
         """Encode the sources of ``kwargs["train_dataset"]`` before the Trainer sees it."""
         if kwargs.get("train_dataset") is None:
-            raise DataError("CoresetTrainer needs a train_dataset, whose sources it counts; None was given.")
-        self._running: RunningSizes | None = None  # of a stream whose sizes nobody gave
+            raise DataError("train_dataset is None; CoresetTrainer needs a train_dataset to count its sources.")
+        self._running: RunningSizes | None = None  # only for a stream without source_sizes
         if is_stream(kwargs["train_dataset"]):
             encoded = encode_stream(
                 kwargs["train_dataset"],
@@ -85,10 +85,10 @@ class CoresetMixin(PassesMixin):
             )
             self._running = RunningSizes(encoded.sizes) if sizes is None else None
             if args.world_size > 1 and args.accelerator_config.dispatch_batches is None:
-                # Else the first rank joins the batches of all, which fails where they are padded to different widths.
+                # Else the first rank concatenates all ranks' batches, which fails if their padded widths differ.
                 args.accelerator_config.dispatch_batches = False
         elif sizes is not None:
-            raise ConfigError("source_sizes are for a stream; train_dataset has a length, so its sources are counted.")
+            raise ConfigError("source_sizes is only for streams; train_dataset has a length. Remove source_sizes.")
         else:
             encoded = encode_sources(kwargs["train_dataset"], source_column)
         kwargs["train_dataset"] = encoded.dataset
@@ -98,7 +98,7 @@ class CoresetMixin(PassesMixin):
         self._source_column = source_column
 
     def _prepare_selection(self, selection: SelectionConfig, replay: str | Path | None) -> None:
-        """Check the whole set-up, then make the selector and hook it to the Trainer's events."""
+        """Check the whole setup, then create the selector and connect it to the Trainer's events."""
         self.selection = selection
         check_trainer(self, selection)
         self._count_rows_left()
@@ -116,18 +116,18 @@ class CoresetMixin(PassesMixin):
         self._row_weights: Tensor | None = None
         self._row_sources: Tensor | None = None
         self.figures = SelectionFigures(self._source_names, by_source=selection.log_sources)
-        # Before the callbacks that save at the end of a step: the Trainer's just-in-time checkpoint does.
+        # Before any callback that saves at the end of a step, such as the Trainer's just-in-time checkpoint.
         self.callback_handler.callbacks.insert(0, _CommitCallback(self))
 
     def _count_rows_left(self) -> None:
-        """Let sizes be those of the rows that can be trained on, as the Trainer has them: TRL drops some.
+        """Set the source sizes to the number of trainable rows in the Trainer's prepared data; TRL drops some rows.
 
         Raises:
-            DataError: there is none.
-            ConfigError: `small_sources` names a source of which none is left.
+            DataError: no rows are left.
+            ConfigError: `small_sources` names a source with no rows left.
         """
         if is_stream(self.train_dataset) and self._running is None:
-            return  # the sizes were given
+            return  # the user gave the sizes
         limit = getattr(self.args, "max_length", None)  # TRL's
         counts = count_left(self.train_dataset, self._encoded, window=self._window, max_length=limit)
         counts.warn()
@@ -140,14 +140,14 @@ class CoresetMixin(PassesMixin):
         pad = getattr(self.processing_class, "pad_token_id", None)
         return pad if isinstance(pad, int) else None
 
-    # ---- The seams of the Trainer ----
+    # ---- Overridden Trainer methods ----
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
-        """Fetch one optimiser step's micro-batches and return those of its coreset."""
+        """Fetch one optimizer step's micro-batches and return those of its coreset."""
         if self.state.global_step >= self.state.max_steps:
-            # Resumed from the last step's checkpoint: the Trainer would look at max_steps only after one step more.
+            # Resumed from the last step's checkpoint: the Trainer would check max_steps only after one more step.
             self.control.should_training_stop = True
             return [], None
         self._step_start = time.perf_counter()
@@ -160,22 +160,22 @@ class CoresetMixin(PassesMixin):
         plain, sources, index = set_codes_aside(batches, self._source_names)
         if self._running is not None and self._running.meet(sources):
             self._follow_sizes()
-        self.selector.model = self.model  # another one after model_init, or once FSDP has wrapped it
+        self.selector.model = self.model  # replaced by model_init and by FSDP wrapping
         self.selector.optimizer = self.optimizer
         coreset = self.selector.select(plain, sources, dataset_index=index)
-        kept = self.selector.take(batches, coreset)  # with the codes, by which losses are known by source
+        kept = self.selector.take(batches, coreset)  # with the codes, for losses by source
         return kept, self._get_num_items_in_batch(kept, device)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Name the forward and backward of a micro-batch for a profiler."""
+        """Label a micro-batch's forward and backward for the profiler."""
         with stage(TRAIN):
             loss: Tensor = super().training_step(*args, **kwargs)
         return loss
 
     def _without_repeats(self, batch: Any) -> Any:
-        """Take the rows out of training that accelerate repeats where an epoch's rows do not fill the last batches.
+        """Exclude the rows that accelerate repeats to fill the last batches of an epoch.
 
-        So the ranks' last pool is that of one process.
+        The last pool then matches that of a single process.
         """
         last = self.accelerator.gradient_state.end_of_dataloader and not self.args.dataloader_drop_last
         if (
@@ -183,16 +183,16 @@ class CoresetMixin(PassesMixin):
             or not last
             or INDEX_KEY not in batch
             or not hasattr(self.train_dataset, "__len__")
-            or self.args.train_sampling_strategy == "batch_rebalance"  # whose batches are of any size
+            or self.args.train_sampling_strategy == "batch_rebalance"  # batch sizes vary
         ):
             return batch
         rows = len(batch[INDEX_KEY])
-        # Not accelerate's own count, which is wrong after a resume within an epoch.
+        # accelerate's own count is wrong after a resume within an epoch.
         left = len(self.train_dataset) % (rows * self.args.world_size)
         return silence_repeats(batch, min(rows, max(0, left - rows * self.args.process_index))) if left else batch
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
-        """Count the rows with a labelled token, which the example mean divides by."""
+        """Count the rows with a labeled token, the divisor of the example mean."""
         if self.selection.loss == "token" or not batch_samples or "labels" not in batch_samples[0]:
             count: Tensor | int | None = super()._get_num_items_in_batch(batch_samples, device)
             return count
@@ -202,14 +202,14 @@ class CoresetMixin(PassesMixin):
         return total
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Let the two integer columns pass the removal of columns that the model does not take."""
+        """Keep the two integer columns when columns that the model does not accept are removed."""
         found = self._signature_columns is not None
         super()._set_signature_columns_if_needed()
         if not found:
             self._signature_columns += [SOURCE_KEY, INDEX_KEY]
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
-        """Leave the codes out where they would be all that is left, which the Trainer says is an error."""
+        """Drop the codes if no other column would remain, so that the Trainer still reports its error."""
         if self.args.remove_unused_columns:
             self._set_signature_columns_if_needed()
             codes = {SOURCE_KEY, INDEX_KEY} & set(dataset.column_names)
@@ -219,47 +219,47 @@ class CoresetMixin(PassesMixin):
         return super()._remove_unused_columns(dataset, description)
 
     def _prepare_inputs(self, inputs: Any) -> Any:
-        """Set the rows' weights and sources aside, which the model does not take."""
+        """Remove the rows' weights and sources, which the model does not accept, and store them."""
         prepared = dict(super()._prepare_inputs(inputs))
         prepared.pop(INDEX_KEY, None)
         codes = prepared.pop(SOURCE_KEY, None)
-        if codes is not None and "labels" in prepared:  # a row without labels has no loss
+        if codes is not None and "labels" in prepared:  # rows without labels have no loss
             codes = codes.masked_fill(count_labelled(prepared["labels"]) == 0, -1)
         self._row_sources = codes
         self._row_weights = prepared.pop(WEIGHT_KEY, None)
         return prepared
 
     def _note_losses(self, losses: Tensor) -> None:
-        """Take the mean losses (n,) of a training micro-batch's rows for the log."""
+        """Store the mean losses (n,) of a training micro-batch's rows for the log."""
         if self.model.training and self._row_sources is not None:
             self.figures.add_losses(losses, self._row_sources)
 
     def _wrap_model(self, model: nn.Module, training: bool = True, **kwargs: Any) -> Any:
-        """Let a model that was evaluated before training be wrapped for it.
+        """Wrap the model for training even if it was evaluated before.
 
-        accelerate marks a model that it prepares for evaluation, and later passes a marked model by: with several
-        ranks it would train without DistributedDataParallel, each rank on its own gradients, in silence.
+        accelerate marks a model that it prepares for evaluation, and later skips marked models. With several ranks, the
+        model would silently train without DistributedDataParallel, each rank on its own gradients.
         """
         if training and model is self.model and self.args.world_size > 1:
             model.__dict__.pop("_is_accelerate_prepared", None)
         return super()._wrap_model(model, training=training, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the selection's figures since the last log to the training log."""
+        """Add the selection metrics since the last log to the training log."""
         if "loss" in logs:
             logs |= self.figures.take_log()
         super().log(logs, *args, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Save the Trainer's files, then the selector's, then the marker that all are there; then drop old ones."""
+        """Save the Trainer's files, the selector's, and the completion marker; then delete old checkpoints."""
         run_folder = Path(self._get_output_dir(trial=trial))
         folder = run_folder / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             if self.announce is not None:
                 self.announce(folder.name)
             begin_checkpoint(folder)
-        self.accelerator.wait_for_everyone()  # what other ranks write is not there before
-        # The Trainer would delete the last complete checkpoint before this one is.
+        self.accelerator.wait_for_everyone()  # other ranks must not write before this
+        # The Trainer would delete the last complete checkpoint before this one is complete.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
@@ -282,20 +282,20 @@ class CoresetMixin(PassesMixin):
             drop_old_checkpoints(run_folder, limit, self.state.best_model_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Load the selector's state too."""
+        """Also load the selector's state."""
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
         folder = Path(checkpoint)
         if not is_complete(folder) or not (folder / STATE_NAME).exists():
             raise ConfigError(
-                f"{folder} is no complete checkpoint of a coreset run (its marker or one of its files is missing); "
-                "resume from an earlier one."
+                f"{folder} is not a complete checkpoint of a coreset run (its marker or one of its files is missing). "
+                "Resume from an earlier checkpoint."
             )
         if not (folder / OPTIMIZER_NAME).exists():
             raise ConfigError(
-                f"{folder} holds the model without its optimizer's state, as save_only_model=True leaves it, so the "
-                "run cannot be resumed to what it would have been; begin anew, with save_only_model=False."
+                f"{folder} contains the model but no optimizer state, as saved with save_only_model=True, so the run "
+                "cannot be resumed exactly. Start a new run with save_only_model=False."
             )
         state = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True)
         check_pool_rows(self.args, state.get("pool_rows"))
@@ -309,16 +309,16 @@ class CoresetMixin(PassesMixin):
             self._selection_log.truncate(state["selector"]["step"])
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Train as the Trainer does; ``True`` resumes from the last checkpoint that was written to its end."""
+        """Train as the Trainer does; ``True`` resumes from the last complete checkpoint."""
         if resume_from_checkpoint is True:
             found = last_complete_checkpoint(Path(self.args.output_dir))
             if found is None:
-                raise ConfigError(f"There is no complete checkpoint to resume from in {self.args.output_dir}.")
+                raise ConfigError(f"{self.args.output_dir} contains no complete checkpoint to resume from.")
             resume_from_checkpoint = str(found)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def start_afresh(self) -> None:
-        """Forget the steps of an earlier training. Called when a training begins that resumes nothing."""
+        """Reset the state of an earlier training run. Called when training starts without resuming."""
         self.selector.reset()
         self.figures.reset()
         if self._running is not None:
@@ -328,7 +328,7 @@ class CoresetMixin(PassesMixin):
             self._selection_log.truncate(0)
 
     def commit_step(self) -> None:
-        """Make the step count: history, record line, totals. Called once the optimiser has stepped."""
+        """Commit the step: history, record line, totals. Called after the optimizer step."""
         record = self.selector.commit(stepped=not self.accelerator.optimizer_step_was_skipped)
         record = record._replace(step_seconds=round(time.perf_counter() - self._step_start, 6))
         self.figures.add_step(record)
@@ -340,7 +340,7 @@ class CoresetMixin(PassesMixin):
             self._selection_log.write(to_dict(record))
 
     def _follow_sizes(self) -> None:
-        """Let what is small follow what the stream has had so far; the same on all ranks, as pools are."""
+        """Update the small sources from the rows seen in the stream so far; the same on all ranks, like the pools."""
         assert self._running is not None
         self.source_sizes = self._running.sizes
         self.figures.add_sources(self._source_names)
@@ -348,19 +348,19 @@ class CoresetMixin(PassesMixin):
 
 
 class _CommitCallback(TrainerCallback):
-    """Commits at the end of a step, which is before the Trainer logs, evaluates or saves."""
+    """Commits at the end of a step, before the Trainer logs, evaluates or saves."""
 
     def __init__(self, trainer: CoresetMixin) -> None:
         self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Begin with an empty log and history, unless a checkpoint was loaded."""
-        check_trainer(self._trainer, self._trainer.selection)  # a search for hyperparameters sets others for each trial
+        """Start with an empty log and history, unless a checkpoint was loaded."""
+        check_trainer(self._trainer, self._trainer.selection)  # a hyperparameter search changes them for each trial
         if state.global_step == 0:
             self._trainer.start_afresh()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Note it before anything is evaluated or saved there."""
+        """Record the end of the pass before any evaluation or save."""
         self._trainer.end_pass()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -368,4 +368,4 @@ class _CommitCallback(TrainerCallback):
         self._trainer.commit_step()
         selector = self._trainer.selector
         if isinstance(selector, ReplaySelector) and selector.state.step == selector.steps:
-            control.should_training_stop = True  # the record ends here
+            control.should_training_stop = True  # end of the record

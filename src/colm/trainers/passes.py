@@ -1,8 +1,9 @@
-"""Passes over the data: the order of each, the place in it, and the way back to that place on a resume.
+"""Passes over the data: the order of each pass, the position in it, and restoring that position on resume.
 
-The Trainer counts steps to find the place, and lets the order follow from whatever random state it meets. So a stream,
-in which it sees one endless pass, and an order drawn from the global generator are others after a resume. Here the
-order of a pass follows from the seed and the number of the pass, and the place is in every checkpoint.
+The Trainer counts steps to find the position, and the order depends on the current random state. After a resume, this
+gives different rows for a stream, which the Trainer treats as one endless pass, and for an order drawn from the global
+generator. Here the order of a pass depends only on the seed and the pass number, and every checkpoint stores the
+position.
 """
 
 from __future__ import annotations
@@ -31,23 +32,23 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from transformers import Trainer as _TrainerSeams
 else:
-    _TrainerSeams = object  # the subclass brings the Trainer, or TRL's
+    _TrainerSeams = object  # the subclass adds the Trainer, or TRL's
 
 
 class Place(NamedTuple):
-    """Where in the data a run stands."""
+    """A run's position in the data."""
 
     epoch: int = 0  # passes before this one
-    steps: int = 0  # optimiser steps of this pass
-    ended: bool = False  # what belongs to the pass's end is done, such as its evaluation
+    steps: int = 0  # optimizer steps of this pass
+    ended: bool = False  # end-of-pass actions, such as evaluation, are done
 
 
 class SeededOrder(Sampler[int]):
-    """A sampler whose order follows from the seed and the pass alone, on every rank.
+    """A sampler whose order depends only on the seed and the pass, on every rank.
 
     Args:
-        sampler: one that draws from its attribute ``generator``.
-        seed: of the first pass; those of later passes count up, as accelerate's do.
+        sampler: a sampler that draws from its attribute ``generator``.
+        seed: seed of the first pass; later passes increment it, as accelerate does.
     """
 
     def __init__(self, sampler: Any, seed: int) -> None:
@@ -56,7 +57,7 @@ class SeededOrder(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the pass."""
+        """Set the number of the pass."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -68,45 +69,45 @@ class SeededOrder(Sampler[int]):
 
 
 class PassesMixin(_TrainerSeams):
-    """What makes each pass of a Trainer over its data the same after a resume."""
+    """Makes each pass of a Trainer over its data identical after a resume."""
 
     place = Place()
-    _pass_start: dict[str, Any] | None = None  # random states that the pass's reading began with
+    _pass_start: dict[str, Any] | None = None  # random states at the start of the pass
     _resumed_from: dict[str, Any] | None = None
     _order_seed: int | None = None
-    _steps_of_pass = 0  # where that is known
-    _exhausted = False  # a stream's pass
+    _steps_of_pass = 0  # 0 if unknown
+    _exhausted = False  # a stream's pass has ended
 
     def pass_state(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold of the place in the data."""
+        """Return the checkpoint state for the position in the data."""
         return {**self.place._asdict(), "seed": self._order_seed, "readers": self._readers()}
 
     def count_step(self) -> None:
-        """Note that one more step of this pass is done."""
+        """Count one more step of this pass."""
         self.place = self.place._replace(steps=self.place.steps + 1)
 
     def end_pass(self) -> None:
-        """Note that what belongs to the pass's end comes now, where it is no stop within the pass."""
+        """Record that the end of the pass is reached, unless training stops within the pass."""
         self.place = self.place._replace(ended=self._exhausted or self.place.steps == self._steps_of_pass)
 
     def fill_pool(self, batches: list[Any], wanted: int) -> list[Any]:
-        """Return a stream's last micro-batches filled up with rows that train nothing, so that a step is made of them.
+        """Fill up a stream's last micro-batches with rows that train nothing, so that they make a full step.
 
-        The Trainer steps only where it knows the length of the data: it would add the gradients of a short pool to
-        those of the next pass.
+        Without the length of the data, the Trainer would take no step here: it would add the gradients of a short pool
+        to those of the next pass.
         """
         if not is_stream(self.train_dataset):
             return batches
         if not batches:
             self._exhausted = True
-            self.control.should_epoch_stop = True  # rather than to ask again for each step that is left
+            self.control.should_epoch_stop = True  # avoids another request for each remaining step
             return batches
         return batches + [silence_repeats(batches[-1], 0)] * (wanted - len(batches))
 
-    # ---- The seams of the Trainer ----
+    # ---- Overridden Trainer methods ----
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Let an order that would be drawn from the global generator follow from the seed and the pass."""
+        """Make an order that would be drawn from the global generator depend on the seed and the pass instead."""
         sampler = super()._get_train_sampler(train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         if isinstance(sampler, LengthGroupedSampler):
@@ -117,7 +118,7 @@ class PassesMixin(_TrainerSeams):
         return sampler
 
     def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:
-        """Let workers for evaluation that stay be started in any evaluation, which after a resume is another one."""
+        """Start persistent evaluation workers without random draws, since a resume changes when they start."""
         loader = super()._get_dataloader(*args, is_training=is_training, **kwargs)
         if self.args.dataloader_persistent_workers and not is_training:
             detach_from_global(loader)
@@ -126,7 +127,7 @@ class PassesMixin(_TrainerSeams):
     def _init_training_state(
         self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, checkpoint: Any, trial: Any
     ) -> tuple[int, int]:
-        """Return the pass and the micro-batches of it that a checkpoint stands behind, by the place that it holds."""
+        """Return the pass and the number of its micro-batches already done, from the checkpoint's position."""
         found: tuple[int, int] = super()._init_training_state(
             max_steps, num_update_steps_per_epoch, num_train_epochs, checkpoint, trial
         )
@@ -139,23 +140,23 @@ class PassesMixin(_TrainerSeams):
             return place.epoch + 1, 0
         if self.args.ignore_data_skip:
             logger.warning(
-                "ignore_data_skip=True begins the pass over the data anew: this is not the run that it would have been "
-                "without the interruption, since some rows are trained on again before others come at all."
+                "ignore_data_skip=True restarts the pass over the data, so the run differs from an uninterrupted one: "
+                "some rows are trained on again before others are seen at all."
             )
             return (place.epoch, 0) if is_stream(self.train_dataset) else found
         return place.epoch, place.steps * self.args.gradient_accumulation_steps
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """Begin the pass with the order, and on a resume with the random state, that it has by its number."""
+        """Start the pass with the order determined by its number and, on resume, with its random state."""
         epoch, loader, checkpoint = kwargs["epoch"], kwargs["train_dataloader"], kwargs["resume_from_checkpoint"]
         resumed = checkpoint is not None and epoch == kwargs["epochs_trained"]
         done = kwargs["steps_trained_in_current_epoch"] if resumed else 0
         accumulated = self.args.gradient_accumulation_steps
         if resumed:
             self._come_back(loader, checkpoint, within=done > 0)
-        set_epoch(loader, epoch)  # also what the Trainer does not reach once it has wrapped the loader to skip batches
+        set_epoch(loader, epoch)  # reaches parts that the Trainer misses after wrapping the loader to skip batches
         if epoch > 0 and self.args.dataloader_persistent_workers:
-            detach_from_global(loader)  # the workers are there since the first pass, unless the run was resumed
+            detach_from_global(loader)  # the workers run since the first pass, unless the run was resumed
         if isinstance(self.train_dataset, NumberedPasses):
             self.train_dataset.stays = self.args.dataloader_num_workers == 0 or self.args.dataloader_persistent_workers
         self._order_seed = next((part.initial_seed for part in samplers(loader) if hasattr(part, "initial_seed")), None)
@@ -164,26 +165,26 @@ class PassesMixin(_TrainerSeams):
         self._steps_of_pass = 0 if is_stream(self.train_dataset) else kwargs["num_update_steps_per_epoch"]
         self._exhausted = False
         if done and done >= kwargs["num_update_steps_per_epoch"] * accumulated:
-            self._load_rng_state(checkpoint)  # which the Trainer does when the next batch is there
+            self._load_rng_state(checkpoint)  # the Trainer does this only when the next batch arrives
         if (
             done
             and isinstance(loader, DataLoaderDispatcher)
             and not loader.split_batches
             and not is_stream(loader.dataset)
         ):
-            # Each of its batches is one of every rank, of which accelerate would pass by only as many as of one.
+            # Each of its batches combines all ranks' batches, but accelerate would skip only one rank's number of them.
             kwargs["train_dataloader"] = skip_first_batches(loader, done * (self.args.world_size - 1))
         super()._run_epoch(*args, **kwargs)
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """Save the states that the pass began with, too."""
+        """Also save the random states at the start of the pass."""
         super()._save_rng_state(output_dir)
         torch.save(self._pass_start, self._pass_start_path(output_dir))
 
-    # ---- The way back ----
+    # ---- Resuming ----
 
     def _come_back(self, loader: Any, checkpoint: str, *, within: bool) -> None:
-        """Bring order and random state to where they were when the pass of a checkpoint began."""
+        """Restore the order and random state from the start of the checkpoint's pass."""
         seed = (self._resumed_from or {}).get("seed")
         for part in samplers(loader):
             if seed is not None and hasattr(part, "initial_seed"):
@@ -191,7 +192,7 @@ class PassesMixin(_TrainerSeams):
         path = self._pass_start_path(checkpoint)
         if not within:
             self._load_rng_state(checkpoint)
-        elif path.exists():  # else there are more ranks than before
+        elif path.exists():  # missing if there are more ranks than before
             restore_random_states(torch.load(path, weights_only=True))
 
     def _pass_start_path(self, folder: str) -> Path:
@@ -201,20 +202,20 @@ class PassesMixin(_TrainerSeams):
         return readers(self.train_dataset, self.args.dataloader_num_workers)
 
     def _check_readers(self, before: int) -> None:
-        """Refuse a number of workers that would give a stream's rows another order.
+        """Reject a number of workers that would change the order of a stream's rows.
 
         Raises:
-            ConfigError: the numbers, and what to do.
+            ConfigError: gives both numbers and the remedy.
         """
         if before != self._readers():
             raise ConfigError(
-                f"The run read its stream in {before} data loader processes, now it would in {self._readers()}, which "
-                f"puts its rows in another order; set dataloader_num_workers={before} to resume it."
+                f"The run read its stream in {before} data loader processes but would now use {self._readers()}, which "
+                f"changes the order of the rows; set dataloader_num_workers={before} to resume."
             )
 
 
 def read_pass_state(checkpoint: str) -> dict[str, Any] | None:
-    """Return a checkpoint's place in the data; None where an older version did not write it."""
+    """Return a checkpoint's position in the data; None if an older version wrote the checkpoint."""
     path = Path(checkpoint) / STATE_NAME
     if not path.exists():
         return None
@@ -223,7 +224,7 @@ def read_pass_state(checkpoint: str) -> dict[str, Any] | None:
 
 
 def samplers(loader: Any) -> list[Any]:
-    """Return what chooses the rows of a data loader, from the outside in."""
+    """Return the samplers of a data loader, outermost first."""
     found: list[Any] = []
     todo = [loader]
     while todo:
@@ -236,25 +237,25 @@ def samplers(loader: Any) -> list[Any]:
 
 
 def set_epoch(loader: Any, epoch: int) -> None:
-    """Tell a data loader, and all that chooses its rows, the number of the pass."""
+    """Set the number of the pass on a data loader and all its samplers."""
     for part in (loader, *samplers(loader)):
         if hasattr(part, "set_epoch"):
             part.set_epoch(epoch)
 
 
 def detach_from_global(loader: Any) -> None:
-    """Let the start of a data loader's workers draw no number from the global generator."""
+    """Keep the start of a data loader's workers from drawing from the global generator."""
     getattr(loader, "base_dataloader", loader).generator = torch.Generator()
 
 
 def random_states() -> dict[str, Any]:
-    """Return the states of the global generators of Python, NumPy and PyTorch on the CPU, which may order rows."""
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002  the global one, from which a data set may draw
+    """Return the states of the global CPU generators of Python, NumPy and PyTorch, which may affect row order."""
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002  the global one, from which a dataset may draw
     return {"python": random.getstate(), "numpy": (name, list(map(int, keys)), *rest), "torch": torch.get_rng_state()}
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Restore what `random_states` returned."""
+    """Restore the states returned by `random_states`."""
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])  # noqa: NPY002
     torch.set_rng_state(states["torch"])

@@ -1,4 +1,4 @@
-"""What a cluster's preemption (SIGTERM) does to a training: it saves at the end of the step, and stops."""
+"""Handle preemption by a cluster (SIGTERM): save at the end of the step, and stop."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from colm.step.ranks import sum_over_ranks
 
 
 class StopOnSignal(TrainerCallback):
-    """Saves a checkpoint and ends the training at the end of the step in which a rank gets SIGTERM.
+    """Saves a checkpoint and ends training at the end of the step in which any rank receives SIGTERM.
 
-    The Trainer's own ``enable_jit_checkpoint`` does so on one process. There each rank acts on its own clock, so that
-    ranks that are told a step apart wait for each other for ever; here they agree at the end of every step.
+    The Trainer's ``enable_jit_checkpoint`` does this for one process. With several, it can deadlock: ranks that receive
+    SIGTERM in different steps wait for each other. Here the ranks agree at the end of every step.
 
     Attributes:
-        stopped: whether the training was ended so.
+        stopped: whether the callback ended the training.
     """
 
     def __init__(self) -> None:
@@ -29,13 +29,13 @@ class StopOnSignal(TrainerCallback):
         self._before: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Listen, where signals can be heard: in the main thread."""
+        """Install the signal handler, which is possible only in the main thread."""
         self.stopped = self._told = False
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._hear)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ask for a checkpoint and the end, if any rank was told to stop."""
+        """Request a checkpoint and stop training if any rank received the signal."""
         told = torch.tensor(int(self._told), device=args.device)
         if int(sum_over_ranks(told)):
             self.stopped = True
@@ -43,7 +43,7 @@ class StopOnSignal(TrainerCallback):
             control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leave the signal to whoever had it before."""
+        """Restore the previous signal handler."""
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
             self._before = None

@@ -1,4 +1,4 @@
-"""Where a step's time goes: a table by stage and by operation, and a trace."""
+"""Profile where a step's time goes: a table by stage and by operation, and a trace."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from colm.step.stages import PREFIX
 logger = logging.getLogger(__name__)
 
 OPTIMIZER = "Optimizer.step#"
-"""What the name of an optimiser's step begins with, in torch.profiler."""
+"""Prefix of an optimizer step's name in torch.profiler."""
 STEP = "ProfilerStep"
 OPERATIONS = 30
-"""Operations that the table has."""
+"""Number of operations in the table."""
 
 
 class StepProfiler(TrainerCallback):
-    """Profiles some early steps, from the end of the one before to their own end, so that selection is in them.
+    """Profiles some early steps, each from the end of the previous step to its own end, so selection is included.
 
-    Writes ``profile.txt``, the time by stage and the operations that take most, and ``profile_trace.json``, which
-    chrome://tracing and ui.perfetto.dev show.
+    Writes ``profile.txt``, with the time by stage and the most expensive operations, and ``profile_trace.json``, for
+    chrome://tracing and ui.perfetto.dev.
 
     Args:
-        folder: to write to; it must exist when the last of the steps ends.
-        skip: steps before, in which allocators, caches and kernels warm up.
-        steps: to profile.
+        folder: output folder; must exist when the last profiled step ends.
+        skip: number of initial steps to skip, in which allocators, caches and kernels warm up.
+        steps: number of steps to profile.
 
     Attributes:
-        report: the text of the table; None until it is there.
+        report: the table's text; None until the last profiled step ends.
     """
 
     def __init__(self, folder: Path, *, skip: int = 2, steps: int = 3) -> None:
@@ -44,7 +44,7 @@ class StepProfiler(TrainerCallback):
         self._profiler: profile | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Begin to wait for the first step to profile."""
+        """Start waiting for the first step to profile."""
         kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
         self._profiler = profile(
             activities=kinds,
@@ -54,16 +54,16 @@ class StepProfiler(TrainerCallback):
         self._profiler.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Go on to the next step."""
+        """Advance the profiler to the next step."""
         assert self._profiler is not None
         self._profiler.step()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write what there is of a training that ended early."""
+        """Stop the profiler; if training ended early, write the partial profile."""
         assert self._profiler is not None
         self._profiler.stop()
         if self.report is None:
-            logger.warning("The training ended before step %d, so there is no profile.", self._skip + 1)
+            logger.warning("Training ended before step %d, so no profile was written.", self._skip + 1)
 
     def _write(self, profiler: profile) -> None:
         if self.report is not None:

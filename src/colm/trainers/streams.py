@@ -1,4 +1,4 @@
-"""Training data that are a stream: sources' codes on the way, and sizes that follow what has been seen."""
+"""Streaming training data: source codes added on the fly, and source sizes estimated from the rows seen so far."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from colm.step.sources import count_sources, name_keys, name_of_row, name_source
 from colm.trainers.columns import INDEX_KEY, SOURCE_KEY, EncodedData, has_label
 
 WINDOW = 1000
-"""Rows from which sizes are estimated."""
+"""Default number of rows from which source sizes are estimated."""
 
 
 class RunningSizes:
-    """Estimates how large a stream's sources are beside each other: rows of the first window and of all pools since."""
+    """Estimates the relative sizes of a stream's sources from the rows of the first window and of all later pools."""
 
     def __init__(self, window: Mapping[str, int]) -> None:
         self._window = dict(window)
@@ -28,15 +28,15 @@ class RunningSizes:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Rows of each source, in the proportions that the stream has had so far.
+        """Rows of each source, in the proportions seen so far.
 
-        At least 1, but 0 where all its rows in the window had nothing to learn, until one comes that has.
+        At least 1, or 0 for a source whose rows in the window had no label, until a labeled row arrives.
         """
         least = {name: min(1, rows) for name, rows in self._window.items()}
         return {name: max(least.get(name, 1), self._window.get(name, 0) + seen) for name, seen in self._seen.items()}
 
     def meet(self, sources: Sequence[str]) -> bool:
-        """Take up the sources that are new, and return whether there are any."""
+        """Add new sources, and return whether there are any."""
         new = [name for name in sources if name not in self._seen]
         self._seen |= dict.fromkeys(new, 0)
         return bool(new)
@@ -47,26 +47,26 @@ class RunningSizes:
             self._seen[name] += len(rows)
 
     def reset(self) -> None:
-        """Forget all pools."""
+        """Reset the counts of all pools."""
         self._seen = dict.fromkeys(self._window, 0)
 
     def state_dict(self) -> dict[str, int]:
-        """Return what the pools had."""
+        """Return the pools' row counts."""
         return dict(self._seen)
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore the state returned by `state_dict`."""
         self._seen = dict.fromkeys(self._window, 0) | {name: int(rows) for name, rows in state.items()}
 
 
 class NumberedPasses(IterableDataset[dict[str, Any]]):
-    """A stream that is told the number of each pass, also in data loader processes that live through several.
+    """A stream that receives the number of each pass, even in data loader processes that persist over several passes.
 
-    Every rank reads every row of it. accelerate would deal out the shards of a hub's stream instead, so pools would
-    depend on the ranks, and where shards differ in length each rank would be in a pass of its own.
+    Every rank reads every row. accelerate would instead distribute the shards of a Hub stream, so pools would depend on
+    the ranks, and with shards of different lengths the ranks would be in different passes.
 
-    A stream without ``set_epoch`` may draw its order from a generator of its own. Passes that a resumed run has behind
-    it are then read again, and thrown away, to bring that to where it was.
+    A stream without ``set_epoch`` may draw its order from its own generator. A resumed run then rereads and discards
+    the completed passes, to restore the generator's state.
 
     Args:
         rows: the stream.
@@ -74,17 +74,17 @@ class NumberedPasses(IterableDataset[dict[str, Any]]):
 
     def __init__(self, rows: Any) -> None:
         self.rows = rows
-        self.stays = True  # the process that reads a pass reads the next one, too
+        self.stays = True  # the process that reads a pass also reads the next one
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
-        self._read = 0  # passes, in this process
+        self._read = 0  # passes read in this process
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the pass."""
+        """Set the number of the pass."""
         self._epoch.fill_(epoch)
         if hasattr(self.rows, "set_epoch"):
-            # Here first: a hub's stream adds the difference to a number in shared memory, so of two data loader
-            # processes that set it at once, each may add.
+            # Set it here first: a Hub stream adds the difference to a number in shared memory, so two data loader
+            # processes that set it at once might both add.
             self.rows.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -99,13 +99,13 @@ class NumberedPasses(IterableDataset[dict[str, Any]]):
 
 
 class CodedStream(NumberedPasses):
-    """A stream whose rows also carry a source code and their number in it.
+    """A stream whose rows also carry a source code and their number in the stream.
 
     Args:
         rows: the stream.
-        column: with the source's name.
+        column: the column with the source's name.
         names: code -> source.
-        grows: append sources that are new to `names`, where this process is the only one that reads.
+        grows: append new sources to `names`; only valid if this process is the only reader.
     """
 
     def __init__(self, rows: Any, column: str, names: list[str], *, grows: bool) -> None:
@@ -119,32 +119,32 @@ class CodedStream(NumberedPasses):
             yield {**row, **self.encode(row, number)}
 
     def encode(self, row: Mapping[str, Any], number: int) -> dict[str, int]:
-        """Return a row's code and number. Raises DataError where its source is not known."""
+        """Return a row's code and number. Raises DataError if its source is unknown."""
         if self._column not in row:
             raise DataError(_no_column(self._column, row))
         name = name_of_row(row[self._column], self._column, number, of=" of the stream")
         if name not in self._names:
             if not self._grows:
                 raise DataError(
-                    f"Row {number} of the stream has the source {name!r}, which is not known."
-                    f"{suggest(name, self._names)} Known: {', '.join(self._names)}. Give source_sizes for all of "
-                    "them; without, and with several processes, all must be in the first window, so enlarge it."
+                    f"Row {number} of the stream has the unknown source {name!r}."
+                    f"{suggest(name, self._names)} Known: {', '.join(self._names)}. Set source_sizes for all sources. "
+                    "Without source_sizes, several processes need every source in the first window; enlarge it."
                 )
             self._names.append(name)
         return {SOURCE_KEY: self._names.index(name), INDEX_KEY: number}
 
 
 def is_stream(dataset: Any) -> bool:
-    """Return whether a data set is read from its beginning, and has no length."""
+    """Return whether a dataset is an iterable dataset, without a length."""
     return isinstance(dataset, IterableDataset | HubStream)
 
 
 def readers(dataset: Any, workers: int) -> int:
-    """Return how many processes of a data loader read parts of a stream, by which its rows alternate; 0 if it is none.
+    """Return how many data loader processes interleave their parts of a stream; 0 if the dataset is not a stream.
 
     Args:
         dataset: a training set.
-        workers: of the data loader.
+        workers: number of data loader workers.
     """
     rows = dataset.rows if isinstance(dataset, NumberedPasses) else dataset
     if not is_stream(rows):
@@ -164,34 +164,34 @@ def encode_stream(
     """Add the source code and the row number to every row of a stream.
 
     Args:
-        dataset: a `datasets.IterableDataset`, or PyTorch's; it can be read more than once.
+        dataset: a `datasets.IterableDataset` or PyTorch `IterableDataset` that can be read more than once.
         column: the column with the source's name.
-        source_sizes: rows of each source, at least in proportion; None to count the first rows.
-        window: how many rows are counted then.
-        max_steps: of the training.
-        one_process: no other process reads rows or selects, so that sources may still turn up after the window.
+        source_sizes: rows of each source, exact or in proportion; None to count the first rows.
+        window: number of rows to count in that case.
+        max_steps: training steps.
+        one_process: no other process reads rows or selects, so new sources may appear after the window.
 
     Raises:
-        ConfigError: there is no end to the training, or a size is below 1.
-        DataError: the stream is empty or lacks the column. While it is read: a source is not known.
+        ConfigError: `max_steps` is not set, or a size is below 1.
+        DataError: the stream is empty or lacks the column. While reading: a source is unknown.
     """
     if max_steps <= 0:
-        raise ConfigError(f"A stream has no end, and max_steps is {max_steps}; set it to the steps to train for.")
+        raise ConfigError(f"max_steps={max_steps} must be at least 1 for a stream, which has no length; set it.")
     learnable: dict[str, int] | None = None
     if source_sizes is not None:
         source_sizes = name_keys("source_sizes", source_sizes)
         bad = [name for name, size in source_sizes.items() if size < 1]
         if bad or not source_sizes:
             raise ConfigError(
-                f"source_sizes is {dict(source_sizes)!r}; it must give at least 1 row for every source of the stream."
+                f"source_sizes is {dict(source_sizes)!r}; it must have at least 1 row for every source of the stream."
             )
         sizes = dict(sorted(source_sizes.items()))
     else:
         if hasattr(dataset, "set_epoch"):
-            dataset.set_epoch(0)  # another training may have left it in a later pass
+            dataset.set_epoch(0)  # an earlier training run may have left it in a later pass
         rows = list(islice(iter(dataset), window))
         if not rows:
-            raise DataError("The stream has no row; give it at least one.")
+            raise DataError("The stream is empty.")
         if column not in rows[0]:
             raise DataError(_no_column(column, rows[0]))
         sizes = count_sources((row.get(column) for row in rows), column)
@@ -199,13 +199,13 @@ def encode_stream(
         learnable = {name: known[name] for name in sizes}
     names = list(sizes)
     coded = CodedStream(dataset, column, names, grows=source_sizes is None and one_process)
-    if isinstance(dataset, HubStream):  # map keeps what a hub's stream can do: shards, epochs, its place on resuming
+    if isinstance(dataset, HubStream):  # map preserves a Hub stream's features: shards, epochs, resuming
         return EncodedData(dataset.map(coded.encode, with_indices=True), sizes, names, learnable)
     return EncodedData(coded, sizes, names, learnable)
 
 
 def _no_column(column: str, row: Mapping[str, Any]) -> str:
     return (
-        f"The training data has no column {column!r} for the source.{suggest(column, row)} It has: {', '.join(row)}. "
-        "Name the right one with source_column."
+        f"The training data has no column {column!r} for the source.{suggest(column, row)} Columns: {', '.join(row)}. "
+        "Set source_column to the right one."
     )

@@ -1,8 +1,9 @@
 """CoresetSFTTrainer: TRL's SFTTrainer on coresets.
 
-TRL's default loss path makes no logits: its fused head returns each token's log-probability, and the loss is their sum
-over the number of items. So the mean over examples is had by scaling each row's log-probabilities by its weight over
-its number of labelled tokens, as they leave the model, and `compute_loss`, with TRL's metrics, stays TRL's.
+TRL's default loss path computes no logits: its fused head returns each token's log-probability, and the loss is the
+negative sum over the number of items. We therefore obtain the per-example mean by scaling each row's log-probabilities,
+as the model returns them, by the row's weight over its number of labeled tokens. `compute_loss` and the metrics remain
+TRL's.
 """
 
 from __future__ import annotations
@@ -30,24 +31,24 @@ except ImportError as error:
 class CoresetSFTTrainer(CoresetMixin, SFTTrainer):
     """A `trl.SFTTrainer` that trains on a coreset of every pool.
 
-    Data set formats, chat templates, completion-only and assistant-only loss, ``peft_config`` and the metrics are
-    TRL's. The pool of a step is ``per_device_train_batch_size x gradient_accumulation_steps`` rows on each rank.
+    Dataset formats, chat templates, completion-only and assistant-only loss, ``peft_config`` and the metrics are
+    TRL's. A step's pool is ``per_device_train_batch_size x gradient_accumulation_steps`` rows on each rank.
 
     Args:
-        model: as SFTTrainer's.
-        args: as SFTTrainer's, an `SFTConfig` as a rule.
-        selection: how to choose; default `SelectionConfig()`.
-        source_column: the column of ``train_dataset`` that names each row's source.
-        replay: the ``selection.jsonl`` of an earlier run, whose choices are trained on again; the run's data, seeds
-            and batch sizes are needed for that.
-        source_sizes: of a stream (an iterable data set, with ``max_steps``): rows of each source, at least in
-            proportion. By default they are those of its first rows, and then follow the pools' running counts.
-        window: how many first rows of a stream are counted. With several processes every source must be among them;
-            one that turns up later is known from then on otherwise.
-        **kwargs: as SFTTrainer's.
+        model: as for SFTTrainer.
+        args: as for SFTTrainer, usually an `SFTConfig`.
+        selection: how to select; default `SelectionConfig()`.
+        source_column: the column of ``train_dataset`` with each row's source.
+        replay: the ``selection.jsonl`` of an earlier run, to train on the same choices again; requires the same data,
+            seeds and batch sizes.
+        source_sizes: for a stream (an iterable dataset, with ``max_steps``), rows of each source, exact or in
+            proportion. By default, they are estimated from the first rows and updated from the pools' counts.
+        window: number of first rows to count in a stream. With several processes, every source must appear in this
+            window. With one process, sources that appear later are added.
+        **kwargs: as for SFTTrainer.
 
     Raises:
-        DataError, ConfigError, UnsupportedModelError: before any training; the message says what to do.
+        DataError, ConfigError, UnsupportedModelError: before training starts; the message gives the remedy.
 
     Example::
 
@@ -73,7 +74,7 @@ class CoresetSFTTrainer(CoresetMixin, SFTTrainer):
         self._prepare_data(kwargs, source_column, args, source_sizes, window)
         super().__init__(model, args, **kwargs)
         if selection.loss == "example":
-            # The loss below is over the step's rows, whatever the model's own forward does with a count.
+            # The loss below is over the step's rows, even if the model's forward ignores the item count.
             self.loss_is_scaled_for_ga = True
             self.model_accepts_loss_kwargs = True
         self._prepare_selection(selection, replay)
@@ -81,13 +82,13 @@ class CoresetSFTTrainer(CoresetMixin, SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Tensor | int | None = None
     ) -> Any:
-        """Return TRL's loss of log-probabilities that are scaled so that rows count as they should."""
+        """Return TRL's loss, with log-probabilities scaled so that each row has the intended weight."""
         if self.selection.loss == "token":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         weights = self._row_weights
 
         def scale_rows(outputs: Any) -> Any:
-            if getattr(outputs, "log_probs", None) is not None:  # else a forward for the logits alone
+            if getattr(outputs, "log_probs", None) is not None:  # else a forward that only computes logits
                 scale = _row_scale(outputs.label_mask, weights, num_items_in_batch)
                 tokens = outputs.label_mask.sum(1).clamp(min=1)
                 self._note_losses(-outputs.log_probs.detach().float().sum(1) / tokens)
@@ -99,15 +100,15 @@ class CoresetSFTTrainer(CoresetMixin, SFTTrainer):
 
 
 def _row_scale(mask: Tensor, weights: Tensor | None, num_items: Tensor | int | None) -> Tensor:
-    """Return what each row's log-probabilities are multiplied by, (n,) float32.
+    """Return the factor for each row's log-probabilities, (n,) float32.
 
-    TRL divides their sum by `num_items`, or by the labelled tokens at hand where that is None, as in evaluation. What
-    should be left is the sum of weight times mean over the row's labelled tokens; weights are 1 / rows by default.
+    TRL divides their sum by `num_items`, or by the batch's labeled tokens if that is None, as in evaluation. The result
+    must be the sum of weight times mean over the row's labeled tokens; default weights are 1 / rows.
 
     Args:
-        mask: (n, T - 1) bool, the labelled tokens.
-        weights: (n,), or None for uniform ones.
-        num_items: rows of the whole step.
+        mask: (n, T - 1) bool label mask.
+        weights: (n,), or None for uniform weights.
+        num_items: number of rows in the whole step.
     """
     tokens = mask.sum(1)
     divisor = torch.as_tensor(tokens.sum() if num_items is None else num_items, device=mask.device).clamp(min=1)
@@ -118,21 +119,21 @@ def _row_scale(mask: Tensor, weights: Tensor | None, num_items: Tensor | int | N
 
 
 def _check_sft(args: Any, kwargs: dict[str, Any]) -> None:
-    """Refuse what TRL would do to examples that selection could not follow, before it prepares the data.
+    """Reject TRL settings and data that selection does not support, before TRL prepares the data.
 
     Raises:
-        ConfigError: a setting, and what to do instead.
+        ConfigError: gives the setting and the remedy.
     """
     for name in ("packing", "padding_free", "eval_packing"):
         if getattr(args, name, None):
             raise ConfigError(
-                f"{name}=True joins several examples into one row, so that rows can be neither kept nor weighed as "
-                f"examples; set it to False. Rows of like length are trained together anyway."
+                f"{name}=True joins several examples into one row, so rows cannot be selected or weighted as examples. "
+                f"Set it to False; rows of similar length are batched together anyway."
             )
     if kwargs.get("compute_loss_func") is not None:
         raise ConfigError(
-            "compute_loss_func would replace the example mean, runs a second forward, and is deprecated in TRL; "
-            "leave it out."
+            "compute_loss_func would replace the example mean, runs a second forward, and is deprecated in TRL. "
+            "Remove it."
         )
     dataset = kwargs.get("train_dataset")
     if not isinstance(dataset, Dataset):
@@ -140,8 +141,8 @@ def _check_sft(args: Any, kwargs: dict[str, Any]) -> None:
     images = [name for name in ("image", "images") if name in dataset.column_names]
     if images:
         raise ConfigError(
-            f"The training data has a column {images[0]!r}: selection takes rows of text only, since image tensors "
-            "have no entry for each row. Use text, or TRL without selection."
+            f"The training data has a column {images[0]!r}, but selection supports only text, since image tensors do "
+            "not have one entry per row. Use text, or TRL without selection."
         )
-    if dataset.format["type"] != "custom":  # a transform is TRL's to take or to refuse
-        kwargs["train_dataset"] = dataset.with_format(None)  # TRL would drop the codes with what a format leaves out
+    if dataset.format["type"] != "custom":  # TRL itself accepts or rejects transforms
+        kwargs["train_dataset"] = dataset.with_format(None)  # TRL would drop the codes, as the format omits them

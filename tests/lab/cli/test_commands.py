@@ -123,7 +123,7 @@ def test_a_row_longer_than_the_learned_positions(tmp_path: Path, caplog: pytest.
     gpt2, llama = tiny_model("gpt2"), tiny_model("llama")
     check_positions(gpt2, gpt2.config.max_position_embeddings)
     limit = gpt2.config.max_position_embeddings
-    with pytest.raises(ConfigError, match=f"has {limit + 1} tokens, but the model has learned only {limit} positions"):
+    with pytest.raises(ConfigError, match=f"has {limit + 1} tokens, but the model has only {limit} learned positions"):
         check_positions(gpt2, limit + 1)
     check_positions(llama, llama.config.max_position_embeddings + 1)  # rotary positions go on
     assert "more than the" in caplog.text
@@ -199,8 +199,8 @@ def test_a_stream_is_shown_and_trained_on(tmp_path: Path, capsys: pytest.Capture
             {"training": {"eval_strategy": "sometimes"}},
             "training.eval_strategy='sometimes' is not one of 'no', 'steps'",
         ),
-        ({"selection": {"value_module": "v_prj"}}, "value_module='v_prj' names no module"),
-        ({"selection": {"small_sources": ["addng"]}}, "names 'addng', which is no source. Did you mean 'adding'"),
+        ({"selection": {"value_module": "v_prj"}}, "value_module='v_prj' does not match any module"),
+        ({"selection": {"small_sources": ["addng"]}}, "names 'addng', which is not a source. Did you mean 'adding'"),
     ],
 )
 def test_errors_are_one_line_and_status_two(
@@ -247,11 +247,11 @@ def refuse_damaged_records(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
     whole = record.read_bytes()
     lines = whole.splitlines(keepends=True)
     for damaged, message in [
-        (whole[:-100], "line 6, is not whole: the file was cut, or the run killed while it wrote"),
+        (whole[:-100], "line 6, is incomplete: the file was truncated, or the run was killed while writing"),
         (b"".join(lines[:4]), "holds 4 steps, but"),
         (b"".join([*lines[:2], b"{step" + lines[2][5:], *lines[3:]]), "selection.jsonl, line 3, is not valid JSON"),
         (b"".join([*lines[:2], b"\xff" + lines[2][1:], *lines[3:]]), "selection.jsonl, line 3, is not valid JSON"),
-        (b"".join([*lines[:2], b"3\n", *lines[3:]]), "line 3, does not hold what colm train writes"),
+        (b"".join([*lines[:2], b"3\n", *lines[3:]]), "line 3, is not a JSON object, so colm train did not write it"),
     ]:
         record.write_bytes(damaged)
         assert main(["replay", str(run), output]) == 2
@@ -281,5 +281,5 @@ def test_a_profile_shows_the_stages_of_a_step(tmp_path: Path, capsys: pytest.Cap
 
 def test_a_run_that_is_too_short_has_no_profile(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert main(["train", write_run(tmp_path), "--profile", "training.max_steps=1"]) == 0
-    assert "ended before step 3, so there is no profile" in caplog.text
+    assert "ended before step 3, so no profile was written" in caplog.text
     assert not (tmp_path / "run" / "profile.txt").exists()

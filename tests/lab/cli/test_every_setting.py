@@ -181,7 +181,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
             {"training": {"prediction_loss_only": True}},
             "training.prediction_loss_only is True; it must be one of False",
         ),
-        ({"training": {"label_smoothing_factor": 0.1}}, "label_smoothing_factor=0.1 is ignored"),
+        ({"training": {"label_smoothing_factor": 0.1}}, "label_smoothing_factor=0.1 would be ignored"),
         ({"training": {"gradient_accumulation_steps": 32}, "selection": {"keep_count": 3}}, "keeps 3, fewer than"),
         ({"seed": 99999999999}, "seed=99999999999 must be a whole number of at least 0 and at most"),
         ({"data": {"train": "a", "format": "csv"}}, "data.format='csv' is not one of 'auto'"),

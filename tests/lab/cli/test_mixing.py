@@ -24,7 +24,7 @@ def resolve(**data: Any) -> Any:
         ({"cap": 0}, "data.cap=0 must be a whole number of at least 1"),
         ({"cap": {"a": 2.5}}, "data.cap.a=2.5 must be a whole number"),
         ({"validation_rows": {"a": -1}}, "data.validation_rows.a=-1 must be a whole number of at least 0"),
-        ({"template": {"prompt": 3}}, "data.template.prompt is 3; it must be a text"),
+        ({"template": {"prompt": 3}}, "data.template.prompt is 3; it must be a string"),
         ({"labels": {"label": "yes"}}, "data.labels.label is 'yes'; it must be a list or a mapping"),
         ({"window": 0, "streaming": True}, "data.window=0 must be a whole number of at least 1"),
         ({"streaming": "maybe"}, "data.streaming='maybe' must be true or false"),
@@ -105,7 +105,7 @@ def test_an_empty_label_is_refused_in_every_setting(setting: str, label: Any) ->
 @pytest.mark.parametrize("setting", ["weights", "cap", "validation_rows", "source_sizes"])
 def test_two_keys_that_are_one_source_are_refused(setting: str) -> None:
     values: dict[str, Any] = {setting: {0: 5, "0": 6}, "streaming": setting == "source_sizes"}
-    with pytest.raises(ConfigError, match=rf"data.{setting} has the keys 0 and '0', which are both the source '0'"):
+    with pytest.raises(ConfigError, match=rf"data.{setting} has the keys 0 and '0', which both name the source '0'"):
         resolve(**values)
 
 

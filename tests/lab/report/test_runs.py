@@ -110,7 +110,7 @@ def test_no_folder_and_no_run(tmp_path: Path) -> None:
     [
         ("selection.jsonl", "{}\n", r"selection\.jsonl, line 1, lacks 'step'; it was not written by this version"),
         ("selection.jsonl", "not json\n{}\n", r"selection\.jsonl, line 1, is not valid JSON"),
-        ("selection.jsonl", "[1]\n", r"selection\.jsonl, line 1, does not hold what colm train writes there"),
+        ("selection.jsonl", "[1]\n", r"selection\.jsonl, line 1, is not a JSON object, so colm train did not write it"),
         ("evaluations.jsonl", '{"step": 1}\n', r"evaluations\.jsonl, line 1, lacks 'losses'"),
         ("summary.json", '{"steps": 1', r"summary\.json is not valid JSON"),
         ("summary.json", "{}", r"summary\.json lacks 'sources'"),

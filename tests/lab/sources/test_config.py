@@ -36,9 +36,9 @@ def resolve(sources: Any, **data: Any) -> Any:
         ({"cluster": {"encoder": ""}}, "encoder='' must be the name or the folder"),
         ({"split": {"a": 1}}, "sources.split.a: clusters=1 must be"),
         ({"split": ["a"]}, "sources.split is .*; it must be a mapping by source"),
-        ({"map": {"a": None}}, "sources.map.a names the source None; it must be a text that is not blank"),
+        ({"map": {"a": None}}, "sources.map.a names the source None; it must be a non-blank string"),
         ({"merge_below": -1}, "sources.merge_below=-1 must be a whole number of rows"),
-        ({"merged": " "}, "sources.merged names the source ' '; it must be a text that is not blank"),
+        ({"merged": " "}, "sources.merged names the source ' '; it must be a non-blank string"),
         ({"labels": "labels.csv"}, "sources.labels is 'labels.csv'; it must be a .parquet file"),
     ],
 )
