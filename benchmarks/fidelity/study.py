@@ -49,8 +49,8 @@ class Outcome(NamedTuple):
 
 def facts_of(pool: Record) -> PoolFacts:
     rows = len(pool["sources"])
-    order = sorted(range(rows), key=lambda row: (pool["index"][row], row))
-    return PoolFacts(pool["sources"], pool["index"], [1] * rows, [1] * rows, order, 0, rows, 1)
+    ones = [1] * rows
+    return PoolFacts(pool["sources"], pool["index"], ones, ones, slots=1, rows_by_rank=[rows], rank=0)
 
 
 def by_quota(pool: Record, pick: Callable[[Tensor, int], Tensor]) -> list[int]:

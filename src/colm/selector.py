@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -33,9 +33,9 @@ from colm.picking import NO_PICKS, Picks, pick_at_random, pick_from_features
 from colm.reuse.forward import ForwardReuse
 from colm.select.rules import PickRule
 from colm.select.weighting import weigh_picks
-from colm.step.exchange import share_rows, weigh_rows
+from colm.step.exchange import count_rows_by_rank, share_rows, weigh_rows
 from colm.step.pool import Pool, split_evenly
-from colm.step.pool_info import PoolFacts, fillers, group_by_source, index_by_source, recorded, share_facts
+from colm.step.pool_info import PoolFacts, fillers, group_by_source, index_by_source, share_facts
 from colm.step.sharding import check_sharding
 from colm.step.sources import balance_sources, find_small_sources, name_keys
 from colm.step.stages import PASS, PICK, TAKE, stage
@@ -51,6 +51,14 @@ OVERFLOW = (
     "Overflow: the small sources alone have %d rows in the pool, above the budget of %d, so a random sample of them in "
     "proportion is kept and no row of a big source. Raise keep, or list fewer small_sources. Said once."
 )
+
+
+class Selected(NamedTuple):
+    """What `select` leaves to `take`, which so need not look at the pool's tokens again."""
+
+    coreset: Coreset
+    pool: Pool
+    rows_by_rank: list[int]
 
 
 class CoresetSelector:
@@ -116,6 +124,7 @@ class CoresetSelector:
             )
         self.pad_token_id = _pad_token_id(model) if pad_token_id is None else pad_token_id
         self._said: set[str] = set()
+        self._selected: Selected | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -180,6 +189,7 @@ class CoresetSelector:
         coreset = self._weigh(facts, counts, picks)
         record = self._record(facts, coreset, picks, time.perf_counter() - start)
         self.state.prepare(picks.history, picks.carried, record)
+        self._selected = Selected(coreset, pool, facts.rows_by_rank)
         return coreset
 
     def take(self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]], coreset: Coreset) -> list[Batch]:
@@ -190,16 +200,28 @@ class CoresetSelector:
         weights are not uniform, each has a key ``row_weights``, (n,) float32, for `example_mean`.
         """
         with stage(TAKE):
-            pool = Pool(batches, self.pad_token_id)
+            pool, rows_by_rank = self._selected_pool(batches, coreset)
             if self.config.weighs:
-                pool = weigh_rows(pool, coreset)
-            share = share_rows(pool, coreset.indices.tolist())
+                pool = weigh_rows(pool, coreset, rows_by_rank)
+            share = share_rows(pool, coreset.indices.tolist(), rows_by_rank)
             runs = split_evenly(share.pool.by_length(share.positions), len(pool.batches))
             kept = [share.pool.collate(run) for run in runs]
             if self._reuse is not None:
                 at_a_time = tokens_at_a_time(self.config, pool)
                 self._reuse.keep(share.pool, runs, kept, held=len(pool), max_tokens=at_a_time)
         return kept
+
+    def _selected_pool(
+        self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]], coreset: Coreset
+    ) -> tuple[Pool, list[int]]:
+        """Return the pool and each rank's number of rows; as `select` left them if it returned this coreset."""
+        selected = self._selected
+        if selected is None or selected.coreset is not coreset:  # on all ranks alike
+            pool = Pool(batches, self.pad_token_id)
+            return pool, count_rows_by_rank(pool)
+        if selected.pool.holds_tokens_of(batches):
+            return selected.pool.with_batches(batches), selected.rows_by_rank
+        return Pool(batches, self.pad_token_id), selected.rows_by_rank
 
     def follow_sizes(self, source_sizes: Mapping[str, int]) -> None:
         """Take the sources' sizes, by which they are small or big; those of a stream change as it is read.
@@ -217,6 +239,7 @@ class CoresetSelector:
     def reset(self) -> None:
         """Forget all steps, for a training that starts anew."""
         self.state.reset()
+        self._selected = None
         if self._reuse is not None:
             self._reuse.end()
 
@@ -230,6 +253,7 @@ class CoresetSelector:
         Raises:
             ConfigError: there was no `select` since the last commit.
         """
+        self._selected = None
         if self._reuse is not None:
             self._reuse.end()
         return self.state.commit(stepped=stepped)
@@ -248,7 +272,7 @@ class CoresetSelector:
 
     def _choose(self, pool: Pool, facts: PoolFacts) -> tuple[dict[int, float], Picks]:
         """Return how many rows of the pool each kept row stands for, and what came of the selection pass."""
-        candidates = [p for p in facts.order if facts.labelled[p] > 0]
+        candidates = facts.learnable
         if len(candidates) <= facts.slots:  # a last pool too small to choose from is trained whole
             return dict.fromkeys(candidates + fillers(candidates, facts), 1.0), NO_PICKS
         budget = self.config.kept_rows(len(candidates), facts.slots, step=self.state.step)
@@ -273,8 +297,7 @@ class CoresetSelector:
         kind = self.config.weights
         if kind == "fitted" and not picks.positions:  # rows at random have nothing to be fitted by
             kind = "relative"
-        candidates = sum(count > 0 for count in facts.labelled)
-        weights = weigh_picks(stands_for, of_big, candidates, kind)
+        weights = weigh_picks(stands_for, of_big, len(facts.learnable), kind)
         return Coreset(torch.tensor(kept), weights * torch.tensor([self._importance(facts, p) for p in kept]))
 
     def _pick(self, pool: Pool, big: list[int], facts: PoolFacts, budget: int) -> Picks:
@@ -348,16 +371,15 @@ class CoresetSelector:
 
     def _record(self, facts: PoolFacts, coreset: Coreset, picks: Picks, seconds: float) -> StepRecord:
         weight = dict(zip(coreset.indices.tolist(), coreset.weights.tolist(), strict=True))
-        pool = recorded(facts.order, facts)
-        kept = [p for p in pool if p in weight]
+        kept = [p for p in facts.recorded if p in weight]
         by_source = group_by_source(kept, facts)
         return StepRecord(
             step=self.state.step,
-            pool=index_by_source(pool, facts),
+            pool=index_by_source(facts.recorded, facts),
             kept=index_by_source(kept, facts),
             tokens={name: sum(facts.tokens[p] for p in rows) for name, rows in by_source.items()},
             small_kept=sum(facts.source[p] in self.small for p in kept),
-            unlabelled=sum(facts.labelled[p] == 0 for p in pool),
+            unlabelled=sum(facts.labelled[p] == 0 for p in facts.recorded),
             nonfinite=len(picks.nonfinite),
             seconds=seconds,
             match=picks.match,

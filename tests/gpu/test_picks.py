@@ -77,7 +77,7 @@ def make_features(step: int, device: torch.device, noise: float) -> PieceFeature
 def run(case: Case, device: torch.device, noise: float = 0.0) -> tuple[list[Picks], AdamHistory, Tensor | None]:
     """Pick in several steps, each with the history and what is carried over from those before."""
     sources = ["abbc"[i % 4] for i in range(ROWS)]
-    facts = PoolFacts(sources, list(range(ROWS)), [1] * ROWS, [1] * ROWS, list(range(ROWS)), 0, ROWS, 1)
+    facts = PoolFacts(sources, list(range(ROWS)), [1] * ROWS, [1] * ROWS, slots=1, rows_by_rank=[ROWS], rank=0)
     importance = {p: {"a": 1.5, "b": 0.75, "c": 1.0}[sources[p]] for p in range(ROWS)} if case.balance else None
     history, carried, found = empty_history(OUT * IN, device), None, []
     for step in range(STEPS):

@@ -24,7 +24,7 @@ class Share(NamedTuple):
     positions: list[int]  # of its share in that pool, in the order of the coreset
 
 
-def share_rows(pool: Pool, kept: Sequence[int]) -> Share:
+def share_rows(pool: Pool, kept: Sequence[int], rows_by_rank: Sequence[int]) -> Share:
     """Deal the kept rows to ranks in runs of their order, which moves few of them.
 
     Only rows that change rank travel, as padded tensors.
@@ -32,16 +32,16 @@ def share_rows(pool: Pool, kept: Sequence[int]) -> Share:
     Args:
         pool: this rank's rows.
         kept: positions in the global pool, ascending, the same on every rank.
+        rows_by_rank: how many rows of the pool each rank holds.
 
     Raises:
-        DataError: a row that has to move has a key that is no tensor.
+        DataError: a row that has to move has a key that is not a tensor.
     """
     rank, world = rank_and_world()
     if world == 1:
         return Share(pool, list(kept))
-    held = rows_by_rank(pool)
-    first = [sum(held[:r]) for r in range(world)]
-    owner = {p: max(r for r in range(world) if first[r] <= p and held[r]) for p in kept}
+    first = [sum(rows_by_rank[:r]) for r in range(world)]
+    owner = {p: max(r for r in range(world) if first[r] <= p and rows_by_rank[r]) for p in kept}
     runs = split_evenly(kept, world)
     moved = [(p, r) for r, run in enumerate(runs) for p in run if owner[p] != r]  # ascending: arrives in this order
     if not moved:
@@ -52,27 +52,26 @@ def share_rows(pool: Pool, kept: Sequence[int]) -> Share:
         return Share(pool, [p - first[rank] for p in runs[rank]])
     place = {moved[index][0]: len(pool) + number for number, index in enumerate(mine)}
     received = {key: value[torch.tensor(mine, device=value.device)] for key, value in arrived.items()}
-    together = Pool([*pool.batches, received], pool.pad_token_id)
-    return Share(together, [place[p] if p in place else p - first[rank] for p in runs[rank]])
+    return Share(pool.followed_by(received), [place[p] if p in place else p - first[rank] for p in runs[rank]])
 
 
-def rows_by_rank(pool: Pool) -> list[int]:
+def count_rows_by_rank(pool: Pool) -> list[int]:
     """Return how many rows each rank holds."""
     held: list[int] = torch.cat(gather_rows(torch.tensor([len(pool)], device=pool.device))).tolist()
     return held
 
 
-def weigh_rows(pool: Pool, coreset: Coreset) -> Pool:
+def weigh_rows(pool: Pool, coreset: Coreset, rows_by_rank: Sequence[int]) -> Pool:
     """Give every batch of the pool the key ``row_weights``, (n,) float32: the kept rows' weights, 0 elsewhere."""
-    held, (rank, _) = rows_by_rank(pool), rank_and_world()
-    weights = torch.zeros(sum(held)).index_copy(0, coreset.indices, coreset.weights)
-    local = weights[sum(held[:rank]) :].to(pool.device)
+    rank, _ = rank_and_world()
+    weights = torch.zeros(sum(rows_by_rank)).index_copy(0, coreset.indices, coreset.weights)
+    local = weights[sum(rows_by_rank[:rank]) :].to(pool.device)
     batches, start = [], 0
     for batch in pool.batches:
         rows = len(batch["input_ids"])
         batches.append({**batch, WEIGHT_KEY: local[start : start + rows]})
         start += rows
-    return Pool(batches, pool.pad_token_id)
+    return pool.with_batches(batches)
 
 
 def _gather_batch(pool: Pool, positions: list[int]) -> dict[str, Tensor]:
@@ -85,7 +84,7 @@ def _gather_batch(pool: Pool, positions: list[int]) -> dict[str, Tensor]:
     for key, value in sorted(batch.items()):
         if not isinstance(value, Tensor):
             raise DataError(
-                f"The batches have a key {key!r} that is no tensor, which can not move between ranks; drop it in the "
+                f"The batches have a key {key!r} that is not a tensor, which cannot move between ranks; drop it in the "
                 "collator."
             )
         rows = value if positions else value[:0, :width] if value.dim() > 1 else value[:0]

@@ -13,9 +13,9 @@ from torch import nn
 from colm.config import SelectionConfig
 from colm.errors import ConfigError, DataError
 from colm.picking import NO_PICKS
-from colm.selector import CoresetSelector
+from colm.selector import CoresetSelector, Selected
 from colm.step.pool import Pool
-from colm.step.pool_info import PoolFacts, fillers, index_by_source, recorded, share_facts
+from colm.step.pool_info import PoolFacts, fillers, index_by_source, share_facts
 from colm.step.record import StepLog
 from colm.types import Coreset
 
@@ -69,12 +69,13 @@ class ReplaySelector(CoresetSelector):
             ConfigError: the record has no such step.
         """
         start = time.perf_counter()
-        facts = share_facts(Pool(batches, self.pad_token_id), sources, dataset_index, self.source_sizes)
+        pool = Pool(batches, self.pad_token_id)
+        facts = share_facts(pool, sources, dataset_index, self.source_sizes)
         line = self._read(self.state.step)
-        pool = index_by_source(recorded(facts.order, facts), facts)
-        if pool != line["pool"]:
+        found = index_by_source(facts.recorded, facts)
+        if found != line["pool"]:
             raise DataError(
-                f"The pool of step {self.state.step} is not the recorded one: {_difference(pool, line['pool'])}. "
+                f"The pool of step {self.state.step} is not the recorded one: {_difference(found, line['pool'])}. "
                 "Replay with the data, seed, batch size and number of ranks of the run."
             )
         coreset = _recorded_coreset(facts, line)
@@ -82,6 +83,7 @@ class ReplaySelector(CoresetSelector):
         self.state.prepare(
             None, None, record._replace(**{key: line[key] for key in ("nonfinite", "match", "match_random")})
         )
+        self._selected = Selected(coreset, pool, facts.rows_by_rank)
         return coreset
 
     def _read(self, step: int) -> dict[str, Any]:
