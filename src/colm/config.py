@@ -17,8 +17,9 @@ from colm.config_checks import (
     WeightName,
     check_config,
 )
+from colm.config_parts import Budget, Pick
 from colm.errors import ConfigError, suggest
-from colm.schedule import check_schedule, keep_at, selects_at
+from colm.schedule import check_schedule
 from colm.step.sources import name_setting
 from colm.typed import convert_known, hints_of
 
@@ -221,6 +222,25 @@ class SelectionConfig:
         """Whether kept rows may count differently."""
         return self.weights != "uniform" or self.balance > 0
 
+    @property
+    def budget(self) -> Budget:
+        """How many rows a step keeps, and which steps have a selection pass."""
+        schedule = self.keep_schedule if self.keep is None else ((0, self.keep),)
+        return Budget(self.keep_count or schedule, self.warmup_steps, self.every)
+
+    @property
+    def picking(self) -> Pick:
+        """How rows of big sources are picked by their features, and weighed."""
+        return Pick(
+            by=self.pick,
+            metric=self.metric,
+            coordinates=self.coordinates,
+            shorten=self.shorten,
+            by_source=self.by_source,
+            weights=self.weights,
+            carry=self.carry,
+        )
+
     def kept_rows(self, pool_rows: int, slots: int, *, step: int = 0) -> int:
         """Return K for a pool: the budget, at least one row a slot, at most the pool.
 
@@ -229,18 +249,11 @@ class SelectionConfig:
             slots: ranks x micro-batches, each of which needs a row.
             step: optimiser steps before this one.
         """
-        return min(pool_rows, max(slots, self._budget(pool_rows, step)))
+        return min(pool_rows, max(slots, self.budget.rows(pool_rows, step)))
 
     def selects_at(self, step: int) -> bool:
         """Return whether the step after `step` others has a selection pass."""
-        return self.features != "none" and selects_at(step, warmup_steps=self.warmup_steps, every=self.every)
-
-    def _budget(self, pool_rows: int, step: int) -> int:
-        if self.keep_count is not None:
-            return self.keep_count
-        keep = keep_at(self.keep_schedule, step) if self.keep_schedule else self.keep
-        assert keep is not None
-        return round(keep * pool_rows)
+        return self.features != "none" and self.budget.selects_at(step)
 
     def check_pool(self, pool_rows: int, slots: int) -> None:
         """Check before training that a whole pool can give every micro-batch a kept row.
@@ -253,8 +266,7 @@ class SelectionConfig:
                 f"keep_count={self.keep_count} is above the pool of {pool_rows} rows (batch size x accumulation "
                 "steps x ranks); lower keep_count or enlarge the pool."
             )
-        # The least that a schedule of straight lines keeps is at one of its points.
-        budget = min(self._budget(pool_rows, step) for step, _ in self.keep_schedule or ((0, None),))
+        budget = self.budget.least_rows(pool_rows)
         if budget < slots:
             raise ConfigError(
                 f"A pool of {pool_rows} rows keeps {budget}, fewer than its {slots} micro-batches "

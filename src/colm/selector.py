@@ -19,33 +19,27 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
+from colm.choosing import AtRandom, ByFeatures, Chooser, Chosen, Step
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
-from colm.features.adam import AdamConstants, adam_constants, empty_history
+from colm.features.adam import AdamConstants, adam_constants
 from colm.features.locate import locate_value_site
-from colm.features.selection_pass import GRADIENTS, run_selection_pass, tokens_at_a_time
+from colm.features.selection_pass import GRADIENTS, tokens_at_a_time
 from colm.features.site import ValueSite
 from colm.features.spsa import site_for_copies
-from colm.picking import NO_PICKS, Picks, pick_at_random, pick_from_features
 from colm.reuse.forward import ForwardReuse
-from colm.select.rules import PickRule
-from colm.select.weighting import weigh_picks
 from colm.step.exchange import count_rows_by_rank, share_rows, weigh_rows
 from colm.step.pool import Pool, split_evenly
-from colm.step.pool_info import PoolFacts, fillers, group_by_source, index_by_source, share_facts
+from colm.step.pool_info import group_by_source, index_by_source, share_facts
 from colm.step.sharding import check_sharding
 from colm.step.sources import balance_sources, find_small_sources, name_keys
-from colm.step.stages import PASS, PICK, TAKE, stage
+from colm.step.stages import TAKE, stage
 from colm.step.state import SelectionState
 from colm.types import Batch, Coreset, StepRecord
 
 logger = logging.getLogger(__name__)
-
-SEED_STRIDE = 1_000_003
-"""Steps that two seeds share no draw for."""
 
 OVERFLOW = (
     "Overflow: the small sources alone have %d rows in the pool, above the budget of %d, so a random sample of them in "
@@ -53,7 +47,7 @@ OVERFLOW = (
 )
 
 
-class Selected(NamedTuple):
+class _Selected(NamedTuple):
     """What `select` leaves to `take`, which so need not look at the pool's tokens again."""
 
     coreset: Coreset
@@ -73,6 +67,7 @@ class CoresetSelector:
         optimizer: whose betas and eps normalise the features; it may be set later as an attribute.
             Without one, Adam's defaults are used.
         pad_token_id: for rows that are padded anew; default the model's, else 0.
+        chooser: chooses the rows of all steps, in place of what the settings say.
 
     Raises:
         UnsupportedModelError: the model has no value projection that can be found.
@@ -100,8 +95,10 @@ class CoresetSelector:
         *,
         optimizer: Any = None,
         pad_token_id: int | None = None,
+        chooser: Chooser | None = None,
     ) -> None:
         self.config = config or SelectionConfig()
+        self.chooser = chooser
         self.state = SelectionState()
         self._reuse: ForwardReuse | None = None
         self.model = model
@@ -124,7 +121,7 @@ class CoresetSelector:
             )
         self.pad_token_id = _pad_token_id(model) if pad_token_id is None else pad_token_id
         self._said: set[str] = set()
-        self._selected: Selected | None = None
+        self._selected: _Selected | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -183,14 +180,13 @@ class CoresetSelector:
         start = time.perf_counter()
         pool = Pool(batches, self.pad_token_id)
         facts = share_facts(pool, sources, dataset_index, self.source_sizes)
-        if self._reuse is not None:
+        step = Step(self.state.step, pool, facts, self.config, self.small, self._balance)
+        if self._reuse is not None and self.chooser is None:
             self._reuse.begin(pool)
-        counts, picks = self._choose(pool, facts)
-        coreset = self._weigh(facts, counts, picks)
-        record = self._record(facts, coreset, picks, time.perf_counter() - start)
-        self.state.prepare(picks.history, picks.carried, record)
-        self._selected = Selected(coreset, pool, facts.rows_by_rank)
-        return coreset
+        chosen = self._chooser(step).choose(step)
+        self.state.prepare(chosen.history, chosen.carried, self._record(step, chosen, time.perf_counter() - start))
+        self._selected = _Selected(chosen.coreset, pool, facts.rows_by_rank)
+        return chosen.coreset
 
     def take(self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]], coreset: Coreset) -> list[Batch]:
         """Return this rank's share of the kept rows, in as many micro-batches as `batches` has.
@@ -270,86 +266,18 @@ class CoresetSelector:
         """
         self.state.load(state, dim=0 if self.site is None else self.site.dim)
 
-    def _choose(self, pool: Pool, facts: PoolFacts) -> tuple[dict[int, float], Picks]:
-        """Return how many rows of the pool each kept row stands for, and what came of the selection pass."""
-        candidates = facts.learnable
-        if len(candidates) <= facts.slots:  # a last pool too small to choose from is trained whole
-            return dict.fromkeys(candidates + fillers(candidates, facts), 1.0), NO_PICKS
-        budget = self.config.kept_rows(len(candidates), facts.slots, step=self.state.step)
-        small = [p for p in candidates if facts.source[p] in self.small]
-        big = [p for p in candidates if facts.source[p] not in self.small]
-        if len(small) > budget:
-            self._say_once(OVERFLOW, len(small), budget)
-            return pick_at_random(small, budget, facts, self._rule, self._draws()), NO_PICKS
-        counts = dict.fromkeys(small, 1.0)
-        if not self.config.selects_at(self.state.step):
-            return counts | pick_at_random(big, budget - len(small), facts, self._rule, self._draws()), NO_PICKS
-        picks = self._pick(pool, big, facts, budget - len(small))
-        counts |= zip(picks.positions, picks.stands_for, strict=True)
-        needed = max(0, facts.slots - len(counts))  # no micro-batch may be empty
-        return counts | dict.fromkeys(picks.nonfinite[:needed], 1.0), picks
-
-    def _weigh(self, facts: PoolFacts, counts: dict[int, float], picks: Picks) -> Coreset:
-        """Turn what rows stand for into their weights in the loss."""
-        kept = sorted(counts)
-        stands_for = torch.tensor([counts[p] for p in kept])
-        of_big = torch.tensor([facts.source[p] not in self.small for p in kept])
-        kind = self.config.weights
-        if kind == "fitted" and not picks.positions:  # rows at random have nothing to be fitted by
-            kind = "relative"
-        weights = weigh_picks(stands_for, of_big, len(facts.learnable), kind)
-        return Coreset(torch.tensor(kept), weights * torch.tensor([self._importance(facts, p) for p in kept]))
-
-    def _pick(self, pool: Pool, big: list[int], facts: PoolFacts, budget: int) -> Picks:
-        """Run the selection pass over the big sources' rows and pick among them."""
-        if budget == 0 or not big:
-            return NO_PICKS
+    def _chooser(self, step: Step) -> Chooser:
+        """Return how this step's rows are chosen."""
+        if self.chooser is not None:
+            return self.chooser
+        if len(step.small) > step.budget:
+            self._say_once(OVERFLOW, len(step.small), step.budget)
+        too_few = len(step.facts.learnable) <= step.facts.slots  # as in a last pool, which is trained whole
+        if too_few or len(step.small) >= step.budget or not step.big or not self.config.selects_at(step.number):
+            return AtRandom()
         assert self.site is not None
-        constants = self._adam_constants()
-        local = [p - facts.first for p in big if facts.is_local(p)]
-        drawn_at = 0 if self.config.spsa_directions == "fixed" else self.state.step
-        generator = self._generator(drawn_at, stream=1)
         recording = None if self._reuse is None else self._reuse.recording
-        with stage(PASS):
-            features = run_selection_pass(
-                self.model, self.site, pool, local, self.config, generator=generator, recording=recording
-            )
-        self.state.move_to(features.device)
-        history = self.state.history or empty_history(features.dim, features.device)
-        rule = self._rule
-        if self.config.features not in GRADIENTS:
-            rule = rule._replace(coordinates=features.dim)
-        importance = {p: self._importance(facts, p) for p in big} if self.config.balance else None
-        with stage(PICK), torch.autocast(features.device.type, enabled=False):  # the caller's is for the model alone
-            return pick_from_features(
-                features,
-                big,
-                budget,
-                facts,
-                history,
-                constants,
-                rule,
-                self._draws(),
-                carried=self.state.carried,
-                importance=importance,
-            )
-
-    def _importance(self, facts: PoolFacts, position: int) -> float:
-        """Return how much a row counts beside others of its kind, by its source."""
-        return self._balance.get(facts.source[position], 1.0)
-
-    @property
-    def _rule(self) -> PickRule:
-        named = {name: getattr(self.config, name) for name in PickRule._fields if name != "turn"}
-        return PickRule(**named, turn=self.state.step)
-
-    def _draws(self) -> torch.Generator:
-        """Return this step's generator of rows."""
-        return self._generator(self.state.step, stream=0)
-
-    def _generator(self, step: int, *, stream: int) -> torch.Generator:
-        """Return a generator of the selection's own, the same on every rank and after a resume."""
-        return torch.Generator().manual_seed(2 * (self.config.seed * SEED_STRIDE + step) + stream)
+        return ByFeatures(self.model, self.site, self._adam_constants(), self.state, recording)
 
     def _adam_constants(self) -> AdamConstants | None:
         """Return the optimiser's constants, or None where features stay as they are."""
@@ -369,21 +297,22 @@ class CoresetSelector:
             self._said.add(message)
             logger.warning(message, *values)
 
-    def _record(self, facts: PoolFacts, coreset: Coreset, picks: Picks, seconds: float) -> StepRecord:
-        weight = dict(zip(coreset.indices.tolist(), coreset.weights.tolist(), strict=True))
+    def _record(self, step: Step, chosen: Chosen, seconds: float) -> StepRecord:
+        facts = step.facts
+        weight = dict(zip(chosen.coreset.indices.tolist(), chosen.coreset.weights.tolist(), strict=True))
         kept = [p for p in facts.recorded if p in weight]
         by_source = group_by_source(kept, facts)
         return StepRecord(
-            step=self.state.step,
+            step=step.number,
             pool=index_by_source(facts.recorded, facts),
             kept=index_by_source(kept, facts),
             tokens={name: sum(facts.tokens[p] for p in rows) for name, rows in by_source.items()},
             small_kept=sum(facts.source[p] in self.small for p in kept),
             unlabelled=sum(facts.labelled[p] == 0 for p in facts.recorded),
-            nonfinite=len(picks.nonfinite),
+            nonfinite=chosen.nonfinite,
             seconds=seconds,
-            match=picks.match,
-            match_random=picks.match_random,
+            match=chosen.match,
+            match_random=chosen.match_random,
             weights={name: [weight[p] for p in rows] for name, rows in by_source.items()}
             if self.config.weighs
             else None,
