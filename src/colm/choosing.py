@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from colm import config_parts
 from colm.config import SelectionConfig
 from colm.features.adam import AdamConstants, empty_history
 from colm.features.selection_pass import GRADIENTS, run_selection_pass
@@ -109,6 +110,7 @@ class ByFeatures:
 
     model: nn.Module
     site: ValueSite
+    wanted: config_parts.Features
     constants: AdamConstants | None  # None: features stay as they are
     state: SelectionState  # of earlier steps
     recording: Callable[[list[list[int]]], AbstractContextManager[None]] | None = None
@@ -124,15 +126,23 @@ class ByFeatures:
     def _pick(self, step: Step) -> Picks:
         config, facts = step.config, step.facts
         local = [p - facts.first for p in step.big if facts.is_local(p)]
-        directions = step.generator(0 if config.spsa_directions == "fixed" else step.number, stream=1)
+        fixed = self.wanted.spsa is not None and self.wanted.spsa.fixed
+        directions = step.generator(0 if fixed else step.number, stream=1)
         with stage(PASS):
             features = run_selection_pass(
-                self.model, self.site, step.pool, local, config, generator=directions, recording=self.recording
+                self.model,
+                self.site,
+                step.pool,
+                local,
+                self.wanted,
+                config.selection_pass,
+                generator=directions,
+                recording=self.recording,
             )
         self.state.move_to(features.device)
         scale = Scale(self.state.history or empty_history(features.dim, features.device), self.constants)
         pick = config.picking
-        if config.features not in GRADIENTS:
+        if self.wanted.kind not in GRADIENTS:
             pick = replace(pick, coordinates=features.dim)
         candidates = step.candidates(step.big, step.budget - len(step.small))
         with stage(PICK), torch.autocast(features.device.type, enabled=False):  # the caller's is for the model alone

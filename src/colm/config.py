@@ -17,7 +17,7 @@ from colm.config_checks import (
     WeightName,
     check_config,
 )
-from colm.config_parts import Budget, Pick
+from colm.config_parts import Budget, Features, Pass, Pick, Spsa
 from colm.errors import ConfigError, suggest
 from colm.schedule import check_schedule
 from colm.step.sources import name_setting
@@ -227,6 +227,20 @@ class SelectionConfig:
         """How many rows a step keeps, and which steps have a selection pass."""
         schedule = self.keep_schedule if self.keep is None else ((0, self.keep),)
         return Budget(self.keep_count or schedule, self.warmup_steps, self.every)
+
+    @property
+    def measured(self) -> Features | None:
+        """What rows of big sources are compared by; None where they are drawn at random."""
+        if self.features == "none":
+            return None
+        adam = self.adam and self.features in ("exact", "spsa")
+        spsa = Spsa(self.spsa_probes, self.spsa_eps, self.spsa_directions == "fixed")
+        return Features(self.features, adam, self.value_module, spsa if self.features == "spsa" else None)
+
+    @property
+    def selection_pass(self) -> Pass:
+        """What the selection pass sees of a row, and how much goes through the model at a time."""
+        return Pass(self.pass_tokens, self.pass_labels, self.pass_dtype, self.head_chunk_tokens)
 
     @property
     def picking(self) -> Pick:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from colm.config_checks import Metric, PickName, ShortenName, WeightName
+from colm.config_checks import FeatureName, Metric, PassDtypeName, PickName, ShortenName, WeightName
 from colm.schedule import keep_at, selects_at
 
 
@@ -28,6 +28,35 @@ class Budget:
     def selects_at(self, step: int) -> bool:
         """Return whether the step after `step` others may have a selection pass."""
         return selects_at(step, warmup_steps=self.warmup_steps, every=self.every)
+
+
+@dataclass(frozen=True)
+class Spsa:
+    """How gradients are estimated from finite differences."""
+
+    probes: int
+    eps: float
+    fixed: bool  # the directions of the first step throughout
+
+
+@dataclass(frozen=True)
+class Features:
+    """What rows of big sources are compared by."""
+
+    kind: FeatureName  # not "none"
+    adam: bool  # of gradients alone
+    value_module: str | None
+    spsa: Spsa | None  # of the kind of this name alone
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What the selection pass sees of a row, and how much goes through the model at a time."""
+
+    tokens: int | None = None
+    labels: int | None = None
+    dtype: PassDtypeName | None = None
+    head_chunk_tokens: int | None = None
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from colm.config import SelectionConfig
 from colm.errors import ConfigError
 from colm.features.adam import AdamConstants, adam_constants
 from colm.features.locate import locate_value_site
-from colm.features.selection_pass import GRADIENTS, tokens_at_a_time
+from colm.features.selection_pass import tokens_at_a_time
 from colm.features.site import ValueSite
 from colm.features.spsa import site_for_copies
 from colm.reuse.forward import ForwardReuse
@@ -141,13 +141,14 @@ class CoresetSelector:
         self._model = model
         self.state.forget_features()  # of another model's weight
         self.site: ValueSite | None = None
-        if self.config.features != "none":
-            self.site = locate_value_site(model, self.config.value_module)
-            if self.config.features == "spsa":
+        wanted = self.config.measured
+        if wanted is not None:
+            self.site = locate_value_site(model, wanted.value_module)
+            if wanted.spsa is not None:
                 self.site = site_for_copies(model, self.site)
             logger.info(
                 "Features: %s; last value projection: %s, %d weights, followed by %d layers.",
-                self.config.features,
+                wanted.kind,
                 self.site.name,
                 self.site.dim,
                 self.site.layers_after,
@@ -203,7 +204,7 @@ class CoresetSelector:
             runs = split_evenly(share.pool.by_length(share.positions), len(pool.batches))
             kept = [share.pool.collate(run) for run in runs]
             if self._reuse is not None:
-                at_a_time = tokens_at_a_time(self.config, pool)
+                at_a_time = tokens_at_a_time(self.config.selection_pass, pool)
                 self._reuse.keep(share.pool, runs, kept, held=len(pool), max_tokens=at_a_time)
         return kept
 
@@ -272,24 +273,24 @@ class CoresetSelector:
             return self.chooser
         if len(step.small) > step.budget:
             self._say_once(OVERFLOW, len(step.small), step.budget)
-        too_few = len(step.facts.learnable) <= step.facts.slots  # as in a last pool, which is trained whole
-        if too_few or len(step.small) >= step.budget or not step.big or not self.config.selects_at(step.number):
+        wanted = self.config.measured
+        whole = len(step.facts.learnable) <= step.facts.slots  # of a last pool all rows are trained
+        selects = self.config.budget.selects_at(step.number) and not whole
+        if wanted is None or not selects or not step.big or len(step.small) >= step.budget:
             return AtRandom()
         assert self.site is not None
+        constants = self._adam_constants(self.site) if wanted.adam else None
         recording = None if self._reuse is None else self._reuse.recording
-        return ByFeatures(self.model, self.site, self._adam_constants(), self.state, recording)
+        return ByFeatures(self.model, self.site, wanted, constants, self.state, recording)
 
-    def _adam_constants(self) -> AdamConstants | None:
-        """Return the optimiser's constants, or None where features stay as they are."""
-        if not self.config.adam or self.config.features not in GRADIENTS:
-            return None
+    def _adam_constants(self, site: ValueSite) -> AdamConstants | None:
+        """Return the optimizer's constants, or None where it is not Adam-like and features stay as they are."""
         if self.optimizer is None:
-            self._say_once("No optimiser was given: features are normalised with betas 0.9 and 0.999, eps 1e-8.")
+            self._say_once("No optimizer was given: features are normalized with betas 0.9 and 0.999, eps 1e-8.")
             return AdamConstants(0.9, 0.999, 1e-8)
-        assert self.site is not None
-        constants = adam_constants(self.optimizer, self.site.weight)
+        constants = adam_constants(self.optimizer, site.weight)
         if constants is None:
-            self._say_once("The optimiser has no two betas and eps: features are not normalised.")
+            self._say_once("The optimizer has no two betas and eps, so features are not normalized.")
         return constants
 
     def _say_once(self, message: str, *values: int) -> None:
