@@ -28,7 +28,7 @@ from colm.step.state import SelectionState
 from colm.types import AdamHistory, Coreset
 
 SEED_STRIDE = 1_000_003
-"""Steps that two seeds share no draw for."""
+"""Number of steps over which two seeds share no draw."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class Chosen(NamedTuple):
     nonfinite: int = 0  # rows that were not eligible
     match: float | None = None
     match_random: float | None = None
-    history: AdamHistory | None = None  # what the history becomes if the step is committed; None: unchanged
-    carried: Tensor | None = None  # the same of what is carried over
+    history: AdamHistory | None = None  # the history if the step is committed; None: unchanged
+    carried: Tensor | None = None  # the same for the residual
 
 
 class Chooser(Protocol):

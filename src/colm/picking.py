@@ -31,18 +31,18 @@ class Picks(NamedTuple):
 
     positions: list[int]
     stands_for: list[float]  # how many rows each pick stands for; with fitted weights these
-    history: AdamHistory | None  # what the history becomes if the step is committed; None: unchanged
+    history: AdamHistory | None  # the history if the step is committed; None: unchanged
     nonfinite: list[int]  # rows that were not eligible
-    carried: Tensor | None  # what the next goal becomes longer by if the step is committed; None: unchanged
-    match: float | None  # cosine of the picks' mean normalised feature with that of all rows; None without a pick
-    match_random: float | None  # what as many rows of each group, drawn at random, would have
+    carried: Tensor | None  # the residual if the step is committed; None: unchanged
+    match: float | None  # cosine of the picks' mean normalized feature with that of all rows; None without a pick
+    match_random: float | None  # the same for as many rows of each group, drawn at random
 
 
 NO_PICKS = Picks([], [], None, [], None, None, None)
 
 
 class Candidates(NamedTuple):
-    """The rows that a step may pick, and what decides between equals."""
+    """The rows that a step may pick from, and what decides ties."""
 
     rows: list[int]  # positions in the global pool, in the order of the data set
     budget: int  # rows to pick, at most as many
@@ -75,7 +75,7 @@ class Scale(NamedTuple):
     constants: AdamConstants | None  # None: features stay as they are
 
     def apply(self, gradients: Tensor) -> Tensor:
-        """Normalise gradients (k, D) in their place."""
+        """Normalize gradients (k, D) in their place."""
         return gradients if self.constants is None else to_adam_steps(gradients, self.history, self.constants)
 
     def at(self, columns: Tensor) -> Scale:
@@ -125,7 +125,7 @@ def pick_from_features(
     for rows, quota in groups:
         arriving = sorted(rows)  # the order in which ranks send them
         held = torch.tensor([row_of[p] for p in arriving if p in row_of], dtype=torch.int64)
-        summary = _summarise(features, held, len(rows), scale, pick.coordinates if sketch is None else sketch)
+        summary = _summarize(features, held, len(rows), scale, pick.coordinates if sketch is None else sketch)
         match.add(summary, quota)
         sparse = torch.cat(gather_rows(summary.sparse))
         place = {p: i for i, p in enumerate(arriving)}
@@ -170,7 +170,7 @@ def _balance(kept: Tensor, goal: Tensor, pick: Pick) -> tuple[Tensor, Tensor | N
 
 
 class _Summary(NamedTuple):
-    """What is known of a group's normalised features u without holding them."""
+    """What is known of a group's normalized features u without holding them."""
 
     sparse: Tensor  # (rows on this rank, h) float32
     total: Tensor  # (D,), sum of u over all ranks
@@ -212,7 +212,7 @@ class _Match:
         return (match if match == match else None), (random if random == random else None)
 
 
-def _summarise(features: Features, held: Tensor, rows: int, scale: Scale, shorten: Sketch | int) -> _Summary:
+def _summarize(features: Features, held: Tensor, rows: int, scale: Scale, shorten: Sketch | int) -> _Summary:
     """Shorten one group's rows, (len(held), h) float32, to sketches or to so many coordinates; sums are over all D."""
     total = torch.zeros(features.dim, device=features.device)
     squares = torch.zeros((), device=features.device)
@@ -236,7 +236,7 @@ def _summarise(features: Features, held: Tensor, rows: int, scale: Scale, shorte
 
 
 def _sum_picks(features: Features, held: Tensor, picked: int, scale: Scale) -> tuple[Tensor, AdamHistory | None]:
-    """Return the sum of the picks' normalised features (D,) over all ranks, and the history with them.
+    """Return the sum of the picks' normalized features (D,) over all ranks, and the history with them.
 
     The history becomes the mean of the picked rows' moments, as in the paper's code.
     """

@@ -3,13 +3,13 @@
     pool (n rows on each rank, N over all)
       -> small sources' rows are kept whole
       -> features of the big sources' rows (n, D), as factors
-      -> Adam-normalised, h coordinates chosen per source, gathered (N, h)
+      -> Adam-normalized, h coordinates chosen per source, gathered (N, h)
       -> quotas per source, medoids by facility location
       -> Coreset(indices (K,), weights (K,)), the same on every rank
       -> this rank's share of the rows, in as many micro-batches as came
 
-State (the Adam history and a step counter) moves only in `commit`, after the optimiser's step, so
-that a step that is prepared and then lost in a crash leaves no trace.
+State (the Adam history and a step counter) changes only in `commit`, after the optimizer's step. A
+step that is prepared and then lost in a crash leaves no trace.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ OVERFLOW = (
 
 
 class _Selected(NamedTuple):
-    """What `select` leaves to `take`, which so need not look at the pool's tokens again."""
+    """What `select` leaves to `take`, so that the pool's tokens are read once."""
 
     coreset: Coreset
     pool: Pool
@@ -62,12 +62,12 @@ class CoresetSelector:
         model: a Hugging Face causal language model as it is trained: bare, with PEFT adapters, or in
             DistributedDataParallel.
         config: the settings.
-        source_sizes: examples of each source in the whole data, as many as have a labelled token, so 0 where none
-            has; needed by ``small_sources="auto"``.
-        optimizer: whose betas and eps normalise the features; it may be set later as an attribute.
-            Without one, Adam's defaults are used.
-        pad_token_id: for rows that are padded anew; default the model's, else 0.
-        chooser: chooses the rows of all steps, in place of what the settings say.
+        source_sizes: number of examples with a labelled token in each source of the whole data; may be 0. Needed by
+            ``small_sources="auto"``.
+        optimizer: its betas and eps normalize the features. It may be set later as an attribute. Without an
+            optimizer, Adam's defaults are used.
+        pad_token_id: for rows that are padded again; default the model's, else 0.
+        chooser: chooses the rows of every step; default as the settings say.
 
     Raises:
         UnsupportedModelError: the model has no value projection that can be found.
@@ -125,7 +125,7 @@ class CoresetSelector:
 
     @property
     def model(self) -> nn.Module:
-        """The model that is trained; setting another one finds its value projection anew."""
+        """The model that is trained. Setting another model locates its value projection."""
         return self._model
 
     @model.setter
@@ -165,12 +165,11 @@ class CoresetSelector:
 
         Args:
             batches: this rank's part of the pool, a dict of tensors (n, T) or a list of them.
-            sources: the source of each row, in the order of the rows of all batches: names, or other labels, which
-                read as `colm.step.sources.source_name` says.
-            dataset_index: each row's number in the data set. Ties and draws follow it, so that the
-                picks do not depend on how rows are dealt to ranks and micro-batches. -1 stands for a row
-                that repeats another to fill a batch; it should have no label. Default: the position in
-                the pool.
+            sources: the source of each row, in the order of the rows of all batches: names or other labels, see
+                `colm.step.sources.source_name`.
+            dataset_index: each row's number in the data set. Ties and draws follow it, so the picks do not depend
+                on how rows are dealt to ranks and micro-batches. -1 marks a row that repeats another row to fill a
+                batch; it should have no label. Default: the position in the pool.
 
         Returns:
             The coreset, the same on every rank.
@@ -192,9 +191,9 @@ class CoresetSelector:
     def take(self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]], coreset: Coreset) -> list[Batch]:
         """Return this rank's share of the kept rows, in as many micro-batches as `batches` has.
 
-        Rows of like length go together, the longest first, so that little padding is computed and a micro-batch that
-        does not fit fails at once; the padding side stays. Micro-batches differ in size by at most one row. Where
-        weights are not uniform, each has a key ``row_weights``, (n,) float32, for `example_mean`.
+        Rows of similar length are batched together, the longest first: this saves padding, and a micro-batch that does
+        not fit fails at once. The padding side stays. Micro-batches differ in size by at most one row. If weights are
+        not uniform, each micro-batch has a key ``row_weights``, (n,) float32, for `example_mean`.
         """
         with stage(TAKE):
             pool, rows_by_rank = self._selected_pool(batches, coreset)
@@ -213,7 +212,7 @@ class CoresetSelector:
     ) -> tuple[Pool, list[int]]:
         """Return the pool and each rank's number of rows; as `select` left them if it returned this coreset."""
         selected = self._selected
-        if selected is None or selected.coreset is not coreset:  # on all ranks alike
+        if selected is None or selected.coreset is not coreset:  # the same on all ranks
             pool = Pool(batches, self.pad_token_id)
             return pool, count_rows_by_rank(pool)
         if selected.pool.holds_tokens_of(batches):
@@ -221,13 +220,13 @@ class CoresetSelector:
         return Pool(batches, self.pad_token_id), selected.rows_by_rank
 
     def follow_sizes(self, source_sizes: Mapping[str, int]) -> None:
-        """Take the sources' sizes, by which they are small or big; those of a stream change as it is read.
+        """Set the sources' sizes, which decide which sources are small. Those of a stream change as it is read.
 
-        Raises as the constructor.
+        Raises as the constructor does.
         """
         sizes = name_keys("source_sizes", source_sizes)
         held = {name: size for name, size in sizes.items() if size} or sizes
-        if self.source_sizes is None or len(held) > 1:  # of one source is said once what that means
+        if self.source_sizes is None or len(held) > 1:  # with a single source, warn only once
             gone = {name: "has no example" for name in sizes if name not in held}
             self.small = find_small_sources(held, self.config.small_sources, gone)
         self.source_sizes = sizes
@@ -241,14 +240,14 @@ class CoresetSelector:
             self._reuse.end()
 
     def commit(self, *, stepped: bool = True) -> StepRecord:
-        """Make the last `select` count, after the optimiser's step, and return its record.
+        """Make the last `select` count, after the optimizer's step, and return its record.
 
         Args:
-            stepped: False if the optimiser skipped its step (an overflow under float16), which leaves
-                the history as it was.
+            stepped: False if the optimizer skipped its step (an overflow under float16). The history then stays
+                as it was.
 
         Raises:
-            ConfigError: there was no `select` since the last commit.
+            ConfigError: `select` was not called since the last commit.
         """
         self._selected = None
         if self._reuse is not None:
@@ -256,7 +255,7 @@ class CoresetSelector:
         return self.state.commit(stepped=stepped)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the committed state: step counter, Adam history (D,) and what is carried over (h,), on the CPU."""
+        """Return the committed state: step counter, Adam history (D,) and residual (h,), on the CPU."""
         return self.state.to_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""Pools of padded micro-batches: count labelled tokens, take rows, pad them anew.
+"""Pools of padded micro-batches: count labelled tokens, take rows, pad them again.
 
 Rows are handled by their span, the columns from the first to the last that is attended to or
-labelled, so that regrouped rows carry no more padding than they need.
+labelled, so regrouped rows carry no more padding than they need.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def as_micro_batches(batches: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -
             if (isinstance(value, Tensor) and value.dim() == 0) or (hasattr(value, "__len__") and len(value) != rows):
                 raise DataError(
                     f"Micro-batch {number} has {rows} rows, but {key!r} does not have one entry for each of them, so "
-                    "it can not be regrouped; drop it in the collator."
+                    "it cannot be regrouped; drop it in the collator."
                 )
     return micro_batches
 
@@ -94,7 +94,7 @@ class Pool:
 
     Args:
         batches: a dict of tensors (n, T), or a list of them, differently padded if need be.
-        pad_token_id: written into ``input_ids`` where a row is padded anew.
+        pad_token_id: written into ``input_ids`` where a row is padded again.
 
     Attributes:
         batches: the micro-batches as handed over.

@@ -114,9 +114,9 @@ def index_by_source(positions: Sequence[int], facts: PoolFacts) -> dict[str, lis
 
 
 def fillers(kept: Collection[int], facts: PoolFacts) -> list[int]:
-    """Return rows without a label to train beside `kept`, where there are fewer of these than micro-batches.
+    """Return rows without a label to train along with `kept`, if those are fewer than the micro-batches.
 
-    No micro-batch may be empty: a rank with nothing to do would leave the others waiting.
+    No micro-batch may be empty: a rank with nothing to do would keep the others waiting.
     """
     spare = [p for p in facts.order if facts.labelled[p] == 0 and p not in kept]
     return spare[: max(0, facts.slots - len(kept))]

@@ -19,15 +19,15 @@ class _Pending(NamedTuple):
 
 
 class SelectionState:
-    """A step counter, the Adam history, and what is carried over to the next goal.
+    """A step counter, the Adam history, and the residual that is carried over to the next goal.
 
-    They move only in `commit`, after the optimiser's step, so that a step that is prepared and then lost in a crash
-    leaves no trace.
+    They change only in `commit`, after the optimizer's step. A step that is prepared and then lost in a crash leaves no
+    trace.
 
     Attributes:
-        step: optimiser steps committed.
-        history: of the kept big-source rows; None before the first.
-        carried: (h,), what earlier picks lacked; None for nothing.
+        step: optimizer steps committed.
+        history: of the kept rows of big sources; None before the first step.
+        carried: (h,) residual of earlier picks, or None.
     """
 
     def __init__(self) -> None:
@@ -48,14 +48,14 @@ class SelectionState:
         self._pending = None
 
     def prepare(self, history: AdamHistory | None, carried: Tensor | None, record: StepRecord) -> None:
-        """Note what a `commit` would make of this step; None leaves the history, or what is carried, as it is."""
+        """Note what `commit` will store; None leaves the history or the residual as it is."""
         self._pending = _Pending(history, carried, record)
 
     def commit(self, *, stepped: bool) -> StepRecord:
         """Make the prepared step count, and return its record.
 
         Args:
-            stepped: False if the optimiser skipped its step, which leaves history and what is carried as they were.
+            stepped: False if the optimizer skipped its step, which leaves history and residual as they were.
 
         Raises:
             ConfigError: no step was prepared since the last commit.
@@ -72,7 +72,7 @@ class SelectionState:
         return record
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the committed state: step counter, Adam history (D,) and what is carried over (h,), on the CPU."""
+        """Return the committed state: step counter, Adam history (D,) and residual (h,), on the CPU."""
         history, carried = self.history, self.carried
         return {
             "step": self.step,
@@ -83,7 +83,7 @@ class SelectionState:
         }
 
     def move_to(self, device: torch.device) -> None:
-        """Hold history and what is carried on the features' device: a model may move after its state was loaded."""
+        """Move history and residual to the features' device: a model may move after its state was loaded."""
         if self.history is not None:
             self.history = AdamHistory(self.history.m.to(device), self.history.v.to(device), self.history.updates)
         if self.carried is not None:
@@ -94,7 +94,7 @@ class SelectionState:
 
         Args:
             state: as saved.
-            dim: D of the features; 0 where there are none.
+            dim: D of the features; 0 without features.
 
         Raises:
             ConfigError: the history belongs to a weight of another size.
