@@ -87,8 +87,12 @@ def measure(tokens: int, *, lora: bool, rounds: int) -> None:
 
     def select(batch: dict[str, Tensor], config: SelectionConfig) -> None:
         generator = torch.Generator().manual_seed(0)
-        features = run_selection_pass(model, site, Pool(batch), list(range(rows)), config, generator=generator)
-        features.rows(torch.arange(rows))  # the selection pass keeps factors; this multiplies them to rows
+        pool, wanted = Pool(batch), config.measured
+        assert wanted is not None
+        features = run_selection_pass(
+            model, site, pool, list(range(rows)), wanted, config.selection_pass, generator=generator
+        )
+        features.rows(torch.arange(rows))  # the selection pass keeps factors; this makes the rows of them
 
     def train(batch: dict[str, Tensor]) -> None:
         model.train()

@@ -25,11 +25,11 @@ from step import Step, measure_time, seconds
 from step_parts import Shape, build_model, draw_pool
 
 from colm import SelectionConfig
+from colm.config_parts import Pick
 from colm.features.adam import AdamConstants, empty_history
 from colm.features.factors import GradientPiece, PieceFeatures, gradient_piece
-from colm.picking import pick_from_features
+from colm.picking import Candidates, Scale, pick_from_features
 from colm.select.facility import medoids_of_distances, pairwise_distances
-from colm.select.rules import PickRule
 from colm.step.pool import Pool
 from colm.step.pool_info import PoolFacts, share_facts
 
@@ -56,7 +56,8 @@ def pick(features: PieceFeatures, facts: PoolFacts) -> None:
     rows = len(features)
     history = empty_history(features.dim, features.device)
     constants = AdamConstants(0.9, 0.999, 1e-8)
-    pick_from_features(features, list(range(rows)), rows // 2, facts, history, constants, PickRule())
+    candidates = Candidates(list(range(rows)), rows // 2, facts)
+    pick_from_features(features, candidates, Pick(), Scale(history, constants))
 
 
 def facts_of(rows: int) -> PoolFacts:

@@ -14,7 +14,7 @@ from unittest import mock
 import torch
 from step_parts import Batch, group_by_length, run_floor, take_rows, train
 
-import colm.selector
+import colm.choosing
 from colm import CoresetSelector, SelectionConfig
 
 
@@ -58,7 +58,7 @@ class Step:
     def run(self, pool: list[Batch]) -> tuple[float, float, float]:
         """Return the seconds up to the features, after them, and in training; without a pass the first is 0."""
         ended: list[float] = []
-        run_selection_pass = colm.selector.run_selection_pass
+        run_selection_pass = colm.choosing.run_selection_pass
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             features = run_selection_pass(*args, **kwargs)
@@ -66,7 +66,7 @@ class Step:
             return features
 
         start = clock()
-        with mock.patch.object(colm.selector, "run_selection_pass", timed):
+        with mock.patch.object(colm.choosing, "run_selection_pass", timed):
             coreset = self.selector.select(pool, ["only"] * sum(len(batch["labels"]) for batch in pool))
             kept = self.selector.take(pool, coreset)
         self.rows = coreset.indices.tolist()

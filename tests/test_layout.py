@@ -18,9 +18,10 @@ ROOT = REPOSITORY / "src" / "colm"
 LAYERS = [
     {"errors", "types", "typed", "schedule", "config_checks"},
     {"step"},
-    {"config", "losses", "models"},
+    {"config_parts", "config", "losses", "models"},
     {"features", "select"},
     {"picking", "reuse"},
+    {"choosing"},
     {"selector"},
     {"trainers"},
     {"integrations"},  # old names

@@ -322,7 +322,7 @@ def test_sgd_turns_normalisation_off_and_says_so(model: Any, caplog: pytest.LogC
             selector.select(pool_of_16(), SOURCES)
             selector.commit()
     assert selector.state_dict()["m"] is None
-    assert caplog.text.count("features are not normalised") == 1
+    assert caplog.text.count("features are not normalized") == 1
 
 
 def test_bad_input(model: Any) -> None:

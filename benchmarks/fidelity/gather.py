@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from setting import describe_setting
 
 from colm import example_mean
+from colm.config_parts import Pick
 from colm.features.adam import AdamConstants, empty_history
 from colm.features.exact import exact_features
 from colm.features.locate import locate_value_site
@@ -40,8 +41,7 @@ from colm.lab.data.read import read_rows
 from colm.lab.data.tokenize import tokenize_rows
 from colm.losses import example_losses
 from colm.models import load_model, load_tokenizer
-from colm.picking import pick_from_features
-from colm.select.rules import PickRule
+from colm.picking import Candidates, Scale, pick_from_features
 from colm.step.pool import Pool
 from colm.step.pool_info import share_facts
 from colm.step.sources import count_sources, find_small_sources
@@ -102,7 +102,7 @@ def train(model: Any, rows: Rows, out: Path) -> None:
         sources = [rows.sources[p] for p in positions]
         facts = share_facts(pool, sources, positions, rows.sizes)
         features = exact_features(model, site, pool, list(pool.group(range(len(pool)), MICRO_BATCH_TOKENS)))
-        picked = pick_from_features(features, facts.order, TRAIN_KEEP, facts, history, ADAM, PickRule())
+        picked = pick_from_features(features, Candidates(facts.order, TRAIN_KEEP, facts), Pick(), Scale(history, ADAM))
         assert picked.history is not None
         history = picked.history
         seen.append({"features": features.rows(torch.arange(len(pool))), "sources": sources, "index": positions})

@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from colm.config_parts import Pick
 from colm.features.adam import AdamConstants, empty_history
 from colm.features.factors import GradientPiece, PieceFeatures
 from colm.features.spsa import SpsaFeatures
-from colm.picking import pick_from_features
+from colm.picking import Candidates, Scale, pick_from_features
 from colm.select.baselines import random_rows
 from colm.select.facility import facility_location, medoids_of_distances
 from colm.select.quota import source_quotas
-from colm.select.rules import PickRule
 from colm.step.pool_info import PoolFacts, group_by_source
 from colm.types import AdamHistory, Features
 
@@ -49,8 +49,8 @@ class Outcome(NamedTuple):
 
 def facts_of(pool: Record) -> PoolFacts:
     rows = len(pool["sources"])
-    order = sorted(range(rows), key=lambda row: (pool["index"][row], row))
-    return PoolFacts(pool["sources"], pool["index"], [1] * rows, [1] * rows, order, 0, rows, 1)
+    ones = [1] * rows
+    return PoolFacts(pool["sources"], pool["index"], ones, ones, slots=1, rows_by_rank=[rows], rank=0)
 
 
 def by_quota(pool: Record, pick: Callable[[Tensor, int], Tensor]) -> list[int]:
@@ -88,12 +88,9 @@ class Method(NamedTuple):
         facts = facts_of(pool)
         picked = pick_from_features(
             self.make(pool["features"], number),
-            facts.order,
-            round(KEEP * len(facts.source)),
-            facts,
-            history,
-            ADAM if self.adam else None,
-            PickRule(),
+            Candidates(facts.order, round(KEEP * len(facts.source)), facts),
+            Pick(),
+            Scale(history, ADAM if self.adam else None),
         )
         return picked.positions, picked.history
 
@@ -265,8 +262,8 @@ def compare_differences(pool: Record) -> list[Record]:
         features = SpsaFeatures(slopes, directions)
         history = empty_history(features.dim, torch.device("cpu"))
         budget = round(KEEP * len(slopes))
-        args = (features, facts.order, budget, facts, history, ADAM)
-        return pick_from_features(*args, PickRule()).positions
+        candidates = Candidates(facts.order, budget, facts)
+        return pick_from_features(features, candidates, Pick(), Scale(history, ADAM)).positions
 
     wanted = set(pick(expected))
     return [

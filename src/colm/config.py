@@ -17,8 +17,9 @@ from colm.config_checks import (
     WeightName,
     check_config,
 )
+from colm.config_parts import Budget, Features, Pass, Pick, Spsa
 from colm.errors import ConfigError, suggest
-from colm.schedule import check_schedule, keep_at, selects_at
+from colm.schedule import check_schedule
 from colm.step.sources import name_setting
 from colm.typed import convert_known, hints_of
 
@@ -62,15 +63,16 @@ class SelectionConfig:
     """Rows of the global pool to keep, at least 1. The alternative to `keep`."""
 
     keep_schedule: tuple[tuple[int, float], ...] = ()
-    """Points [optimiser step, keep] with straight lines between them, in the place of `keep`:
-    ``[[0, 1.0], [100, 0.5]]`` begins with whole pools and keeps half from step 100 on."""
+    """Points [optimizer step, keep] with linear interpolation between them, instead of `keep`:
+    ``[[0, 1.0], [100, 0.5]]`` starts with whole pools and keeps half from step 100 on."""
 
     warmup_steps: int = 0
-    """Optimiser steps, at least 0, that keep big sources' rows at random, as ``features="none"`` does, before the
-    first selection pass. Memory is as with it; to train whole pools at first, see `keep_schedule`."""
+    """Optimizer steps, at least 0, before the first selection pass. They sample rows of large sources at random, as
+    ``features="none"`` does. To train whole pools at first, see `keep_schedule`."""
 
     every: int = 1
-    """A selection pass at each so manieth step, at least 1; the steps between keep big sources' rows at random."""
+    """Run the selection pass every `every` steps, at least 1. The other steps sample rows of large sources at
+    random."""
 
     features: FeatureName = "exact"
     """What the medoids are found among. ``exact``: per-example gradients of the last value
@@ -98,22 +100,22 @@ class SelectionConfig:
     that their weighted sum is nearest to that of as many average rows of big sources; needs ``shorten="sketch"``."""
 
     carry: float = 0.0
-    """Share, from 0 to 1, of what the coresets so far lacked of the big sources' mean gradient that the next one
-    makes up for, so that no part of it is left out for good. For ``pick="direction"`` with ``shorten="sketch"`` and
-    ``by_source=False``."""
+    """Fraction, from 0 to 1, of the residual between the large sources' mean gradient and the coresets so far that is
+    added to the next target, so that no part of the gradient is left out for good. For ``pick="direction"`` with
+    ``shorten="sketch"`` and ``by_source=False``."""
 
     balance: float = 0.0
     """How far sources are evened out by weights, from 0 to 1: each row counts (its source's share of all
-    examples)^-balance times, scaled to 1 in the mean over all examples. 0: as they come; 1: every source as
-    much in all. Applies to random rows too, and to what is matched. With ``small_sources="none"`` it takes the
-    place of the rule that keeps small sources whole, also in pools from which they alone would fill the coreset."""
+    examples)^-balance times, scaled to 1 in the mean over all examples. 0 leaves the mixture
+    unchanged; 1 gives every source the same total weight. Applies to random rows, too, and to what is matched. With
+    ``small_sources="none"`` it replaces the rule that keeps small sources whole."""
 
     by_source: bool = True
     """Pick from each big source its share of the budget; false: from all of them as one."""
 
     adam: bool = True
-    """Turn gradients into the step that Adam would take with each. Uses the optimiser's own betas
-    and eps; an optimiser without two betas turns it off."""
+    """Turn each gradient into the step that Adam would take with it. Uses the optimizer's own betas and eps; an
+    optimizer without two betas turns this off."""
 
     coordinates: int = 2560
     """h, how many coordinates of the feature are compared, at least 1, at most D."""
@@ -142,20 +144,20 @@ class SelectionConfig:
     """Draw new SPSA directions each step, or use those of the first step throughout (``fixed``)."""
 
     value_module: str | None = None
-    """Dotted path of the module whose weight's gradient is the feature, for models whose last
-    value projection is not found by itself. Any Linear."""
+    """Dotted path of the module whose weight's gradient is the feature, for models whose last value projection cannot
+    be detected automatically. May be any `nn.Linear`."""
 
     pass_tokens: int | None = None
     """Padded tokens in one micro-batch of the selection pass, at least 1 (a longer row goes
     alone). Default: as many as the largest micro-batch of the pool holds."""
 
     pass_labels: int | None = None
-    """Labelled tokens of each row, the first ones, at least 1, that the selection pass sees; rows are cut behind
-    them. Default: all. Cheaper features, a little less good; see docs/results/speed.md."""
+    """Labelled tokens of each row, the first ones, at least 1, that the selection pass sees; rows are cut after
+    them. Default: all. Fewer tokens make features cheaper and a little less accurate; see docs/results/speed.md."""
 
     pass_dtype: PassDtypeName | None = None
-    """Autocast of the selection pass alone: ``bfloat16`` for a model that is trained in float32. Default: as the
-    training goes, or your own loop's autocast."""
+    """Autocast of the selection pass alone: ``bfloat16`` for a model that is trained in float32. Default: the
+    training's precision, or your own loop's autocast."""
 
     head_chunk_tokens: int | None = None
     """Labelled tokens that go through the output head at a time in the selection pass, at least 1.
@@ -221,26 +223,52 @@ class SelectionConfig:
         """Whether kept rows may count differently."""
         return self.weights != "uniform" or self.balance > 0
 
+    @property
+    def budget(self) -> Budget:
+        """How many rows a step keeps, and which steps have a selection pass."""
+        schedule = self.keep_schedule if self.keep is None else ((0, self.keep),)
+        return Budget(self.keep_count or schedule, self.warmup_steps, self.every)
+
+    @property
+    def measured(self) -> Features | None:
+        """What rows of big sources are compared by; None where they are drawn at random."""
+        if self.features == "none":
+            return None
+        adam = self.adam and self.features in ("exact", "spsa")
+        spsa = Spsa(self.spsa_probes, self.spsa_eps, self.spsa_directions == "fixed")
+        return Features(self.features, adam, self.value_module, spsa if self.features == "spsa" else None)
+
+    @property
+    def selection_pass(self) -> Pass:
+        """What the selection pass sees of a row, and how much goes through the model at a time."""
+        return Pass(self.pass_tokens, self.pass_labels, self.pass_dtype, self.head_chunk_tokens)
+
+    @property
+    def picking(self) -> Pick:
+        """How rows of big sources are picked by their features, and weighed."""
+        return Pick(
+            by=self.pick,
+            metric=self.metric,
+            coordinates=self.coordinates,
+            shorten=self.shorten,
+            by_source=self.by_source,
+            weights=self.weights,
+            carry=self.carry,
+        )
+
     def kept_rows(self, pool_rows: int, slots: int, *, step: int = 0) -> int:
         """Return K for a pool: the budget, at least one row a slot, at most the pool.
 
         Args:
             pool_rows: N, labelled rows in the pool over all ranks.
             slots: ranks x micro-batches, each of which needs a row.
-            step: optimiser steps before this one.
+            step: optimizer steps before this one.
         """
-        return min(pool_rows, max(slots, self._budget(pool_rows, step)))
+        return min(pool_rows, max(slots, self.budget.rows(pool_rows, step)))
 
     def selects_at(self, step: int) -> bool:
         """Return whether the step after `step` others has a selection pass."""
-        return self.features != "none" and selects_at(step, warmup_steps=self.warmup_steps, every=self.every)
-
-    def _budget(self, pool_rows: int, step: int) -> int:
-        if self.keep_count is not None:
-            return self.keep_count
-        keep = keep_at(self.keep_schedule, step) if self.keep_schedule else self.keep
-        assert keep is not None
-        return round(keep * pool_rows)
+        return self.features != "none" and self.budget.selects_at(step)
 
     def check_pool(self, pool_rows: int, slots: int) -> None:
         """Check before training that a whole pool can give every micro-batch a kept row.
@@ -253,8 +281,7 @@ class SelectionConfig:
                 f"keep_count={self.keep_count} is above the pool of {pool_rows} rows (batch size x accumulation "
                 "steps x ranks); lower keep_count or enlarge the pool."
             )
-        # The least that a schedule of straight lines keeps is at one of its points.
-        budget = min(self._budget(pool_rows, step) for step, _ in self.keep_schedule or ((0, None),))
+        budget = self.budget.least_rows(pool_rows)
         if budget < slots:
             raise ConfigError(
                 f"A pool of {pool_rows} rows keeps {budget}, fewer than its {slots} micro-batches "

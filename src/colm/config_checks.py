@@ -1,4 +1,4 @@
-"""What the settings of the selection may be, and which of them exclude one another."""
+"""What the settings of the selection may be, and which combinations are invalid."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ CHOICES = {
     "shorten": ShortenName,
 }
 SWITCHES = ("adam", "by_source", "log_sources", "reuse_forward", "reuse_offload")
-# The least that each number may be; an optional one may also be none.
+# The minimum of each number; an optional number may also be None.
 COUNTS = {"coordinates": 1, "spsa_probes": 1, "seed": 0, "warmup_steps": 0, "every": 1}
 OPTIONAL_COUNTS = {"keep_count": 1, "pass_tokens": 1, "pass_labels": 1, "head_chunk_tokens": 1}
 
 
 def check_config(config: SelectionConfig) -> None:
-    """Check every setting by itself, then those that hang together.
+    """Check each setting, then the combinations.
 
     Raises:
         ConfigError: names the setting, its value, and what it may be.
@@ -51,7 +51,7 @@ def require_count(name: str, value: object, *, minimum: int) -> None:
     """Check a whole number.
 
     Raises:
-        ConfigError: it is none, below the minimum, or more than 63 bits hold.
+        ConfigError: the value is not a whole number, is below the minimum, or does not fit into 63 bits.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
         raise ConfigError(f"{name}={show(value)} must be a whole number of at least {minimum}.")

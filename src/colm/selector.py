@@ -3,13 +3,13 @@
     pool (n rows on each rank, N over all)
       -> small sources' rows are kept whole
       -> features of the big sources' rows (n, D), as factors
-      -> Adam-normalised, h coordinates chosen per source, gathered (N, h)
+      -> Adam-normalized, h coordinates chosen per source, gathered (N, h)
       -> quotas per source, medoids by facility location
       -> Coreset(indices (K,), weights (K,)), the same on every rank
       -> this rank's share of the rows, in as many micro-batches as came
 
-State (the Adam history and a step counter) moves only in `commit`, after the optimiser's step, so
-that a step that is prepared and then lost in a crash leaves no trace.
+State (the Adam history and a step counter) changes only in `commit`, after the optimizer's step. A
+step that is prepared and then lost in a crash leaves no trace.
 """
 
 from __future__ import annotations
@@ -17,40 +17,42 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
+from colm.choosing import AtRandom, ByFeatures, Chooser, Chosen, Step
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
-from colm.features.adam import AdamConstants, adam_constants, empty_history
+from colm.features.adam import AdamConstants, adam_constants
 from colm.features.locate import locate_value_site
-from colm.features.selection_pass import GRADIENTS, run_selection_pass, tokens_at_a_time
+from colm.features.selection_pass import tokens_at_a_time
 from colm.features.site import ValueSite
 from colm.features.spsa import site_for_copies
-from colm.picking import NO_PICKS, Picks, pick_at_random, pick_from_features
 from colm.reuse.forward import ForwardReuse
-from colm.select.rules import PickRule
-from colm.select.weighting import weigh_picks
-from colm.step.exchange import share_rows, weigh_rows
+from colm.step.exchange import count_rows_by_rank, share_rows, weigh_rows
 from colm.step.pool import Pool, split_evenly
-from colm.step.pool_info import PoolFacts, fillers, group_by_source, index_by_source, recorded, share_facts
+from colm.step.pool_info import group_by_source, index_by_source, share_facts
 from colm.step.sharding import check_sharding
 from colm.step.sources import balance_sources, find_small_sources, name_keys
-from colm.step.stages import PASS, PICK, TAKE, stage
+from colm.step.stages import TAKE, stage
 from colm.step.state import SelectionState
 from colm.types import Batch, Coreset, StepRecord
 
 logger = logging.getLogger(__name__)
 
-SEED_STRIDE = 1_000_003
-"""Steps that two seeds share no draw for."""
-
 OVERFLOW = (
     "Overflow: the small sources alone have %d rows in the pool, above the budget of %d, so a random sample of them in "
     "proportion is kept and no row of a big source. Raise keep, or list fewer small_sources. Said once."
 )
+
+
+class _Selected(NamedTuple):
+    """What `select` leaves to `take`, so that the pool's tokens are read once."""
+
+    coreset: Coreset
+    pool: Pool
+    rows_by_rank: list[int]
 
 
 class CoresetSelector:
@@ -60,11 +62,12 @@ class CoresetSelector:
         model: a Hugging Face causal language model as it is trained: bare, with PEFT adapters, or in
             DistributedDataParallel.
         config: the settings.
-        source_sizes: examples of each source in the whole data, as many as have a labelled token, so 0 where none
-            has; needed by ``small_sources="auto"``.
-        optimizer: whose betas and eps normalise the features; it may be set later as an attribute.
-            Without one, Adam's defaults are used.
-        pad_token_id: for rows that are padded anew; default the model's, else 0.
+        source_sizes: number of examples with a labelled token in each source of the whole data; may be 0. Needed by
+            ``small_sources="auto"``.
+        optimizer: its betas and eps normalize the features. It may be set later as an attribute. Without an
+            optimizer, Adam's defaults are used.
+        pad_token_id: for rows that are padded again; default the model's, else 0.
+        chooser: chooses the rows of every step; default as the settings say.
 
     Raises:
         UnsupportedModelError: the model has no value projection that can be found.
@@ -92,8 +95,10 @@ class CoresetSelector:
         *,
         optimizer: Any = None,
         pad_token_id: int | None = None,
+        chooser: Chooser | None = None,
     ) -> None:
         self.config = config or SelectionConfig()
+        self.chooser = chooser
         self.state = SelectionState()
         self._reuse: ForwardReuse | None = None
         self.model = model
@@ -116,10 +121,11 @@ class CoresetSelector:
             )
         self.pad_token_id = _pad_token_id(model) if pad_token_id is None else pad_token_id
         self._said: set[str] = set()
+        self._selected: _Selected | None = None
 
     @property
     def model(self) -> nn.Module:
-        """The model that is trained; setting another one finds its value projection anew."""
+        """The model that is trained. Setting another model locates its value projection."""
         return self._model
 
     @model.setter
@@ -135,13 +141,14 @@ class CoresetSelector:
         self._model = model
         self.state.forget_features()  # of another model's weight
         self.site: ValueSite | None = None
-        if self.config.features != "none":
-            self.site = locate_value_site(model, self.config.value_module)
-            if self.config.features == "spsa":
+        wanted = self.config.measured
+        if wanted is not None:
+            self.site = locate_value_site(model, wanted.value_module)
+            if wanted.spsa is not None:
                 self.site = site_for_copies(model, self.site)
             logger.info(
                 "Features: %s; last value projection: %s, %d weights, followed by %d layers.",
-                self.config.features,
+                wanted.kind,
                 self.site.name,
                 self.site.dim,
                 self.site.layers_after,
@@ -158,12 +165,11 @@ class CoresetSelector:
 
         Args:
             batches: this rank's part of the pool, a dict of tensors (n, T) or a list of them.
-            sources: the source of each row, in the order of the rows of all batches: names, or other labels, which
-                read as `colm.step.sources.source_name` says.
-            dataset_index: each row's number in the data set. Ties and draws follow it, so that the
-                picks do not depend on how rows are dealt to ranks and micro-batches. -1 stands for a row
-                that repeats another to fill a batch; it should have no label. Default: the position in
-                the pool.
+            sources: the source of each row, in the order of the rows of all batches: names or other labels, see
+                `colm.step.sources.source_name`.
+            dataset_index: each row's number in the data set. Ties and draws follow it, so the picks do not depend
+                on how rows are dealt to ranks and micro-batches. -1 marks a row that repeats another row to fill a
+                batch; it should have no label. Default: the position in the pool.
 
         Returns:
             The coreset, the same on every rank.
@@ -174,41 +180,53 @@ class CoresetSelector:
         start = time.perf_counter()
         pool = Pool(batches, self.pad_token_id)
         facts = share_facts(pool, sources, dataset_index, self.source_sizes)
-        if self._reuse is not None:
+        step = Step(self.state.step, pool, facts, self.config, self.small, self._balance)
+        if self._reuse is not None and self.chooser is None:
             self._reuse.begin(pool)
-        counts, picks = self._choose(pool, facts)
-        coreset = self._weigh(facts, counts, picks)
-        record = self._record(facts, coreset, picks, time.perf_counter() - start)
-        self.state.prepare(picks.history, picks.carried, record)
-        return coreset
+        chosen = self._chooser(step).choose(step)
+        self.state.prepare(chosen.history, chosen.carried, self._record(step, chosen, time.perf_counter() - start))
+        self._selected = _Selected(chosen.coreset, pool, facts.rows_by_rank)
+        return chosen.coreset
 
     def take(self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]], coreset: Coreset) -> list[Batch]:
         """Return this rank's share of the kept rows, in as many micro-batches as `batches` has.
 
-        Rows of like length go together, the longest first, so that little padding is computed and a micro-batch that
-        does not fit fails at once; the padding side stays. Micro-batches differ in size by at most one row. Where
-        weights are not uniform, each has a key ``row_weights``, (n,) float32, for `example_mean`.
+        Rows of similar length are batched together, the longest first: this saves padding, and a micro-batch that does
+        not fit fails at once. The padding side stays. Micro-batches differ in size by at most one row. If weights are
+        not uniform, each micro-batch has a key ``row_weights``, (n,) float32, for `example_mean`.
         """
         with stage(TAKE):
-            pool = Pool(batches, self.pad_token_id)
+            pool, rows_by_rank = self._selected_pool(batches, coreset)
             if self.config.weighs:
-                pool = weigh_rows(pool, coreset)
-            share = share_rows(pool, coreset.indices.tolist())
+                pool = weigh_rows(pool, coreset, rows_by_rank)
+            share = share_rows(pool, coreset.indices.tolist(), rows_by_rank)
             runs = split_evenly(share.pool.by_length(share.positions), len(pool.batches))
             kept = [share.pool.collate(run) for run in runs]
             if self._reuse is not None:
-                at_a_time = tokens_at_a_time(self.config, pool)
+                at_a_time = tokens_at_a_time(self.config.selection_pass, pool)
                 self._reuse.keep(share.pool, runs, kept, held=len(pool), max_tokens=at_a_time)
         return kept
 
-    def follow_sizes(self, source_sizes: Mapping[str, int]) -> None:
-        """Take the sources' sizes, by which they are small or big; those of a stream change as it is read.
+    def _selected_pool(
+        self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]], coreset: Coreset
+    ) -> tuple[Pool, list[int]]:
+        """Return the pool and each rank's number of rows; as `select` left them if it returned this coreset."""
+        selected = self._selected
+        if selected is None or selected.coreset is not coreset:  # the same on all ranks
+            pool = Pool(batches, self.pad_token_id)
+            return pool, count_rows_by_rank(pool)
+        if selected.pool.holds_tokens_of(batches):
+            return selected.pool.with_batches(batches), selected.rows_by_rank
+        return Pool(batches, self.pad_token_id), selected.rows_by_rank
 
-        Raises as the constructor.
+    def follow_sizes(self, source_sizes: Mapping[str, int]) -> None:
+        """Set the sources' sizes, which decide which sources are small. Those of a stream change as it is read.
+
+        Raises as the constructor does.
         """
         sizes = name_keys("source_sizes", source_sizes)
         held = {name: size for name, size in sizes.items() if size} or sizes
-        if self.source_sizes is None or len(held) > 1:  # of one source is said once what that means
+        if self.source_sizes is None or len(held) > 1:  # with a single source, warn only once
             gone = {name: "has no example" for name in sizes if name not in held}
             self.small = find_small_sources(held, self.config.small_sources, gone)
         self.source_sizes = sizes
@@ -217,25 +235,27 @@ class CoresetSelector:
     def reset(self) -> None:
         """Forget all steps, for a training that starts anew."""
         self.state.reset()
+        self._selected = None
         if self._reuse is not None:
             self._reuse.end()
 
     def commit(self, *, stepped: bool = True) -> StepRecord:
-        """Make the last `select` count, after the optimiser's step, and return its record.
+        """Make the last `select` count, after the optimizer's step, and return its record.
 
         Args:
-            stepped: False if the optimiser skipped its step (an overflow under float16), which leaves
-                the history as it was.
+            stepped: False if the optimizer skipped its step (an overflow under float16). The history then stays
+                as it was.
 
         Raises:
-            ConfigError: there was no `select` since the last commit.
+            ConfigError: `select` was not called since the last commit.
         """
+        self._selected = None
         if self._reuse is not None:
             self._reuse.end()
         return self.state.commit(stepped=stepped)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the committed state: step counter, Adam history (D,) and what is carried over (h,), on the CPU."""
+        """Return the committed state: step counter, Adam history (D,) and residual (h,), on the CPU."""
         return self.state.to_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -246,99 +266,30 @@ class CoresetSelector:
         """
         self.state.load(state, dim=0 if self.site is None else self.site.dim)
 
-    def _choose(self, pool: Pool, facts: PoolFacts) -> tuple[dict[int, float], Picks]:
-        """Return how many rows of the pool each kept row stands for, and what came of the selection pass."""
-        candidates = [p for p in facts.order if facts.labelled[p] > 0]
-        if len(candidates) <= facts.slots:  # a last pool too small to choose from is trained whole
-            return dict.fromkeys(candidates + fillers(candidates, facts), 1.0), NO_PICKS
-        budget = self.config.kept_rows(len(candidates), facts.slots, step=self.state.step)
-        small = [p for p in candidates if facts.source[p] in self.small]
-        big = [p for p in candidates if facts.source[p] not in self.small]
-        if len(small) > budget:
-            self._say_once(OVERFLOW, len(small), budget)
-            return pick_at_random(small, budget, facts, self._rule, self._draws()), NO_PICKS
-        counts = dict.fromkeys(small, 1.0)
-        if not self.config.selects_at(self.state.step):
-            return counts | pick_at_random(big, budget - len(small), facts, self._rule, self._draws()), NO_PICKS
-        picks = self._pick(pool, big, facts, budget - len(small))
-        counts |= zip(picks.positions, picks.stands_for, strict=True)
-        needed = max(0, facts.slots - len(counts))  # no micro-batch may be empty
-        return counts | dict.fromkeys(picks.nonfinite[:needed], 1.0), picks
-
-    def _weigh(self, facts: PoolFacts, counts: dict[int, float], picks: Picks) -> Coreset:
-        """Turn what rows stand for into their weights in the loss."""
-        kept = sorted(counts)
-        stands_for = torch.tensor([counts[p] for p in kept])
-        of_big = torch.tensor([facts.source[p] not in self.small for p in kept])
-        kind = self.config.weights
-        if kind == "fitted" and not picks.positions:  # rows at random have nothing to be fitted by
-            kind = "relative"
-        candidates = sum(count > 0 for count in facts.labelled)
-        weights = weigh_picks(stands_for, of_big, candidates, kind)
-        return Coreset(torch.tensor(kept), weights * torch.tensor([self._importance(facts, p) for p in kept]))
-
-    def _pick(self, pool: Pool, big: list[int], facts: PoolFacts, budget: int) -> Picks:
-        """Run the selection pass over the big sources' rows and pick among them."""
-        if budget == 0 or not big:
-            return NO_PICKS
+    def _chooser(self, step: Step) -> Chooser:
+        """Return how this step's rows are chosen."""
+        if self.chooser is not None:
+            return self.chooser
+        if len(step.small) > step.budget:
+            self._say_once(OVERFLOW, len(step.small), step.budget)
+        wanted = self.config.measured
+        whole = len(step.facts.learnable) <= step.facts.slots  # of a last pool all rows are trained
+        selects = self.config.budget.selects_at(step.number) and not whole
+        if wanted is None or not selects or not step.big or len(step.small) >= step.budget:
+            return AtRandom()
         assert self.site is not None
-        constants = self._adam_constants()
-        local = [p - facts.first for p in big if facts.is_local(p)]
-        drawn_at = 0 if self.config.spsa_directions == "fixed" else self.state.step
-        generator = self._generator(drawn_at, stream=1)
+        constants = self._adam_constants(self.site) if wanted.adam else None
         recording = None if self._reuse is None else self._reuse.recording
-        with stage(PASS):
-            features = run_selection_pass(
-                self.model, self.site, pool, local, self.config, generator=generator, recording=recording
-            )
-        self.state.move_to(features.device)
-        history = self.state.history or empty_history(features.dim, features.device)
-        rule = self._rule
-        if self.config.features not in GRADIENTS:
-            rule = rule._replace(coordinates=features.dim)
-        importance = {p: self._importance(facts, p) for p in big} if self.config.balance else None
-        with stage(PICK), torch.autocast(features.device.type, enabled=False):  # the caller's is for the model alone
-            return pick_from_features(
-                features,
-                big,
-                budget,
-                facts,
-                history,
-                constants,
-                rule,
-                self._draws(),
-                carried=self.state.carried,
-                importance=importance,
-            )
+        return ByFeatures(self.model, self.site, wanted, constants, self.state, recording)
 
-    def _importance(self, facts: PoolFacts, position: int) -> float:
-        """Return how much a row counts beside others of its kind, by its source."""
-        return self._balance.get(facts.source[position], 1.0)
-
-    @property
-    def _rule(self) -> PickRule:
-        named = {name: getattr(self.config, name) for name in PickRule._fields if name != "turn"}
-        return PickRule(**named, turn=self.state.step)
-
-    def _draws(self) -> torch.Generator:
-        """Return this step's generator of rows."""
-        return self._generator(self.state.step, stream=0)
-
-    def _generator(self, step: int, *, stream: int) -> torch.Generator:
-        """Return a generator of the selection's own, the same on every rank and after a resume."""
-        return torch.Generator().manual_seed(2 * (self.config.seed * SEED_STRIDE + step) + stream)
-
-    def _adam_constants(self) -> AdamConstants | None:
-        """Return the optimiser's constants, or None where features stay as they are."""
-        if not self.config.adam or self.config.features not in GRADIENTS:
-            return None
+    def _adam_constants(self, site: ValueSite) -> AdamConstants | None:
+        """Return the optimizer's constants, or None where it is not Adam-like and features stay as they are."""
         if self.optimizer is None:
-            self._say_once("No optimiser was given: features are normalised with betas 0.9 and 0.999, eps 1e-8.")
+            self._say_once("No optimizer was given: features are normalized with betas 0.9 and 0.999, eps 1e-8.")
             return AdamConstants(0.9, 0.999, 1e-8)
-        assert self.site is not None
-        constants = adam_constants(self.optimizer, self.site.weight)
+        constants = adam_constants(self.optimizer, site.weight)
         if constants is None:
-            self._say_once("The optimiser has no two betas and eps: features are not normalised.")
+            self._say_once("The optimizer has no two betas and eps, so features are not normalized.")
         return constants
 
     def _say_once(self, message: str, *values: int) -> None:
@@ -346,22 +297,22 @@ class CoresetSelector:
             self._said.add(message)
             logger.warning(message, *values)
 
-    def _record(self, facts: PoolFacts, coreset: Coreset, picks: Picks, seconds: float) -> StepRecord:
-        weight = dict(zip(coreset.indices.tolist(), coreset.weights.tolist(), strict=True))
-        pool = recorded(facts.order, facts)
-        kept = [p for p in pool if p in weight]
+    def _record(self, step: Step, chosen: Chosen, seconds: float) -> StepRecord:
+        facts = step.facts
+        weight = dict(zip(chosen.coreset.indices.tolist(), chosen.coreset.weights.tolist(), strict=True))
+        kept = [p for p in facts.recorded if p in weight]
         by_source = group_by_source(kept, facts)
         return StepRecord(
-            step=self.state.step,
-            pool=index_by_source(pool, facts),
+            step=step.number,
+            pool=index_by_source(facts.recorded, facts),
             kept=index_by_source(kept, facts),
             tokens={name: sum(facts.tokens[p] for p in rows) for name, rows in by_source.items()},
             small_kept=sum(facts.source[p] in self.small for p in kept),
-            unlabelled=sum(facts.labelled[p] == 0 for p in pool),
-            nonfinite=len(picks.nonfinite),
+            unlabelled=sum(facts.labelled[p] == 0 for p in facts.recorded),
+            nonfinite=chosen.nonfinite,
             seconds=seconds,
-            match=picks.match,
-            match_random=picks.match_random,
+            match=chosen.match,
+            match_random=chosen.match_random,
             weights={name: [weight[p] for p in rows] for name, rows in by_source.items()}
             if self.config.weighs
             else None,

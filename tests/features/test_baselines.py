@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from colm.config import SelectionConfig
 from colm.config_checks import FeatureName
+from colm.config_parts import Pass
 from colm.errors import UnsupportedModelError
 from colm.features.factors import GradientPiece, gradient_piece, multiply_factors
 from colm.features.hidden import mean_hidden_features
@@ -114,9 +115,12 @@ def test_the_pass_leaves_the_model_as_it_was_when_the_forward_raises(name: Any) 
                 raise Interrupted
 
         handle = model.base_model.model.model.layers[-1].mlp.register_forward_pre_hook(interrupt)
-        config = SelectionConfig(features=name, pass_tokens=6)
+        wanted = SelectionConfig(features=name).measured
+        assert wanted is not None
         with pytest.raises(Interrupted):
-            run_selection_pass(model, site, pool, [0, 1, 2], config, generator=torch.Generator().manual_seed(0))
+            run_selection_pass(
+                model, site, pool, [0, 1, 2], wanted, Pass(tokens=6), generator=torch.Generator().manual_seed(0)
+            )
         handle.remove()
     *after, weights = state()
     assert after == before[:-1]

@@ -10,11 +10,11 @@ import torch
 from tests.gpu.support import under_test
 from torch import Tensor
 
+from colm.config_parts import Pick
 from colm.features.adam import AdamConstants, empty_history
 from colm.features.factors import GradientPiece, PieceFeatures
-from colm.picking import Picks, pick_from_features
+from colm.picking import Candidates, Picks, Scale, pick_from_features
 from colm.select.facility import FOLLOW, facility_location
-from colm.select.rules import PickRule
 from colm.step.pool_info import PoolFacts
 from colm.types import AdamHistory
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.gpu
 ROWS, OUT, IN, TOKENS, STEPS = 60, 16, 64, 6, 5
 CPU = torch.device("cpu")
 ADAM = AdamConstants(0.9, 0.999, 1e-8)
-MATCHED = {"pick": "direction", "by_source": False, "shorten": "sketch", "weights": "fitted", "carry": 0.95}
+MATCHED = {"by": "direction", "by_source": False, "shorten": "sketch", "weights": "fitted", "carry": 0.95}
 
 NEAR = 1e-6
 """A relative change of the features that must not change the picks on the CPU: a GPU sums in another order, so
@@ -48,10 +48,10 @@ CASES = {
     "medoids of all sources as one": Case({"by_source": False, "coordinates": 200}),
     "medoids of sketches": Case({"metric": "l2", "shorten": "sketch", "coordinates": 200}, adam=False),
     "medoids, balanced": Case({"coordinates": 200}, balance=True),
-    "largest": Case({"pick": "largest"}, adam=False),
-    "middle": Case({"pick": "middle"}, adam=False),
-    "direction": Case({"pick": "direction", "coordinates": 200}),
-    "sample": Case({"pick": "sample"}, adam=False),
+    "largest": Case({"by": "largest"}, adam=False),
+    "middle": Case({"by": "middle"}, adam=False),
+    "direction": Case({"by": "direction", "coordinates": 200}),
+    "sample": Case({"by": "sample"}, adam=False),
     "matched": Case({**MATCHED, "coordinates": 200}, adam=False),
     "matched, balanced": Case({**MATCHED, "coordinates": 200}, adam=False, balance=True),
 }
@@ -77,21 +77,16 @@ def make_features(step: int, device: torch.device, noise: float) -> PieceFeature
 def run(case: Case, device: torch.device, noise: float = 0.0) -> tuple[list[Picks], AdamHistory, Tensor | None]:
     """Pick in several steps, each with the history and residual of the previous steps."""
     sources = ["abbc"[i % 4] for i in range(ROWS)]
-    facts = PoolFacts(sources, list(range(ROWS)), [1] * ROWS, [1] * ROWS, list(range(ROWS)), 0, ROWS, 1)
+    facts = PoolFacts(sources, list(range(ROWS)), [1] * ROWS, [1] * ROWS, slots=1, rows_by_rank=[ROWS], rank=0)
     importance = {p: {"a": 1.5, "b": 0.75, "c": 1.0}[sources[p]] for p in range(ROWS)} if case.balance else None
     history, carried, found = empty_history(OUT * IN, device), None, []
     for step in range(STEPS):
         picks = pick_from_features(
             make_features(step, device, noise),
-            list(range(ROWS)),
-            18 + step,
-            facts,
-            history,
-            ADAM if case.adam else None,
-            PickRule(**case.rule, turn=step),
-            torch.Generator().manual_seed(step),
-            carried=carried,
-            importance=importance,
+            Candidates(list(range(ROWS)), 18 + step, facts, step, torch.Generator().manual_seed(step), importance),
+            Pick(**case.rule),
+            Scale(history, ADAM if case.adam else None),
+            carried,
         )
         found.append(picks)
         history = picks.history or history

@@ -30,7 +30,7 @@ ON_THE_HOST = {
     "features.factors._gather": "numbers of rows, which never leave the host",
     "select.sampling.sample_by_size": "draws, which are the host's",
     "select.sampling.inclusion_chances": "chances, which are computed on the host",
-    "selector._weigh": "weights of the coreset, which is on the host",
+    "choosing._weigh": "weights of the coreset, which is on the host",
     "selector._record": "the coreset, which is on the host",
     "picking.pick_at_random": "draws, which are the host's",
     "select.weighting.weigh_picks": "weights of the coreset, which is on the host",
@@ -55,7 +55,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 def waits_of_a_step(settings: dict[str, Any], budget: int, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Return where the host waits between the end of the second step's selection pass and the coreset."""
-    from colm import selector as module
+    from colm import choosing as module
 
     model = tiny_model(layers=2).to(DEVICE)
     chooser = CoresetSelector(model, SelectionConfig.from_dict({**settings, "keep_count": budget}), SIZES)

@@ -3,14 +3,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+from colm.config_parts import Pick
 from colm.errors import ConfigError
 from colm.select.facility import pairwise_distances
-from colm.select.rules import PickRule, pick_rows
+from colm.select.rules import pick_rows
 
 
 def test_medoids_stand_for_the_rows_nearest_to_them() -> None:
     features = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
-    picked = pick_rows(features, 6, PickRule())
+    picked = pick_rows(features, 6, Pick())
     distances = pairwise_distances(features)
     expected = [0] * 6
     for row in range(20):
@@ -20,14 +21,14 @@ def test_medoids_stand_for_the_rows_nearest_to_them() -> None:
 
 @pytest.mark.parametrize("pick", ["largest", "middle", "direction"])
 def test_rows_picked_by_rank_stand_for_equal_parts(pick: str) -> None:
-    picked = pick_rows(torch.randn(10, 2, generator=torch.Generator().manual_seed(0)), 4, PickRule(pick=pick))
+    picked = pick_rows(torch.randn(10, 2, generator=torch.Generator().manual_seed(0)), 4, Pick(by=pick))
     assert picked.stands_for.tolist() == [2.5] * 4
     assert len(set(picked.rows.tolist())) == 4
 
 
 def test_sampled_rows_stand_for_one_over_their_chance() -> None:
     features = torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, 1.0], [100.0, 0.0]])  # sizes 5, 1, 1, 100
-    picked = pick_rows(features, 2, PickRule(pick="sample"), torch.Generator().manual_seed(0))
+    picked = pick_rows(features, 2, Pick(by="sample"), torch.Generator().manual_seed(0))
     chance = {0: 5 / 7, 1: 1 / 7, 2: 1 / 7, 3: 1.0}  # the last is certain, the others share one pick
     expected = [1 / chance[row] for row in picked.rows.tolist()]
     assert picked.stands_for.tolist() == pytest.approx(expected)
@@ -37,10 +38,10 @@ def test_sampled_rows_stand_for_one_over_their_chance() -> None:
 def test_no_rows_and_no_budget(pick: str) -> None:
     generator = torch.Generator().manual_seed(0)
     for rows in (0, 3):
-        picked = pick_rows(torch.ones(rows, 2), 0, PickRule(pick=pick), generator)
+        picked = pick_rows(torch.ones(rows, 2), 0, Pick(by=pick), generator)
         assert len(picked.rows) == len(picked.stands_for) == 0
 
 
 def test_an_unknown_rule_is_refused() -> None:
     with pytest.raises(ConfigError, match="pick='best' is not one of 'medoids'"):
-        pick_rows(torch.ones(2, 2), 1, PickRule(pick="best"))
+        pick_rows(torch.ones(2, 2), 1, Pick(by="best"))

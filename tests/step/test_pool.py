@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.conftest import one_row, ragged_batch
 
 from colm.errors import DataError
 from colm.step.pool import Pool, split_evenly
@@ -19,8 +20,6 @@ from colm.step.pool import Pool, split_evenly
 def test_regrouped_rows_keep_their_tokens_and_labels(
     shapes: list[tuple[list[int], int]], side: str, data: st.DataObject
 ) -> None:
-    from tests.conftest import one_row, ragged_batch
-
     batches = [
         ragged_batch(lengths, side=side, seed=i, width=max(lengths) + extra)
         for i, (lengths, extra) in enumerate(shapes)
@@ -71,8 +70,6 @@ def test_other_keys_travel_with_their_rows(ragged: Any) -> None:
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=20), st.integers(1, 100))
 def test_groups_hold_every_row_once_within_the_limit(lengths: list[int], limit: int) -> None:
-    from tests.conftest import ragged_batch
-
     pool = Pool(ragged_batch(lengths))
     groups = list(pool.group(range(len(lengths)), limit))
     assert sorted(p for group in groups for p in group) == list(range(len(lengths)))
@@ -126,8 +123,6 @@ def test_a_width_that_equals_the_tokens_once_is_not_a_token_axis(ragged: Any) ->
     masked=st.booleans(),
 )
 def test_rows_are_truncated_after_a_labeled_token(lengths: list[int], side: str, targets: int, masked: bool) -> None:
-    from tests.conftest import one_row, ragged_batch
-
     batch = ragged_batch(lengths, side=side)
     whole = Pool(batch)
     if not masked:
@@ -142,3 +137,22 @@ def test_rows_are_truncated_after_a_labeled_token(lengths: list[int], side: str,
             assert cut.lengths[position] == end
             row = one_row(cut.collate([position]), 0)
             assert row["input_ids"].tolist() == whole.collate([position])["input_ids"][:, :end].tolist()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_rows_that_arrive_join_the_pool_as_if_handed_over(side: str) -> None:
+    batches, arrived = [ragged_batch([5, 3], side=side), ragged_batch([4, 6], side=side)], ragged_batch([2, 7], seed=1)
+    whole, joined = Pool([*batches, arrived]), Pool(batches).followed_by(arrived)
+    assert (joined.lengths, joined.labelled, joined.side) == (whole.lengths, whole.labelled, whole.side)
+    for key, value in whole.collate([5, 0, 3]).items():
+        assert torch.equal(joined.collate([5, 0, 3])[key], value)
+
+
+def test_a_pool_takes_other_keys_for_the_same_tokens() -> None:
+    batches = [ragged_batch([5, 3]), ragged_batch([4])]
+    pool = Pool(batches)
+    weighed = [{**batch, "row_weights": torch.ones(len(batch["labels"]))} for batch in batches]
+    assert pool.holds_tokens_of(weighed)
+    assert not pool.holds_tokens_of([ragged_batch([5, 3]), ragged_batch([4])])
+    assert pool.with_batches(weighed).collate([2])["row_weights"].tolist() == [1.0]
+    assert "row_weights" not in pool.collate([2])

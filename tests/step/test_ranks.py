@@ -69,3 +69,29 @@ def test_one_process_gets_its_own_rows_back() -> None:
     assert gather_rows(rows)[0] is rows
     assert sum_over_ranks(rows) is rows
     assert rank_and_world() == (0, 1)
+
+
+def count_collectives(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(GLOO_SOCKET_IFNAME="lo")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    selector = CoresetSelector(tiny_model("llama"), SelectionConfig(features="none", balance=0.5), SIZES)
+    whole = ragged_batch(LENGTHS)
+    batch = {key: value[rank * 8 : rank * 8 + 8] for key, value in whole.items()}
+    made = []
+    for name in ("all_gather", "all_reduce"):
+        original = getattr(dist, name)
+        setattr(dist, name, lambda *args, call=original, name=name: (made.append(name), call(*args)))
+    coreset = selector.select(
+        batch, SOURCES[rank * 8 : rank * 8 + 8], dataset_index=list(range(rank * 8, rank * 8 + 8))
+    )
+    assert made == ["all_gather"] * 2  # how many rows a rank has, and what all need to know of them
+    assert sum(p < 8 for p in coreset.indices.tolist()) == len(coreset.indices) // 2  # so no row has to move
+    selector.take(batch, coreset)
+    assert len(made) == 2
+    leave_ranks()
+
+
+@pytest.mark.slow
+def test_what_ranks_know_of_the_pool_is_gathered_once(tmp_path: Path) -> None:
+    mp.spawn(count_collectives, (str(tmp_path),), nprocs=2)

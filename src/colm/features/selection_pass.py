@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 
-from colm.config import SelectionConfig
+from colm import config_parts
+from colm.config_parts import Pass
 from colm.features.exact import exact_features
 from colm.features.gradient_norm import gradient_norm_features
 from colm.features.hidden import last_hidden_features, mean_hidden_features
@@ -32,9 +33,9 @@ GRADIENTS = ("exact", "spsa")
 """Gradient features: Adam can turn them into steps, and their largest coordinates characterize a source."""
 
 
-def tokens_at_a_time(config: SelectionConfig, pool: Pool) -> int:
+def tokens_at_a_time(limits: Pass, pool: Pool) -> int:
     """Return how many padded tokens go through the trunk at a time."""
-    return config.pass_tokens or pool.largest_batch_tokens()
+    return limits.tokens or pool.largest_batch_tokens()
 
 
 def run_selection_pass(
@@ -42,7 +43,8 @@ def run_selection_pass(
     site: ValueSite,
     pool: Pool,
     rows: list[int],
-    config: SelectionConfig,
+    wanted: config_parts.Features,
+    limits: Pass,
     *,
     generator: torch.Generator,
     recording: Callable[[list[list[int]]], AbstractContextManager[None]] | None = None,
@@ -54,29 +56,30 @@ def run_selection_pass(
         site: from `locate_value_site`.
         pool: this rank's rows.
         rows: positions in the pool.
-        config: names the features and sets the sizes of the pass.
+        wanted: names the features.
+        limits: the sizes of the pass.
         generator: draws SPSA's directions; the same on every rank.
         recording: takes the row positions of each micro-batch; returns a context that watches their forwards.
     """
-    max_tokens = tokens_at_a_time(config, pool)
-    if config.pass_labels is not None:
-        pool = pool.cut_behind(config.pass_labels)
-    if config.features == "spsa":
-        directions = draw_directions(site, config.spsa_probes, generator)
+    max_tokens = tokens_at_a_time(limits, pool)
+    if limits.labels is not None:
+        pool = pool.cut_behind(limits.labels)
+    if wanted.spsa is not None:
+        directions = draw_directions(site, wanted.spsa.probes, generator)
         # The last layer sees 2 * probes copies of each row, so each micro-batch holds fewer rows.
-        max_tokens = max(1, max_tokens // config.spsa_probes)
+        max_tokens = max(1, max_tokens // wanted.spsa.probes)
 
     def run(groups: list[list[int]]) -> Features:
-        chunk = config.head_chunk_tokens
-        if config.features == "spsa":
-            return spsa_features(model, site, pool, groups, directions, config.spsa_eps, head_chunk_tokens=chunk)
-        return FEATURES[config.features](model, site, pool, groups, head_chunk_tokens=chunk)
+        chunk = limits.head_chunk_tokens
+        if wanted.spsa is not None:
+            return spsa_features(model, site, pool, groups, directions, wanted.spsa.eps, head_chunk_tokens=chunk)
+        return FEATURES[wanted.kind](model, site, pool, groups, head_chunk_tokens=chunk)
 
     groups = list(pool.group(rows, max_tokens))
     most = most_over_ranks(len(groups), pool.device) if is_sharded(model) else len(groups)
     precision: AbstractContextManager[object] = nullcontext()
-    if config.pass_dtype is not None:
-        precision = torch.autocast(pool.device.type, dtype=getattr(torch, config.pass_dtype))
+    if limits.dtype is not None:
+        precision = torch.autocast(pool.device.type, dtype=getattr(torch, limits.dtype))
     with precision, recording(groups) if recording is not None else nullcontext():
         features = run(groups)
         shortest = pool.by_length(range(len(pool)))[-1]

@@ -24,7 +24,7 @@ class Share(NamedTuple):
     positions: list[int]  # positions of the kept rows in that pool, in coreset order
 
 
-def share_rows(pool: Pool, kept: Sequence[int]) -> Share:
+def share_rows(pool: Pool, kept: Sequence[int], rows_by_rank: Sequence[int]) -> Share:
     """Distribute the kept rows over ranks in contiguous runs, which moves few of them.
 
     Only rows that change rank are sent, as padded tensors.
@@ -32,6 +32,7 @@ def share_rows(pool: Pool, kept: Sequence[int]) -> Share:
     Args:
         pool: this rank's rows.
         kept: positions in the global pool, ascending, the same on every rank.
+        rows_by_rank: how many rows of the pool each rank holds.
 
     Raises:
         DataError: a row to be sent has a value that is not a tensor.
@@ -39,9 +40,8 @@ def share_rows(pool: Pool, kept: Sequence[int]) -> Share:
     rank, world = rank_and_world()
     if world == 1:
         return Share(pool, list(kept))
-    held = rows_by_rank(pool)
-    first = [sum(held[:r]) for r in range(world)]
-    owner = {p: max(r for r in range(world) if first[r] <= p and held[r]) for p in kept}
+    first = [sum(rows_by_rank[:r]) for r in range(world)]
+    owner = {p: max(r for r in range(world) if first[r] <= p and rows_by_rank[r]) for p in kept}
     runs = split_evenly(kept, world)
     moved = [(p, r) for r, run in enumerate(runs) for p in run if owner[p] != r]  # ascending, the order of arrival
     if not moved:
@@ -52,27 +52,26 @@ def share_rows(pool: Pool, kept: Sequence[int]) -> Share:
         return Share(pool, [p - first[rank] for p in runs[rank]])
     place = {moved[index][0]: len(pool) + number for number, index in enumerate(mine)}
     received = {key: value[torch.tensor(mine, device=value.device)] for key, value in arrived.items()}
-    together = Pool([*pool.batches, received], pool.pad_token_id)
-    return Share(together, [place[p] if p in place else p - first[rank] for p in runs[rank]])
+    return Share(pool.followed_by(received), [place[p] if p in place else p - first[rank] for p in runs[rank]])
 
 
-def rows_by_rank(pool: Pool) -> list[int]:
+def count_rows_by_rank(pool: Pool) -> list[int]:
     """Return how many rows each rank holds."""
     held: list[int] = torch.cat(gather_rows(torch.tensor([len(pool)], device=pool.device))).tolist()
     return held
 
 
-def weigh_rows(pool: Pool, coreset: Coreset) -> Pool:
+def weigh_rows(pool: Pool, coreset: Coreset, rows_by_rank: Sequence[int]) -> Pool:
     """Add the key ``row_weights``, (n,) float32, to every batch of the pool: the kept rows' weights, 0 elsewhere."""
-    held, (rank, _) = rows_by_rank(pool), rank_and_world()
-    weights = torch.zeros(sum(held)).index_copy(0, coreset.indices, coreset.weights)
-    local = weights[sum(held[:rank]) :].to(pool.device)
+    rank, _ = rank_and_world()
+    weights = torch.zeros(sum(rows_by_rank)).index_copy(0, coreset.indices, coreset.weights)
+    local = weights[sum(rows_by_rank[:rank]) :].to(pool.device)
     batches, start = [], 0
     for batch in pool.batches:
         rows = len(batch["input_ids"])
         batches.append({**batch, WEIGHT_KEY: local[start : start + rows]})
         start += rows
-    return Pool(batches, pool.pad_token_id)
+    return pool.with_batches(batches)
 
 
 def _gather_batch(pool: Pool, positions: list[int]) -> dict[str, Tensor]:

@@ -1,12 +1,13 @@
-"""Pools of padded micro-batches: count labelled tokens, take rows, pad them anew.
+"""Pools of padded micro-batches: count labelled tokens, take rows, pad them again.
 
 Rows are handled by their span, the columns from the first to the last that is attended to or
-labelled, so that regrouped rows carry no more padding than they need.
+labelled, so regrouped rows carry no more padding than they need.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -16,7 +17,10 @@ from colm.errors import DataError
 from colm.types import Batch
 
 IGNORE = -100
-"""The label of a token that is no target, as everywhere in transformers."""
+"""The label of a token that is not a target, as everywhere in transformers."""
+
+TOKENS = ("input_ids", "labels", "attention_mask")
+"""The keys of a batch that tell where its rows begin and end, and what of them is learned."""
 
 
 def is_learnable(labels: Sequence[int]) -> bool:
@@ -80,7 +84,7 @@ def as_micro_batches(batches: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -
             if (isinstance(value, Tensor) and value.dim() == 0) or (hasattr(value, "__len__") and len(value) != rows):
                 raise DataError(
                     f"Micro-batch {number} has {rows} rows, but {key!r} does not have one entry for each of them, so "
-                    "it can not be regrouped; drop it in the collator."
+                    "it cannot be regrouped; drop it in the collator."
                 )
     return micro_batches
 
@@ -90,7 +94,7 @@ class Pool:
 
     Args:
         batches: a dict of tensors (n, T), or a list of them, differently padded if need be.
-        pad_token_id: written into ``input_ids`` where a row is padded anew.
+        pad_token_id: written into ``input_ids`` where a row is padded again.
 
     Attributes:
         batches: the micro-batches as handed over.
@@ -102,23 +106,33 @@ class Pool:
     """
 
     def __init__(self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]], pad_token_id: int = 0) -> None:
-        self.batches = as_micro_batches(batches)
         self.pad_token_id = pad_token_id
+        self.side = "right"
+        self.labelled: list[int] = []
+        self.lengths: list[int] = []
         self._where: list[tuple[int, int]] = []  # row position -> (micro-batch, row in it)
         self._spans: list[tuple[int, int]] = []
-        self.labelled: list[int] = []
-        self._by_token = [key for key in self.batches[0] if all(_is_by_token(batch, key) for batch in self.batches)]
-        left = False
-        for number, batch in enumerate(self.batches):
+        self._hold(as_micro_batches(batches))
+        self._read(self.batches)
+
+    def _hold(self, batches: list[Batch]) -> None:
+        self.batches = batches
+        self._by_token = [key for key in batches[0] if all(_is_by_token(batch, key) for batch in batches)]
+
+    def _read(self, batches: Sequence[Batch]) -> None:
+        """Look at the tokens of further rows: where each begins and ends, and how many have a label."""
+        first = self._where[-1][0] + 1 if self._where else 0
+        for number, batch in enumerate(batches, first):
             # One host transfer a micro-batch: start, end and labelled count of each row.
             facts = torch.stack([*_spans(batch), count_labelled(batch["labels"])], 1).tolist()
             width = batch["input_ids"].shape[1]
             for row, (start, end, labelled) in enumerate(facts):
                 self._where.append((number, row))
                 self._spans.append((start, end))
+                self.lengths.append(end - start)
                 self.labelled.append(labelled)
-                left = left or (start > 0 and end == width)
-        self.side = "left" if left else "right"
+                if start > 0 and end == width:
+                    self.side = "left"
 
     def __len__(self) -> int:
         return len(self._where)
@@ -129,15 +143,34 @@ class Pool:
         device: torch.device = self.batches[0]["input_ids"].device
         return device
 
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens in each row's span."""
-        return [end - start for start, end in self._spans]
+    def holds_tokens_of(self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> bool:
+        """Return whether `batches` have this pool's very tensors of tokens, masks and labels."""
+        given = [batches] if isinstance(batches, Mapping) else batches
+        return len(given) == len(self.batches) and all(
+            ours.get(key) is theirs.get(key) for ours, theirs in zip(self.batches, given, strict=True) for key in TOKENS
+        )
+
+    def with_batches(self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Pool:
+        """Return the pool of the same tokens with other keys, without a look at the tokens.
+
+        Raises:
+            DataError: see `as_micro_batches`.
+        """
+        pool = copy(self)
+        pool._hold(as_micro_batches(batches))
+        return pool
+
+    def followed_by(self, batch: Batch) -> Pool:
+        """Return the pool with one more micro-batch, whose tokens alone are looked at."""
+        pool = self.with_batches([*self.batches, batch])
+        pool.labelled, pool.lengths = [*self.labelled], [*self.lengths]
+        pool._where, pool._spans = [*self._where], [*self._spans]
+        pool._read([batch])
+        return pool
 
     def by_length(self, positions: Sequence[int]) -> list[int]:
         """Return `positions` with the longest rows first; of equals in the order given."""
-        lengths = self.lengths
-        return sorted(positions, key=lambda p: -lengths[p])
+        return sorted(positions, key=lambda p: -self.lengths[p])
 
     def largest_batch_tokens(self) -> int:
         """Padded tokens in the largest micro-batch handed over."""
@@ -151,7 +184,7 @@ class Pool:
             side: ``left`` or ``right`` padding; default as the pool came.
             width: tokens to pad to instead, at least as many as the longest row has.
         """
-        width = width or max(self._spans[p][1] - self._spans[p][0] for p in positions)
+        width = width or max(self.lengths[p] for p in positions)
         first = self.batches[self._where[positions[0]][0]]
         return {key: self._gather(key, positions, width, side or self.side) for key in first}
 
@@ -160,10 +193,9 @@ class Pool:
 
         A row longer than `max_tokens` makes a group of its own.
         """
-        lengths = self.lengths
         group: list[int] = []
         for position in self.by_length(positions):  # the first row of a group is its longest
-            if group and lengths[group[0]] * (len(group) + 1) > max_tokens:
+            if group and self.lengths[group[0]] * (len(group) + 1) > max_tokens:
                 yield group
                 group = []
             group.append(position)

@@ -3,34 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 
 from colm.errors import ConfigError, DataError, suggest
 from colm.step.pool import Pool
-from colm.step.ranks import gather_rows, rank_and_world, sum_over_ranks
+from colm.step.ranks import gather_rows, rank_and_world
 from colm.step.sources import name_sources
 
 REPEATED = -1
 """The data set index of a row that repeats another to fill a rank's batch: it has no label, and is in no record."""
 
 
-class PoolFacts(NamedTuple):
+@dataclass(frozen=True)
+class PoolFacts:
     """The global pool, one entry a row, in rank-major order: the positions of a coreset."""
 
     source: list[str]
     dataset_index: list[int]  # REPEATED for a row that only fills a batch
     labelled: list[int]  # labelled tokens after the shift
     tokens: list[int]  # tokens without padding
-    order: list[int]  # positions sorted by dataset index, which draws and ties follow
-    first: int  # position of this rank's first row
-    held: int  # rows on this rank
     slots: int  # micro-batches over all ranks
+    rows_by_rank: list[int]
+    rank: int
+
+    @cached_property
+    def order(self) -> list[int]:
+        """Positions sorted by dataset index, which draws and ties follow."""
+        return sorted(range(len(self.source)), key=lambda p: (self.dataset_index[p], p))
+
+    @cached_property
+    def learnable(self) -> list[int]:
+        """Rows with a labelled token, which may be kept, in this order."""
+        return [p for p in self.order if self.labelled[p] > 0]
+
+    @cached_property
+    def recorded(self) -> list[int]:
+        """Rows that are in the record, all but those that only fill a batch, in this order."""
+        return [p for p in self.order if self.dataset_index[p] != REPEATED]
+
+    @cached_property
+    def first(self) -> int:
+        """Position of this rank's first row."""
+        return sum(self.rows_by_rank[: self.rank])
 
     def is_local(self, position: int) -> bool:
-        """True if this rank holds the row."""
-        return self.first <= position < self.first + self.held
+        """Return whether this rank holds the row."""
+        return self.first <= position < self.first + self.rows_by_rank[self.rank]
 
 
 def share_facts(
@@ -63,18 +85,18 @@ def share_facts(
     index = list(dataset_index) if dataset_index is not None else [0] * len(pool)
     columns = zip(labels, index, pool.labelled, pool.lengths, strict=True)
     local = [[codes[name], i, labelled, tokens] for name, i, labelled, tokens in columns]
-    parts = gather_rows(torch.tensor(local, dtype=torch.int64).to(pool.device))
-    rows = torch.cat(parts).tolist()
-    indices = [i for _, i, _, _ in rows] if dataset_index is not None else list(range(len(rows)))
+    # The first row of each rank is the number of its micro-batches.
+    table = torch.tensor([[len(pool.batches), 0, 0, 0], *local], dtype=torch.int64)
+    parts = [part.tolist() for part in gather_rows(table.to(pool.device))]
+    rows = [row for _, *held in parts for row in held]
     return PoolFacts(
         source=[names[code] for code, _, _, _ in rows],
-        dataset_index=indices,
+        dataset_index=[i for _, i, _, _ in rows] if dataset_index is not None else list(range(len(rows))),
         labelled=[labelled for _, _, labelled, _ in rows],
         tokens=[tokens for _, _, _, tokens in rows],
-        order=sorted(range(len(rows)), key=lambda p: (indices[p], p)),
-        first=sum(len(part) for part in parts[:rank]),
-        held=len(pool),
-        slots=int(sum_over_ranks(torch.tensor(len(pool.batches), device=pool.device))),
+        slots=sum(micro_batches for (micro_batches, *_), *_ in parts),
+        rows_by_rank=[len(part) - 1 for part in parts],
+        rank=rank,
     )
 
 
@@ -91,15 +113,10 @@ def index_by_source(positions: Sequence[int], facts: PoolFacts) -> dict[str, lis
     return {name: [facts.dataset_index[p] for p in held] for name, held in group_by_source(positions, facts).items()}
 
 
-def recorded(positions: Sequence[int], facts: PoolFacts) -> list[int]:
-    """Return the positions without the rows that only fill a batch."""
-    return [p for p in positions if facts.dataset_index[p] != REPEATED]
-
-
 def fillers(kept: Collection[int], facts: PoolFacts) -> list[int]:
-    """Return rows without a label to train beside `kept`, where there are fewer of these than micro-batches.
+    """Return rows without a label to train along with `kept`, if those are fewer than the micro-batches.
 
-    No micro-batch may be empty: a rank with nothing to do would leave the others waiting.
+    No micro-batch may be empty: a rank with nothing to do would keep the others waiting.
     """
     spare = [p for p in facts.order if facts.labelled[p] == 0 and p not in kept]
     return spare[: max(0, facts.slots - len(kept))]

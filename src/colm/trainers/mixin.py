@@ -50,7 +50,7 @@ from colm.trainers.columns import (
 from colm.trainers.figures import SelectionFigures
 from colm.trainers.left import check_listed, count_left
 from colm.trainers.passes import PassesMixin
-from colm.trainers.replay import ReplaySelector
+from colm.trainers.replay import Replayed
 from colm.trainers.streams import NumberedPasses, RunningSizes, encode_stream, is_stream
 
 
@@ -106,11 +106,10 @@ class CoresetMixin(PassesMixin):
         if self.args.world_size > 1 and isinstance(stream, HubStream):
             self.train_dataset: Any = NumberedPasses(stream)
         self.data_collator: Any = CollatorWithCodes(self.data_collator, self._source_column)
-        model, sizes, pad = self.model, self.source_sizes, self._pad_token()
-        if replay is None:
-            self.selector = CoresetSelector(model, selection, sizes, pad_token_id=pad)
-        else:
-            self.selector = ReplaySelector(model, Path(replay), selection, sizes, pad_token_id=pad)
+        self.replayed = None if replay is None else Replayed(Path(replay))
+        self.selector = CoresetSelector(
+            self.model, selection, self.source_sizes, pad_token_id=self._pad_token(), chooser=self.replayed
+        )
         self._selection_log = StepLog(Path(self.args.output_dir) / FILE_NAME)
         self._step_start = 0.0
         self._row_weights: Tensor | None = None
@@ -366,6 +365,6 @@ class _CommitCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Commit the selection that this step trained on."""
         self._trainer.commit_step()
-        selector = self._trainer.selector
-        if isinstance(selector, ReplaySelector) and selector.state.step == selector.steps:
+        replayed = self._trainer.replayed
+        if replayed is not None and self._trainer.selector.state.step == replayed.steps:
             control.should_training_stop = True  # end of the record

@@ -1,34 +1,25 @@
-"""Train on recorded choices again: a selector that reads `selection.jsonl` instead of choosing."""
+"""Train on recorded choices again: a chooser that reads `selection.jsonl`."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from colm.config import SelectionConfig
+from colm.choosing import Chosen, Step
 from colm.errors import ConfigError, DataError
-from colm.picking import NO_PICKS
-from colm.selector import CoresetSelector
-from colm.step.pool import Pool
-from colm.step.pool_info import PoolFacts, fillers, index_by_source, recorded, share_facts
+from colm.step.pool_info import PoolFacts, fillers, index_by_source
 from colm.step.record import StepLog
 from colm.types import Coreset
 
 
-class ReplaySelector(CoresetSelector):
-    """Keeps the rows that a run kept, with the weights that they had; there is no selection pass.
+class Replayed:
+    """Chooses the rows that a run kept, with the weights that they had; there is no selection pass.
 
     Args:
-        model: as it is trained.
         record: the run's ``selection.jsonl``.
-        config: the run's.
-        source_sizes: the run's.
-        pad_token_id: as `CoresetSelector`'s.
 
     Attributes:
         steps: how many the record holds.
@@ -38,16 +29,7 @@ class ReplaySelector(CoresetSelector):
         DataError: a line of it is damaged, or the last one is not whole.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        record: Path,
-        config: SelectionConfig,
-        source_sizes: Mapping[str, int] | None = None,
-        *,
-        pad_token_id: int | None = None,
-    ) -> None:
-        super().__init__(model, config, source_sizes, pad_token_id=pad_token_id)
+    def __init__(self, record: Path) -> None:
         self._log = StepLog(record)
         self.steps = sum(1 for _ in self._log.read(whole=True))
         if self.steps == 0:
@@ -55,34 +37,22 @@ class ReplaySelector(CoresetSelector):
         self._lines: Iterator[dict[str, Any]] = iter(())
         self._read_to = 0
 
-    def select(
-        self,
-        batches: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-        sources: Sequence[Any],
-        *,
-        dataset_index: Sequence[int] | None = None,
-    ) -> Coreset:
+    def choose(self, step: Step) -> Chosen:
         """Return the recorded coreset of this step.
 
         Raises:
-            DataError: the pool is another one than the record's, so seed, data or batch size differ.
+            DataError: the pool is not the recorded one, so seed, data or batch size differ.
             ConfigError: the record has no such step.
         """
-        start = time.perf_counter()
-        facts = share_facts(Pool(batches, self.pad_token_id), sources, dataset_index, self.source_sizes)
-        line = self._read(self.state.step)
-        pool = index_by_source(recorded(facts.order, facts), facts)
+        line = self._read(step.number)
+        pool = index_by_source(step.facts.recorded, step.facts)
         if pool != line["pool"]:
             raise DataError(
-                f"The pool of step {self.state.step} is not the recorded one: {_difference(pool, line['pool'])}. "
+                f"The pool of step {step.number} is not the recorded one: {_difference(pool, line['pool'])}. "
                 "Replay with the data, seed, batch size and number of ranks of the run."
             )
-        coreset = _recorded_coreset(facts, line)
-        record = self._record(facts, coreset, NO_PICKS, time.perf_counter() - start)
-        self.state.prepare(
-            None, None, record._replace(**{key: line[key] for key in ("nonfinite", "match", "match_random")})
-        )
-        return coreset
+        coreset = _recorded_coreset(step.facts, line)
+        return Chosen(coreset, line["nonfinite"], line["match"], line["match_random"])
 
     def _read(self, step: int) -> dict[str, Any]:
         if step >= self.steps:
