@@ -10,8 +10,12 @@ import pytest
 import yaml
 from tests.lab.cli.test_commands import write_run
 
+from colm.errors import ConfigError
 from colm.lab.cli import main
-from colm.lab.cli.compare import figures
+from colm.lab.cli.compare import figures, plan_runs
+from colm.lab.run.resume import check_settings
+from colm.lab.run.settings import resolve_settings
+from colm.lab.run.yaml12 import write_yaml
 
 TRAINING = {
     "per_device_train_batch_size": 2,
@@ -44,6 +48,36 @@ def test_figures_average_over_sources_by_size_and_leave_out_what_was_not_trained
         "selection_seconds": 0.5,
         "peak_memory_bytes": 7,
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "resumes", "compares"),
+    [
+        (["training.logging_steps=3", "training.save_steps=2", "selection.pass_tokens=64"], True, True),
+        (["training.per_device_train_batch_size=1", "training.gradient_accumulation_steps=4"], True, True),
+        (["training.per_device_train_batch_size=4"], True, False),  # with half the processes, which nothing here tells
+        (["training.max_steps=3"], True, False),  # a finished run has as many steps as the others
+        (["training.learning_rate=1"], False, False),
+        (["data.max_length=24"], False, False),
+    ],
+)
+def test_a_comparison_accepts_the_changes_that_a_resumed_run_accepts(
+    tmp_path: Path, changes: list[str], resumes: bool, compares: bool
+) -> None:
+    config = write_run(tmp_path, training=TRAINING)
+    for folder, settings in plan_runs(config, [], ["random"], [0]).items():
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(write_yaml(settings))
+        given = resolve_settings(settings, changes)
+    for accepted, check in (
+        (resumes, lambda: check_settings(given)),
+        (compares, lambda: plan_runs(config, changes, ["random"], [0])),
+    ):
+        if accepted:
+            check()
+            continue
+        with pytest.raises(ConfigError, match="holds a run with other settings"):
+            check()
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ from transformers import Trainer
 
 from colm.errors import ConfigError
 from colm.lab.cli import main
-from colm.lab.run.resume import check_settings, find_differences
+from colm.lab.run.changes import find_differences
+from colm.lab.run.resume import check_settings
 from colm.lab.run.settings import load_settings
 
 FEW = {"max_steps": 2, "save_steps": 1, "per_device_train_batch_size": 4, "use_cpu": True}

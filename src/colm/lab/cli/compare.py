@@ -15,6 +15,7 @@ from colm.lab.cli.console import make_console
 from colm.lab.cli.report import write_comparison_page
 from colm.lab.report.compare_page import PAGE_NAME
 from colm.lab.report.page import check_page
+from colm.lab.run.changes import refused_changes
 from colm.lab.run.check import check_run
 from colm.lab.run.clustering import LABELS_NAME
 from colm.lab.run.folder import RunFolder
@@ -253,8 +254,9 @@ def _check_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     if not path.exists():
         return
     held = load_settings(str(path), []).values  # a newer key has its default
-    differing = [key for key in settings if held.get(key) != settings[key]]
-    if differing:
+    changes = refused_changes(held, settings, same_length=True)
+    if changes:
+        differing = dict.fromkeys(key.partition(".")[0] for key, _, _ in changes)
         raise ConfigError(
             f"{folder} holds a run with other settings ({', '.join(differing)} differ); choose another output_dir, or "
             "delete that folder."

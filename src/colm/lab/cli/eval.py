@@ -149,10 +149,7 @@ def evaluate_target(
     how = Generation(options.max_new_tokens, options.batch_size, options.temperature, options.seed)
     settings = {
         "run": target.name,
-        "data": list(options.data),
-        **how._asdict(),
-        "limit": options.limit,
-        "run_programs": options.run_programs,
+        **options.recorded(),
         "weights": describe_weights(target),
         "questions": digest_questions(asked, prompts),
         "dtype": target.settings.dtype,

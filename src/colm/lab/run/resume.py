@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
 from colm.errors import ConfigError, DataError
 from colm.lab.data.fingerprint import Fingerprint, describe_difference, fingerprint_data, fingerprint_stream
 from colm.lab.data.held_rows import write_rows
+from colm.lab.run.changes import refused_changes
 from colm.lab.run.folder import RunFolder
 from colm.lab.run.prepare import PreparedData
 from colm.lab.run.settings import RunSettings, load_settings
@@ -21,41 +21,6 @@ from colm.lab.run.yaml12 import write_yaml
 from colm.step.record import CONFIG_NAME, DATA_NAME, HELD_OUT_NAME
 
 logger = logging.getLogger(__name__)
-
-# ---- Settings that may change on --resume, since what is trained stays the same; all others may not ----
-
-LENGTH = {"max_steps", "num_train_epochs"}
-"""A run may be made longer. Its learning rate then goes on along the schedule of the new length, so it is not the run
-that would have had this length from the start; that has always been allowed."""
-
-POOL = {"per_device_train_batch_size", "gradient_accumulation_steps"}
-"""What a change of the number of processes needs. The rows of a pool must stay as many; that is checked elsewhere."""
-
-PLACE = {
-    *("use_cpu", "local_rank", "torch_empty_cache_steps", "skip_memory_metrics"),
-    *("gradient_checkpointing", "gradient_checkpointing_kwargs"),
-    *("activation_checkpointing", "activation_checkpointing_kwargs"),
-}
-"""Where and in how much memory the same steps are computed."""
-
-SHOWN = {
-    *("report_to", "run_name", "project", "disable_tqdm", "log_level", "log_level_replica", "log_on_each_node"),
-    *("include_num_input_tokens_seen", "prediction_loss_only", "include_for_metrics", "batch_eval_metrics"),
-    *("per_device_eval_batch_size", "save_total_limit", "save_only_model", "save_on_each_node"),
-    *("enable_jit_checkpoint", "push_to_hub"),
-}
-LOADER = {
-    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
-    *("dataloader_prefetch_factor", "dataloader_multiprocessing_context"),
-}
-PREFIXES = ("logging_", "hub_", "trackio_", "ddp_", "eval_accumulation_", "eval_do_", "eval_use_")
-
-CADENCE = {"eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "save_strategy", "save_steps"}
-"""When is evaluated and saved. An evaluation moves the draws of dropout, as another device does, but decides nothing,
-unless the best model is loaded or the learning rate follows the loss."""
-
-SELECTION = {"pass_tokens", "head_chunk_tokens", "reuse_forward", "reuse_offload", "log_sources"}
-"""How much of the pool is computed at a time, what of it is kept, and what is logged."""
 
 
 def check_settings(settings: RunSettings) -> None:
@@ -69,28 +34,12 @@ def check_settings(settings: RunSettings) -> None:
         held = load_settings(str(path), []).values  # a newer key has its default
     except ConfigError as error:
         raise ConfigError(f"The run in {settings.output_dir} can not be resumed: {error}") from error
-    lora = None not in (held["lora"], settings.lora)
-    differing = [
-        f"{key}: {before!r} -> {now!r}"
-        for key, before, now in find_differences(_filled(held, lora=lora), _filled(settings.values, lora=lora))
-        if not _may_change(key, held["training"], settings.training)
-    ]
+    differing = [f"{key}: {before!r} -> {now!r}" for key, before, now in refused_changes(held, settings.values)]
     if differing:
         raise ConfigError(
             f"{settings.output_dir} holds a run with other settings ({'; '.join(differing)}). Resume it without the "
             "change, begin anew with --overwrite, or choose another output_dir."
         )
-
-
-def find_differences(held: Any, given: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield each dotted key whose values differ, with both; None stands for a key that is not there."""
-    if isinstance(held, list) and isinstance(given, list) and len(held) == len(given):
-        held, given = dict(enumerate(held)), dict(enumerate(given))
-    if isinstance(held, Mapping) and isinstance(given, Mapping):
-        for name in {**held, **given}:
-            yield from find_differences(held.get(name), given.get(name), f"{key}.{name}" if key else str(name))
-    elif held != given:
-        yield key, held, given
 
 
 def check_data(folder: Path, found: Fingerprint | None) -> None:
@@ -203,35 +152,3 @@ class BeginRun(TrainerCallback):
         """List what was copied to the run's folder for the hub."""
         if self._folder is not None and args.push_to_hub:
             self._folder.list_copies(self._folder.path / f"checkpoint-{state.global_step}")
-
-
-def _may_change(key: str, held: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
-    section, _, rest = key.partition(".")
-    if section == "training":
-        name = rest.partition(".")[0]
-        if name in CADENCE:
-            return not any(
-                training.get("load_best_model_at_end") or training.get("lr_scheduler_type") == "reduce_lr_on_plateau"
-                for training in (held, given)
-            )
-        return name in LENGTH | POOL | PLACE | SHOWN | LOADER or name.startswith(PREFIXES)
-    return key == "output_dir" or (section == "selection" and rest in SELECTION)
-
-
-def _filled(values: Mapping[str, Any], *, lora: bool) -> dict[str, Any]:
-    """Give the training arguments, and LoRA's, their defaults, so that one that is spelled out is no difference."""
-    filled = {**values, "training": {**_defaults(TrainingArguments), **values["training"]}}
-    if lora:
-        from peft import LoraConfig
-
-        filled["lora"] = {**_defaults(LoraConfig), **values["lora"]}
-    return filled
-
-
-def _defaults(config: type) -> dict[str, Any]:
-    found = {}
-    for field in fields(config):
-        if field.init:
-            made = field.default if field.default_factory is MISSING else field.default_factory()
-            found[field.name] = None if made is MISSING else made
-    return found

@@ -81,9 +81,7 @@ def read_asked(data: Sequence[str], options: str, settings: Mapping[str, Any]) -
     column = how.source_column or run.data["source_column"]
     parts = read_question_files(how.data, run.data["columns"], column)
     questions = read_questions(parts, source_column=column, format_name=run.data["format"])
-    names = ("max_new_tokens", "batch_size", "temperature", "seed", "limit", "run_programs")
-    expected = {"data": list(how.data), **{name: getattr(how, name) for name in names}}
-    return Asked(how, {**expected, "dtype": run.dtype, "rows": questions.digest})
+    return Asked(how, {**how.recorded(), "dtype": run.dtype, "rows": questions.digest})
 
 
 def is_answered(folder: Path, asked: Asked) -> bool:
