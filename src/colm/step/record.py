@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from colm.errors import DataError
+from colm.step.files import replace_file
 from colm.types import StepRecord
 
 FILE_NAME = "selection.jsonl"
@@ -33,35 +34,6 @@ RUN_NAMES = (CONFIG_NAME, DATA_NAME, HELD_OUT_NAME, FILE_NAME, EVALUATIONS_NAME,
 """What every training writes to its folder, beside the model and the checkpoints."""
 ANSWER_NAMES = (ANSWERS_NAME, ANSWER_LINES_NAME, PARTIAL_ANSWERS_NAME, HARNESS_NAME)
 """What an evaluation writes."""
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    replace_lines(path, [text])
-
-
-def replace_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write a file as `replace_file` does, a line at a time; each ends as it is given."""
-    write_partial(path, lines).replace(path)
-
-
-def write_partial(path: Path, lines: Iterable[str]) -> Path:
-    """Write what will be renamed to `path` beside it, under a name that nothing else has, and return that."""
-    number = os.getpid()
-    while True:
-        partial = path.with_name(f"{path.name}.{number}")
-        try:
-            file = partial.open("x", encoding="utf-8")
-        except FileExistsError:  # of a process that was killed, or somebody else's
-            number += 1
-            continue
-        try:
-            with file:
-                file.writelines(lines)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        return partial
 
 
 class StepLog:

@@ -26,7 +26,8 @@ from colm.lab.run.yaml12 import write_yaml
 from colm.lab.study.child import read_launcher, run_child, split_words
 from colm.lab.study.finished import check_run_data, is_answered, read_asked, require_same
 from colm.lab.study.methods import METHODS, method_settings
-from colm.step.record import ANSWERS_NAME, COMPARE_NAME, CONFIG_NAME, SUMMARY_NAME, replace_file
+from colm.step.files import replace_file
+from colm.step.record import ANSWERS_NAME, COMPARE_NAME, CONFIG_NAME, SUMMARY_NAME
 
 DEFAULT_METHODS = ("random", "control", "random-n", "colm")
 EVALUATIONS = 10

@@ -33,6 +33,7 @@ from colm.lab.run.folder import RunFolder
 from colm.lab.run.own_rows import held_out_of
 from colm.lab.run.target import Target, describe_weights, find_target, load_target
 from colm.models import check_vocabulary
+from colm.step.files import replace_file
 from colm.step.record import (
     ANSWER_LINES_NAME,
     ANSWER_NAMES,
@@ -40,7 +41,6 @@ from colm.step.record import (
     HARNESS_NAME,
     PARTIAL_ANSWERS_NAME,
     StepLog,
-    replace_file,
 )
 
 DEMO_ROWS = 50

@@ -17,6 +17,7 @@ from colm.lab.run.lock import hold_folder
 from colm.lab.run.manifest import Manifest, changed_manifest, read_manifest
 from colm.lab.run.recognize import RECOGNIZED, identify, is_recognized
 from colm.lab.run.staging import Staging, refuse
+from colm.step.files import probe, replace_lines, replacing
 from colm.step.record import (
     ANSWER_NAMES,
     EVALUATIONS_NAME,
@@ -24,8 +25,6 @@ from colm.step.record import (
     PROFILE_NAME,
     RUN_NAMES,
     TRACE_NAME,
-    replace_lines,
-    write_partial,
 )
 from colm.trainers.checkpoints import (
     is_complete,
@@ -44,7 +43,6 @@ MODEL_NAMES = re.compile(
 )
 OPTIONAL = ("README.md",)
 """PEFT writes a page about an adapter; where there is another one, nobody misses it."""
-PROBE_BYTES = 2**16
 
 
 class RunFolder:
@@ -87,7 +85,7 @@ class RunFolder:
         """Make the folder and try whether it can be written. Raises ConfigError."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_partial(self.path / "_colm_probe", " " * PROBE_BYTES).unlink()
+            probe(self.path / "_colm_probe")
         except OSError as error:
             raise ConfigError(
                 f"{self.path} cannot be written ({error.strerror}). Choose another folder, or make room."
@@ -165,10 +163,10 @@ class RunFolder:
     def write(self, name: str, text: str) -> None:
         """Write a file of colm's whole or not at all. Raises ConfigError where another's has the name."""
         self.refuse_foreign([name])
-        partial = write_partial(self.path / name, text)
-        with changed_manifest(self.path) as manifest:
-            manifest.files[name] = [*self._now(name), identify(partial)]
-        partial.replace(self.path / name)
+        with replacing(self.path / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+            with changed_manifest(self.path) as manifest:
+                manifest.files[name] = [*self._now(name), identify(partial)]
 
     def grow(self, names: Collection[str]) -> None:
         """List logs that lines are added to from now on."""

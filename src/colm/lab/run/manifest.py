@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from colm.errors import ConfigError
-from colm.step.record import MANIFEST_NAME, replace_file
+from colm.step.files import replace_file
+from colm.step.record import MANIFEST_NAME
 
 VERSION = 1
 
