@@ -125,3 +125,34 @@ def to_dict(record: StepRecord) -> dict[str, Any]:
         "kept": record.kept,
         "tokens": record.tokens,
     } | ({} if record.weights is None else {"weights": record.weights})
+
+
+def from_dict(line: Mapping[str, Any]) -> StepRecord:
+    """Return the record that `to_dict` wrote; keys that older versions did not write have their defaults.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: the line is not a record.
+    """
+    return StepRecord(
+        step=int(line["step"]),
+        pool={source: list(rows) for source, rows in line["pool"].items()},
+        kept={source: list(rows) for source, rows in line["kept"].items()},
+        tokens=dict(line.get("tokens", {})),
+        small_kept=int(line.get("small_kept", 0)),
+        unlabelled=int(line.get("unlabelled", 0)),
+        nonfinite=int(line.get("nonfinite", 0)),
+        seconds=float(line["seconds"]),
+        match=_optional_float(line.get("match")),
+        match_random=_optional_float(line.get("match_random")),
+        weights=line.get("weights"),
+        step_seconds=_optional_float(line.get("step_seconds")),
+    )
+
+
+def read_records(path: Path) -> Iterator[StepRecord]:
+    """Yield a run's records, without a last line that is not whole. Raises as `StepLog.read` and `from_dict`."""
+    return map(from_dict, StepLog(path).read())
+
+
+def _optional_float(value: Any) -> float | None:
+    return None if value is None else float(value)

@@ -43,6 +43,7 @@ from colm.step.record import (
     SUMMARY_NAME,
     TRACE_NAME,
     StepLog,
+    read_records,
 )
 from colm.trainers.checkpoints import step_of
 from colm.trainers.evaluation import MACRO, EvaluationRecorder, SourceTrainer, name_metric, peak_memory
@@ -165,8 +166,8 @@ def train(
         return {}
     examples: dict[str, Any] = {"most_kept": [], "least_kept": []}  # the rows of a stream are gone
     if data.window is None:
-        lines = StepLog(folder.path / FILE_NAME).read()
-        examples = describe_kept(lines, trainer.selector.small, data.train, data.tokenizer)
+        records = read_records(folder.path / FILE_NAME)
+        examples = describe_kept(records, trainer.selector.small, data.train, data.tokenizer)
     folder.write(EXAMPLES_NAME, json.dumps(examples, indent=2) + "\n")
     dropped = data.counts.dropped if data.counts else {}
     summary = summarise(trainer, list(evaluations.read()), best, dropped=dropped) | memory

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple, TypeVar
 import yaml
 
 from colm.errors import ConfigError, DataError
-from colm.step.record import CONFIG_NAME, EVALUATIONS_NAME, EXAMPLES_NAME, FILE_NAME, SUMMARY_NAME, StepLog
+from colm.step.record import CONFIG_NAME, EVALUATIONS_NAME, EXAMPLES_NAME, FILE_NAME, SUMMARY_NAME, StepLog, from_dict
 
 T = TypeVar("T")
 
 
 class Step(NamedTuple):
-    """One optimiser step's selection."""
+    """One optimiser step's record, with its rows counted: a page needs no rows, and those of a long run are many."""
 
     number: int  # optimiser steps done after it, from 1
     pool_count: int
@@ -223,19 +223,17 @@ def _parse(place: object, parse: Callable[[Any], T], values: Any) -> T:
 
 
 def _parse_step(line: dict[str, Any]) -> Step:
+    record = from_dict(line)
     return Step(
-        number=int(line["step"]) + 1,
-        pool_count=int(line["pool_count"]),
-        kept_count=int(line["kept_count"]),
-        small_kept=int(line.get("small_kept", 0)),
-        unlabelled=int(line.get("unlabelled", 0)),
-        nonfinite=int(line.get("nonfinite", 0)),
-        seconds=float(line["seconds"]),
-        step_seconds=_optional_float(line.get("step_seconds")),
-        match=_optional_float(line.get("match")),
-        match_random=_optional_float(line.get("match_random")),
-        pool={name: len(rows) for name, rows in line["pool"].items()},
-        kept={name: len(rows) for name, rows in line["kept"].items()},
+        number=record.step + 1,
+        pool_count=record.pool_count,
+        kept_count=record.kept_count,
+        pool={source: len(rows) for source, rows in record.pool.items()},
+        kept={source: len(rows) for source, rows in record.kept.items()},
+        **{
+            name: getattr(record, name)
+            for name in ("small_kept", "unlabelled", "nonfinite", "seconds", "step_seconds", "match", "match_random")
+        },
     )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
+
+from colm.types import StepRecord
 
 TEXT_CHARACTERS = 300
 
 
 def describe_kept(
-    lines: Iterable[Mapping[str, Any]], small: Iterable[str], train: Any, tokenizer: Any, *, count: int = 8
+    records: Iterable[StepRecord], small: Iterable[str], train: Any, tokenizer: Any, *, count: int = 8
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the examples of big sources that were kept most and least often.
 
@@ -17,7 +19,7 @@ def describe_kept(
     visits. Of equals, the lower number comes first.
 
     Args:
-        lines: of ``selection.jsonl``.
+        records: of the run.
         small: sources whose rows are always kept, and therefore left out.
         train: tokenised rows by number, with ``input_ids``.
         tokenizer: to turn them back into text.
@@ -28,8 +30,8 @@ def describe_kept(
     """
     pooled: dict[tuple[str, int], int] = {}
     kept: dict[tuple[str, int], int] = {}
-    for line in lines:
-        for held, counts in ((line["pool"], pooled), (line["kept"], kept)):
+    for record in records:
+        for held, counts in ((record.pool, pooled), (record.kept, kept)):
             for source, rows in held.items():
                 for row in rows:
                     counts[source, row] = counts.get((source, row), 0) + 1
