@@ -20,7 +20,6 @@ from colm.lab.run.check import check_run
 from colm.lab.run.clustering import LABELS_NAME
 from colm.lab.run.folder import RunFolder
 from colm.lab.run.recognize import is_recognized, is_settings_file
-from colm.lab.run.resume import read_fingerprint
 from colm.lab.run.settings import load_settings, resolve_settings
 from colm.lab.run.yaml12 import write_yaml
 from colm.lab.study.child import read_launcher, run_child, split_words
@@ -61,15 +60,15 @@ def compare_command(
     runs = plan_runs(config, overrides, methods, seeds)
     if eval_data:
         asked = read_asked(eval_data, eval_options, next(iter(runs.values())))
-    todo = [folder for folder in runs if not (folder / SUMMARY_NAME).exists()]
+    todo = [folder for folder in runs if not RunFolder(folder).finished]
     out = Path(load_settings(config, overrides).output_dir)
     check_places(out, todo)
     print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished.", flush=True)
     for number, folder in enumerate(todo, start=1):
         print(f"[{number}/{len(todo)}] {folder.relative_to(out)}", flush=True)
         run_one(folder, runs[folder], start)
-        finished = [other for other in runs if (other / SUMMARY_NAME).exists()]
-        require_same({other: read_fingerprint(other) for other in finished}, read_fingerprint(folder))
+        finished = {other: run for other in runs if (run := RunFolder(other)).finished}
+        require_same({other: run.fingerprint() for other, run in finished.items()}, RunFolder(folder).fingerprint())
         if eval_data:
             answer_one(folder, eval_data, eval_options)
         write_comparison_json(out)
@@ -78,7 +77,7 @@ def compare_command(
             print(f"Answers of {folder.relative_to(out)}", flush=True)
             answer_one(folder, eval_data, eval_options)
     write_comparison_json(out)
-    _print_table(json.loads((out / COMPARE_NAME).read_text(encoding="utf-8")))
+    _print_table(RunFolder(out).read(COMPARE_NAME))
     print(f"Written to {write_comparison_page(out)}.")
 
 
@@ -194,9 +193,8 @@ def write_comparison_json(out: Path) -> dict[str, Any]:
     """
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(out.glob(f"*/seed-*/{SUMMARY_NAME}")):
-        seed = path.parent.name.removeprefix("seed-")
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        found.setdefault(path.parents[1].name, {})[seed] = figures(summary) | _exact(path.with_name(ANSWERS_NAME))
+        run, seed = RunFolder(path.parent), path.parent.name.removeprefix("seed-")
+        found.setdefault(path.parents[1].name, {})[seed] = figures(run.read(SUMMARY_NAME)) | _exact(run)
     order = {name: place for place, name in enumerate(METHODS)}
     methods = sorted(found, key=lambda name: (order.get(name.partition("+")[0], len(order)), name))
     ordered = {name: {seed: found[name][seed] for seed in sorted(found[name], key=int)} for name in methods}
@@ -224,10 +222,10 @@ def figures(summary: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _exact(path: Path) -> dict[str, float | None]:
-    if not path.exists():
+def _exact(run: RunFolder) -> dict[str, float | None]:
+    answers = run.read(ANSWERS_NAME)
+    if answers is None:
         return {}
-    answers = json.loads(path.read_text(encoding="utf-8"))
     groups = {"exact_in": answers["in_domain"], "exact_out": answers["out_of_domain"]}
     return {key: group["macro"]["value"] if group else None for key, group in groups.items()}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,8 +52,8 @@ def _require_all_steps(record: Path) -> None:
     """Refuse a record that is shorter than its run; a run that was killed has no summary, and any length will do."""
     summary = record.parent / SUMMARY_NAME
     try:
-        done = int(json.loads(summary.read_text(encoding="utf-8"))["steps"])
-    except (OSError, ValueError, KeyError, TypeError):
+        done = int(RunFolder(record.parent).read(SUMMARY_NAME)["steps"])
+    except (ConfigError, OSError, ValueError, KeyError, TypeError):
         return
     held = sum(1 for _ in StepLog(record).read(whole=True))
     if held < done:

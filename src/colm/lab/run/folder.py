@@ -5,25 +5,31 @@ A list (`manifest`) says what colm wrote; a file that somebody changed since is 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from colm.errors import ConfigError
+from colm.errors import ConfigError, DataError
 from colm.lab.run.lock import hold_folder
 from colm.lab.run.manifest import Manifest, changed_manifest, read_manifest
 from colm.lab.run.recognize import RECOGNIZED, identify, is_recognized
 from colm.lab.run.staging import Staging, refuse
+from colm.lab.run.yaml12 import read_config_file
 from colm.step.files import probe, replace_lines, replacing
 from colm.step.record import (
     ANSWER_NAMES,
+    CONFIG_NAME,
+    DATA_NAME,
     EVALUATIONS_NAME,
     FILE_NAME,
     PROFILE_NAME,
     RUN_NAMES,
+    SUMMARY_NAME,
     TRACE_NAME,
 )
 from colm.trainers.checkpoints import (
@@ -34,6 +40,9 @@ from colm.trainers.checkpoints import (
     own_files,
     step_of,
 )
+
+if TYPE_CHECKING:
+    from colm.lab.data.fingerprint import Fingerprint
 
 LOGS = (FILE_NAME, EVALUATIONS_NAME)
 OUTDATED = (*ANSWER_NAMES, PROFILE_NAME, TRACE_NAME)
@@ -60,6 +69,48 @@ class RunFolder:
         self.path = path
         self.staging = Staging(path)
         self.began = False
+
+    # ---- Reading ----
+
+    @property
+    def finished(self) -> bool:
+        """A training has ended here; one that resumed since may still be under way."""
+        return (self.path / SUMMARY_NAME).exists()
+
+    def config(self) -> dict[str, Any]:
+        """Return the run's settings as they were resolved, empty if there are none. Raises ConfigError."""
+        path = self.path / CONFIG_NAME
+        return read_config_file(path) if path.exists() else {}
+
+    def fingerprint(self) -> Fingerprint | None:
+        """Return the fingerprint of the data that the run was made on; None for runs of older versions.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        path = self.path / DATA_NAME
+        try:
+            held: Fingerprint | None = self.read(DATA_NAME)
+        except ConfigError as error:
+            raise DataError(f"{path} is damaged; put back a whole copy of it.") from error
+        if not isinstance(held, dict) and path.exists():
+            raise DataError(f"{path} is damaged: it holds a {type(held).__name__}; put back a whole copy of it.")
+        return held
+
+    def read(self, name: str) -> Any:
+        """Return what a JSON file of the run holds, or None if there is no such file. Raises ConfigError."""
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise ConfigError(f"{path} is not valid JSON: {error}") from error
+
+    def last_checkpoint(self) -> Path | None:
+        """Return the run's last complete checkpoint."""
+        manifest = read_manifest(self.path)
+        return last_complete_checkpoint(self.path, manifest.checkpoints if manifest.run else None)
 
     # ---- Taking the folder ----
 
@@ -123,11 +174,6 @@ class RunFolder:
     def held(self) -> str | None:
         """Return the name of a file of colm's that is there, None where there is none."""
         return next(iter(self.own()), None)
-
-    def last_checkpoint(self) -> Path | None:
-        """Return the run's last complete checkpoint."""
-        manifest = read_manifest(self.path)
-        return last_complete_checkpoint(self.path, manifest.checkpoints if manifest.run else None)
 
     def refuse_foreign(self, wanted: Collection[str] | Callable[[str], object]) -> None:
         """Refuse to go on where something that colm did not write has a name that it needs.

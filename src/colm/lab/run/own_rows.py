@@ -16,8 +16,9 @@ from colm.lab.data.fingerprint import describe_difference
 from colm.lab.data.held_rows import Parts, TextRows, read_held_out, write_row
 from colm.lab.data.load import read_validation
 from colm.lab.run.check import holds_out
+from colm.lab.run.folder import RunFolder
 from colm.lab.run.prepare import is_older, prepare_data
-from colm.lab.run.resume import fingerprint_run, read_fingerprint
+from colm.lab.run.resume import fingerprint_run
 from colm.lab.run.settings import RunSettings
 from colm.step.record import HELD_OUT_NAME
 
@@ -48,7 +49,7 @@ def held_out_of(settings: RunSettings, folder: Path) -> Parts:
         return []
     if data["streaming"] and data["validation"]:
         return read_validation(data)
-    known = None if data["streaming"] else read_fingerprint(folder)
+    known = None if data["streaming"] else RunFolder(folder).fingerprint()
     if known is None:
         raise DataError(
             f"The run in {folder} is of an older version, which keeps neither its held-out rows nor what tells whether "

@@ -50,7 +50,7 @@ def check_data(folder: Path, found: Fingerprint | None) -> None:
     Raises:
         DataError: they differ; how many there were and are is said.
     """
-    difference = describe_difference(read_fingerprint(folder), found)
+    difference = describe_difference(RunFolder(folder).fingerprint(), found)
     if difference is not None:
         raise DataError(
             f"The data are not those that the run in {folder} began with ({difference}). Put that data back, "
@@ -63,20 +63,6 @@ def fingerprint_run(settings: RunSettings, data: PreparedData) -> Fingerprint:
     if settings.data["streaming"]:
         return fingerprint_stream(write_rows(data.held_out, settings.data["format"]))
     return fingerprint_data(data.train, data.validation, settings.data["source_column"])
-
-
-def read_fingerprint(folder: Path) -> Fingerprint | None:
-    """Return the fingerprint of the data that the run in a folder was made on; None where there is none."""
-    path = folder / DATA_NAME
-    if not path.exists():
-        return None
-    try:
-        held: Fingerprint = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is damaged; put back a whole copy of it.") from error
-    if not isinstance(held, dict):
-        raise DataError(f"{path} is damaged: it holds a {type(held).__name__}; put back a whole copy of it.")
-    return held
 
 
 Texts = Mapping[str, Iterable[str]]

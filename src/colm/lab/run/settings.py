@@ -14,7 +14,7 @@ from colm.lab.run.clustering import read_rules
 from colm.lab.run.mixing import check_mixing, name_entries
 from colm.lab.run.sections import DATA_HINTS, DataSettings, MixtureEntry, TopSettings
 from colm.lab.run.training import read_lora, read_training
-from colm.lab.run.yaml12 import read_yaml
+from colm.lab.run.yaml12 import read_config_file, read_yaml
 from colm.lab.sources.relabel import SourceRules, rules_to_dict
 from colm.step.sources import source_name
 from colm.typed import check_keys, hints_of, read_section, show
@@ -60,32 +60,6 @@ def load_settings(path: str, overrides: Sequence[str]) -> RunSettings:
             has the wrong kind or is out of range.
     """
     return resolve_settings(read_config_file(Path(path)), overrides)
-
-
-def read_config_file(path: Path) -> dict[str, Any]:
-    """Return what a YAML file of settings holds.
-
-    Raises:
-        ConfigError: it is missing, not readable, no YAML, or no mapping.
-    """
-    if not path.is_file():
-        what = "a folder, not a file" if path.is_dir() else "no file"
-        raise ConfigError(f"There is no configuration file {str(path)!r}: it is {what}.")
-    try:
-        values = read_yaml(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path} is not UTF-8: byte {error.start + 1} is 0x{error.object[error.start]:02x}. Save it as UTF-8."
-        ) from error
-    except OSError as error:
-        raise ConfigError(f"The configuration {path} cannot be read ({error.strerror}).") from error
-    except ConfigError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}.") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds a {type(values).__name__}; it must be a mapping of settings.")
-    return values
 
 
 def resolve_settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunSettings:

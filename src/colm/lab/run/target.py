@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from colm.errors import ConfigError
 from colm.lab.run.adapters import load_adapted
+from colm.lab.run.folder import RunFolder
 from colm.lab.run.named import ADAPTER_NAME, find_model, load_base, load_named_tokenizer
 from colm.lab.run.settings import RunSettings, load_settings, resolve_settings
 from colm.models import pad_within
@@ -50,11 +50,12 @@ def find_target(name: str, overrides: Sequence[str]) -> Target:
                 f"The run {name} has not finished (there is no {SUMMARY_NAME}); resume it with colm train --resume."
             )
         try:
-            summary = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
-            trained = frozenset(source for source, held in summary["sources"].items() if held["rows"])
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            sources = RunFolder(folder).read(SUMMARY_NAME)["sources"]
+            trained = frozenset(source for source, held in sources.items() if held["rows"])
+        except (ConfigError, TypeError, KeyError, AttributeError) as error:
+            why = type(error.__cause__ or error).__name__
             raise ConfigError(
-                f"{folder / SUMMARY_NAME} is damaged ({type(error).__name__}); put back a whole copy, or train again."
+                f"{folder / SUMMARY_NAME} is damaged ({why}); put back a whole copy, or train again."
             ) from error
         return Target(name, folder, settings, trained)
     if (folder / COMPARE_NAME).is_file():

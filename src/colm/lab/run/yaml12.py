@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -81,6 +82,32 @@ def read_yaml(text: str) -> Any:
         raise ConfigError(" ".join(str(error).replace('"<unicode string>", ', "").split())) from error
     except RecursionError as error:
         raise ConfigError("it is nested too deeply") from error
+    return values
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Return what a YAML file of settings holds.
+
+    Raises:
+        ConfigError: it is missing, not readable, no YAML, or no mapping.
+    """
+    if not path.is_file():
+        what = "a folder, not a file" if path.is_dir() else "no file"
+        raise ConfigError(f"There is no configuration file {str(path)!r}: it is {what}.")
+    try:
+        values = read_yaml(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} is not UTF-8: byte {error.start + 1} is 0x{error.object[error.start]:02x}. Save it as UTF-8."
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"The configuration {path} cannot be read ({error.strerror}).") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}.") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds a {type(values).__name__}; it must be a mapping of settings.")
     return values
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +10,12 @@ from colm.errors import DataError
 from colm.lab.data.fingerprint import Fingerprint, describe_difference
 from colm.lab.data.questions import read_question_files, read_questions
 from colm.lab.evaluate.options import EvalOptions, check_options, parse_eval
+from colm.lab.run.folder import RunFolder
 from colm.lab.run.prepare import prepare_data
-from colm.lab.run.resume import fingerprint_run, read_fingerprint
+from colm.lab.run.resume import fingerprint_run
 from colm.lab.run.settings import resolve_settings
 from colm.lab.study.child import split_words
 from colm.step.record import ANSWERS_NAME, HARNESS_NAME, SUMMARY_NAME
-from colm.trainers.checkpoints import last_complete_checkpoint
 
 
 def check_run_data(out: Path, runs: Mapping[Path, Mapping[str, Any]]) -> None:
@@ -32,8 +31,8 @@ def check_run_data(out: Path, runs: Mapping[Path, Mapping[str, Any]]) -> None:
         DataError: a finished run, or one that would go on, was made on other data.
     """
     finished = [path.parent for path in sorted(out.glob(f"*/seed-*/{SUMMARY_NAME}"))]
-    going = [folder for folder in runs if folder not in finished and last_complete_checkpoint(folder) is not None]
-    held = {folder: read_fingerprint(folder) for folder in (*finished, *going)}
+    going = [folder for folder in runs if folder not in finished and RunFolder(folder).last_checkpoint() is not None]
+    held = {folder: RunFolder(folder).fingerprint() for folder in (*finished, *going)}
     known = {folder: data for folder, data in held.items() if data is not None}
     if not known:
         return
@@ -89,10 +88,9 @@ def is_answered(folder: Path, asked: Asked) -> bool:
 
     Answers of older versions do not say which dtype and rows they are of; they count where all else is the same.
     """
-    answers, harness = folder / ANSWERS_NAME, folder / HARNESS_NAME
-    if not answers.exists():
+    run, tasks = RunFolder(folder), set(asked.options.tasks)
+    answers = run.read(ANSWERS_NAME)
+    if answers is None:
         return False
-    held = json.loads(answers.read_text(encoding="utf-8"))["settings"]
-    scored = json.loads(harness.read_text(encoding="utf-8")) if asked.options.tasks and harness.exists() else {}
-    same = all(held.get(key, value) == value for key, value in asked.expected.items())
-    return same and set(asked.options.tasks) <= set(scored)
+    same = all(answers["settings"].get(key, value) == value for key, value in asked.expected.items())
+    return same and (not tasks or tasks <= set(run.read(HARNESS_NAME) or ()))
