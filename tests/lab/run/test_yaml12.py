@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from colm.errors import ConfigError
 from colm.lab.run.yaml12 import read_yaml, write_yaml
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
