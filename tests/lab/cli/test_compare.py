@@ -76,7 +76,7 @@ def test_a_comparison_accepts_the_changes_that_a_resumed_run_accepts(
         if accepted:
             check()
             continue
-        with pytest.raises(ConfigError, match="holds a run with other settings"):
+        with pytest.raises(ConfigError, match="contains a run with other settings"):
             check()
 
 
@@ -122,7 +122,7 @@ def test_runs_share_data_and_what_is_finished_is_not_run_again(
     assert (out / "random" / "seed-0" / "summary.json").stat().st_mtime_ns == finished
     assert json.loads((out / "compare.json").read_text())["random"]["1"]["macro"] == pytest.approx(before)
     assert main([*command, "data.max_length=24"]) == 2
-    assert "holds a run with other settings (data differ)" in capsys.readouterr().err
+    assert "contains a run with other settings (data differ)" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -136,18 +136,18 @@ def test_runs_on_other_data_are_refused(
     (tmp_path / "rows.jsonl").write_text(rows.replace("Rare ", "Seldom "))
     assert main([*command, "control"]) == 2
     error = capsys.readouterr().err
-    assert "seed-0 holds a run on other data (54 training rows (" in error
-    assert "Put the data back, choose another output_dir, or delete that folder" in error
+    assert "seed-0 contains a run on other data (54 training rows (" in error
+    assert "Restore the data, choose another output_dir, or delete that folder" in error
     assert not (out / "control").exists()
     (out / "random" / "seed-0" / "data.json").unlink()  # as an older version left it
     assert main([*command, "control"]) == 0
     (tmp_path / "rows.jsonl").write_text(rows)
     assert main([*command, "random-n"]) == 2
-    assert "control/seed-0 holds a run on other data" in capsys.readouterr().err
+    assert "control/seed-0 contains a run on other data" in capsys.readouterr().err
     with monkeypatch.context() as patch:  # the file changes between two runs
         patch.setattr("colm.lab.cli.compare.check_run_data", lambda *_: None)
         assert main([*command, "control", "random-n"]) == 2
-    assert "control/seed-0 holds a run on other data" in capsys.readouterr().err
+    assert "control/seed-0 contains a run on other data" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -192,13 +192,13 @@ def test_every_run_answers_questions(tmp_path: Path, capsys: pytest.CaptureFixtu
     [
         ({"training": {"num_train_epochs": 1, "use_cpu": True}}, [], "needs training.max_steps"),
         ({"data": {"train": "rows.jsonl"}}, [], "needs validation data: set data.validation"),
-        ({}, ["--methods", "colmm"], "There is no method 'colmm'. Did you mean 'colm'"),
+        ({}, ["--methods", "colmm"], "Unknown method 'colmm'. Did you mean 'colm'"),
         ({}, ["--seeds", "-1"], "--seeds -1: a seed must be"),
         ({}, ["--methods", "colm+keep=2"], "keep=2 is outside"),
         ({}, ["--launcher", "no-such-program -n 2"], "there is no program 'no-such-program'"),
-        ({}, ["--launcher", "torchrun '"], '--launcher "torchrun \'" is not a part of a command line'),
+        ({}, ["--launcher", "torchrun '"], '--launcher "torchrun \'" is not a valid part of a command line'),
         ({}, ["--eval-options=--limit 3"], "has no effect without --eval-data"),
-        ({}, ["--eval-data", "demo", "--eval-options=--limit '"], '--eval-options "--limit \'" is not a part'),
+        ({}, ["--eval-data", "demo", "--eval-options=--limit '"], '--eval-options "--limit \'" is not a valid part'),
         ({}, ["--eval-data", "demo", "--eval-options=--limit -1"], "--limit -1 must be at least 1"),
         ({}, ["--eval-data", "demo", "--eval-options=--batch-size 0"], "--batch-size must be at least 1"),
         ({}, ["--eval-data", "demo", "--eval-options=--sample nan"], "--sample nan must be a temperature"),

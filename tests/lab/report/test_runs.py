@@ -116,7 +116,7 @@ def test_no_folder_and_no_run(tmp_path: Path) -> None:
         ("summary.json", "{}", r"summary\.json lacks 'sources'"),
         ("examples.json", '{"most_kept": 3, "least_kept": []}', r"examples\.json does not hold"),
         ("config.yaml", "model: [", r"config\.yaml is not valid YAML"),
-        ("config.yaml", "- 1", r"config\.yaml holds a list; it must be a mapping"),
+        ("config.yaml", "- 1", r"config\.yaml contains a list; it must be a mapping"),
     ],
 )
 def test_broken_files_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:

@@ -30,7 +30,7 @@ from colm.step.record import ANSWERS_NAME, COMPARE_NAME, CONFIG_NAME, SUMMARY_NA
 
 DEFAULT_METHODS = ("random", "control", "random-n", "colm")
 EVALUATIONS = 10
-"""Evaluations during a run, where the configuration does not say when."""
+"""Number of evaluations during a run, if the configuration does not set it."""
 
 
 def compare_command(
@@ -43,15 +43,15 @@ def compare_command(
     eval_data: Sequence[str] = (),
     eval_options: str = "",
 ) -> None:
-    """Run what is missing of the comparison, then write `compare.json` and show its table.
+    """Run what is missing from the comparison, then write `compare.json` and print its table.
 
     Args:
-        config: of what all runs share.
-        overrides: of it.
-        methods: to compare.
-        seeds: of each method.
-        launcher: what starts a run's processes.
-        eval_data: questions that each finished run answers, as ``colm eval --data``; empty for none.
+        config: configuration that all runs share.
+        overrides: overrides of the configuration.
+        methods: methods to compare.
+        seeds: seeds of each method.
+        launcher: command that starts a run's processes.
+        eval_data: questions for each finished run, as ``colm eval --data``; empty for none.
         eval_options: further options of ``colm eval``, as on a command line.
     """
     start = read_launcher(launcher)
@@ -84,14 +84,14 @@ def compare_command(
 def plan_runs(
     config: str, overrides: Sequence[str], methods: Sequence[str], seeds: Sequence[int]
 ) -> dict[Path, dict[str, Any]]:
-    """Return the folder and the settings of every run, checked before any of them starts.
+    """Return the folder and settings of every run, checked before the first run starts.
 
     All runs of a seed see the data in the same order; all seeds share the held-out rows.
 
     Raises:
-        ConfigError: an unknown method, no fixed number of steps, no validation data, or a folder that holds a run
+        ConfigError: an unknown method, no fixed number of steps, no validation data, or a folder that contains a run
             with other settings.
-        DataError: a folder holds a run on other data.
+        DataError: a folder contains a run on other data.
     """
     base = load_settings(config, overrides)
     _check_base(base.values)
@@ -119,10 +119,10 @@ def plan_runs(
 
 
 def run_one(folder: Path, settings: Mapping[str, Any], start: Sequence[str]) -> None:
-    """Train one run in a process of its own, from its last complete checkpoint if it has one.
+    """Train one run in its own process, from its last complete checkpoint if any.
 
     Raises:
-        ConfigError: the process failed; its output has been shown.
+        ConfigError: the process failed; its output is above.
         StoppedEarly: see `run_child`.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,27 +131,27 @@ def run_one(folder: Path, settings: Mapping[str, Any], start: Sequence[str]) -> 
     status = run_child([*start, "-m", "colm", "train", str(path), "--resume"], f"the training in {folder}")
     if status:
         raise ConfigError(
-            f"The run {folder} failed with exit status {status}; what it said stands above. Start the same "
-            "comparison again to resume it."
+            f"The run {folder} failed with exit status {status}; see its output above. Run the same command again to "
+            "continue."
         )
 
 
 def check_places(out: Path, todo: Sequence[Path]) -> None:
-    """Check that what a comparison writes beside its runs may be written.
+    """Check that a comparison can write its files next to its runs.
 
     Args:
-        out: the comparison's folder, which is made.
-        todo: folders of the runs that are still to be trained.
+        out: the comparison's folder, created if missing.
+        todo: folders of the runs still to train.
 
     Raises:
-        ConfigError: it cannot, or somebody else's file has such a name.
+        ConfigError: the folder is not writable, or a foreign file has such a name.
     """
     RunFolder(out).prepare()
     check_page(out / PAGE_NAME)
     files = {out / COMPARE_NAME: is_recognized, **{_settings_path(folder): is_settings_file for folder in todo}}
     for path, is_own in files.items():
         if os.path.lexists(path) and not is_own(path):
-            raise ConfigError(f"{path} is not a file that colm wrote. Move it away, or choose another output_dir.")
+            raise ConfigError(f"{path} was not written by colm. Move it, or choose another output_dir.")
 
 
 def _settings_path(folder: Path) -> Path:
@@ -159,10 +159,10 @@ def _settings_path(folder: Path) -> Path:
 
 
 def answer_one(folder: Path, data: Sequence[str], options: str) -> None:
-    """Let a finished run answer questions, in a process of its own.
+    """Let a finished run answer questions in its own process.
 
     Raises:
-        ConfigError: the process failed; its output has been shown.
+        ConfigError: the process failed; its output is above.
         StoppedEarly: see `run_child`.
     """
     command = [
@@ -178,18 +178,18 @@ def answer_one(folder: Path, data: Sequence[str], options: str) -> None:
     status = run_child(command, f"colm eval of {folder}")
     if status:
         raise ConfigError(
-            f"colm eval of {folder} failed with exit status {status}; what it said stands above. Start the "
-            "same comparison again to resume it."
+            f"colm eval of {folder} failed with exit status {status}; see its output above. Run the same command again "
+            "to continue."
         )
 
 
 def write_comparison_json(out: Path) -> dict[str, Any]:
     """Gather the finished runs under `out` into `compare.json`: method -> seed -> figures.
 
-    ``macro`` is the mean over the training data's sources of their final evaluation losses, ``micro`` the mean
-    weighted by the sources' training rows, ``small`` and ``big`` the means over small and over big sources. Of runs
-    that have answered questions, ``exact_in`` and ``exact_out`` are the means over sources of the share of right
-    answers, for sources of the training data and for others; None where there are none.
+    ``macro`` is the mean final evaluation loss over the sources of the training data, ``micro`` the mean weighted by
+    training rows, ``small`` and ``big`` the means over small and large sources. For runs that have answered questions,
+    ``exact_in`` and ``exact_out`` are the mean shares of correct answers over sources in the training data and over
+    other sources; None if there are none.
     """
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(out.glob(f"*/seed-*/{SUMMARY_NAME}")):
@@ -203,7 +203,7 @@ def write_comparison_json(out: Path) -> dict[str, Any]:
 
 
 def figures(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `compare.json` holds of one run."""
+    """Return the entry of one run in `compare.json`."""
     trained = {
         name: source
         for name, source in summary["sources"].items()
@@ -233,8 +233,8 @@ def _exact(run: RunFolder) -> dict[str, float | None]:
 def _check_base(values: Mapping[str, Any]) -> None:
     if values["training"].get("max_steps", -1) <= 0:
         raise ConfigError(
-            "A comparison needs training.max_steps, so that every method takes as many steps; epochs would give a "
-            "larger batch fewer of them."
+            "A comparison needs training.max_steps, so that all methods take the same number of steps; with epochs, "
+            "a larger batch would take fewer."
         )
     data = values["data"]
     validates = data["validation"] or data["validation_rows"] or data["train"] == "demo"
@@ -252,13 +252,13 @@ def _check_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     path = folder / CONFIG_NAME
     if not path.exists():
         return
-    held = load_settings(str(path), []).values  # a newer key has its default
+    held = load_settings(str(path), []).values  # newer keys have their defaults
     changes = refused_changes(held, settings, same_length=True)
     if changes:
         differing = dict.fromkeys(key.partition(".")[0] for key, _, _ in changes)
         raise ConfigError(
-            f"{folder} holds a run with other settings ({', '.join(differing)} differ); choose another output_dir, or "
-            "delete that folder."
+            f"{folder} contains a run with other settings ({', '.join(differing)} differ); choose another output_dir, "
+            "or delete that folder."
         )
 
 

@@ -1,4 +1,4 @@
-"""Which settings of a run may change when it resumes, and in what else two runs' settings differ."""
+"""Which settings of a run may change when it resumes, and how two runs' settings differ."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from transformers import TrainingArguments
 # ---- Settings that may change on --resume, since what is trained stays the same; all others may not ----
 
 LENGTH = {"max_steps", "num_train_epochs"}
-"""A run may be made longer. Its learning rate then goes on along the schedule of the new length, so it is not the run
-that would have had this length from the start; that has always been allowed."""
+"""A run may be made longer. Its learning rate then follows the schedule of the new length, so the result differs from a
+run that had this length from the start."""
 
 POOL = {"per_device_train_batch_size", "gradient_accumulation_steps"}
-"""What a change of the number of processes needs. The rows of a pool must stay as many; that is checked elsewhere."""
+"""Needed to change the number of processes. The pool must keep its number of rows, which is checked elsewhere."""
 
 PLACE = {
     *("use_cpu", "local_rank", "torch_empty_cache_steps", "skip_memory_metrics"),
     *("gradient_checkpointing", "gradient_checkpointing_kwargs"),
     *("activation_checkpointing", "activation_checkpointing_kwargs"),
 }
-"""Where and in how much memory the same steps are computed."""
+"""Where the same steps are computed, and in how much memory."""
 
 SHOWN = {
     *("report_to", "run_name", "project", "disable_tqdm", "log_level", "log_level_replica", "log_on_each_node"),
@@ -37,11 +37,11 @@ LOADER = {
 PREFIXES = ("logging_", "hub_", "trackio_", "ddp_", "eval_accumulation_", "eval_do_", "eval_use_")
 
 CADENCE = {"eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "save_strategy", "save_steps"}
-"""When is evaluated and saved. An evaluation moves the draws of dropout, as another device does, but decides nothing,
+"""When to evaluate and save. An evaluation changes the dropout draws, as another device does, but has no other effect
 unless the best model is loaded or the learning rate follows the loss."""
 
 SELECTION = {"pass_tokens", "head_chunk_tokens", "reuse_forward", "reuse_offload", "log_sources"}
-"""How much of the pool is computed at a time, what of it is kept, and what is logged."""
+"""How much of the pool is computed at a time, what is kept in memory, and what is logged."""
 
 
 def refused_changes(
@@ -69,7 +69,7 @@ def refused_changes(
 
 
 def find_differences(held: Any, given: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield each dotted key whose values differ, with both; None stands for a key that is not there."""
+    """Yield each dotted key whose values differ, with both values; None for a missing key."""
     if isinstance(held, list) and isinstance(given, list) and len(held) == len(given):
         held, given = dict(enumerate(held)), dict(enumerate(given))
     if isinstance(held, Mapping) and isinstance(given, Mapping):
@@ -98,7 +98,7 @@ def _may_change(key: str, held: Mapping[str, Any], given: Mapping[str, Any]) -> 
 
 
 def _filled(values: Mapping[str, Any], *, lora: bool) -> dict[str, Any]:
-    """Give the training arguments, and LoRA's, their defaults, so that one that is spelled out is no difference."""
+    """Fill in the defaults of training arguments and LoRA, so that spelling out a default is not a difference."""
     filled = {**values, "training": {**_defaults(TrainingArguments), **values["training"]}}
     if lora:
         from peft import LoraConfig

@@ -1,4 +1,4 @@
-"""What a run that goes on must have in common with the run that its folder holds: settings and data."""
+"""What a resumed run must have in common with the run in its folder: settings and data."""
 
 from __future__ import annotations
 
@@ -24,57 +24,57 @@ logger = logging.getLogger(__name__)
 
 
 def check_settings(settings: RunSettings) -> None:
-    """Check that the run goes on with the settings in its folder, but for those that do not change what is trained.
+    """Check that a run resumes with the settings in its folder, except those that do not change the training.
 
     Raises:
-        ConfigError: others differ; each is named with the value held and the one given.
+        ConfigError: other settings differ; names each with both values.
     """
     path = settings.output_dir / CONFIG_NAME
     try:
-        held = load_settings(str(path), []).values  # a newer key has its default
+        held = load_settings(str(path), []).values  # newer keys have their defaults
     except ConfigError as error:
-        raise ConfigError(f"The run in {settings.output_dir} can not be resumed: {error}") from error
+        raise ConfigError(f"The run in {settings.output_dir} cannot be resumed: {error}") from error
     differing = [f"{key}: {before!r} -> {now!r}" for key, before, now in refused_changes(held, settings.values)]
     if differing:
         raise ConfigError(
-            f"{settings.output_dir} holds a run with other settings ({'; '.join(differing)}). Resume it without the "
-            "change, begin anew with --overwrite, or choose another output_dir."
+            f"{settings.output_dir} contains a run with other settings ({'; '.join(differing)}). Resume it without the "
+            "change, start over with --overwrite, or choose another output_dir."
         )
 
 
 def check_data(folder: Path, found: Fingerprint | None) -> None:
-    """Check that a run goes on with the rows it began with, of a stream the held-out ones.
+    """Check that a run resumes with the rows it started with; for a stream, with the same held-out rows.
 
-    Those of older versions are not known.
+    Fingerprints of runs made by older versions are unavailable.
 
     Raises:
-        DataError: they differ; how many there were and are is said.
+        DataError: the rows differ; gives both numbers of rows.
     """
     difference = describe_difference(RunFolder(folder).fingerprint(), found)
     if difference is not None:
         raise DataError(
-            f"The data are not those that the run in {folder} began with ({difference}). Put that data back, "
-            "or begin a new run with --overwrite or another output_dir."
+            f"The data is not the data that the run in {folder} started with ({difference}). Restore that "
+            "data, or start a new run with --overwrite or another output_dir."
         )
 
 
 def fingerprint_run(settings: RunSettings, data: PreparedData) -> Fingerprint:
-    """Return what tells the run's data from others; of a stream, whose rows come as they are needed, those held out."""
+    """Return the fingerprint of the run's data; for a stream, of its held-out rows."""
     if settings.data["streaming"]:
         return fingerprint_stream(write_rows(data.held_out, settings.data["format"]))
     return fingerprint_data(data.train, data.validation, settings.data["source_column"])
 
 
 Texts = Mapping[str, Iterable[str]]
-"""Name -> lines, each with its end."""
+"""Name -> lines, each with its line ending."""
 
 
 def beginning(settings: RunSettings, data: Fingerprint, held_out: Iterable[str]) -> Texts:
-    """Return the files that a run begins with: what tells its data, the held-out rows, and the resolved settings.
+    """Return the files that a run starts with: fingerprint, held-out rows, and resolved settings.
 
     Args:
-        settings: the run.
-        data: its fingerprint.
+        settings: the run's settings.
+        data: the fingerprint of its data.
         held_out: a line for each held-out row, see `held_rows.write_rows`.
     """
     return {DATA_NAME: [json.dumps(data, indent=2) + "\n"], HELD_OUT_NAME: held_out, CONFIG_NAME: [_dump(settings)]}
@@ -85,29 +85,31 @@ def _dump(settings: RunSettings) -> str:
 
 
 def changed_settings(settings: RunSettings, folder: RunFolder) -> Texts:
-    """Return a resumed run's settings; nothing where the file says the same, or is not ours."""
+    """Return a resumed run's settings; nothing if the file has the same settings, or is not ours."""
     path = folder.path / CONFIG_NAME
     if path.exists() and load_settings(str(path), []).values == settings.values:
         return {}
     if path.exists() and CONFIG_NAME not in folder.own():
-        logger.warning("%s was changed, so it stays as it is: it does not say all settings of the resumed run.", path)
+        logger.warning(
+            "%s was changed, so it stays as it is: it does not contain all settings of the resumed run.", path
+        )
         return {}
     return {CONFIG_NAME: [_dump(settings)]}
 
 
 class BeginRun(TrainerCallback):
-    """Writes what a run begins with once its training does, so once all that can be checked has been.
+    """Writes a run's initial files when training begins, after all checks.
 
-    A resumed run has loaded its checkpoint then, and its settings are written anew where they differ. Put it before all
-    callbacks that write to the folder.
+    By then a resumed run has loaded its checkpoint; its settings are rewritten if they differ. Put this callback before
+    all callbacks that write to the folder.
 
     Args:
-        folder: the run's; None in the processes that do not write.
+        folder: the run's folder; None in processes that do not write.
         texts: the files.
-        trainer: whose processes wait for the one that writes.
-        resumed_at: steps of the checkpoint; None where the run begins.
-        logs: names of further files that the run adds to.
-        then: called when all is written.
+        trainer: its processes wait for the one that writes.
+        resumed_at: step of the checkpoint; None if the run starts.
+        logs: names of further logs.
+        then: called when the files are written.
     """
 
     def __init__(
@@ -124,7 +126,7 @@ class BeginRun(TrainerCallback):
         self._resumed_at, self._logs, self._then = resumed_at, logs, then
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write them in one process."""
+        """Write the files in one process."""
         if self._folder is not None:
             self._folder.refuse_checkpoints(self._resumed_at or 0, state.max_steps)
             if self._resumed_at is None:
@@ -135,6 +137,6 @@ class BeginRun(TrainerCallback):
         self._trainer.accelerator.wait_for_everyone()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """List what was copied to the run's folder for the hub."""
+        """Add the files that were copied to the run's folder for the Hub to the manifest."""
         if self._folder is not None and args.push_to_hub:
             self._folder.list_copies(self._folder.path / f"checkpoint-{state.global_step}")

@@ -26,13 +26,13 @@ MODEL_COLUMNS = frozenset(
         *("output_attentions", "output_hidden_states", "return_dict", "row_weights"),
     )
 )
-"""Columns that would reach the model, or the loss, as what they are called."""
+"""Columns with the names of model or loss arguments, which would receive them."""
 
 DATA_DEFAULTS: dict[str, Any] = asdict(DataSettings())
 
 
 class RunSettings(NamedTuple):
-    """A resolved configuration; `values` is what `config.yaml` of the output folder holds."""
+    """A resolved configuration; `values` is the content of `config.yaml` in the output folder."""
 
     model: str
     dtype: str
@@ -52,12 +52,12 @@ def load_settings(path: str, overrides: Sequence[str]) -> RunSettings:
 
     Args:
         path: a YAML file.
-        overrides: ``key=value``, keys dotted, values in YAML: ``training.max_steps=20``. Of two for the same key the
-            later one holds.
+        overrides: ``key=value`` with dotted keys and YAML values: ``training.max_steps=20``. The last override of a
+            key counts.
 
     Raises:
-        ConfigError: the file is missing or no mapping, a key is unknown (with the nearest one) or stands twice, a value
-            has the wrong kind or is out of range.
+        ConfigError: the file is missing or not a mapping, a key is unknown (gives the closest one) or a duplicate, or a
+            value has the wrong type or is out of range.
     """
     return resolve_settings(read_config_file(Path(path)), overrides)
 
@@ -70,7 +70,7 @@ def resolve_settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -
     check_keys(given, hints_of(TopSettings))
     for name in ("model", "output_dir"):
         if not given.get(name) or not isinstance(given[name], str):
-            raise ConfigError(f"{name} is {show(given.get(name))}; it must be set to a text.")
+            raise ConfigError(f"{name} is {show(given.get(name))}; it must be set to a string.")
     merged = {**asdict(TopSettings()), **read_section("", hints_of(TopSettings), given)}
     merged["data"] = _data(merged["data"])
     merged["mixture"] = _mixture(merged["mixture"], merged["data"])
@@ -101,7 +101,7 @@ def resolve_settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"{override!r} is no override; write key=value, such as selection.keep=0.25.")
+        raise ConfigError(f"Invalid override {override!r}. Use key=value, for example selection.keep=0.25.")
     *parents, leaf = key.split(".")
     place = values
     for parent in parents:
@@ -110,7 +110,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if inner is None:
             inner = place[parent] = {}
         if not isinstance(inner, dict):
-            raise ConfigError(f"{override!r} cannot be set: {parent} is {show(inner)}, no mapping.")
+            raise ConfigError(f"{override!r} cannot be set: {parent} is {show(inner)}, not a mapping.")
         place = inner
     try:
         place[_find_key(place, leaf)] = read_yaml(text)
@@ -119,7 +119,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _find_key(place: Mapping[Any, Any], name: str) -> Any:
-    """Return the key of a mapping that a part of a dotted key names: ``data.cap.0`` is that of the source 0."""
+    """Return the mapping key that a part of a dotted key names: ``data.cap.0`` names the source 0."""
     return next((key for key in place if not isinstance(key, tuple) and source_name(key) == name), name)
 
 
@@ -128,8 +128,8 @@ def _data(values: Any) -> dict[str, Any]:
     check_mixing(merged)
     if merged["source_column"] in MODEL_COLUMNS:
         raise ConfigError(
-            f"data.source_column={merged['source_column']!r} is what a column of tokens or an argument of the model is "
-            f"called. Rename it: data.columns={{source: {merged['source_column']}}}, and leave data.source_column out."
+            f"data.source_column={merged['source_column']!r} is the name of a token column or a model argument. "
+            f"Rename it: data.columns={{source: {merged['source_column']}}}, and leave data.source_column out."
         )
     return merged
 
