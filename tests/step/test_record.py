@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from colm.step.record import StepLog, to_dict
+from colm.step.record import StepLog, from_dict, read_records, to_dict
 from colm.types import StepRecord
 
 
@@ -25,3 +25,13 @@ def test_lines_persist_and_later_steps_are_dropped(tmp_path: Path) -> None:
     assert lines[0]["kept"] == {"a": [2], "b": [3]}
     log.truncate(0)
     assert log.path.read_text() == ""
+
+
+def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
+    weighed = record(1)._replace(weights={"a": [0.5], "b": [0.5]}, match=0.75, step_seconds=1.5)
+    log = StepLog(tmp_path / "selection.jsonl")
+    for each in (record(0), weighed):
+        log.write(to_dict(each))
+    assert list(read_records(log.path)) == [record(0), weighed]
+    older = {key: value for key, value in to_dict(record(0)).items() if key in ("step", "seconds", "pool", "kept")}
+    assert from_dict(older) == record(0)._replace(tokens={}, small_kept=0)

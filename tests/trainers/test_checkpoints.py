@@ -186,7 +186,7 @@ def test_sigterm_saves_logs_it_and_resumes_to_the_same_run(tmp_path: Path, ranks
             else:  # one rank receives the signal; the other must not wait for it
                 os.kill(children(process.pid)[0], signal.SIGTERM)
                 _, errors = process.communicate(timeout=120)
-            assert re.search(r"told to stop \(SIGTERM\) in step \d+, whose checkpoint is written to .*--resume", errors)
+            assert re.search(r"stopped by SIGTERM in step \d+; its checkpoint is in .*--resume", errors)
             (saved,) = run.glob("checkpoint-*")
             assert is_complete(saved)
             assert len(read_lines(run / "selection.jsonl")) == int(saved.name.rpartition("-")[2])

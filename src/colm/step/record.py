@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from colm.errors import DataError
+from colm.step.files import replace_file
 from colm.types import StepRecord
 
 FILE_NAME = "selection.jsonl"
@@ -33,35 +34,6 @@ RUN_NAMES = (CONFIG_NAME, DATA_NAME, HELD_OUT_NAME, FILE_NAME, EVALUATIONS_NAME,
 """Files that every training run writes, in addition to the model and checkpoints."""
 ANSWER_NAMES = (ANSWERS_NAME, ANSWER_LINES_NAME, PARTIAL_ANSWERS_NAME, HARNESS_NAME)
 """Files that an evaluation writes."""
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file atomically."""
-    replace_lines(path, [text])
-
-
-def replace_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write a file atomically, line by line; `lines` include their line endings."""
-    write_partial(path, lines).replace(path)
-
-
-def write_partial(path: Path, lines: Iterable[str]) -> Path:
-    """Write a uniquely named file next to `path`, to be renamed to `path`, and return its path."""
-    number = os.getpid()
-    while True:
-        partial = path.with_name(f"{path.name}.{number}")
-        try:
-            file = partial.open("x", encoding="utf-8")
-        except FileExistsError:  # left by a killed process, or not ours
-            number += 1
-            continue
-        try:
-            with file:
-                file.writelines(lines)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        return partial
 
 
 class StepLog:
@@ -153,3 +125,34 @@ def to_dict(record: StepRecord) -> dict[str, Any]:
         "kept": record.kept,
         "tokens": record.tokens,
     } | ({} if record.weights is None else {"weights": record.weights})
+
+
+def from_dict(line: Mapping[str, Any]) -> StepRecord:
+    """Return the record that `to_dict` wrote; keys that older versions did not write have their defaults.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: the line is not a record.
+    """
+    return StepRecord(
+        step=int(line["step"]),
+        pool={source: list(rows) for source, rows in line["pool"].items()},
+        kept={source: list(rows) for source, rows in line["kept"].items()},
+        tokens=dict(line.get("tokens", {})),
+        small_kept=int(line.get("small_kept", 0)),
+        unlabelled=int(line.get("unlabelled", 0)),
+        nonfinite=int(line.get("nonfinite", 0)),
+        seconds=float(line["seconds"]),
+        match=_optional_float(line.get("match")),
+        match_random=_optional_float(line.get("match_random")),
+        weights=line.get("weights"),
+        step_seconds=_optional_float(line.get("step_seconds")),
+    )
+
+
+def read_records(path: Path) -> Iterator[StepRecord]:
+    """Yield a run's records, without a last line that is not whole. Raises as `StepLog.read` and `from_dict`."""
+    return map(from_dict, StepLog(path).read())
+
+
+def _optional_float(value: Any) -> float | None:
+    return None if value is None else float(value)

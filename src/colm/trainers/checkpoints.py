@@ -8,7 +8,7 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
-from colm.step.record import replace_file
+from colm.step.files import replace_file
 
 MARKER = "coreset_complete.json"
 BEGUN = "coreset_begun.json"

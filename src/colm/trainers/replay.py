@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from colm.choosing import Chosen, Step
 from colm.errors import ConfigError, DataError
 from colm.step.pool_info import PoolFacts, fillers, index_by_source
-from colm.step.record import StepLog
-from colm.types import Coreset
+from colm.step.record import StepLog, read_records
+from colm.types import Coreset, StepRecord
 
 
 class Replayed:
@@ -34,7 +33,7 @@ class Replayed:
         self.steps = sum(1 for _ in self._log.read(whole=True))
         if self.steps == 0:
             raise ConfigError(f"{record} holds no step to replay; give the selection.jsonl of a run.")
-        self._lines: Iterator[dict[str, Any]] = iter(())
+        self._records: Iterator[StepRecord] = iter(())
         self._read_to = 0
 
     def choose(self, step: Step) -> Chosen:
@@ -44,38 +43,38 @@ class Replayed:
             DataError: the pool is not the recorded one, so seed, data or batch size differ.
             ConfigError: the record has no such step.
         """
-        line = self._read(step.number)
+        then = self._read(step.number)
         pool = index_by_source(step.facts.recorded, step.facts)
-        if pool != line["pool"]:
+        if pool != then.pool:
             raise DataError(
-                f"The pool of step {step.number} is not the recorded one: {_difference(pool, line['pool'])}. "
+                f"The pool of step {step.number} is not the recorded one: {_difference(pool, then.pool)}. "
                 "Replay with the data, seed, batch size and number of ranks of the run."
             )
-        coreset = _recorded_coreset(step.facts, line)
-        return Chosen(coreset, line["nonfinite"], line["match"], line["match_random"])
+        coreset = _recorded_coreset(step.facts, then)
+        return Chosen(coreset, then.nonfinite, then.match, then.match_random)
 
-    def _read(self, step: int) -> dict[str, Any]:
+    def _read(self, step: int) -> StepRecord:
         if step >= self.steps:
             raise ConfigError(f"{self._log.path} records {self.steps} steps, so there is no step {step} to replay.")
         if step < self._read_to:
-            self._read_to, self._lines = 0, iter(())
+            self._read_to = 0
         if self._read_to == 0:
-            self._lines = self._log.read()
-        for line in self._lines:
+            self._records = read_records(self._log.path)
+        for record in self._records:
             self._read_to += 1
-            if line["step"] == step:
-                return line
+            if record.step == step:
+                return record
         raise ConfigError(f"{self._log.path} has no line of step {step}; it is not the record of one run.")
 
 
-def _recorded_coreset(facts: PoolFacts, line: Mapping[str, Any]) -> Coreset:
+def _recorded_coreset(facts: PoolFacts, record: StepRecord) -> Coreset:
     position = {
         (source, index): p for p, (source, index) in enumerate(zip(facts.source, facts.dataset_index, strict=True))
     }
-    rows = [(source, index) for source, kept in line["kept"].items() for index in kept]
+    rows = [(source, index) for source, kept in record.kept.items() for index in kept]
     weights = [1.0 / len(rows)] * len(rows)
-    if "weights" in line:
-        weights = [weight for source in line["kept"] for weight in line["weights"][source]]
+    if record.weights is not None:
+        weights = [weight for source in record.kept for weight in record.weights[source]]
     weight_at = dict(zip((position[row] for row in rows), weights, strict=True))
     kept = sorted((weight_at | dict.fromkeys(fillers(weight_at, facts), 0.0)).items())
     return Coreset(torch.tensor([p for p, _ in kept]), torch.tensor([weight for _, weight in kept]))

@@ -46,7 +46,7 @@ def test_a_run_clusters_once_and_goes_on_with_the_same(
 
     capsys.readouterr()
     assert main(["train", config, "--resume", "training.max_steps=8", "sources.cluster.clusters=4"]) == 2
-    assert "holds a run with other settings (sources.cluster.clusters: 3 -> 4)" in capsys.readouterr().err
+    assert "contains a run with other settings (sources.cluster.clusters: 3 -> 4)" in capsys.readouterr().err
     monkeypatch.setattr("colm.lab.sources.labelling.make_embedder", lambda *_: pytest.fail("embedded again"))
     assert main(["train", config, "--resume", "training.max_steps=8"]) == 0
     assert (run / "labels.parquet").stat().st_mtime_ns == made

@@ -82,7 +82,7 @@ def test_train_leaves_a_run_that_loads_and_goes_on(tmp_path: Path, capsys: pytes
     assert model(**tokenizer("1 + 1 = ", return_tensors="pt")).logits.shape[-1] == len(tokenizer)
 
     assert main(["train", config]) == 2
-    assert "already holds a run" in capsys.readouterr().err
+    assert "already contains a run" in capsys.readouterr().err
     evaluations = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
     assert [(line["step"], line["rows"]) for line in evaluations] == [(0, 0), (6, 24)]
     assert evaluations[1]["losses"]["rare"] == rare["eval_loss_after"]
@@ -168,7 +168,7 @@ def test_a_stream_is_shown_and_trained_on(tmp_path: Path, capsys: pytest.Capture
     data = {"train": str(tmp_path / "rows.jsonl"), "streaming": True, "max_length": 32, "window": 40}
     config = write_run(tmp_path, data=data)
     assert main(["sources", config]) == 0
-    assert "the stream's first 40 rows, sizes too" in capsys.readouterr().out
+    assert "the stream's first 40 rows, including sizes" in capsys.readouterr().out
     assert main(["train", config, "data.validation_rows=1", "data.window=30"]) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["steps"] == 6
@@ -186,7 +186,7 @@ def test_a_stream_is_shown_and_trained_on(tmp_path: Path, capsys: pytest.Capture
     assert main(["sources", config, "data.source_sizes={adding: 36, naming: 18}"]) == 2
     assert "'rare' is in the data, but has no size" in capsys.readouterr().err
     assert main(["train", config, "training.max_steps=-1", "--overwrite"]) == 2
-    assert "A stream has no known end" in capsys.readouterr().err
+    assert "A stream has no known length" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_errors_are_one_line_and_status_two(
 
 def test_resume_without_a_run_begins_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert main(["train", write_run(tmp_path), "--resume", "training.max_steps=1"]) == 0
-    assert f"{tmp_path / 'run'} holds no complete checkpoint; the run starts from the beginning." in caplog.text
+    assert f"{tmp_path / 'run'} contains no complete checkpoint; the run starts from the beginning." in caplog.text
 
 
 def test_python_dash_m() -> None:
@@ -236,7 +236,7 @@ def test_replay_trains_on_the_recorded_rows_to_the_same_weights(
     assert main(["replay", str(tmp_path / "none.jsonl")]) == 2
     assert "give the selection.jsonl of a run" in capsys.readouterr().err
     assert main(["replay", str(run)]) == 2
-    assert "already holds a run" in capsys.readouterr().err
+    assert "already contains a run" in capsys.readouterr().err
     assert main(["replay", str(run), "--overwrite", "seed=1", "data.seed=0"]) == 2
     assert "is not the recorded one" in capsys.readouterr().err
     refuse_damaged_records(run, capsys)
@@ -248,7 +248,7 @@ def refuse_damaged_records(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
     lines = whole.splitlines(keepends=True)
     for damaged, message in [
         (whole[:-100], "line 6, is incomplete: the file was truncated, or the run was killed while writing"),
-        (b"".join(lines[:4]), "holds 4 steps, but"),
+        (b"".join(lines[:4]), "contains 4 steps, but"),
         (b"".join([*lines[:2], b"{step" + lines[2][5:], *lines[3:]]), "selection.jsonl, line 3, is not valid JSON"),
         (b"".join([*lines[:2], b"\xff" + lines[2][1:], *lines[3:]]), "selection.jsonl, line 3, is not valid JSON"),
         (b"".join([*lines[:2], b"3\n", *lines[3:]]), "line 3, is not a JSON object, so colm train did not write it"),

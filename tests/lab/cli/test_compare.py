@@ -10,8 +10,12 @@ import pytest
 import yaml
 from tests.lab.cli.test_commands import write_run
 
+from colm.errors import ConfigError
 from colm.lab.cli import main
-from colm.lab.cli.compare import figures
+from colm.lab.cli.compare import figures, plan_runs
+from colm.lab.run.resume import check_settings
+from colm.lab.run.settings import resolve_settings
+from colm.lab.run.yaml12 import write_yaml
 
 TRAINING = {
     "per_device_train_batch_size": 2,
@@ -44,6 +48,36 @@ def test_figures_average_over_sources_by_size_and_leave_out_what_was_not_trained
         "selection_seconds": 0.5,
         "peak_memory_bytes": 7,
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "resumes", "compares"),
+    [
+        (["training.logging_steps=3", "training.save_steps=2", "selection.pass_tokens=64"], True, True),
+        (["training.per_device_train_batch_size=1", "training.gradient_accumulation_steps=4"], True, True),
+        (["training.per_device_train_batch_size=4"], True, False),  # with half the processes, which nothing here tells
+        (["training.max_steps=3"], True, False),  # a finished run has as many steps as the others
+        (["training.learning_rate=1"], False, False),
+        (["data.max_length=24"], False, False),
+    ],
+)
+def test_a_comparison_accepts_the_changes_that_a_resumed_run_accepts(
+    tmp_path: Path, changes: list[str], resumes: bool, compares: bool
+) -> None:
+    config = write_run(tmp_path, training=TRAINING)
+    for folder, settings in plan_runs(config, [], ["random"], [0]).items():
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(write_yaml(settings))
+        given = resolve_settings(settings, changes)
+    for accepted, check in (
+        (resumes, lambda: check_settings(given)),
+        (compares, lambda: plan_runs(config, changes, ["random"], [0])),
+    ):
+        if accepted:
+            check()
+            continue
+        with pytest.raises(ConfigError, match="contains a run with other settings"):
+            check()
 
 
 @pytest.mark.slow
@@ -88,7 +122,7 @@ def test_runs_share_data_and_what_is_finished_is_not_run_again(
     assert (out / "random" / "seed-0" / "summary.json").stat().st_mtime_ns == finished
     assert json.loads((out / "compare.json").read_text())["random"]["1"]["macro"] == pytest.approx(before)
     assert main([*command, "data.max_length=24"]) == 2
-    assert "holds a run with other settings (data differ)" in capsys.readouterr().err
+    assert "contains a run with other settings (data differ)" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -102,18 +136,18 @@ def test_runs_on_other_data_are_refused(
     (tmp_path / "rows.jsonl").write_text(rows.replace("Rare ", "Seldom "))
     assert main([*command, "control"]) == 2
     error = capsys.readouterr().err
-    assert "seed-0 holds a run on other data (54 training rows (" in error
-    assert "Put the data back, choose another output_dir, or delete that folder" in error
+    assert "seed-0 contains a run on other data (54 training rows (" in error
+    assert "Restore the data, choose another output_dir, or delete that folder" in error
     assert not (out / "control").exists()
     (out / "random" / "seed-0" / "data.json").unlink()  # as an older version left it
     assert main([*command, "control"]) == 0
     (tmp_path / "rows.jsonl").write_text(rows)
     assert main([*command, "random-n"]) == 2
-    assert "control/seed-0 holds a run on other data" in capsys.readouterr().err
+    assert "control/seed-0 contains a run on other data" in capsys.readouterr().err
     with monkeypatch.context() as patch:  # the file changes between two runs
         patch.setattr("colm.lab.cli.compare.check_run_data", lambda *_: None)
         assert main([*command, "control", "random-n"]) == 2
-    assert "control/seed-0 holds a run on other data" in capsys.readouterr().err
+    assert "control/seed-0 contains a run on other data" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -158,13 +192,13 @@ def test_every_run_answers_questions(tmp_path: Path, capsys: pytest.CaptureFixtu
     [
         ({"training": {"num_train_epochs": 1, "use_cpu": True}}, [], "needs training.max_steps"),
         ({"data": {"train": "rows.jsonl"}}, [], "needs validation data: set data.validation"),
-        ({}, ["--methods", "colmm"], "There is no method 'colmm'. Did you mean 'colm'"),
+        ({}, ["--methods", "colmm"], "Unknown method 'colmm'. Did you mean 'colm'"),
         ({}, ["--seeds", "-1"], "--seeds -1: a seed must be"),
         ({}, ["--methods", "colm+keep=2"], "keep=2 is outside"),
         ({}, ["--launcher", "no-such-program -n 2"], "there is no program 'no-such-program'"),
-        ({}, ["--launcher", "torchrun '"], '--launcher "torchrun \'" is not a part of a command line'),
+        ({}, ["--launcher", "torchrun '"], '--launcher "torchrun \'" is not a valid part of a command line'),
         ({}, ["--eval-options=--limit 3"], "has no effect without --eval-data"),
-        ({}, ["--eval-data", "demo", "--eval-options=--limit '"], '--eval-options "--limit \'" is not a part'),
+        ({}, ["--eval-data", "demo", "--eval-options=--limit '"], '--eval-options "--limit \'" is not a valid part'),
         ({}, ["--eval-data", "demo", "--eval-options=--limit -1"], "--limit -1 must be at least 1"),
         ({}, ["--eval-data", "demo", "--eval-options=--batch-size 0"], "--batch-size must be at least 1"),
         ({}, ["--eval-data", "demo", "--eval-options=--sample nan"], "--sample nan must be a temperature"),

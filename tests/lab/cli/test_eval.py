@@ -83,7 +83,7 @@ def test_other_data_is_out_of_domain_and_runs_stand_beside_each_other(
     command[2] = "model"
     assert main([*command, "--max-new-tokens", "12", "--limit", "3", "--out", "out"]) == 0
     shown = capsys.readouterr().out
-    for words in ("mean, in-domain", "mean, out-of-domain", "mean, all sources", "beside each other", "+0.0"):
+    for words in ("mean, in-domain", "mean, out-of-domain", "mean, all sources", "side by side", "+0.0"):
         assert words in shown
     assert "1 rows without a final answer were left out" in " ".join(shown.split())
     first, second = (json.loads((tmp_path / "out" / name / "answers.json").read_text()) for name in ("run", "model"))
@@ -162,7 +162,7 @@ def test_a_batch_too_large_for_the_memory(
 
     monkeypatch.setattr(judge, "generate_batch", fail)
     assert main(["eval", str(trained), "--batch-size", "3", "--out", str(tmp_path)]) == 2
-    assert "--batch-size 3 needs more memory than there is; lower it" in capsys.readouterr().err
+    assert "--batch-size 3 needs more memory than is available; lower it" in capsys.readouterr().err
 
 
 def test_programs_run_only_where_asked_for(
@@ -203,13 +203,13 @@ def test_tasks_of_the_harness(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["no/such-model", "--data", "held.jsonl"], "is no output folder of colm train, and no model either"),
+        (["no/such-model", "--data", "held.jsonl"], "is neither an output folder of colm train nor a model"),
         (["empty"], "neither the output folder of colm train (no config.yaml) nor a model"),
         (["unfinished"], "The run unfinished has not finished (there is no summary.json)"),
-        (["compared"], "compared holds a comparison; give its runs"),
+        (["compared"], "compared contains a comparison; give its runs"),
         (["tiny"], "'tiny' is a random model"),
-        (["demo"], "demo is a model by name and has no data of its own; give some with --data"),
-        (["unheld"], "held no validation data out; give some with --data"),
+        (["demo"], "demo is a model, which has no data of its own; give questions with --data"),
+        (["unheld"], "has no held-out rows; give questions with --data"),
         (["RUN", "--data", "hled.jsonl"], "no file 'hled.jsonl'. Did you mean 'held.jsonl'"),
         (["RUN", "--data", "text.jsonl"], "only text, which has no prompt to answer"),
         (["RUN", "--data", "wrong.jsonl"], "no question with its answer. Did you mean 'prompt'"),
@@ -221,7 +221,7 @@ def test_tasks_of_the_harness(
         (["RUN", "--batch-size", "0"], "--batch-size must be at least 1; it is 0"),
         (["RUN", "--max-new-tokens", "0"], "--max-new-tokens must be at least 1; it is 0"),
         (["RUN", "--max-new-tokens", "512"], "leaves no room for a prompt in the model's context of 512"),
-        (["RUN", "selection.keep=0.25"], "'selection.keep=0.25' has no say in an evaluation"),
+        (["RUN", "selection.keep=0.25"], "'selection.keep=0.25' has no effect on an evaluation"),
     ],
 )
 def test_what_can_not_be_evaluated(

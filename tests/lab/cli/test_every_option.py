@@ -12,8 +12,7 @@ import yaml
 
 from colm.errors import ColmError, ConfigError, DataError
 from colm.lab.cli import main
-from colm.lab.report.runs import read_config
-from colm.lab.run.resume import read_fingerprint
+from colm.lab.run.folder import RunFolder
 from colm.lab.run.target import find_target
 from colm.step.record import CONFIG_NAME, DATA_NAME, SUMMARY_NAME
 
@@ -149,7 +148,7 @@ def test_files_of_a_run_that_are_damaged(tmp_path: Path, content: bytes) -> None
         find_target(str(tmp_path), [])
     if content != b'{"sources": 5}':
         with pytest.raises(DataError, match=f"{DATA_NAME} is damaged"):
-            read_fingerprint(tmp_path)
+            RunFolder(tmp_path).fingerprint()
     (tmp_path / CONFIG_NAME).write_bytes(content)
     with suppress(ColmError):  # JSON of a mapping is YAML of one
-        read_config(tmp_path)
+        RunFolder(tmp_path).config()

@@ -108,11 +108,11 @@ def test_overrides_of_any_kind(tmp_path: Path, odd: str) -> None:
         (b"# caf\xe9\nmodel: tiny\n", "is not UTF-8: byte 6 is 0xe9"),
         (b"\x89PNG\r\n\x1a\n\x00", "is not UTF-8"),
         (b"PK\x03\x04\x00", "is not valid YAML"),
-        (b"- a\n", "holds a list"),
-        (b"5\n", "holds a int"),
+        (b"- a\n", "contains a list"),
+        (b"5\n", "contains a int"),
         (b"", "model is None"),
         (b"model: tiny\n\tdata: 1", "is not valid YAML"),
-        (b"model: a\nmodel: b\n", r"the key 'model' stands twice \(lines 1 and 2\)"),
+        (b"model: a\nmodel: b\n", r"the key 'model' appears twice \(lines 1 and 2\)"),
         (b"model: a\n---\nmodel: b\n", "a single document"),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
             {"training": {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"power": "x"}}},
             "polynomial.* was refused",
         ),
-        ({"training": {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": {"a": 1}}}, "takes none of them"),
+        ({"training": {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": {"a": 1}}}, "accepts none"),
         (
             {"training": {"lr_scheduler_type": "constant", "warmup_steps": 5}},
             "warmup_steps=5 has no effect with lr_sch",
@@ -155,7 +155,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
         ({"lora": {"trainable_token_indices": {"embed_tokens": []}}}, "names no token; leave it out"),
         (
             {"lora": {"init_lora_weights": "pissa_niter_4"}},
-            "by a draw that is not saved with the adapter.* set it to pissa",
+            "by a random draw that is not saved with the adapter.* set it to pissa",
         ),
         (
             {"training": {"accelerator_config": {"split_batches": True}}},
@@ -194,7 +194,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
         ({"lora": {"r": -1}}, "lora.r=-1 must be a whole number of at least 1"),
         ({"lora": {"target_modules": 5}}, "lora.target_modules is 5; it must be "),
         ({"lora": {"layers_to_transform": [1]}}, "refused by peft.LoraConfig"),
-        ({"lora": {"init_lora_weights": "eva"}}, "looks at data before the training"),
+        ({"lora": {"init_lora_weights": "eva"}}, "needs a pass over the data before training"),
         ({"lora": {"eva_config": {}}}, "has no effect without lora.init_lora_weights=eva"),
         (
             {"selection": {"reuse_forward": True}, "training": {"neftune_noise_alpha": 5}},

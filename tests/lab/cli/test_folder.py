@@ -113,7 +113,7 @@ def test_a_file_of_somebody_else_under_each_name_of_ours_stays(tmp_path: Path, n
         with pytest.raises(ConfigError, match=name):
             RunFolder(tmp_path).write(name, "{}\n")
     else:
-        with pytest.raises(ConfigError, match=f"did not write, or somebody changed since.*{name}.*Move that away"):
+        with pytest.raises(ConfigError, match=f"did not write, or that were changed since.*{name}.*Move them"):
             start(tmp_path)
     assert theirs.read_text() == '[{"prompt": "mine"}]\n'
 
@@ -353,7 +353,7 @@ def test_what_came_while_the_run_trained_stays_and_the_model_is_kept(tmp_path: P
         folder.staging.make()
         for name in ("model.safetensors", "README.md"):
             (folder.staging.new / name).write_text("trained")
-        with pytest.raises(ConfigError, match=r"model.safetensors came into .* is in .*trained-\d+"):
+        with pytest.raises(ConfigError, match=r"model.safetensors appeared in .* is in .*trained-\d+"):
             folder.adopt()
     assert (tmp_path / "model.safetensors").read_text() == (tmp_path / "README.md").read_text() == "mine"
     (kept,) = tmp_path.glob("trained-*/model.safetensors")

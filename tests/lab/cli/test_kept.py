@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from colm.lab.run.kept import describe_kept
+from colm.step.record import from_dict
 
 
 class Words:
@@ -18,7 +19,8 @@ def test_kept_often_is_meant_beside_the_source_and_small_sources_are_left_out() 
         {"pool": {"a": [0, 1], "b": [4]}, "kept": {"a": [0], "b": []}},
         {"pool": {"a": [5]}, "kept": {"a": [5]}},
     ]
-    found = describe_kept(lines, ["rare"], train, Words(), count=2)
+    records = [from_dict({"step": step, "seconds": 0.5, **line}) for step, line in enumerate(lines)]
+    found = describe_kept(records, ["rare"], train, Words(), count=2)
     # a keeps 3 of 5 visits, b 2 of 3: surplus 0.8 for row 0, 0.4 for row 5, 1/3 for rows 2 and 3.
     assert [(e["source"], e["index"], e["pooled"], e["kept"]) for e in found["most_kept"]] == [
         ("a", 0, 2, 2),

@@ -70,7 +70,7 @@ def test_a_start_that_fails_leaves_no_folder(tmp_path: Path, capsys: pytest.Capt
     assert main(["train", write_run(tmp_path, model="no-such/model")]) == 2
     assert not (tmp_path / "run").exists()
     assert main(["train", str(tmp_path / "run.yaml"), f"output_dir={tmp_path / 'rows.jsonl' / 'run'}"]) == 2
-    assert "can not be made" in capsys.readouterr().err
+    assert "cannot be created" in capsys.readouterr().err
 
 
 def test_a_lock_that_was_let_go_of_while_it_was_taken_is_taken_again(
@@ -99,7 +99,7 @@ def test_without_locks_a_warning_says_so(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     with hold_folder(tmp_path):
-        assert f"{tmp_path} can not be locked ({os.strerror(number)}). Nothing stops a second" in caplog.text
+        assert f"{tmp_path} cannot be locked ({os.strerror(number)}). Nothing stops a second" in caplog.text
 
 
 def test_a_forked_worker_does_not_hold_on(tmp_path: Path) -> None:
@@ -132,9 +132,7 @@ def test_signals_are_passed_on_to_a_child(monkeypatch: pytest.MonkeyPatch, reque
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, outside))
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     began = time.monotonic()
-    with pytest.raises(
-        StoppedEarly, match=r"\(SIGTERM\), and so was the sleeper, which has ended; .* the same command"
-    ):
+    with pytest.raises(StoppedEarly, match=r"by SIGTERM \(the sleeper has exited too\); .* the same command"):
         child.run_child([sys.executable, "-c", TELLS.format("SIGTERM")], "the sleeper")
     with pytest.raises(KeyboardInterrupt):
         child.run_child([sys.executable, "-c", TELLS.format("SIGINT")], "the sleeper")
@@ -156,7 +154,7 @@ def test_an_interruption_before_anything_was_begun_says_what_to_do(
 
     monkeypatch.setattr(f"colm.lab.cli.{command[0]}.{command[0]}_command", interrupt)
     assert main(command) == 130
-    assert capsys.readouterr().err == "colm: interrupted; start again with the same command\n"
+    assert capsys.readouterr().err == "colm: interrupted; run the same command again\n"
 
 
 @pytest.mark.slow
@@ -170,7 +168,7 @@ def test_a_comparison_that_is_told_to_stop_leaves_no_training(tmp_path: Path) ->
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 143
-    assert f"and so was the training in {run}, which has ended; start again with the same command" in errors
+    assert f"stopped by SIGTERM (the training in {run} has exited too); run the same command again" in errors
     with pytest.raises(ProcessLookupError):
         os.kill(training, 0)
     done = len(read_lines(run / "selection.jsonl"))

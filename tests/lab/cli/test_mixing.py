@@ -28,9 +28,9 @@ def resolve(**data: Any) -> Any:
         ({"labels": {"label": "yes"}}, "data.labels.label is 'yes'; it must be a list or a mapping"),
         ({"window": 0, "streaming": True}, "data.window=0 must be a whole number of at least 1"),
         ({"streaming": "maybe"}, "data.streaming='maybe' must be true or false"),
-        ({"streaming": True, "cap": 5}, "data.cap needs rows that are counted"),
+        ({"streaming": True, "cap": 5}, "data.cap needs counted rows"),
         ({"streaming": True, "train": "demo"}, "not the demo; set it to false"),
-        ({"source_sizes": {"a": 5}}, "data.source_sizes are those of a stream; leave them out"),
+        ({"source_sizes": {"a": 5}}, "data.source_sizes applies only to streams; leave it out"),
         ({"source_sizes": {"a": 0}, "streaming": True}, "data.source_sizes.a=0 must be a whole number of at least 1"),
     ],
 )

@@ -70,7 +70,7 @@ def test_training_begins_where_the_adapter_ended(
         train(config, *go_on(trained, name, tmp_path), "seed=3" if "tiny" in name else "seed=0")
     assert figure(tmp_path, "eval_loss_before") == pytest.approx(figure(before, "eval_loss_after"), abs=1e-6)
     assert figure(tmp_path, "eval_loss_after") != figure(tmp_path, "eval_loss_before")
-    assert "Training goes on from the adapter" in caplog.text
+    assert "Training continues from the adapter" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_adapters_of_any_shape(tmp_path: Path, lora: dict[str, Any]) -> None:
     try:
         load(r=4)
     except ConfigError as error:  # it does not say which layers: what the message advises works
-        advised = re.search(r"have in lora (\{.*\}), and no other", str(error))
+        advised = re.search(r"set in lora (\{.*\}), and no other", str(error))
         assert advised is not None
         load(r=4, **read_yaml(advised[1]))
 
@@ -120,8 +120,8 @@ def test_adapters_of_any_shape(tmp_path: Path, lora: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("lora", "message"),
     [
-        (None, r"is a LoRA adapter on '.*base', but lora is null: .* \{r: 4, target_modules: \[q_proj, v_proj\]\}; "),
-        ({"r": 8}, r"a LoRA adapter with \{r: 4\}, but lora says \{r: 8\}. Write the adapter's settings"),
+        (None, r"is a LoRA adapter on '.*base', but lora is null\. .* \{r: 4, target_modules: \[q_proj, v_proj\]\}\. "),
+        ({"r": 8}, r"a LoRA adapter with \{r: 4\}, but lora says \{r: 8\}. Use the adapter's settings"),
         ({"lora_alpha": 8}, r"with \{lora_alpha: 16\}, but lora says \{lora_alpha: 8"),
         ({"use_dora": True}, r"with \{use_dora: false\}, but lora says \{use_dora: true\}"),
         ({"modules_to_save": ["lm_head"]}, r"with \{modules_to_save: null\}, but lora says"),
@@ -149,8 +149,8 @@ def test_other_layers_are_refused(trained: Path, config: str, tmp_path: Path, ca
     given = go_on(trained, "run", tmp_path / "out", target_modules="all-linear")
     assert main(["train", config, *given]) == 2
     error = capsys.readouterr().err
-    assert "is an adapter on 8 layers, but by the settings of lora it would be on 28" in error
-    assert "have in lora {target_modules: [q_proj, v_proj]}" in error
+    assert "is an adapter on 8 layers, but the lora settings select 28" in error
+    assert "set in lora {target_modules: [q_proj, v_proj]}" in error
     assert not (tmp_path / "out" / "config.yaml").exists()
 
 
@@ -194,16 +194,16 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
         without("adapter_model.safetensors"),
         r"but not the adapter's weights \(adapter_model.safetensors or",
     ),
-    "whole weights": (whole, "holds a whole model and an adapter .*, of which only one can be meant"),
+    "whole weights": (whole, "contains both a full model and an adapter .*Keep one"),
     "no base": (no_base, "does not say which model it was trained on; set base_model_name_or_path in its"),
     "a base that has gone": (
         settings_of_adapter(base_model_name_or_path="/nonexistent/base"),
-        "was trained on '/nonexistent/base', which cannot be loaded. Put it back, or set base_model_name_or_path",
+        "was trained on '/nonexistent/base', which cannot be loaded. Restore it, or set base_model_name_or_path",
     ),
     "a base that is a number": (settings_of_adapter(base_model_name_or_path=5), "was trained on '5', which cannot"),
-    "another kind": (other_kind, "an adapter of the kind IA3, .* merge it into its base"),
+    "another kind": (other_kind, "an adapter of type IA3, .* merge it into its base"),
     "an unknown kind": (settings_of_adapter(peft_type="XYZ"), "The adapter_config.json of '.*' cannot be read"),
-    "another task": (settings_of_adapter(task_type="SEQ_CLS"), r"is for SEQ_CLS, not on a causal language model"),
+    "another task": (settings_of_adapter(task_type="SEQ_CLS"), r"is for SEQ_CLS, not for a causal language model"),
     "another rank": (settings_of_adapter(r=8), r"with \{r: 8\}, but lora says \{r: 4\}"),
 }
 
@@ -237,7 +237,7 @@ def test_an_adapter_as_its_own_base_is_refused(trained: Path, tmp_path: Path) ->
 def test_an_adapter_is_not_replaced_by_the_run_that_continues_it(trained: Path, config: str, capsys: Any) -> None:
     for name in ("run", "run/checkpoint-2"):
         assert main(["train", config, *go_on(trained, name, trained / "run"), "--overwrite"]) == 2
-        assert "which would be replaced, and the new run reads it" in capsys.readouterr().err
+        assert "which would be replaced, but the new run reads it" in capsys.readouterr().err
 
 
 def test_a_run_from_an_adapter_is_resumed_planned_and_evaluated(
@@ -261,7 +261,7 @@ def test_every_command_takes_an_adapter(trained: Path, config: str, tmp_path: Pa
     assert figure(tmp_path / "three", "eval_loss_before") == pytest.approx(after, abs=1e-6)
     other = [*go_on(trained, "run", tmp_path / "two"), "seed=3", "--resume", "training.max_steps=3"]
     assert main(["train", config, *other]) == 2
-    assert "holds a run with other settings (model: " in capsys.readouterr().err
+    assert "contains a run with other settings (model: " in capsys.readouterr().err
     assert main(["replay", str(tmp_path / "two")]) == 0
     questions = ["--data", str(trained / "rows.jsonl"), *ANSWERS, "--out", str(tmp_path / "answers")]
     assert main(["eval", str(tmp_path / "three" / "checkpoint-2"), *questions]) == 0
@@ -270,7 +270,7 @@ def test_every_command_takes_an_adapter(trained: Path, config: str, tmp_path: Pa
     capsys.readouterr()
     for command in (["eval", str(tmp_path / "three")], ["train", config, *go_on(tmp_path, "three", tmp_path / "four")]):
         assert main(command) == 2
-        assert "two', which cannot be loaded. Put it back" in capsys.readouterr().err
+        assert "two', which cannot be loaded. Restore it" in capsys.readouterr().err
 
 
 def test_runs_of_a_comparison_begin_with_the_adapter(trained: Path, config: str, tmp_path: Path) -> None:

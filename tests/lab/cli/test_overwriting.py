@@ -64,7 +64,7 @@ def test_a_training_refuses_a_file_of_somebody_else_under_its_names(
         theirs.write_bytes(MINE)
         assert main(["train", config, *flags]) == 2
         assert name in (error := capsys.readouterr().err)
-        assert "Move that away, or choose another folder" in error
+        assert "Move them, or choose another folder" in error
         assert contents(run) == {theirs.relative_to(run).as_posix(): MINE}
 
 
@@ -122,7 +122,7 @@ def test_a_new_run_does_not_read_what_it_replaces(
     before = contents(run)
     for model in (run, run / "checkpoint-1"):
         assert main(["train", config, "--overwrite", f"model={model}"]) == 2
-        assert "would be replaced, and the new run reads it" in capsys.readouterr().err
+        assert "would be replaced, but the new run reads it" in capsys.readouterr().err
     assert contents(run) == before
 
 
@@ -153,7 +153,7 @@ def test_what_is_advised_after_ctrl_c_works(
         patch.setattr("colm.lab.cli.train.prepare_data", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         before = contents(again) if again.exists() else {}
         assert main(start) == 130
-        assert "nothing was begun; start again with the same command" in capsys.readouterr().err
+        assert "nothing was started; run the same command again" in capsys.readouterr().err
         assert (contents(again) if again.exists() else {}) == before
     for step, flags in ((1, ["--overwrite"]), (2, ["--resume"])):  # before the first checkpoint, and after it
         with monkeypatch.context() as patch:

@@ -133,7 +133,10 @@ def test_a_validation_file_that_changes_is_said(
         caplog.clear()
         assert asked_by(tmp_path / "run") == before
         changed = (tmp_path / "held.jsonl").exists()  # of a file that is not there nothing can be said
-        assert caplog.text.count("held.jsonl has changed since the run, whose own held-out rows are asked") == changed
+        assert (
+            caplog.text.count("held.jsonl has changed since the run. The questions are the run's own held-out rows")
+            == changed
+        )
 
 
 def test_held_out_rows_that_are_all_too_long_stop_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -164,11 +167,11 @@ def test_a_stream_asks_and_leaves_out_what_it_held_out(tmp_path: Path, capsys: p
     assert not {prompt for _, prompt, _ in before} & read
     (tmp_path / "compared" / "random").mkdir(parents=True)
     shutil.copytree(run, folder := tmp_path / "compared" / "random" / "seed-0")
-    with pytest.raises(DataError, match=r"seed-0 holds a run on other data \(8 held-out rows"):
+    with pytest.raises(DataError, match=r"seed-0 contains a run on other data \(8 held-out rows"):
         check_run_data(tmp_path / "compared", {folder: settings.values})
     (run / "held_out.jsonl").unlink()  # as an older version left it
     assert main(["eval", str(run)]) == 2
-    assert "of an older version, which keeps neither its held-out rows nor" in capsys.readouterr().err
+    assert "made by an older version, which stored neither the held-out rows nor" in capsys.readouterr().err
 
 
 def test_older_runs_are_asked_only_where_their_data_is_the_same(
@@ -187,7 +190,7 @@ def test_older_runs_are_asked_only_where_their_data_is_the_same(
     assert "give questions with --data FILE." in error
     (run / "data.json").unlink()
     assert main(["eval", str(run)]) == 2
-    assert "might be asked. Give questions with --data FILE." in capsys.readouterr().err
+    assert "might include training rows. Give questions with --data FILE." in capsys.readouterr().err
 
 
 def test_older_runs_go_on_with_the_rows_that_were_drawn_without_their_prompts(

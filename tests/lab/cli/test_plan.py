@@ -66,8 +66,11 @@ def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--gpu-memory", "5MB"], "cannot hold the model: parameters 0.0"),
         (["--gpu-memory", "1GiB", "model=no/such"], "The configuration of the model 'no/such' could not be read"),
         (["--gpu-memory", "1GiB", "--sequence-length", "1"], "--sequence-length=1 must be at least 2"),
-        (["--gpu-memory", "1GiB", "--sequence-length", "2000000"], "--sequence-length=2,000,000 is more"),
-        (["--gpu-memory", "1GiB", "data.max_length=2000000"], "data.max_length=2,000,000 is more than the 1,048,576"),
+        (["--gpu-memory", "1GiB", "--sequence-length", "2000000"], "--sequence-length=2,000,000 exceeds"),
+        (
+            ["--gpu-memory", "1GiB", "data.max_length=2000000"],
+            "data.max_length=2,000,000 exceeds the limit of 1,048,576",
+        ),
         (["--gpu-memory", "1GiB", "--labelled", "0"], "--labelled=0.0 must be above 0"),
         (["--gpu-memory", "1GiB", "training.optim=adafactory"], "Did you mean 'adafactor'"),
         (["--gpu-memory", "1GiB", "training.torch_compile=true"], "training.torch_compile=True changes memory"),
@@ -88,8 +91,8 @@ def test_layer_inputs_that_are_reused_are_said(tmp_path: Path, capsys: pytest.Ca
     assert main(["plan", config, "--gpu-memory", "4GiB", *changes]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     # 8 rows of 1,024 tokens, 4 layer inputs of 32 float32 numbers: 4 MiB, and half of it for the kept rows
-    assert "takes 0.0039 GiB more of the GPU's memory in the selection" in shown
-    assert "and 0.0020 GiB in training" in shown
+    assert "takes 0.0039 GiB more of the GPU's memory during selection" in shown
+    assert "and 0.0020 GiB during training" in shown
 
 
 def saved_model(folder: Path) -> Path:

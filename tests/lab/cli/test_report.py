@@ -37,7 +37,7 @@ def test_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "the method with exact gradients" in page
     run = str(folder / "colm" / "seed-0")
     assert main(["report", run, str(folder)]) == 2
-    assert "holds a comparison, which has a page of its own: give it alone" in capsys.readouterr().err
+    assert "contains a comparison, which has its own page: give it alone" in capsys.readouterr().err
 
 
 def test_errors_are_one_line_and_status_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

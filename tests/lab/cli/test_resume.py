@@ -13,7 +13,8 @@ from transformers import Trainer
 
 from colm.errors import ConfigError
 from colm.lab.cli import main
-from colm.lab.run.resume import check_settings, find_differences
+from colm.lab.run.changes import find_differences
+from colm.lab.run.resume import check_settings
 from colm.lab.run.settings import load_settings
 
 FEW = {"max_steps": 2, "save_steps": 1, "per_device_train_batch_size": 4, "use_cpu": True}
@@ -35,8 +36,8 @@ def test_other_settings_or_data_are_refused_and_nothing_is_written(
     assert main([*resume, *changes]) == 2
     error = capsys.readouterr().err
     for told in (
-        "holds a run with other settings (lora.r: 4 -> 2; selection.keep: 0.5 -> 0.25; selection.seed: 0 -> 7; ",
-        "training.learning_rate: 5e-05 -> 1; seed: 0 -> 7). Resume it without the change, begin anew with --overwrite",
+        "contains a run with other settings (lora.r: 4 -> 2; selection.keep: 0.5 -> 0.25; selection.seed: 0 -> 7; ",
+        "training.learning_rate: 5e-05 -> 1; seed: 0 -> 7). Resume it without the change, start over with --overwrite",
     ):
         assert told in error
     assert "max_steps" not in error
@@ -44,7 +45,7 @@ def test_other_settings_or_data_are_refused_and_nothing_is_written(
     rows = (tmp_path / "rows.jsonl").read_text()
     (tmp_path / "rows.jsonl").write_text(rows.replace("Rare ", "Seldom "))
     assert main(resume) == 2
-    assert "The data are not those that the run in" in (error := capsys.readouterr().err)
+    assert "The data is not the data that the run in" in (error := capsys.readouterr().err)
     assert "54 training rows (" in error
     (tmp_path / "rows.jsonl").write_text(rows)
 
@@ -120,7 +121,7 @@ def test_a_held_configuration_that_can_not_be_read_is_named(tmp_path: Path) -> N
     settings = load_settings(write_run(tmp_path), [])
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("model: tiny\nold: 1\n")
-    with pytest.raises(ConfigError, match=r"The run in .* can not be resumed: Unknown setting 'old'"):
+    with pytest.raises(ConfigError, match=r"The run in .* cannot be resumed: Unknown setting 'old'"):
         check_settings(settings)
 
 

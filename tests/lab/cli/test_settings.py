@@ -51,8 +51,8 @@ def test_overrides_reach_into_sections(tmp_path: Path) -> None:
     assert settings.data["format"] == "text"
     assert resolve_settings(settings.values).values == settings.values  # config.yaml runs again as it stands
     for bad, message in (
-        ("selection.keep", "is no override"),
-        ("seed.x=1", "seed is 7, no mapping|can not be set"),
+        ("selection.keep", "Invalid override"),
+        ("seed.x=1", "seed is 7, not a mapping|cannot be set"),
         ("seed={", "not valid YAML"),
     ):
         path.write_text(yaml.safe_dump({**BASE, "seed": 7}))
@@ -75,5 +75,5 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not valid YAML"):
         load_settings(str(path), [])
     path.write_text("- a")
-    with pytest.raises(ConfigError, match="holds a list"):
+    with pytest.raises(ConfigError, match="contains a list"):
         load_settings(str(path), [])

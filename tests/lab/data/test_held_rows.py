@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from colm.errors import DataError
 from colm.lab.data.held_rows import TextRows, group_rows, part_keys, part_sources, read_held_out, write_row, write_rows
-from colm.step.record import replace_lines
+from colm.step.files import replace_lines
 
 TEXTS = st.text(max_size=8)
 TURNS = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": TEXTS}), max_size=3)

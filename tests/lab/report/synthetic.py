@@ -25,6 +25,10 @@ def make_line(step: int, sizes: dict[str, int], draw: random.Random, **changes: 
     pool = {name: [draw.randrange(sizes[name]) for other in names if other == name] for name in sorted(set(names))}
     kept = {name: rows if name in small else rows[: len(rows) // 2] for name, rows in pool.items()}
     kept = {name: rows for name, rows in kept.items() if rows}
+    if "kept_count" in changes:  # of small sources first
+        kept = take(pool, sorted(pool, key=lambda name: name not in small), changes["kept_count"])
+    if "pool_count" in changes:
+        pool = kept
     return {
         "step": step,
         "pool_count": sum(map(len, pool.values())),
@@ -40,6 +44,13 @@ def make_line(step: int, sizes: dict[str, int], draw: random.Random, **changes: 
         "kept": kept,
         **changes,
     }
+
+
+def take(pool: dict[str, list[int]], names: list[str], count: int) -> dict[str, list[int]]:
+    taken: dict[str, list[int]] = {}
+    for name in names:
+        taken[name] = pool[name][: count - sum(map(len, taken.values()))]
+    return {name: rows for name, rows in taken.items() if rows}
 
 
 def make_losses(step: int, sizes: dict[str, int], *, gain: float = 0.0, draw: random.Random) -> dict[str, float]:

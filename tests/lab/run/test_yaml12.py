@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from colm.errors import ConfigError
 from colm.lab.run.yaml12 import read_yaml, write_yaml
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
@@ -57,14 +57,14 @@ def test_numbers_truth_values_and_null(word: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3", r"the key 'a' stands twice \(lines 1 and 3\)"),
-        ("x:\n  y:\n    a: 1\n    b: 2\n    a: 3", r"'a' stands twice \(lines 3 and 5\)"),
-        ("x: {a: 1, a: 1}", "'a' stands twice"),
+        ("a: 1\nb: 2\na: 3", r"the key 'a' appears twice \(lines 1 and 3\)"),
+        ("x:\n  y:\n    a: 1\n    b: 2\n    a: 3", r"'a' appears twice \(lines 3 and 5\)"),
+        ("x: {a: 1, a: 1}", "'a' appears twice"),
         ("x: {0: 1, false: 2}", r"the keys 0 and False \(lines 1 and 1\) count as one; quote them"),
-        ("x: [{b: {a: 1, 'a': 2}}]", "'a' stands twice"),
-        ("{1: a, 1: b}", "1 stands twice"),
-        ("a: &x {b: 1}\nc:\n  <<: *x\n  b: 2\n  b: 3", r"'b' stands twice \(lines 4 and 5\)"),
-        ("a: &x {b: 1}\nc:\n  <<: *x\n  <<: *x", "'<<' stands twice"),
+        ("x: [{b: {a: 1, 'a': 2}}]", "'a' appears twice"),
+        ("{1: a, 1: b}", "1 appears twice"),
+        ("a: &x {b: 1}\nc:\n  <<: *x\n  b: 2\n  b: 3", r"'b' appears twice \(lines 4 and 5\)"),
+        ("a: &x {b: 1}\nc:\n  <<: *x\n  <<: *x", "'<<' appears twice"),
         ("--- {a: 1}\n--- {a: 2}", "expected a single document"),
         ("a: &x [*x]", "an anchor refers to what it stands in"),
         ("[" * 5000, "nested too deeply"),

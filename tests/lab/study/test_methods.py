@@ -59,9 +59,9 @@ def test_changes_to_a_method() -> None:
 
 
 def test_bad_names() -> None:
-    with pytest.raises(ConfigError, match=r"There is no method 'colm-exact'\. Did you mean.*There are: random, "):
+    with pytest.raises(ConfigError, match=r"Unknown method 'colm-exact'\. Did you mean.*Available: random, "):
         method_settings("colm-exact", BASE)
-    with pytest.raises(ConfigError, match="'keep' in the method 'colm\\+keep' is no change"):
+    with pytest.raises(ConfigError, match="'keep' in the method 'colm\\+keep' is not a change"):
         method_settings("colm+keep", BASE)
     with pytest.raises(
         ConfigError, match="pools=0 in the method 'colm\\+pools=0' must be a whole number of at least 1"

@@ -14,8 +14,8 @@ GROUPS = {"in_domain": "in-domain", "out_of_domain": "out-of-domain", "all": "al
 
 
 def run_table(figures: Mapping[str, Any], name: str) -> Table:
-    """Return the table of one run: its sources by domain, each domain with its mean, then all."""
-    table = Table(title=f"Right answers of {name}, %", caption="95 % intervals: Wilson's; of means over sources, Zou's")
+    """Return the table of one run: sources by domain, each domain with its mean, then all sources."""
+    table = Table(title=f"Correct answers of {name}, %", caption="95 % intervals: Wilson; for means over sources, Zou")
     table.add_column("source", overflow="fold")
     for column in ("rows", "exact", "95 %", "cut off", "no answer"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -36,7 +36,7 @@ def run_table(figures: Mapping[str, Any], name: str) -> Table:
         table.add_row("all rows", f"{average['rows']:,}", *_show(average["micro"]))
     cut = sum(line["prompts_cut"] for line in sources.values())
     if cut:
-        table.caption = f"{table.caption}. {cut:,} prompts lost their beginning to fit the model's context"
+        table.caption = f"{table.caption}. {cut:,} prompts were truncated at the start to fit the model's context"
     left_out = sum(line["unanswerable"] for line in sources.values())
     if left_out:
         table.caption = f"{table.caption}. {left_out:,} rows without a final answer were left out"
@@ -44,8 +44,8 @@ def run_table(figures: Mapping[str, Any], name: str) -> Table:
 
 
 def compare_table(found: Sequence[tuple[str, Mapping[str, Any], Sequence[Line]]]) -> Table:
-    """Return the table of several runs: means, and the gain over the first on the rows that both answered."""
-    table = Table(title="Right answers beside each other, %", caption="means; gain over the first, paired by row")
+    """Return the table of several runs: means, and the gain over the first run on the rows that both answered."""
+    table = Table(title="Correct answers side by side, %", caption="means; gain over the first, paired by row")
     table.add_column("run", overflow="fold")
     for column in (*GROUPS.values(), "gain", "95 %"):
         table.add_column(column, justify="right")
@@ -63,7 +63,7 @@ def compare_table(found: Sequence[tuple[str, Mapping[str, Any], Sequence[Line]]]
 
 
 def pair_rows(first: Sequence[Line], second: Sequence[Line]) -> Share | None:
-    """Return the gain of the second run over the first, or None where they share no row."""
+    """Return the gain of the second run over the first, or None if they share no rows."""
     right = {line["index"]: line["right"] for line in first}
     pairs: dict[str, list[tuple[bool, bool]]] = {}
     for line in second:
@@ -73,7 +73,7 @@ def pair_rows(first: Sequence[Line], second: Sequence[Line]) -> Share | None:
 
 
 def harness_table(scores: Mapping[str, Mapping[str, Any]], name: str) -> Table:
-    """Return the table of what lm-evaluation-harness measured."""
+    """Return the table of lm-evaluation-harness scores."""
     table = Table(title=f"lm-evaluation-harness, {name}")
     table.add_column("task", overflow="fold")
     table.add_column("metric")

@@ -1,4 +1,4 @@
-"""`colm sources --cluster`: labels for data that has none."""
+"""`colm sources --cluster`: labels for unlabeled data."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from colm.lab.sources.words import count_words, distinguishing_words
 from colm.step.sources import find_small_sources
 
 READ = 20_000
-"""Rows whose words are counted, the first ones."""
+"""Number of rows, from the start, whose words are counted."""
 BAR = 20
 
 MUCH = 0.4
-"""Share of rows in small clusters above which half of a pool leaves little for the big ones."""
+"""If small clusters hold more than this share of rows, half a pool leaves little room for large ones."""
 
 
 def cluster_command(data: str, config: str | None, overrides: Sequence[str], out: str | None) -> None:
@@ -33,12 +33,12 @@ def cluster_command(data: str, config: str | None, overrides: Sequence[str], out
 
     Args:
         data: a file, a hub name, or ``demo``.
-        config: a run's configuration, whose `sources.cluster`, model and columns are used; None for the defaults.
-        overrides: of its settings: ``sources.cluster.clusters=16``.
-        out: the labels, a Parquet file; ``labels.parquet`` where it is None.
+        config: a run's configuration, for `sources.cluster`, model and columns; None for the defaults.
+        overrides: overrides of its settings: ``sources.cluster.clusters=16``.
+        out: Parquet file for the labels; default ``labels.parquet``.
 
     Raises:
-        ConfigError: a setting is wrong, or the file was made with others.
+        ConfigError: a setting is wrong, or the file was made with other settings.
         DataError: see `cluster.labelling`.
     """
     labels = out or "labels.parquet"
@@ -59,7 +59,7 @@ def cluster_command(data: str, config: str | None, overrides: Sequence[str], out
         and settings.model == "none"
     ):
         raise ConfigError("embedding=model needs a model: give model=NAME, or a configuration that names it.")
-    with saying(Path(labels).parent, "Make room there, then start again with the same command, which resumes."):
+    with saying(Path(labels).parent, "Free some space there, then run the same command again, which resumes."):
         rows, labelling = read_rows_of(settings)
     assert labelling is not None
     console = make_console()
@@ -69,9 +69,9 @@ def cluster_command(data: str, config: str | None, overrides: Sequence[str], out
     share = share_in_small(labelling.names)
     if share > MUCH:
         console.print(
-            f"Clusters below the uniform share hold {share:.0%} of the rows. Where selection.keep is not well above "
-            "that, they fill the coreset, and sources that lie in big clusters are hardly trained on: take another "
-            "number of clusters. colm sources CONFIG shows what a coreset will hold.",
+            f"Clusters below the uniform share hold {share:.0%} of the rows. Unless selection.keep is well above "
+            "that, they fill the coreset, and large clusters are hardly trained on: choose another number of "
+            "clusters. colm sources CONFIG shows what a coreset will contain.",
             style="bold",
             markup=False,
         )
@@ -92,7 +92,7 @@ def share_in_small(names: Sequence[str]) -> float:
 
 
 def curve_table(tried: Sequence[Tried]) -> Table:
-    """Return the numbers of clusters that were tried, with the criterion as a bar."""
+    """Return a table of the numbers of clusters tried, with the criterion as a bar."""
     chosen = find_elbow(tried)
     table = Table(title=f"{chosen} clusters: the elbow of the mean squared distance")
     for name in ("clusters", "mean squared distance", "silhouette"):

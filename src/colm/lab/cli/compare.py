@@ -15,21 +15,22 @@ from colm.lab.cli.console import make_console
 from colm.lab.cli.report import write_comparison_page
 from colm.lab.report.compare_page import PAGE_NAME
 from colm.lab.report.page import check_page
+from colm.lab.run.changes import refused_changes
 from colm.lab.run.check import check_run
 from colm.lab.run.clustering import LABELS_NAME
 from colm.lab.run.folder import RunFolder
 from colm.lab.run.recognize import is_recognized, is_settings_file
-from colm.lab.run.resume import read_fingerprint
 from colm.lab.run.settings import load_settings, resolve_settings
 from colm.lab.run.yaml12 import write_yaml
 from colm.lab.study.child import read_launcher, run_child, split_words
 from colm.lab.study.finished import check_run_data, is_answered, read_asked, require_same
 from colm.lab.study.methods import METHODS, method_settings
-from colm.step.record import ANSWERS_NAME, COMPARE_NAME, CONFIG_NAME, SUMMARY_NAME, replace_file
+from colm.step.files import replace_file
+from colm.step.record import ANSWERS_NAME, COMPARE_NAME, CONFIG_NAME, SUMMARY_NAME
 
 DEFAULT_METHODS = ("random", "control", "random-n", "colm")
 EVALUATIONS = 10
-"""Evaluations during a run, where the configuration does not say when."""
+"""Number of evaluations during a run, if the configuration does not set it."""
 
 
 def compare_command(
@@ -42,15 +43,15 @@ def compare_command(
     eval_data: Sequence[str] = (),
     eval_options: str = "",
 ) -> None:
-    """Run what is missing of the comparison, then write `compare.json` and show its table.
+    """Run what is missing from the comparison, then write `compare.json` and print its table.
 
     Args:
-        config: of what all runs share.
-        overrides: of it.
-        methods: to compare.
-        seeds: of each method.
-        launcher: what starts a run's processes.
-        eval_data: questions that each finished run answers, as ``colm eval --data``; empty for none.
+        config: configuration that all runs share.
+        overrides: overrides of the configuration.
+        methods: methods to compare.
+        seeds: seeds of each method.
+        launcher: command that starts a run's processes.
+        eval_data: questions for each finished run, as ``colm eval --data``; empty for none.
         eval_options: further options of ``colm eval``, as on a command line.
     """
     start = read_launcher(launcher)
@@ -59,15 +60,15 @@ def compare_command(
     runs = plan_runs(config, overrides, methods, seeds)
     if eval_data:
         asked = read_asked(eval_data, eval_options, next(iter(runs.values())))
-    todo = [folder for folder in runs if not (folder / SUMMARY_NAME).exists()]
+    todo = [folder for folder in runs if not RunFolder(folder).finished]
     out = Path(load_settings(config, overrides).output_dir)
     check_places(out, todo)
     print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished.", flush=True)
     for number, folder in enumerate(todo, start=1):
         print(f"[{number}/{len(todo)}] {folder.relative_to(out)}", flush=True)
         run_one(folder, runs[folder], start)
-        finished = [other for other in runs if (other / SUMMARY_NAME).exists()]
-        require_same({other: read_fingerprint(other) for other in finished}, read_fingerprint(folder))
+        finished = {other: run for other in runs if (run := RunFolder(other)).finished}
+        require_same({other: run.fingerprint() for other, run in finished.items()}, RunFolder(folder).fingerprint())
         if eval_data:
             answer_one(folder, eval_data, eval_options)
         write_comparison_json(out)
@@ -76,21 +77,21 @@ def compare_command(
             print(f"Answers of {folder.relative_to(out)}", flush=True)
             answer_one(folder, eval_data, eval_options)
     write_comparison_json(out)
-    _print_table(json.loads((out / COMPARE_NAME).read_text(encoding="utf-8")))
+    _print_table(RunFolder(out).read(COMPARE_NAME))
     print(f"Written to {write_comparison_page(out)}.")
 
 
 def plan_runs(
     config: str, overrides: Sequence[str], methods: Sequence[str], seeds: Sequence[int]
 ) -> dict[Path, dict[str, Any]]:
-    """Return the folder and the settings of every run, checked before any of them starts.
+    """Return the folder and settings of every run, checked before the first run starts.
 
     All runs of a seed see the data in the same order; all seeds share the held-out rows.
 
     Raises:
-        ConfigError: an unknown method, no fixed number of steps, no validation data, or a folder that holds a run
+        ConfigError: an unknown method, no fixed number of steps, no validation data, or a folder that contains a run
             with other settings.
-        DataError: a folder holds a run on other data.
+        DataError: a folder contains a run on other data.
     """
     base = load_settings(config, overrides)
     _check_base(base.values)
@@ -118,10 +119,10 @@ def plan_runs(
 
 
 def run_one(folder: Path, settings: Mapping[str, Any], start: Sequence[str]) -> None:
-    """Train one run in a process of its own, from its last complete checkpoint if it has one.
+    """Train one run in its own process, from its last complete checkpoint if any.
 
     Raises:
-        ConfigError: the process failed; its output has been shown.
+        ConfigError: the process failed; its output is above.
         StoppedEarly: see `run_child`.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -130,27 +131,27 @@ def run_one(folder: Path, settings: Mapping[str, Any], start: Sequence[str]) -> 
     status = run_child([*start, "-m", "colm", "train", str(path), "--resume"], f"the training in {folder}")
     if status:
         raise ConfigError(
-            f"The run {folder} failed with exit status {status}; what it said stands above. Start the same "
-            "comparison again to resume it."
+            f"The run {folder} failed with exit status {status}; see its output above. Run the same command again to "
+            "continue."
         )
 
 
 def check_places(out: Path, todo: Sequence[Path]) -> None:
-    """Check that what a comparison writes beside its runs may be written.
+    """Check that a comparison can write its files next to its runs.
 
     Args:
-        out: the comparison's folder, which is made.
-        todo: folders of the runs that are still to be trained.
+        out: the comparison's folder, created if missing.
+        todo: folders of the runs still to train.
 
     Raises:
-        ConfigError: it cannot, or somebody else's file has such a name.
+        ConfigError: the folder is not writable, or a foreign file has such a name.
     """
     RunFolder(out).prepare()
     check_page(out / PAGE_NAME)
     files = {out / COMPARE_NAME: is_recognized, **{_settings_path(folder): is_settings_file for folder in todo}}
     for path, is_own in files.items():
         if os.path.lexists(path) and not is_own(path):
-            raise ConfigError(f"{path} is not a file that colm wrote. Move it away, or choose another output_dir.")
+            raise ConfigError(f"{path} was not written by colm. Move it, or choose another output_dir.")
 
 
 def _settings_path(folder: Path) -> Path:
@@ -158,10 +159,10 @@ def _settings_path(folder: Path) -> Path:
 
 
 def answer_one(folder: Path, data: Sequence[str], options: str) -> None:
-    """Let a finished run answer questions, in a process of its own.
+    """Let a finished run answer questions in its own process.
 
     Raises:
-        ConfigError: the process failed; its output has been shown.
+        ConfigError: the process failed; its output is above.
         StoppedEarly: see `run_child`.
     """
     command = [
@@ -177,24 +178,23 @@ def answer_one(folder: Path, data: Sequence[str], options: str) -> None:
     status = run_child(command, f"colm eval of {folder}")
     if status:
         raise ConfigError(
-            f"colm eval of {folder} failed with exit status {status}; what it said stands above. Start the "
-            "same comparison again to resume it."
+            f"colm eval of {folder} failed with exit status {status}; see its output above. Run the same command again "
+            "to continue."
         )
 
 
 def write_comparison_json(out: Path) -> dict[str, Any]:
     """Gather the finished runs under `out` into `compare.json`: method -> seed -> figures.
 
-    ``macro`` is the mean over the training data's sources of their final evaluation losses, ``micro`` the mean
-    weighted by the sources' training rows, ``small`` and ``big`` the means over small and over big sources. Of runs
-    that have answered questions, ``exact_in`` and ``exact_out`` are the means over sources of the share of right
-    answers, for sources of the training data and for others; None where there are none.
+    ``macro`` is the mean final evaluation loss over the sources of the training data, ``micro`` the mean weighted by
+    training rows, ``small`` and ``big`` the means over small and large sources. For runs that have answered questions,
+    ``exact_in`` and ``exact_out`` are the mean shares of correct answers over sources in the training data and over
+    other sources; None if there are none.
     """
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(out.glob(f"*/seed-*/{SUMMARY_NAME}")):
-        seed = path.parent.name.removeprefix("seed-")
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        found.setdefault(path.parents[1].name, {})[seed] = figures(summary) | _exact(path.with_name(ANSWERS_NAME))
+        run, seed = RunFolder(path.parent), path.parent.name.removeprefix("seed-")
+        found.setdefault(path.parents[1].name, {})[seed] = figures(run.read(SUMMARY_NAME)) | _exact(run)
     order = {name: place for place, name in enumerate(METHODS)}
     methods = sorted(found, key=lambda name: (order.get(name.partition("+")[0], len(order)), name))
     ordered = {name: {seed: found[name][seed] for seed in sorted(found[name], key=int)} for name in methods}
@@ -203,7 +203,7 @@ def write_comparison_json(out: Path) -> dict[str, Any]:
 
 
 def figures(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `compare.json` holds of one run."""
+    """Return the entry of one run in `compare.json`."""
     trained = {
         name: source
         for name, source in summary["sources"].items()
@@ -222,10 +222,10 @@ def figures(summary: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _exact(path: Path) -> dict[str, float | None]:
-    if not path.exists():
+def _exact(run: RunFolder) -> dict[str, float | None]:
+    answers = run.read(ANSWERS_NAME)
+    if answers is None:
         return {}
-    answers = json.loads(path.read_text(encoding="utf-8"))
     groups = {"exact_in": answers["in_domain"], "exact_out": answers["out_of_domain"]}
     return {key: group["macro"]["value"] if group else None for key, group in groups.items()}
 
@@ -233,8 +233,8 @@ def _exact(path: Path) -> dict[str, float | None]:
 def _check_base(values: Mapping[str, Any]) -> None:
     if values["training"].get("max_steps", -1) <= 0:
         raise ConfigError(
-            "A comparison needs training.max_steps, so that every method takes as many steps; epochs would give a "
-            "larger batch fewer of them."
+            "A comparison needs training.max_steps, so that all methods take the same number of steps; with epochs, "
+            "a larger batch would take fewer."
         )
     data = values["data"]
     validates = data["validation"] or data["validation_rows"] or data["train"] == "demo"
@@ -252,12 +252,13 @@ def _check_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     path = folder / CONFIG_NAME
     if not path.exists():
         return
-    held = load_settings(str(path), []).values  # a newer key has its default
-    differing = [key for key in settings if held.get(key) != settings[key]]
-    if differing:
+    held = load_settings(str(path), []).values  # newer keys have their defaults
+    changes = refused_changes(held, settings, same_length=True)
+    if changes:
+        differing = dict.fromkeys(key.partition(".")[0] for key, _, _ in changes)
         raise ConfigError(
-            f"{folder} holds a run with other settings ({', '.join(differing)} differ); choose another output_dir, or "
-            "delete that folder."
+            f"{folder} contains a run with other settings ({', '.join(differing)} differ); choose another output_dir, "
+            "or delete that folder."
         )
 
 

@@ -1,4 +1,4 @@
-"""`colm eval`: how many answers a run gets right, by source."""
+"""`colm eval`: how many questions a run answers correctly, by source."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from colm.lab.run.folder import RunFolder
 from colm.lab.run.own_rows import held_out_of
 from colm.lab.run.target import Target, describe_weights, find_target, load_target
 from colm.models import check_vocabulary
+from colm.step.files import replace_file
 from colm.step.record import (
     ANSWER_LINES_NAME,
     ANSWER_NAMES,
@@ -40,19 +41,18 @@ from colm.step.record import (
     HARNESS_NAME,
     PARTIAL_ANSWERS_NAME,
     StepLog,
-    replace_file,
 )
 
 DEMO_ROWS = 50
-"""Rows of each source of ``--data demo``, unless ``--limit`` says otherwise."""
+"""Rows per source of ``--data demo``, unless ``--limit`` is set."""
 
 
 def eval_command(names: Sequence[str], overrides: Sequence[str], options: EvalOptions) -> None:
-    """Evaluate each run, write its figures, and show them; of several, beside each other as well.
+    """Evaluate each run, write its figures, and print them; with several runs, also print a comparison.
 
     Raises:
-        ConfigError: no run or model, a run that has not finished, or an option out of range.
-        DataError: there are no questions, or no answers to compare with.
+        ConfigError: no run or model, an unfinished run, or an option out of range.
+        DataError: there are no questions, or no reference answers.
     """
     check_options(options)
     targets = [find_target(name, overrides) for name in names]
@@ -68,7 +68,7 @@ def eval_command(names: Sequence[str], overrides: Sequence[str], options: EvalOp
     found: list[tuple[str, dict[str, Any], list[Line]]] = []
     for target, label, folder in zip(targets, labels, folders, strict=True):
         model, tokenizer = load_target(target)
-        with saying(folder, "Make room there, then start again with the same command: what was answered is kept."):
+        with saying(folder, "Free some space there, then run the same command again: answers so far are kept."):
             if asked is not None:
                 trained = known if target.trained is None else target.trained
                 figures, lines = evaluate_target(target, (model, tokenizer), folder, asked, options, trained, console)
@@ -109,11 +109,11 @@ def find_questions(target: Target, options: EvalOptions) -> Questions:
             demo = demo_rows(data["demo_rows"], target.settings.seed, held_out=options.limit or DEMO_ROWS)
             parts = [*parts, demo.rename_column("source", column) if column != "source" else demo]
     elif target.folder is None:
-        raise ConfigError(f"{target.name} is a model by name and has no data of its own; give some with --data.")
+        raise ConfigError(f"{target.name} is a model, which has no data of its own; give questions with --data.")
     else:
         parts = held_out_of(target.settings, target.folder)
         if not parts:
-            raise ConfigError(f"The run {target.name} held no validation data out; give some with --data.")
+            raise ConfigError(f"The run {target.name} has no held-out rows; give questions with --data.")
     return read_questions(
         parts,
         source_column=column,
@@ -133,10 +133,10 @@ def evaluate_target(
     trained: frozenset[str] | None,
     console: Console,
 ) -> tuple[dict[str, Any], list[Line]]:
-    """Answer the questions, going on from where an evaluation with the same settings stopped, and write the files.
+    """Answer the questions, resuming an evaluation with the same settings, and write the files.
 
     Returns:
-        What `answers.json` and `answers.jsonl` hold.
+        The contents of `answers.json` and `answers.jsonl`.
 
     Raises:
         ConfigError: see `evaluate.generate`; or the accelerator's memory is too small for the batch.
@@ -149,10 +149,7 @@ def evaluate_target(
     how = Generation(options.max_new_tokens, options.batch_size, options.temperature, options.seed)
     settings = {
         "run": target.name,
-        "data": list(options.data),
-        **how._asdict(),
-        "limit": options.limit,
-        "run_programs": options.run_programs,
+        **options.recorded(),
         "weights": describe_weights(target),
         "questions": digest_questions(asked, prompts),
         "dtype": target.settings.dtype,
@@ -173,8 +170,8 @@ def evaluate_target(
                 progress.update(bar, completed=len(answers))
     except torch.OutOfMemoryError as error:
         raise ConfigError(
-            f"--batch-size {options.batch_size} needs more memory than there is; lower it. With another size it "
-            "begins again."
+            f"--batch-size {options.batch_size} needs more memory than is available; lower it. With another "
+            "size, the evaluation starts over."
         ) from error
     held = [answers[index] for index in sorted(answers)]
     figures = {"settings": settings, **summarise_answers(held, questions.unanswerable, trained)}
@@ -185,13 +182,13 @@ def evaluate_target(
 
 
 def run_written(completion: str) -> str | None:
-    """Return what the program in a completion prints, empty where it fails; None where there is no program."""
+    """Return the output of the program in a completion: empty if it fails, None if there is no program."""
     program = find_program(completion)
     return None if program is None else run_program(program) or ""
 
 
 def _go_on(partial: StepLog, settings: dict[str, Any]) -> dict[int, Line]:
-    """Return the answers that are there for these settings by index, and leave a file that can be appended to."""
+    """Return the existing answers for these settings by index, and leave a file to append to."""
     lines = list(partial.read())
     held = lines[1:] if lines and lines[0] == json.loads(json.dumps(settings)) else []
     replace_file(partial.path, "".join(json.dumps(line) + "\n" for line in (settings, *held)))

@@ -1,4 +1,4 @@
-"""`colm plan`: what a run will need of a GPU's memory and time, before any GPU is touched."""
+"""`colm plan`: predict a run's GPU memory and time, without a GPU."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from colm.lab.run.settings import RunSettings, load_settings
 
 NAMES = {"pool": "pool", "coreset_rows": "kept rows", "coreset_step": "coreset step"}
 LONGEST = 2**20
-"""Tokens of a row that are planned for at most: ids, masks and labels of a few rows are real."""
+"""Maximum tokens per row to plan for: ids, masks and labels of a few rows are allocated."""
 
 UNPLANNED = ("fsdp", "deepspeed", "torch_compile", "auto_find_batch_size", "use_liger_kernel")
-"""Settings of the Trainer that change memory in ways that are not followed."""
+"""Trainer settings that change memory in ways that the plan does not model."""
 
 
 def plan_command(
@@ -37,18 +37,18 @@ def plan_command(
     labelled: float = 1.0,
     as_json: bool = False,
 ) -> None:
-    """Print what training the pool, its coreset's rows, and the coreset step take, and what fits.
+    """Print the cost of training the pool, the coreset's rows, and the coreset step, and what fits.
 
     Args:
         config: the run's configuration.
-        overrides: of its settings.
-        gpu_memory: of one GPU, see `parse_memory`.
-        sequence_length: tokens of the longest rows; default data.max_length.
-        labelled: share of a row's tokens that have a label, above 0, at most 1.
+        overrides: overrides of its settings.
+        gpu_memory: memory of one GPU, see `parse_memory`.
+        sequence_length: tokens in the longest rows; default data.max_length.
+        labelled: fraction of a row's tokens that have a label, above 0 and at most 1.
         as_json: print JSON instead of tables, sizes in bytes.
 
     Raises:
-        ConfigError: a value out of range, a model that can not be planned, or memory that does not hold its weights.
+        ConfigError: a value out of range, a model that cannot be planned, or too little memory for its weights.
     """
     memory = parse_memory(gpu_memory)
     settings = load_settings(config, overrides)
@@ -77,10 +77,10 @@ def plan_command(
 
 
 def make_request(settings: RunSettings, sequence_length: int | None = None, labelled: float = 1.0) -> Request:
-    """Return what to plan for a run.
+    """Return the planning request for a run.
 
     Raises:
-        ConfigError: a length, a share or a size out of range, or settings that are not followed.
+        ConfigError: a length, fraction or size out of range, or settings that the plan does not model.
     """
     if sequence_length is not None and sequence_length < 2:
         raise ConfigError(
@@ -90,16 +90,16 @@ def make_request(settings: RunSettings, sequence_length: int | None = None, labe
     if tokens > LONGEST:
         source = "data.max_length" if sequence_length is None else "--sequence-length"
         raise ConfigError(
-            f"{source}={tokens:,} is more than the {LONGEST:,} tokens that can be planned for; plan shorter rows: "
+            f"{source}={tokens:,} exceeds the limit of {LONGEST:,} tokens; plan shorter rows: "
             f"--sequence-length {LONGEST}"
         )
     if not 0 < labelled <= 1:
-        raise ConfigError(f"--labelled={labelled} must be above 0 and at most 1, the share of tokens with a label.")
+        raise ConfigError(f"--labelled={labelled} must be above 0 and at most 1, the fraction of tokens with a label.")
     training = settings.training
     for name in UNPLANNED:
         if training.get(name):
             raise ConfigError(
-                f"training.{name}={training[name]!r} changes memory in ways that colm plan does not follow; plan "
+                f"training.{name}={training[name]!r} changes memory in ways that colm plan does not model; plan "
                 f"without it: colm plan ... training.{name}=null"
             )
     sizes = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
@@ -132,24 +132,26 @@ def _notes(settings: RunSettings, request: Request, outlook: Outlook) -> list[st
     notes = [
         f"The worst case: all rows have {rows.tokens:,} tokens, {share} of them with a label; every row of the pool "
         "goes through the selection pass. Shorter rows take less.",
-        f"Fits means at most {1 - RESERVE:.0%} of the memory: the rest is for the GPU's own context, for fragmentation "
-        "and for the plan's error.",
-        "Several GPUs (DistributedDataParallel): the same on each, and as much as the gradients again for its buckets. "
-        "The pool is the sum over GPUs.",
-        "Time is in operations of matrix products and attention relative to training the whole pool; the picking "
-        "itself and the waiting for data are not in it.",
+        f"Fits means at most {1 - RESERVE:.0%} of the memory: the rest is for the CUDA context, fragmentation and the "
+        "plan's error.",
+        "Several GPUs (DistributedDataParallel): the same on each, plus the size of the gradients once more for its "
+        "buckets. The pool is the sum over GPUs.",
+        "Time counts the operations of matrix products and attention, relative to training the whole pool; it excludes "
+        "picking and waiting for data.",
     ]
     if settings.selection.features == "none":
-        notes.append("features='none': there is no selection pass, so a coreset step is as training its rows.")
+        notes.append(
+            "features='none': there is no selection pass, so a coreset step costs the same as training its rows."
+        )
     if settings.selection.reuse_forward:
         pool = request.micro_batch * request.micro_batches
         kept = outlook.kept(request.micro_batch, request.micro_batches)
         row = rows.tokens * outlook.shapes.layer_inputs
         where = "host's" if settings.selection.reuse_offload else "GPU's"
         notes.append(
-            f"reuse_forward is not in the table: it takes {show_memory(pool * row)} GiB more of the {where} memory in "
-            f"the selection, for the pool's layer inputs, and {show_memory(kept * row)} GiB in training, and saves a "
-            "forward of the kept rows."
+            f"The table excludes reuse_forward: it takes {show_memory(pool * row)} GiB more of the {where} memory "
+            f"during selection, for the pool's layer inputs, and {show_memory(kept * row)} GiB during training, and "
+            "saves a forward of the kept rows."
         )
     return notes
 

@@ -1,8 +1,7 @@
-"""`colm replay`: train on a run's recorded choices again, to the same weights, without a selection pass."""
+"""`colm replay`: train again on a run's recorded rows, to the same weights, without a selection pass."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,24 +16,24 @@ from colm.step.record import CONFIG_NAME, FILE_NAME, SUMMARY_NAME, StepLog
 
 
 def replay_command(record: str, overrides: Sequence[str], *, resume: bool, overwrite: bool) -> None:
-    """Train as the run's configuration says, on the rows that its record names.
+    """Train with the run's configuration on the rows in its record.
 
     Args:
-        record: the run's ``selection.jsonl``, or its folder; ``config.yaml`` is beside it.
-        overrides: ``key=value``; the output folder is the run's with ``-replay`` behind its name unless one says.
-        resume: go on from the replay's last checkpoint.
+        record: the run's ``selection.jsonl``, with ``config.yaml`` next to it, or the run's folder.
+        overrides: ``key=value``; by default the output folder is the run's with ``-replay`` appended.
+        resume: continue from the replay's last checkpoint.
         overwrite: replace an earlier replay.
 
     Raises:
-        ConfigError: the record or its configuration is missing, the replay would write over the run, or another process
+        ConfigError: the record or its configuration is missing, the replay would overwrite the run, or another process
             trains in the output folder.
-        DataError: the record is damaged, or holds fewer steps than the run has done.
+        DataError: the record is damaged, or has fewer steps than the run.
     """
     path = Path(record) / FILE_NAME if Path(record).is_dir() else Path(record)
     config = path.parent / CONFIG_NAME
     for needed in (path, config):
         if not needed.is_file():
-            raise ConfigError(f"There is no {needed}; give the {FILE_NAME} of a run, beside its {CONFIG_NAME}.")
+            raise ConfigError(f"There is no {needed}; give the {FILE_NAME} of a run, next to its {CONFIG_NAME}.")
     folder = path.resolve().parent
     settings = load_settings(str(config), [f"output_dir={folder.with_name(folder.name + '-replay')}", *overrides])
     check_run(settings)
@@ -50,15 +49,15 @@ def replay_command(record: str, overrides: Sequence[str], *, resume: bool, overw
 
 
 def _require_all_steps(record: Path) -> None:
-    """Refuse a record that is shorter than its run; a run that was killed has no summary, and any length will do."""
+    """Refuse a record that is shorter than its run. A killed run has no summary; its record may have any length."""
     summary = record.parent / SUMMARY_NAME
     try:
-        done = int(json.loads(summary.read_text(encoding="utf-8"))["steps"])
-    except (OSError, ValueError, KeyError, TypeError):
+        done = int(RunFolder(record.parent).read(SUMMARY_NAME)["steps"])
+    except (ConfigError, OSError, ValueError, KeyError, TypeError):
         return
     held = sum(1 for _ in StepLog(record).read(whole=True))
     if held < done:
         raise DataError(
-            f"{record} holds {held} steps, but {summary} says that the run did {done}: lines are missing. Put back a "
-            f"whole copy of the record, or move {SUMMARY_NAME} away to replay {held} steps only."
+            f"{record} contains {held} steps, but according to {summary} the run took {done}: lines are missing. "
+            f"Restore a full copy of the record, or move {SUMMARY_NAME} away to replay only {held} steps."
         )

@@ -1,4 +1,4 @@
-"""`colm report`: a page about a run, about several beside each other, or about a comparison."""
+"""`colm report`: a page about one run, several runs side by side, or a comparison."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ PAGE_NAME = "report.html"
 
 
 def report_command(folders: Sequence[str], out: str | None) -> None:
-    """Write the page and print where it is.
+    """Write the page and print its path.
 
     Args:
         folders: output folders of runs, or of one comparison.
-        out: the HTML file. By default `report.html` in the run's folder, or in the current one where there are
-            several runs; `compare.html` in a comparison's.
+        out: the HTML file. By default `report.html` in the run's folder, or in the current folder for several
+            runs; `compare.html` in a comparison's folder.
 
     Raises:
-        ConfigError: a folder holds no run, two are the same, or the page can not be written.
+        ConfigError: a folder contains no run, two are the same, or the page cannot be written.
     """
     paths = [Path(folder) for folder in folders]
     compared = [path for path in paths if (path / COMPARE_NAME).is_file()]
     if compared and len(paths) > 1:
         raise ConfigError(
-            f"{compared[0]} holds a comparison, which has a page of its own: give it alone, or give its runs "
+            f"{compared[0]} contains a comparison, which has its own page: give it alone, or give its runs "
             "(<method>/seed-<seed>)."
         )
     if compared:
@@ -41,5 +41,5 @@ def report_command(folders: Sequence[str], out: str | None) -> None:
 
 
 def write_comparison_page(folder: Path, out: Path | None = None) -> Path:
-    """Write a comparison's page with what its methods do, and return its path. Raises ConfigError."""
+    """Write a comparison's page, with descriptions of its methods, and return its path. Raises ConfigError."""
     return write_comparison(folder, out=out, descriptions={name: method.what for name, method in METHODS.items()})

@@ -1,4 +1,4 @@
-"""`colm sources`: the mixture before training."""
+"""`colm sources`: an overview of the mixture before training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sources_command(config: str, overrides: Sequence[str], out: str | None = Non
 
     Args:
         config: the run's configuration.
-        overrides: of its settings.
+        overrides: overrides of its settings.
         out: the HTML file; by default `sources.html` in the output folder.
     """
     settings = load_settings(config, overrides)
@@ -51,7 +51,7 @@ def sources_command(config: str, overrides: Sequence[str], out: str | None = Non
     )
     note = ""
     if data.window is not None:
-        note = f"Read from the stream's first {len(data.window):,} rows" + ("." if given else ", sizes too.")
+        note = f"Read from the stream's first {len(data.window):,} rows" + ("." if given else ", including sizes.")
     console = make_console()
     tried = data.labelling.tried if data.labelling is not None else []
     if tried:

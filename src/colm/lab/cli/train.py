@@ -43,6 +43,7 @@ from colm.step.record import (
     SUMMARY_NAME,
     TRACE_NAME,
     StepLog,
+    read_records,
 )
 from colm.trainers.checkpoints import step_of
 from colm.trainers.evaluation import MACRO, EvaluationRecorder, SourceTrainer, name_metric, peak_memory
@@ -84,19 +85,19 @@ def train(
     replay: Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
-    """Run one training and return what `summary.json` holds.
+    """Run one training and return the content of `summary.json`.
 
     Args:
-        settings: the run.
-        folder: its output folder, held.
-        checkpoint: to resume from. Without one, a run that the folder holds is replaced once the training begins, so
-            once data, model and settings have been checked.
-        replay: a record whose choices are trained on, instead of selecting.
-        callbacks: more of the Trainer's.
+        settings: the run's settings.
+        folder: its output folder, locked.
+        checkpoint: checkpoint to resume from. Without one, training replaces the run in the folder, but only after
+            data, model and settings have been checked.
+        replay: a record to train on instead of selecting.
+        callbacks: further callbacks for the Trainer.
 
     Raises:
-        DataError: the checkpoint is of a run on other data.
-        StoppedEarly: SIGTERM came; the checkpoint of the step is written.
+        DataError: the checkpoint belongs to a run on other data.
+        StoppedEarly: after SIGTERM; the step's checkpoint is written.
     """
     set_seed(settings.seed)
     kept = settings.output_dir if checkpoint is not None else replay.parent if replay is not None else None
@@ -104,28 +105,28 @@ def train(
     fingerprint = fingerprint_run(settings, data) if is_first_rank() else None
     if kept is not None and fingerprint is not None:
         trained = {key: value for key, value in fingerprint.items() if key == "train"}
-        check_data(kept, fingerprint if checkpoint is not None else trained)  # a replay may be measured on other rows
+        check_data(kept, fingerprint if checkpoint is not None else trained)  # a replay may evaluate on other rows
     if is_first_rank():
         folder.refuse_foreign(_saved_names(data.tokenizer))
-    set_seed(settings.seed)  # tokenising must not move the model's initialisation
+    set_seed(settings.seed)  # tokenizing must not affect the model's initialization
     model = build_model(settings, data.tokenizer)
     pad_within(data.tokenizer, model)
     check_vocabulary(model, largest_token(data), "The stream may have" if data.window is not None else "The data has")
-    if settings.data["max_length"] > (count_positions(model) or math.inf):  # else no row can be too long
+    if settings.data["max_length"] > (count_positions(model) or math.inf):  # otherwise no row can be too long
         check_positions(model, longest_row(data, settings))
     if is_first_rank():
         folder.require_room(_saved_bytes(model))
     trainer = build_trainer(settings, model, data, replay=replay)
     trainer.announce = folder.announce
     if checkpoint is None and is_first_rank():
-        folder.staging.make()  # the first evaluation comes before the run begins
+        folder.staging.make()  # the first evaluation comes before the run starts
     evaluations = StepLog((folder.staging.new if checkpoint is None else folder.path) / EVALUATIONS_NAME)
     resumed_at = step_of(checkpoint) if checkpoint else None
     recorder = EvaluationRecorder(trainer, evaluations, resumed_at=resumed_at or 0)
     trainer.add_callback(recorder)
     if data.validation and recorder.last_step is None:
         trainer.evaluate()
-    set_seed(settings.seed)  # a resumed run does not evaluate first, and must shuffle the same
+    set_seed(settings.seed)  # a resumed run skips this evaluation, and must shuffle the same way
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
@@ -146,15 +147,15 @@ def train(
         logs=(PROFILE_NAME, TRACE_NAME) if any(isinstance(each, StepProfiler) for each in callbacks) else (),
         then=begun,
     )
-    trainer.callback_handler.callbacks.insert(0, begin)  # nothing else may write before
+    trainer.callback_handler.callbacks.insert(0, begin)  # nothing else may write earlier
     stop = StopOnSignal()
     for callback in (stop, *callbacks):
         trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.stopped and trainer.state.global_step < trainer.state.max_steps:
         raise StoppedEarly(
-            f"told to stop (SIGTERM) in step {trainer.state.global_step}, whose checkpoint is written to "
-            f"{folder.path}; resume with --resume"
+            f"stopped by SIGTERM in step {trainer.state.global_step}; its checkpoint is in {folder.path}. Resume with "
+            "--resume"
         )
     memory = peak_memory()
     best = best_step(trainer)
@@ -163,35 +164,35 @@ def train(
     _save_model(trainer, folder, data.tokenizer)
     if not is_first_rank():
         return {}
-    examples: dict[str, Any] = {"most_kept": [], "least_kept": []}  # the rows of a stream are gone
+    examples: dict[str, Any] = {"most_kept": [], "least_kept": []}  # the rows of a stream are no longer available
     if data.window is None:
-        lines = StepLog(folder.path / FILE_NAME).read()
-        examples = describe_kept(lines, trainer.selector.small, data.train, data.tokenizer)
+        records = read_records(folder.path / FILE_NAME)
+        examples = describe_kept(records, trainer.selector.small, data.train, data.tokenizer)
     folder.write(EXAMPLES_NAME, json.dumps(examples, indent=2) + "\n")
     dropped = data.counts.dropped if data.counts else {}
     summary = summarise(trainer, list(evaluations.read()), best, dropped=dropped) | memory
-    folder.write(SUMMARY_NAME, json.dumps(summary, indent=2) + "\n")  # last: it says that the run is done
+    folder.write(SUMMARY_NAME, json.dumps(summary, indent=2) + "\n")  # last: it marks the run as finished
     return summary
 
 
 def _saved_names(tokenizer: Any) -> list[str]:
-    """Return the names that a tokenizer is saved under."""
+    """Return the names of the files that a tokenizer is saved to."""
     with TemporaryDirectory() as place:
         tokenizer.save_pretrained(place)
         return os.listdir(place)
 
 
 def _saved_bytes(model: Any) -> int:
-    """Return the bytes of the weights that are saved: an adapter's, or all."""
+    """Return the size of the saved weights in bytes: the adapter's, or all."""
     adapter = hasattr(model, "peft_config")
     return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad or not adapter)
 
 
 def _save_model(trainer: SourceTrainer, folder: RunFolder, tokenizer: Any) -> None:
-    """Save the model and the tokenizer, each file whole or not at all."""
+    """Save the model and the tokenizer atomically."""
     if is_first_rank():
         folder.staging.make()
-    trainer.save_model(str(folder.staging.new), _internal_call=True)  # uploads nothing: the files are not in place yet
+    trainer.save_model(str(folder.staging.new), _internal_call=True)  # does not upload: the files are not in place yet
     if is_first_rank():
         tokenizer.save_pretrained(str(folder.staging.new))
         folder.adopt()
@@ -200,10 +201,10 @@ def _save_model(trainer: SourceTrainer, folder: RunFolder, tokenizer: Any) -> No
 
 
 def build_model(settings: RunSettings, tokenizer: Any) -> Any:
-    """Load the model and put LoRA on it where the settings ask for it.
+    """Load the model, with LoRA if the settings ask for it.
 
     Raises:
-        ConfigError: the model can not be loaded, or LoRA's settings do not fit it.
+        ConfigError: the model cannot be loaded, or the LoRA settings do not fit it.
     """
     named = check_adapter(settings)
     model = load_named(settings, named, tokenizer)
@@ -212,16 +213,16 @@ def build_model(settings: RunSettings, tokenizer: Any) -> Any:
     if named.adapter is None:
         model = add_lora(model, settings.lora)
     if settings.training.get("gradient_checkpointing") or settings.training.get("activation_checkpointing"):
-        model.enable_input_require_grads()  # a checkpointed layer with a frozen base needs an input with a gradient
+        model.enable_input_require_grads()  # with a frozen base, a checkpointed layer needs an input with a gradient
     return model
 
 
 def build_trainer(
     settings: RunSettings, model: Any, data: PreparedData, *, replay: Path | None = None
 ) -> SourceTrainer:
-    """Make the trainer; every check of its set-up happens here."""
+    """Make the trainer, with all checks of its setup."""
     training = settings.training
-    if data.held_out and not data.validation:  # all too long to be measured
+    if data.held_out and not data.validation:  # all rows are too long to measure
         training = {**training, "eval_strategy": "no", "eval_on_start": False, "load_best_model_at_end": False}
     try:
         trainer = SourceTrainer(
@@ -239,7 +240,7 @@ def build_trainer(
         )
     except ColmError:
         raise
-    except Exception as error:  # of transformers, and of what it asks: packages, the hub
+    except Exception as error:  # from transformers and what it calls: packages, the Hub
         raise ConfigError(f"The training settings were refused ({one_line(error)}).") from error
     _check_metric(trainer)
     if not trainer.args.disable_tqdm:
@@ -250,27 +251,27 @@ def build_trainer(
 
 
 def _check_metric(trainer: SourceTrainer) -> None:
-    """Refuse a metric to choose by that no evaluation has, which the Trainer finds out after the first one."""
+    """Refuse a metric that evaluations lack; the Trainer would notice only after the first evaluation."""
     args = trainer.args
     if args.metric_for_best_model is None or not trainer.validation:
-        return  # where it is set, each evaluation looks for it, whatever for
+        return  # if it is set, each evaluation looks it up
     known = ["loss", MACRO, *map(name_metric, trainer.validation)]
     name = str(args.metric_for_best_model).removeprefix("eval_")
     if name not in known:
         raise ConfigError(
-            f"training.metric_for_best_model={args.metric_for_best_model!r} is no metric of the evaluation."
-            f"{suggest(name, known)} There are: {', '.join(known)}."
+            f"training.metric_for_best_model={args.metric_for_best_model!r} is not a metric of the evaluation."
+            f"{suggest(name, known)} Available: {', '.join(known)}."
         )
 
 
 class _Progress(ProgressCallback):
-    """The Trainer's progress bar, with one short line for each log instead of the whole dictionary."""
+    """The Trainer's progress bar, with one short line per log instead of the whole dictionary."""
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Show no bar of its own for each source's evaluation, which is short."""
+        """Do not show a bar for each source's evaluation, which is short."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Write loss, rows and the selection's share of the time."""
+        """Write the loss, the rows, and the selection's share of the time."""
         if not state.is_world_process_zero or self.training_bar is None or not logs or "loss" not in logs:
             return
         self.training_bar.write(

@@ -26,6 +26,11 @@ class EvalOptions(NamedTuple):
     run_programs: bool = False
     out: str | None = None
 
+    def recorded(self) -> dict[str, Any]:
+        """Return what `answers.json` records of the options, in its order: those that decide what is answered."""
+        names = ("max_new_tokens", "batch_size", "temperature", "seed", "limit", "run_programs")
+        return {"data": list(self.data), **{name: getattr(self, name) for name in names}}
+
 
 def check_options(options: EvalOptions) -> None:
     """Raise ConfigError if a value is out of range."""

@@ -11,7 +11,8 @@ from typing import Any, Literal, NamedTuple
 from colm.errors import ConfigError
 from colm.lab.report.intervals import Interval, estimate_difference, estimate_mean, find_first_reach
 from colm.lab.report.measures import mean_macro
-from colm.lab.report.runs import Evaluation, read_evaluations, read_json, read_summary
+from colm.lab.report.runs import Evaluation, read_evaluations, read_summary
+from colm.lab.run.folder import RunFolder
 from colm.step.record import COMPARE_NAME
 
 METRICS = ("macro", "micro", "small", "big")
@@ -83,7 +84,7 @@ def read_comparison(folder: Path) -> list[Method]:
     path = folder / COMPARE_NAME
     if not path.is_file():
         raise ConfigError(f"There is no {COMPARE_NAME} in {folder}; give the output_dir of a colm compare run.")
-    held = read_json(path)
+    held = RunFolder(folder).read(COMPARE_NAME)
     if not isinstance(held, dict) or not held or not all(isinstance(seeds, dict) for seeds in held.values()):
         raise ConfigError(f"{path} contains no finished runs; it must map methods to seeds to results.")
     methods = []

@@ -16,12 +16,11 @@ from markupsafe import Markup
 from colm.errors import ConfigError
 from colm.lab.report.plots import draw_key
 from colm.lab.report.svg import PlotIds
-from colm.step.record import replace_file, write_partial
+from colm.step.files import probe, replace_file
 
 MISSING = "\N{EN DASH}"
 UNKNOWN = "0" * 32
 """Placeholder for a page's digest while the digest is computed."""
-PROBE_BYTES = 2**16
 HEAD_CHARACTERS = 1000
 _MARK = re.compile(r'(<meta name="generator" content="colm )([0-9a-f]{32})(">)')
 OLDER = """<!doctype html>
@@ -61,7 +60,7 @@ def check_page(out: Path) -> None:
             f"{out} is not a page that colm wrote, or was edited since. Move it away, or choose another --out."
         )
     try:
-        write_partial(out, " " * PROBE_BYTES).unlink()
+        probe(out)
     except OSError as error:
         raise _unwritable(out, error) from error
 

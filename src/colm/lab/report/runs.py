@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import yaml
-
 from colm.errors import ConfigError, DataError
-from colm.step.record import CONFIG_NAME, EVALUATIONS_NAME, EXAMPLES_NAME, FILE_NAME, SUMMARY_NAME, StepLog
+from colm.lab.run.folder import RunFolder
+from colm.step.record import EVALUATIONS_NAME, EXAMPLES_NAME, FILE_NAME, SUMMARY_NAME, StepLog, from_dict
 
 T = TypeVar("T")
 
 
 class Step(NamedTuple):
-    """The selection of one optimizer step."""
+    """One optimizer step's record, with its rows counted: a page needs no rows, and those of a long run are many."""
 
     number: int  # number of the optimizer step, from 1
     pool_count: int
@@ -104,7 +102,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     """
     if not folder.is_dir():
         raise ConfigError(f"There is no folder {str(folder)!r}; give the output_dir of a run.")
-    config = read_config(folder)
+    config = RunFolder(folder).config()
     if not (folder / FILE_NAME).exists():
         missing = "has no step yet" if config else "contains no run"
         raise ConfigError(f"{folder} {missing}: there is no {FILE_NAME}. Give the output_dir of a run of colm train.")
@@ -112,7 +110,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     if not steps:
         raise ConfigError(f"{folder / FILE_NAME} is empty so far; wait for the first training step.")
     summary = read_summary(folder)
-    most, least = _read_examples(folder / EXAMPLES_NAME)
+    most, least = _read_examples(folder)
     evaluations = read_evaluations(folder) or (_evaluations_of(summary) if summary else [])
     pooled = _add_up(step.pool for step in steps)
     rows = summary.rows if summary else pooled
@@ -161,37 +159,15 @@ def name_folders(folders: Sequence[Path]) -> list[str]:
     return names
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read a run's settings as resolved; an empty mapping if there are none. Raises as `read_run`."""
-    path = folder / CONFIG_NAME
-    if not path.exists():
-        return {}
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} contains a {type(values).__name__}; it must be a mapping of settings.")
-    return values
-
-
 def read_summary(folder: Path) -> Summary | None:
     """Read `summary.json`, or return None if the run has not finished. Raises as `read_run`."""
-    path = folder / SUMMARY_NAME
-    return _parse(path, _parse_summary, read_json(path)) if path.exists() else None
+    values = RunFolder(folder).read(SUMMARY_NAME)
+    return None if values is None else _parse(folder / SUMMARY_NAME, _parse_summary, values)
 
 
 def read_evaluations(folder: Path) -> list[Evaluation]:
     """Read `evaluations.jsonl`; empty if the file is missing. Raises as `read_run`."""
     return _read_lines(folder / EVALUATIONS_NAME, _parse_evaluation)
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises ConfigError, naming the file, if it is not valid JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}") from error
 
 
 def find_small(rows: Mapping[str, int]) -> frozenset[str]:
@@ -223,19 +199,17 @@ def _parse(place: object, parse: Callable[[Any], T], values: Any) -> T:
 
 
 def _parse_step(line: dict[str, Any]) -> Step:
+    record = from_dict(line)
     return Step(
-        number=int(line["step"]) + 1,
-        pool_count=int(line["pool_count"]),
-        kept_count=int(line["kept_count"]),
-        small_kept=int(line.get("small_kept", 0)),
-        unlabelled=int(line.get("unlabelled", 0)),
-        nonfinite=int(line.get("nonfinite", 0)),
-        seconds=float(line["seconds"]),
-        step_seconds=_optional_float(line.get("step_seconds")),
-        match=_optional_float(line.get("match")),
-        match_random=_optional_float(line.get("match_random")),
-        pool={name: len(rows) for name, rows in line["pool"].items()},
-        kept={name: len(rows) for name, rows in line["kept"].items()},
+        number=record.step + 1,
+        pool_count=record.pool_count,
+        kept_count=record.kept_count,
+        pool={source: len(rows) for source, rows in record.pool.items()},
+        kept={source: len(rows) for source, rows in record.kept.items()},
+        **{
+            name: getattr(record, name)
+            for name in ("small_kept", "unlabelled", "nonfinite", "seconds", "step_seconds", "match", "match_random")
+        },
     )
 
 
@@ -278,15 +252,16 @@ def _evaluations_of(summary: Summary) -> list[Evaluation]:
     return [each for each in (Evaluation(0, 0, 0.0, summary.before), last) if each.losses]
 
 
-def _read_examples(path: Path) -> tuple[list[Example], list[Example]]:
-    if not path.exists():
+def _read_examples(folder: Path) -> tuple[list[Example], list[Example]]:
+    held = RunFolder(folder).read(EXAMPLES_NAME)
+    if held is None:
         return [], []
 
     def parse(values: Any) -> tuple[list[Example], list[Example]]:
         most, least = ([_parse_example(each) for each in values[key]] for key in ("most_kept", "least_kept"))
         return most, least
 
-    return _parse(path, parse, read_json(path))
+    return _parse(folder / EXAMPLES_NAME, parse, held)
 
 
 def _parse_example(values: dict[str, Any]) -> Example:

@@ -1,4 +1,4 @@
-"""Put adapters on a model: new ones by LoRA's settings, or those that a folder holds."""
+"""Add adapters to a model: new ones from LoRA settings, or saved ones from a folder."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from colm.typed import hints_of
 
 
 def add_lora(model: Any, lora: Mapping[str, Any]) -> Any:
-    """Put LoRA on a causal language model.
+    """Add LoRA to a causal language model.
 
     Args:
-        model: bare.
+        model: the bare model.
         lora: fields of `peft.LoraConfig`.
 
     Raises:
-        ConfigError: they do not fit the model.
+        ConfigError: the settings do not fit the model.
     """
     from peft import get_peft_model
 
@@ -35,10 +35,10 @@ def add_lora(model: Any, lora: Mapping[str, Any]) -> Any:
 
 
 def _check_names(model: Any, lora: Mapping[str, Any]) -> None:
-    """Refuse names that no module of the model has, which PEFT passes over in silence where others fit.
+    """Refuse names that the model lacks; PEFT silently ignores them if other names match.
 
     Raises:
-        ConfigError: the first of them.
+        ConfigError: gives the first such name.
     """
     modules = [name for name, _ in model.named_modules()]
     parameters = [name for name, _ in model.named_parameters()]
@@ -49,13 +49,13 @@ def _check_names(model: Any, lora: Mapping[str, Any]) -> None:
             if not any(held == name or held.endswith(f".{name}") for held in known):
                 ends = sorted({held.rpartition(".")[2] for held in known})
                 raise ConfigError(
-                    f"The lora settings do not fit the model: lora.{setting} names {name!r}, which it does not have."
-                    f"{suggest(name, ends)}"
+                    f"The lora settings do not fit the model: lora.{setting} names {name!r}, which the model does not "
+                    f"have.{suggest(name, ends)}"
                 )
 
 
 def lora_config(lora: Mapping[str, Any]) -> Any:
-    """Make PEFT's configuration of fields as a file has them; mappings where it has configurations of its own.
+    """Make PEFT's configuration from the fields in a file; nested configurations are mappings there.
 
     Raises:
         ValueError, TypeError: PEFT refuses the values.
@@ -72,15 +72,15 @@ def _nested_config(hint: Any, value: Any) -> Any:
 
 
 def load_adapted(base: Any, folder: str, *, config: Any = None) -> Any:
-    """Return `base` with the adapter that `folder` holds.
+    """Return `base` with the adapter in `folder`.
 
     Args:
         base: the bare model.
-        folder: of the adapter, or its hub name.
-        config: of the adapter, which then is trained; None for one that only answers.
+        folder: the adapter's folder, or its hub name.
+        config: configuration of an adapter to train; None for inference only.
 
     Raises:
-        ConfigError: the adapter can not be read, lacks weights, or does not fit the model.
+        ConfigError: the adapter cannot be read, lacks weights, or does not fit the model.
     """
     from peft import PeftModel
 
@@ -93,10 +93,10 @@ def load_adapted(base: Any, folder: str, *, config: Any = None) -> Any:
 
 
 def adapted_modules(config: Any, lora: Mapping[str, Any]) -> set[str]:
-    """Return the names of the modules of a model that LoRA's settings adapt, without any weights.
+    """Return the names of the modules that LoRA settings adapt, without loading weights.
 
     Raises:
-        ConfigError: they do not fit the model.
+        ConfigError: the settings do not fit the model.
     """
     config = copy.deepcopy(config)
     config.__dict__.pop("quantization_config", None)

@@ -1,4 +1,4 @@
-"""What a training's settings decide by themselves, checked before data or model are read."""
+"""Checks of a run's settings that need neither data nor model."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ logger = logging.getLogger(__name__)
 
 
 def check_run(settings: RunSettings, *, whole: bool = True) -> None:
-    """Check what the settings alone decide of a training on this machine, before data or model are read.
+    """Check whether the settings can be trained with on this machine, before reading data or model.
 
     Args:
-        settings: the run's.
-        whole: this process is one of those that train; else a launcher may start any number.
+        settings: the run's settings.
+        whole: this process is one of those that train; otherwise a launcher may start any number.
 
     Raises:
-        ConfigError: packages that are missing, arguments that are refused, an adapter of other settings, a pool that is
-            too small.
+        ConfigError: missing packages, refused arguments, an adapter with other settings, or a pool that is too small.
     """
     training = settings.training
     check_adapter(settings)
@@ -34,7 +33,7 @@ def check_run(settings: RunSettings, *, whole: bool = True) -> None:
     _check_stream(settings, args)
     if args.max_steps > 0 and "num_train_epochs" in training:
         logger.info(
-            "training.max_steps=%d says how long the run is; num_train_epochs=%s does not count beside it.",
+            "training.max_steps=%d sets the length of the run, so num_train_epochs=%s is ignored.",
             args.max_steps,
             training["num_train_epochs"],
         )
@@ -52,7 +51,7 @@ def holds_out(settings: RunSettings) -> bool:
 def _check_evaluation(settings: RunSettings) -> None:
     if settings.data["validation"] and settings.data["validation_rows"]:
         logger.warning(
-            "data.validation_rows=%s holds nothing out, since data.validation names the validation data.",
+            "data.validation_rows=%s has no effect, because data.validation names the validation data.",
             settings.data["validation_rows"],
         )
     if holds_out(settings):
@@ -70,11 +69,11 @@ def _check_stream(settings: RunSettings, args: Any) -> None:
     if not settings.data["streaming"]:
         return
     if args.max_steps <= 0:
-        raise ConfigError("A stream has no known end; set training.max_steps.")
+        raise ConfigError("A stream has no known length; set training.max_steps.")
     for name, plain in (("train_sampling_strategy", "random"), ("dataloader_drop_last", False)):
         value = getattr(args, name, plain)
         if value != plain:
             raise ConfigError(
-                f"training.{name}={value} has no effect on a stream, whose rows come as they are read; leave it "
+                f"training.{name}={value} has no effect on a stream, whose rows are read on demand; leave it "
                 "out, or set data.streaming to false."
             )

@@ -1,4 +1,4 @@
-"""The settings of `sources`: how rows get other sources than their labels."""
+"""The settings of `sources`: how rows get sources other than their labels."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def read_rules(values: Any, data: Mapping[str, Any], seed: int) -> SourceRules:
     """Check the section `sources` of a configuration.
 
     Args:
-        values: the section; a number in the place of a clustering is its clusters.
+        values: the section; a number instead of a clustering is its number of clusters.
         data: the section `data`.
-        seed: of clusterings that do not say theirs.
+        seed: default seed of clusterings.
 
     Raises:
-        ConfigError: an unknown key, a value of the wrong kind or out of range, or a stream.
+        ConfigError: an unknown key, a value of the wrong type or out of range, or a stream.
     """
     if not isinstance(values or {}, dict):
         raise ConfigError(f"sources is {values!r}; it must be a mapping such as {{cluster: {{clusters: 16}}}}.")
@@ -65,7 +65,7 @@ def read_rules(values: Any, data: Mapping[str, Any], seed: int) -> SourceRules:
     )
     if rules.any and data["streaming"]:
         raise ConfigError(
-            "sources makes sources of rows that are all at hand, which a stream's are not; set data.streaming to false."
+            "sources needs all rows in advance, which a stream does not provide; set data.streaming to false."
         )
     return rules
 
@@ -84,16 +84,16 @@ def _clustering(where: str, values: Any, seed: int) -> ClusterConfig:
 
 
 def saved_clustering(path: Path) -> ClusterConfig:
-    """Return the settings that a saved labelling was made with.
+    """Return the settings that made a saved labelling.
 
     Raises:
-        ConfigError: there is no such file.
-        DataError: it is no labelling.
+        ConfigError: the file does not exist.
+        DataError: the file is not a labelling.
     """
     if not path.is_file():
         raise ConfigError(
             f"There is no file {str(path)!r} (sources.labels). Make it with colm sources --cluster DATA --out {path}, "
-            "or set sources.cluster too, which makes it."
+            "or also set sources.cluster, which creates it."
         )
     held = load_labels(path).settings
     return ClusterConfig.from_dict({key: value for key, value in held.items() if key not in ("model", "max_length")})

@@ -1,4 +1,4 @@
-"""What the system says of a file that cannot be written, in one line."""
+"""Why a file cannot be written, in one line."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _SAID = re.compile(r"No space left on device|Disk quota exceeded|Read-only file 
 
 
 def why_not_written(error: BaseException | None) -> str | None:
-    """Return why a file could not be written, for an error that says so or that such an error has caused; else None.
+    """Return why a file could not be written, or None if the error has another cause.
 
-    PyTorch and safetensors have errors of their own for a full disk, without the system's number.
+    PyTorch and safetensors raise their own errors for a full disk, without an errno.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in _NUMBERS:
@@ -43,7 +43,8 @@ def why_not_written(error: BaseException | None) -> str | None:
             return f"{error.strerror}{where}"
         if isinstance(error, UnicodeEncodeError) and error.encoding == sys.getfilesystemencoding():
             return (
-                f"the name {error.object!r} is not in {error.encoding}, as this system writes names; set PYTHONUTF8=1"
+                f"the name {error.object!r} cannot be encoded in {error.encoding}, this system's encoding for names; "
+                "set PYTHONUTF8=1"
             )
         if type(error).__name__ in ("RuntimeError", "SafetensorError", "ArrowInvalid", "OSError"):
             said = _SAID.search(str(error))
@@ -57,10 +58,10 @@ def why_not_written(error: BaseException | None) -> str | None:
 
 @contextmanager
 def saying(place: Path | str, advice: str) -> Iterator[None]:
-    """Turn what goes wrong as files are written to a folder within the block into one line with the reason and advice.
+    """Within the block, turn errors in writing to a folder into one line with the reason and advice.
 
     Args:
-        place: the folder; what is said of a file elsewhere is left to others.
+        place: the folder; errors about files elsewhere pass through.
         advice: a sentence.
 
     Raises:

@@ -1,31 +1,37 @@
-"""A run's output folder: which of its files are colm's. What colm did not write is never deleted or overwritten.
+"""A run's output folder: what it contains, and which of its files are colm's.
 
-A list (`manifest`) says what colm wrote; a file that somebody changed since is not colm's.
+The manifest lists the files that colm wrote. A file that somebody changed since is no longer colm's. colm never
+deletes or overwrites a file that is not its own.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from colm.errors import ConfigError
+from colm.errors import ConfigError, DataError
 from colm.lab.run.lock import hold_folder
 from colm.lab.run.manifest import Manifest, changed_manifest, read_manifest
 from colm.lab.run.recognize import RECOGNIZED, identify, is_recognized
 from colm.lab.run.staging import Staging, refuse
+from colm.lab.run.yaml12 import read_config_file
+from colm.step.files import probe, replace_lines, replacing
 from colm.step.record import (
     ANSWER_NAMES,
+    CONFIG_NAME,
+    DATA_NAME,
     EVALUATIONS_NAME,
     FILE_NAME,
     PROFILE_NAME,
     RUN_NAMES,
+    SUMMARY_NAME,
     TRACE_NAME,
-    replace_lines,
-    write_partial,
 )
 from colm.trainers.checkpoints import (
     is_complete,
@@ -36,26 +42,28 @@ from colm.trainers.checkpoints import (
     step_of,
 )
 
+if TYPE_CHECKING:
+    from colm.lab.data.fingerprint import Fingerprint
+
 LOGS = (FILE_NAME, EVALUATIONS_NAME)
 OUTDATED = (*ANSWER_NAMES, PROFILE_NAME, TRACE_NAME)
-"""What says nothing of a run that has gone on."""
+"""Files that are out of date once a run has resumed."""
 MODEL_NAMES = re.compile(
     r"(adapter_|generation_)?config\.json|training_args\.bin|(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
 )
 OPTIONAL = ("README.md",)
-"""PEFT writes a page about an adapter; where there is another one, nobody misses it."""
-PROBE_BYTES = 2**16
+"""PEFT writes a page about an adapter. If another page is there, colm leaves it in place."""
 
 
 class RunFolder:
-    """The output folder of a run, or a folder that answers are written to.
+    """The output folder of a run, or a folder for answers.
 
     Args:
-        path: of the folder.
+        path: the folder.
 
     Attributes:
-        staging: where a run writes what is then moved to its place.
-        began: this process has begun a run, or resumed it.
+        staging: the folders that files pass through before they are moved into place.
+        began: True once this process has started or resumed a run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,14 +71,56 @@ class RunFolder:
         self.staging = Staging(path)
         self.began = False
 
+    # ---- Reading ----
+
+    @property
+    def finished(self) -> bool:
+        """A training has ended here; one that resumed since may still be under way."""
+        return (self.path / SUMMARY_NAME).exists()
+
+    def config(self) -> dict[str, Any]:
+        """Return the run's settings as they were resolved, empty if there are none. Raises ConfigError."""
+        path = self.path / CONFIG_NAME
+        return read_config_file(path) if path.exists() else {}
+
+    def fingerprint(self) -> Fingerprint | None:
+        """Return the fingerprint of the data that the run was made on; None for runs of older versions.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        path = self.path / DATA_NAME
+        try:
+            held: Fingerprint | None = self.read(DATA_NAME)
+        except ConfigError as error:
+            raise DataError(f"{path} is damaged; put back a whole copy of it.") from error
+        if not isinstance(held, dict) and path.exists():
+            raise DataError(f"{path} is damaged: it holds a {type(held).__name__}; put back a whole copy of it.")
+        return held
+
+    def read(self, name: str) -> Any:
+        """Return what a JSON file of the run holds, or None if there is no such file. Raises ConfigError."""
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise ConfigError(f"{path} is not valid JSON: {error}") from error
+
+    def last_checkpoint(self) -> Path | None:
+        """Return the run's last complete checkpoint."""
+        manifest = read_manifest(self.path)
+        return last_complete_checkpoint(self.path, manifest.checkpoints if manifest.run else None)
+
     # ---- Taking the folder ----
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Make the folder, keep other trainings out, and end what a killed one left halfway.
+        """Make the folder, lock it, and complete or undo what a killed process left unfinished.
 
         Raises:
-            ConfigError: another process trains there, it cannot be written, or something else has our names.
+            ConfigError: another process trains there, the folder is not writable, or a foreign file is in the way.
         """
         with hold_folder(self.path):
             self.prepare()
@@ -78,35 +128,35 @@ class RunFolder:
             try:
                 yield
             finally:
-                with suppress(OSError):  # a full disk; what happened before has been said
+                with suppress(OSError):  # a full disk; the first error has been reported
                     self.staging.clear()
                     if self.began:
                         self._settle()
 
     def prepare(self) -> None:
-        """Make the folder and try whether it can be written. Raises ConfigError."""
+        """Make the folder and check that it is writable. Raises ConfigError."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_partial(self.path / "_colm_probe", " " * PROBE_BYTES).unlink()
+            probe(self.path / "_colm_probe")
         except OSError as error:
             raise ConfigError(
-                f"{self.path} cannot be written ({error.strerror}). Choose another folder, or make room."
+                f"{self.path} cannot be written ({error.strerror}). Choose another folder, or free some space."
             ) from error
 
     def require_room(self, needed: int) -> None:
-        """Check that so many bytes fit, once the run that is there is replaced. Raises ConfigError."""
+        """Check that `needed` bytes fit once the existing run is replaced. Raises ConfigError."""
         disk = shutil.disk_usage(self.path)
         free = disk.free + sum((self.path / name).stat().st_size for name in self.own())
         if disk.total and free < needed:
             raise ConfigError(
-                f"{self.path} has room for {free:,} bytes, but the model alone takes {needed:,}. Make room there, or "
+                f"{self.path} has room for {free:,} bytes, but the model alone takes {needed:,}. Free some space, or "
                 "choose another output_dir."
             )
 
-    # ---- What is whose ----
+    # ---- Ownership ----
 
     def own(self) -> list[str]:
-        """Return the files that colm wrote and nobody changed since, by relative path."""
+        """Return the relative paths of the files that colm wrote and nobody changed since."""
         manifest = read_manifest(self.path)
         older = self._is_older_run(manifest)
         found = [name for name in manifest.files if self._is_listed(name, manifest)]
@@ -115,7 +165,7 @@ class RunFolder:
             found += [name for name in names if name not in manifest.files and is_recognized(self.path / name)]
         checkpoints = self._checkpoints(manifest)
         found += [f"{folder.name}/{name}" for folder in checkpoints for name in own_files(folder)]
-        if older:  # the model and its tokenizer are what a checkpoint has, or nothing shows that they are ours
+        if older:  # only a copy in a checkpoint shows that the model and tokenizer are ours
             saved = [folder for folder in checkpoints if is_complete(folder)]
             for path in self.path.iterdir():
                 if path.name not in found and _is_file(path) and any(_same(path, folder) for folder in saved):
@@ -123,32 +173,27 @@ class RunFolder:
         return found
 
     def held(self) -> str | None:
-        """Return the name of a file of colm's that is there, None where there is none."""
+        """Return the name of one of colm's files, or None if the folder contains none."""
         return next(iter(self.own()), None)
 
-    def last_checkpoint(self) -> Path | None:
-        """Return the run's last complete checkpoint."""
-        manifest = read_manifest(self.path)
-        return last_complete_checkpoint(self.path, manifest.checkpoints if manifest.run else None)
-
     def refuse_foreign(self, wanted: Collection[str] | Callable[[str], object]) -> None:
-        """Refuse to go on where something that colm did not write has a name that it needs.
+        """Refuse to continue if a foreign file has a name that colm needs.
 
         Args:
-            wanted: names, or what tells them.
+            wanted: the names, or a test for them.
 
         Raises:
-            ConfigError: with the names.
+            ConfigError: gives the names.
         """
         needs = wanted if callable(wanted) else set(wanted).__contains__
         found = {path.name for path in self.path.iterdir() if needs(path.name)}
         refuse(self.path, found.difference(self.own()) if found else ())
 
     def refuse_checkpoints(self, after: int, last: int) -> None:
-        """Refuse to train where something else has the name of a checkpoint of the steps `after` + 1 to `last`.
+        """Refuse to train if a foreign file has the name of a checkpoint of steps `after` + 1 to `last`.
 
         Raises:
-            ConfigError: with the names.
+            ConfigError: gives the names.
         """
         found, named = [], []
         for path in self.path.glob("checkpoint-*"):
@@ -163,33 +208,33 @@ class RunFolder:
     # ---- Writing ----
 
     def write(self, name: str, text: str) -> None:
-        """Write a file of colm's whole or not at all. Raises ConfigError where another's has the name."""
+        """Write a file atomically. Raises ConfigError if a foreign file has the name."""
         self.refuse_foreign([name])
-        partial = write_partial(self.path / name, text)
-        with changed_manifest(self.path) as manifest:
-            manifest.files[name] = [*self._now(name), identify(partial)]
-        partial.replace(self.path / name)
+        with replacing(self.path / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+            with changed_manifest(self.path) as manifest:
+                manifest.files[name] = [*self._now(name), identify(partial)]
 
     def grow(self, names: Collection[str]) -> None:
-        """List logs that lines are added to from now on."""
+        """Add logs to the manifest; lines are appended to them from now on."""
         with changed_manifest(self.path) as manifest:
             manifest.files |= dict.fromkeys(names)
 
     def remove(self, names: Collection[str]) -> None:
-        """Delete files as far as they are colm's."""
+        """Delete those of the files that are colm's."""
         for name in set(names).intersection(self.own()):
             (self.path / name).unlink()
             with changed_manifest(self.path) as manifest:
                 manifest.files.pop(name, None)
 
     def announce(self, checkpoint: str) -> None:
-        """List the folder of a checkpoint that is about to be written."""
+        """Add the folder of a checkpoint to the manifest before it is written."""
         with changed_manifest(self.path) as manifest:
             there = [name for name in manifest.checkpoints if name != checkpoint and (self.path / name).is_dir()]
             manifest.checkpoints = [*there, checkpoint]
 
     def list_copies(self, checkpoint: Path) -> None:
-        """List what the Trainer has copied here from a checkpoint to upload it, and the page that it wrote for it."""
+        """Add the files that the Trainer copied from a checkpoint for an upload, and the page that it wrote."""
         written = ("training_args.bin", *OPTIONAL)
         names = [path.name for path in self.path.iterdir() if _is_file(path)]
         with changed_manifest(self.path) as manifest:
@@ -198,11 +243,11 @@ class RunFolder:
                     manifest.files[name] = self._now(name)
 
     def begin(self, texts: Mapping[str, Iterable[str]], logs: Collection[str] = ()) -> None:
-        """Begin a run, in the place of the one that is there.
+        """Start a run in place of the existing one.
 
         Args:
-            texts: name -> lines, of the files that it begins with. What is in `staging.new` already is of the run, too.
-            logs: names of further files that it adds to.
+            texts: name -> lines of the initial files. Files already in `staging.new` belong to the run, too.
+            logs: names of further logs.
         """
         new = self.staging.make()
         for name, lines in texts.items():
@@ -212,11 +257,11 @@ class RunFolder:
         self.began = True
 
     def resume(self, texts: Mapping[str, Iterable[str]], logs: Collection[str] = ()) -> None:
-        """Resume the run that is there.
+        """Resume the existing run.
 
         Args:
-            texts: name -> lines, of files that are written again.
-            logs: names of further files that it adds to.
+            texts: name -> lines of the files to write again.
+            logs: names of further logs.
         """
         own = self.own()
         with changed_manifest(self.path) as manifest:
@@ -231,10 +276,10 @@ class RunFolder:
             self.write(name, "".join(lines))
 
     def adopt(self) -> None:
-        """Move what was saved to `staging.new` to its place.
+        """Move the saved files from `staging.new` into place.
 
         Raises:
-            ConfigError: something else has come to a name of it; what was saved is kept.
+            ConfigError: a foreign file has taken one of the names; the saved files are kept.
         """
         own, new = set(self.own()), self.staging.new
         found = self.staging.files()
@@ -244,7 +289,7 @@ class RunFolder:
             kept = self.path / f"trained-{os.getpid()}"
             self.staging.keep(kept)
             raise ConfigError(
-                f"{', '.join(blocked)} came into {self.path} while the run trained, and colm did not write that. The "
+                f"{', '.join(blocked)} appeared in {self.path} during training, and colm did not write it. The "
                 f"trained model is in {kept}."
             )
         names = [name for name in found if name not in foreign]
@@ -255,7 +300,7 @@ class RunFolder:
             (new / name).replace(self.path / name)
         self.staging.clear()
 
-    # ---- Within ----
+    # ---- Helpers ----
 
     def _is_listed(self, name: str, manifest: Manifest) -> bool:
         path, held = self.path / name, manifest.files[name]
@@ -268,7 +313,7 @@ class RunFolder:
         return [identify(path)] if path.is_file() else []
 
     def _is_older_run(self, manifest: Manifest) -> bool:
-        """Return whether a version that kept no list has trained here: there are steps, or a checkpoint, of ours."""
+        """Return whether a version without a manifest has trained here: there are steps or a checkpoint of ours."""
         if manifest.run:
             return False
         steps = self.path / FILE_NAME
@@ -282,7 +327,7 @@ class RunFolder:
         ]
 
     def _settle(self) -> None:
-        """Note what the logs have become, so that a change of them is seen from now on."""
+        """Record the final state of the logs, so that later changes are noticed."""
         with changed_manifest(self.path) as manifest:
             for name, held in list(manifest.files.items()):
                 if not (self.path / name).is_file():
@@ -295,7 +340,7 @@ class RunFolder:
 
 
 def needed_names(*, profile: bool = False, card: bool = False) -> Callable[[str], bool]:
-    """Return what tells the names of files that a training writes, with a profile, and a model's card for the hub."""
+    """Return a test for the names of files that a training run writes, with a profile or a model card."""
     more = {*((PROFILE_NAME, TRACE_NAME) if profile else ()), *(OPTIONAL if card else ())}
     return lambda name: name in RUN_NAMES or name in more or MODEL_NAMES.fullmatch(name) is not None
 

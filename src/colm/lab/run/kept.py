@@ -1,35 +1,37 @@
-"""Which examples were kept most and least often, with the beginning of their text."""
+"""The examples kept most and least often, with the start of their text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
+
+from colm.types import StepRecord
 
 TEXT_CHARACTERS = 300
 
 
 def describe_kept(
-    lines: Iterable[Mapping[str, Any]], small: Iterable[str], train: Any, tokenizer: Any, *, count: int = 8
+    records: Iterable[StepRecord], small: Iterable[str], train: Any, tokenizer: Any, *, count: int = 8
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the examples of big sources that were kept most and least often.
+    """Return the examples of large sources that were kept most and least often.
 
-    Often is meant beside their source: kept times, less what its share of kept rows would give for as many
-    visits. Of equals, the lower number comes first.
+    "Often" is relative to the source: times kept, minus the number expected from the source's share of kept rows. Ties
+    go to the lower row number.
 
     Args:
-        lines: of ``selection.jsonl``.
-        small: sources whose rows are always kept, and therefore left out.
-        train: tokenised rows by number, with ``input_ids``.
-        tokenizer: to turn them back into text.
-        count: examples of each kind.
+        records: the run's records.
+        small: sources whose rows are always kept, and which are therefore left out.
+        train: tokenized rows by number, with ``input_ids``.
+        tokenizer: turns them back into text.
+        count: number of examples of each kind.
 
     Returns:
         ``most_kept`` and ``least_kept``, each a list of source, index, pooled, kept and text.
     """
     pooled: dict[tuple[str, int], int] = {}
     kept: dict[tuple[str, int], int] = {}
-    for line in lines:
-        for held, counts in ((line["pool"], pooled), (line["kept"], kept)):
+    for record in records:
+        for held, counts in ((record.pool, pooled), (record.kept, kept)):
             for source, rows in held.items():
                 for row in rows:
                     counts[source, row] = counts.get((source, row), 0) + 1

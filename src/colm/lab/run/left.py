@@ -1,4 +1,4 @@
-"""What of a mixture is left to train on, and which settings name a source of which nothing is."""
+"""Checks for settings that name a source with no rows left to train on."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ logger = logging.getLogger(__name__)
 
 
 def check_left(settings: RunSettings, counts: RowsLeft) -> None:
-    """Say in the log which settings name a source of which no row is left.
+    """Log which settings name a source with no rows left.
 
     Args:
-        settings: the run.
-        counts: rows of each source of the mixture as it is drawn, and those that have a label.
+        settings: the run's settings.
+        counts: rows of each source in the drawn mixture, and those with a label.
 
     Raises:
         ConfigError: `small_sources` lists such a source, or one that does not exist.

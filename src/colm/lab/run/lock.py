@@ -1,4 +1,4 @@
-"""One training at a time in an output folder."""
+"""One run at a time in an output folder."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from colm.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 LOCK_NAME = "_training.lock"
-"""There while a training runs, and after one was killed; no part of a run. The Trainer pushes no ``_`` to the hub."""
+"""Exists during a run, and after a kill; not part of the run. The Trainer does not push names with ``_`` to the Hub."""
 
 _held: set[int] = set()
 
 
 @contextmanager
 def hold_folder(folder: Path) -> Iterator[None]:
-    """Keep other trainings out of a folder, which is made where there is none, until the block or the process ends.
+    """Make a folder and lock it against other runs until the block or the process ends.
 
-    The lock is the system's (flock), not the file: it goes with the process, also with one that is killed. Where the
-    file system has no locks nothing is held, and a warning says so.
+    The system holds the lock (flock), not the file: it is released when the process exits, even if it is killed. On a
+    file system without locks, colm only logs a warning.
 
     Raises:
-        ConfigError: another process trains there, or the folder can not be made.
+        ConfigError: another process trains there, or the folder cannot be created.
     """
     new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"output_dir={folder} can not be made: {error}. Choose another one.") from error
+        raise ConfigError(f"output_dir={folder} cannot be created: {error}. Choose another one.") from error
     path = folder / LOCK_NAME
     held = None
     try:
         held = _lock(path)
     except OSError as error:
         logger.warning(
-            "%s can not be locked (%s). Nothing stops a second training from writing there; see that there is none.",
+            "%s cannot be locked (%s). Nothing stops a second run from writing there; make sure that there is none.",
             folder,
             error.strerror or error,
         )
@@ -49,16 +49,16 @@ def hold_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         if held is not None:
-            path.unlink(missing_ok=True)  # before the lock goes: whoever gets it then sees that its file is gone
+            path.unlink(missing_ok=True)  # before the lock is released: the next holder sees that its file is gone
             _held.discard(held)
             os.close(held)
-            if new:  # nothing was begun
+            if new:  # nothing was started
                 with suppress(OSError):
                     folder.rmdir()
 
 
 def _lock(path: Path) -> int:
-    """Return the locked file's descriptor. Raises OSError where there are no locks."""
+    """Return the locked file's descriptor. Raises OSError if the system has no locks."""
     try:
         import fcntl
     except ImportError as error:  # on Windows
@@ -69,12 +69,12 @@ def _lock(path: Path) -> int:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(held, path):
                 break
-            os.close(held)  # its holder has ended in between
-        except (BlockingIOError, PermissionError) as error:  # some file systems say the latter
+            os.close(held)  # its holder exited in the meantime
+        except (BlockingIOError, PermissionError) as error:  # some file systems raise the latter
             who = os.read(held, 200).decode(errors="replace").strip()
             os.close(held)
             raise ConfigError(
-                f"Another process is training in {path.parent}{f' ({who})' if who else ''}. Wait for its end, or stop "
+                f"Another process is training in {path.parent}{f' ({who})' if who else ''}. Wait until it exits, stop "
                 "it (SIGTERM lets it save first), or choose another output_dir."
             ) from error
         except OSError:
@@ -83,7 +83,7 @@ def _lock(path: Path) -> int:
     said = os.read(held, 200).decode(errors="replace")
     if said and not re.fullmatch(r"process \d+ on .*\n", said):
         os.close(held)
-        raise ConfigError(f"{path} is not the lock that colm keeps there. Move it away, or choose another output_dir.")
+        raise ConfigError(f"{path} is not colm's lock file. Move it, or choose another output_dir.")
     _held.add(held)
     with suppress(OSError):  # a full disk: the lock is held all the same
         os.truncate(held, 0)
@@ -100,7 +100,7 @@ def _is_at(held: int, path: Path) -> bool:
 
 
 def _leave_to_parent() -> None:
-    """Close the locks in a forked child: a data loader's worker that outlives a killed training must not hold them."""
+    """Close the locks in a forked child: a data loader worker that outlives a killed run must not hold them."""
     while _held:
         os.close(_held.pop())
 

@@ -1,4 +1,4 @@
-"""The list of the files that colm wrote to a folder, which stands in that folder."""
+"""The manifest: the list of the files that colm wrote to a folder, stored in that folder."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from colm.errors import ConfigError
-from colm.step.record import MANIFEST_NAME, replace_file
+from colm.step.files import replace_file
+from colm.step.record import MANIFEST_NAME
 
 VERSION = 1
 
 
 @dataclass
 class Manifest:
-    """What colm wrote.
+    """The files that colm wrote.
 
     Attributes:
-        run: a training began here, so every file of it is listed; else an older version may have written more.
-        files: relative path -> what it may be, each a size in bytes and a digest (see `recognize.identify`): two while
-            it is replaced. None for a log that grows, which is told by what stands in it.
-        checkpoints: names of the folders that the training writes; each lists its files itself.
-        moved: files that were moved beside this list, as a run is replaced.
+        run: a run started here, so all of its files are listed; otherwise an older version may have written more.
+        files: relative path -> accepted states, each a size in bytes and a digest (see `recognize.identify`): two while
+            the file is replaced. None for a growing log, which is recognized by its content.
+        checkpoints: names of the folders that the run writes; each has its own list of files.
+        moved: files that were moved next to this list while a run is replaced.
     """
 
     run: bool = False
@@ -34,16 +35,16 @@ class Manifest:
     moved: list[str] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
-        """Write it to a folder, whole or not at all."""
+        """Write the manifest to a folder atomically."""
         text = json.dumps({"version": VERSION, **asdict(self)}, indent=1)
         replace_file(folder / MANIFEST_NAME, text + "\n")
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read a folder's list, empty where there is none.
+    """Read a folder's manifest; empty if there is none.
 
     Raises:
-        ConfigError: the file is not such a list.
+        ConfigError: the file is not a manifest.
     """
     path = folder / MANIFEST_NAME
     try:
@@ -58,7 +59,7 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest()
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
-            f"{path} is not a list of files that this version of colm wrote ({error}). Move it away, or choose another "
+            f"{path} is not a list of files that this version of colm wrote ({error}). Move it, or choose another "
             "folder."
         ) from error
     return manifest
@@ -66,7 +67,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 @contextmanager
 def changed_manifest(folder: Path) -> Iterator[Manifest]:
-    """Give a folder's list to be changed, and write it; other processes wait, where the system has locks."""
+    """Yield a folder's manifest for changes, and write it; other processes wait if the system has locks."""
     descriptor = None
     with suppress(ImportError, OSError):
         import fcntl

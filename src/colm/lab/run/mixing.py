@@ -1,4 +1,4 @@
-"""The settings of `data` that say how sources are mixed, checked together; `sections` has the type of each."""
+"""Checks of the settings in `data` that mix sources; `sections` has the type of each."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ BY_SOURCE = ("weights", "source_sizes", "cap", "validation_rows")
 
 
 def check_mixing(data: dict[str, Any]) -> None:
-    """Check how sources are mixed, and put the sources' names in the place of keys that are numbers or truth values.
+    """Check how sources are mixed, and replace keys that are numbers or booleans with source names.
 
     Raises:
-        ConfigError: two keys that are one source, or settings that a stream cannot follow.
+        ConfigError: two keys name the same source, or a stream cannot follow the settings.
     """
     for key in BY_SOURCE:
         if isinstance(data[key], dict):
             data[key] = name_keys(f"data.{key}", data[key])
     if data["streaming"] and data["cap"] is not None:
-        raise ConfigError("data.cap needs rows that are counted, which a stream's are not; use data.weights.")
+        raise ConfigError("data.cap needs counted rows, and a stream's rows are not counted; use data.weights.")
     if data["streaming"] and data["train"] == "demo":
         raise ConfigError("data.streaming reads files and hub data sets, not the demo; set it to false.")
     if data["source_sizes"] and not data["streaming"]:
-        raise ConfigError("data.source_sizes are those of a stream; leave them out, the rows are counted.")
+        raise ConfigError("data.source_sizes applies only to streams; leave it out, because colm counts the rows.")
 
 
 def name_entries(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the entries of `mixture`, with the name of each source in the place of a number or truth value.
+    """Return the entries of `mixture`, with source names in place of numbers and booleans.
 
     Raises:
         ConfigError: a source is empty, or a list or a mapping.

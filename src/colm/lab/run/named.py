@@ -1,4 +1,4 @@
-"""What `model:` names: a model, or an adapter and the base that it was trained on."""
+"""The meaning of `model:`: a model, or an adapter and its base."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from transformers.utils import find_adapter_config_file
 
 from colm.errors import ConfigError, one_line
 from colm.lab.run.adapters import adapted_modules, load_adapted, lora_config
-from colm.lab.run.settings import RunSettings, read_config_file
+from colm.lab.run.settings import RunSettings
 from colm.lab.run.training import NEEDS_INIT
-from colm.lab.run.yaml12 import write_yaml
+from colm.lab.run.yaml12 import read_config_file, write_yaml
 from colm.models import build_tiny_model, in_dtype, load_config, load_model, load_tokenizer
 from colm.step.record import CONFIG_NAME
 
@@ -31,13 +31,13 @@ TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 NOT_SAVED = {"task_type", "peft_type", "inference_mode", "base_model_name_or_path", "revision", "auto_mapping"}
 FREE = NOT_SAVED | {"peft_version", "runtime_config", "target_modules", "exclude_modules", "lora_dropout"}
-"""Fields of a LoRA that one which goes on need not have as its adapter, or that are compared in another way."""
+"""LoRA fields that may differ from the adapter's when training continues, or that are compared in another way."""
 
 NOT_SHAPE = NOT_SAVED | {"peft_version", "runtime_config", "init_lora_weights", *NEEDS_INIT}
-"""Fields of a LoRA that its weights do not depend on once they are there."""
+"""LoRA fields that do not affect existing weights."""
 
 PLACES = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "layer_replication")
-"""Fields of a LoRA that say which layers it is on."""
+"""LoRA fields that select the layers."""
 
 
 class NamedModel(NamedTuple):
@@ -45,19 +45,19 @@ class NamedModel(NamedTuple):
 
     base: str  # as `load_model` takes it, or 'tiny'
     adapter: str | None = None  # folder, or hub name
-    seed: int = 0  # that a random base was drawn with
+    seed: int = 0  # of a randomly initialized base
 
 
 def find_model(name: str, seed: int = 0) -> NamedModel:
-    """Return what a name stands for, without loading it.
+    """Find out what a name refers to, without loading it.
 
     Args:
         name: a hub name, a folder of a model, of an adapter or of a run or its checkpoint; a .gguf file, demo or tiny.
-        seed: of a random base.
+        seed: seed of a randomly initialized base.
 
     Raises:
-        ConfigError: the adapter cannot be read, lacks its weights or is of another kind of model, its base is not known
-            or not there, or the folder holds whole weights besides.
+        ConfigError: the adapter cannot be read, lacks its weights or belongs to another kind of model, its base is
+            unknown or missing, or the folder also contains full weights.
     """
     folder = Path(name)
     is_folder = os.path.isdir(name)  # False for what cannot be a name, too
@@ -67,8 +67,8 @@ def find_model(name: str, seed: int = 0) -> NamedModel:
         found = (folder / ADAPTER_NAME).is_file()
         if found and any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
             raise ConfigError(
-                f"The folder {name!r} holds a whole model and an adapter ({ADAPTER_NAME}), of which only one can be "
-                "meant; move the other's files to another folder."
+                f"The folder {name!r} contains both a full model and an adapter ({ADAPTER_NAME}). Keep one, and move "
+                "the other's files to another folder."
             )
     else:
         found = _is_hub_adapter(name)
@@ -76,7 +76,7 @@ def find_model(name: str, seed: int = 0) -> NamedModel:
         return NamedModel(name, None, seed)
     if is_folder and not any((folder / file).is_file() for file in ADAPTER_WEIGHTS):
         raise ConfigError(
-            f"The folder {name!r} holds an {ADAPTER_NAME}, but not the adapter's weights "
+            f"The folder {name!r} contains an {ADAPTER_NAME}, but not the adapter's weights "
             f"({' or '.join(ADAPTER_WEIGHTS)})."
         )
     base = read_adapter(name).base_model_name_or_path
@@ -96,14 +96,14 @@ def find_model(name: str, seed: int = 0) -> NamedModel:
 
 
 def _check_base(adapter: str, base: str) -> None:
-    """Refuse an adapter whose base has gone, or is an adapter itself."""
+    """Refuse an adapter whose base is missing, or is itself an adapter."""
     if base in ("tiny", "demo") or (base.endswith(".gguf") and os.path.isfile(base)):
         return
     try:
         load_config(base)
     except ConfigError as error:
         raise ConfigError(
-            f"The adapter in {adapter!r} was trained on {base!r}, which cannot be loaded. Put it back, or set "
+            f"The adapter in {adapter!r} was trained on {base!r}, which cannot be loaded. Restore it, or set "
             f"base_model_name_or_path in the adapter's {ADAPTER_NAME} to where it is now. {error}"
         ) from error
 
@@ -111,7 +111,7 @@ def _check_base(adapter: str, base: str) -> None:
 def _is_hub_adapter(name: str) -> bool:
     try:
         return find_adapter_config_file(name) is not None
-    except Exception:  # no such name, or no way to ask: loading the model says what is wrong
+    except Exception:  # no such name, or no connection: loading the model reports the error
         return False
 
 
@@ -119,25 +119,25 @@ def read_adapter(name: str) -> Any:
     """Return PEFT's configuration of an adapter.
 
     Raises:
-        ConfigError: it cannot be read, or is of an adapter on another kind of model.
+        ConfigError: it cannot be read, or the adapter is for another kind of model.
     """
     try:
         adapter = PeftConfig.from_pretrained(name)
-    except Exception as error:  # a file of any content
+    except Exception as error:  # the file may contain anything
         raise ConfigError(f"The {ADAPTER_NAME} of {name!r} cannot be read ({one_line(error)}).") from error
     if adapter.peft_type is None:
         raise ConfigError(f"The {ADAPTER_NAME} of {name!r} does not say which kind of adapter it is (peft_type).")
     if adapter.task_type not in (None, "CAUSAL_LM"):
         task = getattr(adapter.task_type, "value", adapter.task_type)
-        raise ConfigError(f"The adapter in {name!r} is for {task}, not on a causal language model (CAUSAL_LM).")
+        raise ConfigError(f"The adapter in {name!r} is for {task}, not for a causal language model (CAUSAL_LM).")
     return adapter
 
 
 def check_adapter(settings: RunSettings) -> NamedModel:
-    """Return what the run's model is; an adapter must be one that the settings of `lora` go on with.
+    """Return the run's model; an adapter must match the settings of `lora`.
 
     Raises:
-        ConfigError: as `find_model`, or full fine-tuning of an adapter, no LoRA, or one with other settings.
+        ConfigError: as `find_model`; or `lora` is null, the adapter is not a LoRA, or it has other settings.
     """
     named, lora = find_model(settings.model, settings.seed), settings.lora
     if named.adapter is None:
@@ -146,14 +146,14 @@ def check_adapter(settings: RunSettings) -> NamedModel:
     kind = getattr(adapter.peft_type, "value", adapter.peft_type)
     if kind != "LORA":
         raise ConfigError(
-            f"The model {settings.model!r} is an adapter of the kind {kind}, which training cannot go on with; merge "
+            f"The model {settings.model!r} is an adapter of type {kind}, which colm cannot train further; merge "
             "it into its base (merge_and_unload of PEFT), save that, and name its folder as the model."
         )
     if lora is None:
         raise ConfigError(
-            f"The model {settings.model!r} is a LoRA adapter on {named.base!r}, but lora is null: to go on training "
-            f"the adapter set lora to its settings, {_flow(adapter_settings(adapter, 'r') | _places(adapter))}; to "
-            "train all weights merge it into its base first (merge_and_unload of PEFT) and name that folder."
+            f"The model {settings.model!r} is a LoRA adapter on {named.base!r}, but lora is null. To train the "
+            f"adapter further, set lora to its settings, {_flow(adapter_settings(adapter, 'r') | _places(adapter))}. "
+            "To train all weights, merge it into its base first (merge_and_unload of PEFT) and name that folder."
         )
     wanted = lora_config(lora)
     differing = [
@@ -164,17 +164,17 @@ def check_adapter(settings: RunSettings) -> NamedModel:
     if differing:
         raise ConfigError(
             f"The model {settings.model!r} is a LoRA adapter with {_flow(adapter_settings(adapter, *differing))}, but "
-            f"lora says {_flow({key: lora[key] for key in differing})}. Write the adapter's settings to go on training "
-            "it, or merge it into its base and name that folder for a new one."
+            f"lora says {_flow({key: lora[key] for key in differing})}. Use the adapter's settings to train it "
+            "further, or merge it into its base and name that folder to train a new one."
         )
     return named
 
 
 def load_named(settings: RunSettings, named: NamedModel, tokenizer: Any) -> Any:
-    """Return the model that is trained on from: bare, or with its adapter, whose weights are trained then.
+    """Return the model to train: bare, or with its adapter, whose weights are then trained.
 
     Raises:
-        ConfigError: it cannot be loaded, or the adapter is on other layers than `lora` says.
+        ConfigError: it cannot be loaded, or the adapter is on different layers than `lora` selects.
     """
     base = load_base(named, settings.dtype, tokenizer)
     if named.adapter is None or settings.lora is None:
@@ -187,12 +187,12 @@ def load_named(settings: RunSettings, named: NamedModel, tokenizer: Any) -> Any:
     held = adapted_modules(base.config, adapter_settings(adapter))
     if wanted != held:
         raise ConfigError(
-            f"The model {settings.model!r} is an adapter on {len(held)} layers, but by the settings of lora it would "
-            f"be on {len(wanted)}. To go on training it have in lora {_flow(_places(adapter))}, and no other of "
+            f"The model {settings.model!r} is an adapter on {len(held)} layers, but the lora settings select "
+            f"{len(wanted)}. To train it further, set in lora {_flow(_places(adapter))}, and no other of "
             f"{', '.join(PLACES)}."
         )
     set_seed(settings.seed)
-    logger.info("Training goes on from the adapter %s on %s.", named.adapter, named.base)
+    logger.info("Training continues from the adapter %s on %s.", named.adapter, named.base)
     return model
 
 
@@ -200,19 +200,19 @@ def load_base(named: NamedModel, dtype: str, tokenizer: Any) -> Any:
     """Return the model without its adapter. Raises ConfigError."""
     if named.base != "tiny":
         return load_model(named.base, dtype=dtype)
-    set_seed(named.seed)  # an adapter's random base is not saved, but drawn again
+    set_seed(named.seed)  # an adapter's random base is not saved but initialized again
     return in_dtype(build_tiny_model(tokenizer), dtype)
 
 
 def load_named_tokenizer(name: str) -> Any:
-    """Return the tokenizer of a model or an adapter; of an adapter that has none, its base's. Raises ConfigError."""
+    """Return the tokenizer of a model or adapter, or of the adapter's base if it has none. Raises ConfigError."""
     named = find_model(name)
     own = named.adapter is None or any((Path(named.adapter) / file).is_file() for file in TOKENIZERS)
     return load_tokenizer(name if own else named.base)
 
 
 def adapter_settings(adapter: Any, *names: str) -> dict[str, Any]:
-    """Return fields of an adapter's configuration as the section `lora` has them; all that shape it without `names`."""
+    """Return fields of an adapter's configuration as in the section `lora`; without `names`, all that shape it."""
     if names:
         return {name: _comparable(getattr(adapter, name)) for name in names}
     default = LoraConfig()
@@ -225,7 +225,7 @@ def adapter_settings(adapter: Any, *names: str) -> dict[str, Any]:
 
 
 def _places(adapter: Any) -> dict[str, Any]:
-    """Return the settings that put a LoRA on the layers that an adapter is on."""
+    """Return the settings that select the adapter's layers."""
     return {key: value for key, value in adapter_settings(adapter, *PLACES).items() if value is not None}
 
 
@@ -238,5 +238,5 @@ def _comparable(value: Any) -> Any:
 
 
 def _flow(value: Any) -> str:
-    """Return settings as they can be written in one line."""
+    """Return settings in one line of YAML."""
     return " ".join(write_yaml(value, flow=True).split())

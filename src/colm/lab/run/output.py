@@ -20,25 +20,25 @@ logger = logging.getLogger(__name__)
 
 
 def is_first_rank() -> bool:
-    """True in the process that writes, also before the ranks have met."""
+    """Return True in the process that writes, also before the ranks have connected."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
 def hold_output(folder: RunFolder) -> Iterator[None]:
-    """Hold the output folder in the process that writes there, and say in one line what goes wrong in writing.
+    """Lock the output folder in the process that writes there, and report write errors in one line.
 
     Raises:
         ConfigError: see `RunFolder.hold`; or a file could not be written.
-        Interrupted: Ctrl-C came; how to resume is said.
+        Interrupted: after Ctrl-C; says how to resume.
     """
-    advice = "Make room there, then resume with --resume, or choose another output_dir."
+    advice = "Free some space there, then resume with --resume, or choose another output_dir."
     try:
         with folder.hold() if is_first_rank() else nullcontext(), saying(folder.path, advice):
             folder.staging.wait()
             yield
     except KeyboardInterrupt as error:
-        how = "resume with --resume" if folder.began else "nothing was begun; start again with the same command"
+        how = "resume with --resume" if folder.began else "nothing was started; run the same command again"
         raise Interrupted(f"interrupted; {how}") from error
 
 
@@ -47,12 +47,12 @@ def check_output(
 ) -> Path | None:
     """Check that the output folder may be written, and return the checkpoint to resume from, if any.
 
-    Nothing is deleted yet. Of several ranks the first one checks; all find the same checkpoint. Without a run, or a
-    checkpoint of it, ``--resume`` begins at the beginning, so that it may always be given.
+    This deletes nothing yet. With several ranks, only the first one checks; all find the same checkpoint. Without a run
+    or a checkpoint, ``--resume`` starts from the beginning, so the flag may always be given.
 
     Raises:
-        ConfigError: the folder holds a run and neither flag is given, something that colm did not write is in the way,
-            or the run to resume has other settings.
+        ConfigError: the folder contains a run and neither flag is given, a foreign file is in the way, or the run to
+            resume has other settings.
     """
     checkpoint = folder.last_checkpoint() if resume else None
     if not is_first_rank():
@@ -60,7 +60,7 @@ def check_output(
     held = folder.held()
     if held and not resume and not overwrite:
         raise ConfigError(
-            f"{folder.path} already holds a run ({held}). Resume it with --resume, replace it with --overwrite, or "
+            f"{folder.path} already contains a run ({held}). Resume it with --resume, replace it with --overwrite, or "
             "choose another output_dir."
         )
     needs = needed_names(profile=profile, card=bool(settings.training.get("push_to_hub")))
@@ -68,18 +68,18 @@ def check_output(
         if (folder.path / CONFIG_NAME).is_file():
             check_settings(settings)
             if checkpoint is not None:
-                needs = _but(needs, CONFIG_NAME)  # which stays as it is, if somebody changed it
+                needs = _but(needs, CONFIG_NAME)  # a changed file stays as it is
         elif checkpoint is not None:
             raise ConfigError(
-                f"The run in {folder.path} has lost its {CONFIG_NAME}, so nothing tells whether it has these settings. "
-                "Put it back, begin anew with --overwrite, or choose another output_dir."
+                f"The run in {folder.path} has no {CONFIG_NAME}, so colm cannot tell whether it has these settings. "
+                "Restore the file, start over with --overwrite, or choose another output_dir."
             )
     folder.refuse_foreign(needs)
     folder.refuse_checkpoints(step_of(checkpoint) if checkpoint else 0, settings.training.get("max_steps", 0))
     if checkpoint is None:
         _refuse_own_input(settings, folder)
         if resume:
-            logger.warning("%s holds no complete checkpoint; the run starts from the beginning.", folder.path)
+            logger.warning("%s contains no complete checkpoint; the run starts from the beginning.", folder.path)
     return checkpoint
 
 
@@ -88,7 +88,7 @@ def _but(needs: Callable[[str], bool], left_out: str) -> Callable[[str], bool]:
 
 
 def _refuse_own_input(settings: RunSettings, folder: RunFolder) -> None:
-    """Refuse to replace files of a run that the new one reads."""
+    """Refuse to replace files of a run that the new run reads."""
     parts = [settings.data, *settings.mixture, {"model": settings.model}]
     given = [part[key] for part in parts for key in ("train", "validation", "path", "model") if part.get(key)]
     own = {(folder.path / name).resolve() for name in folder.own()}
@@ -96,6 +96,6 @@ def _refuse_own_input(settings: RunSettings, folder: RunFolder) -> None:
         path = Path(name).resolve() if isinstance(name, str) and Path(name).exists() else None
         if path is not None and any(path == file or path in file.parents for file in own):
             raise ConfigError(
-                f"{name} is of the run in {folder.path}, which would be replaced, and the new run reads it. Choose "
-                "another output_dir."
+                f"{name} belongs to the run in {folder.path}, which would be replaced, but the new run reads it. "
+                "Choose another output_dir."
             )

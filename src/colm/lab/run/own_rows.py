@@ -1,4 +1,4 @@
-"""The rows that a run held out: those that it keeps, or, of an older version, the same ones drawn again."""
+"""The rows that a run held out: those it stored, or, for older versions, the same rows drawn again."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from colm.lab.data.fingerprint import describe_difference
 from colm.lab.data.held_rows import Parts, TextRows, read_held_out, write_row
 from colm.lab.data.load import read_validation
 from colm.lab.run.check import holds_out
+from colm.lab.run.folder import RunFolder
 from colm.lab.run.prepare import is_older, prepare_data
-from colm.lab.run.resume import fingerprint_run, read_fingerprint
+from colm.lab.run.resume import fingerprint_run
 from colm.lab.run.settings import RunSettings
 from colm.step.record import HELD_OUT_NAME
 
@@ -27,17 +28,16 @@ REMEDY = "Give questions with --data FILE."
 
 
 def held_out_of(settings: RunSettings, folder: Path) -> Parts:
-    """Return the rows that a run held out; none where it held out none.
+    """Return the rows that a run held out, if any.
 
-    They are those that it keeps, whatever has become of the data. Where its validation file has changed since, the log
-    says so.
+    The stored rows count, even if the data has changed since. If the validation file has changed, colm logs a warning.
 
     Args:
-        settings: the run's.
+        settings: the run's settings.
         folder: its output folder.
 
     Raises:
-        DataError: the run keeps none, being of an older version, and its data is not known to be the same.
+        DataError: an older version stored none, and the data may have changed.
     """
     data = settings.data
     if not is_older(folder):
@@ -48,24 +48,25 @@ def held_out_of(settings: RunSettings, folder: Path) -> Parts:
         return []
     if data["streaming"] and data["validation"]:
         return read_validation(data)
-    known = None if data["streaming"] else read_fingerprint(folder)
+    known = None if data["streaming"] else RunFolder(folder).fingerprint()
     if known is None:
         raise DataError(
-            f"The run in {folder} is of an older version, which keeps neither its held-out rows nor what tells whether "
-            f"its data has changed, so trained rows might be asked. {REMEDY}"
+            f"The run in {folder} was made by an older version, which stored neither the held-out rows nor a "
+            f"fingerprint of the data, so the questions might include training rows. {REMEDY}"
         )
     prepared = prepare_data(settings, resume=True, kept=folder)
     difference = describe_difference(known, fingerprint_run(settings, prepared))
     if difference is not None:
         raise DataError(
-            f"The data has changed since the run in {folder} ({difference}), which is of an older version and does not "
-            f"keep its held-out rows, so trained rows might be asked. Put the data back, or g{REMEDY[1:]}"
+            f"The data has changed since the run in {folder} ({difference}), and the older version that made it "
+            f"did not store held-out rows, so the questions might include training rows. "
+            f"Restore the data, or g{REMEDY[1:]}"
         )
     return prepared.held_out
 
 
 def _rename(part: TextRows, columns: dict[str, str]) -> TextRows:
-    """Give columns the names that an evaluation's own data.columns asks for; those of the training are given."""
+    """Rename columns as the evaluation's own data.columns asks; the run's names are already applied."""
     present = part.column_names
     names = {old: new for new, old in columns.items() if old in present and new not in present}
     if not names:
@@ -74,7 +75,7 @@ def _rename(part: TextRows, columns: dict[str, str]) -> TextRows:
 
 
 def _say_changed(settings: RunSettings, held: Parts) -> None:
-    """Log that the validation file does not hold the run's rows any more; a hub's data set is not read for that."""
+    """Log a warning if the validation file no longer contains the run's rows; hub data sets are not checked."""
     name, column = settings.data["validation"], settings.data["source_column"]
     if not name or not Path(name).exists():
         return
@@ -85,15 +86,15 @@ def _say_changed(settings: RunSettings, held: Parts) -> None:
         same = False
     if not same:
         logger.warning(
-            "%s has changed since the run, whose own held-out rows are asked, as they were. To ask what the file holds "
-            "now: --data %s.",
+            "%s has changed since the run. The questions are the run's own held-out rows, as they were. To use the "
+            "current file: --data %s.",
             name,
             name,
         )
 
 
 def _contents(parts: Parts, column: str) -> Iterator[Any]:
-    """Yield the rows without their sources, which a run may give other names."""
+    """Yield the rows without their sources, which a run may rename."""
     for part in parts:
         for row in part:
             yield json.loads(write_row("", {name: value for name, value in row.items() if name != column}))

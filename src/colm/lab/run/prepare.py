@@ -1,4 +1,4 @@
-"""What `train` and `sources` both need: the tokenizer and the tokenised mixture."""
+"""The tokenizer and the tokenized mixture, for `train` and `sources`."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ class PreparedData(NamedTuple):
     """Tokenised rows, each with its source."""
 
     tokenizer: Any
-    train: Any  # a Dataset, or an IterableDataset where data.streaming is set
-    validation: dict[str, Dataset]  # by source; empty where there is no validation data
+    train: Any  # a Dataset, or an IterableDataset with data.streaming
+    validation: dict[str, Dataset]  # by source; empty without validation data
     window: Dataset | None = None  # first rows of a stream
-    labelling: Labelling | None = None  # where rows were clustered
-    held_out: Parts = ()  # the text of the validation rows, those too long to be measured included
-    counts: RowsLeft | None = None  # training rows by source, or a stream's first ones, and those that have a label
+    labelling: Labelling | None = None  # if rows were clustered
+    held_out: Parts = ()  # the text of the validation rows, including those too long to measure
+    counts: RowsLeft | None = None  # training rows by source, or a stream's first rows, and those with a label
 
 
 def prepare_data(settings: RunSettings, *, resume: bool = False, kept: Path | None = None) -> PreparedData:
-    """Read the mixture and tokenise it.
+    """Read the mixture and tokenize it.
 
     Args:
-        settings: the run.
-        resume: a run goes on, so clusters that it has made must still fit; else they are made anew where they do not.
-        kept: folder of the run that goes on or is replayed, whose held-out rows these are; None to draw them.
+        settings: the run's settings.
+        resume: True when resuming: existing clusters must still match. Otherwise, mismatching clusters are recomputed.
+        kept: folder of the resumed or replayed run, whose held-out rows are used; None to draw new ones.
 
     Raises:
-        DataError: the data can not be read, or lacks something.
-        ConfigError: the tokenizer can not be loaded, or the clusters were made with other settings.
+        DataError: the data cannot be read, or is incomplete.
+        ConfigError: the tokenizer cannot be loaded, or the clusters were made with other settings.
     """
     data = settings.data
     if data["streaming"]:
@@ -84,12 +84,12 @@ def prepare_data(settings: RunSettings, *, resume: bool = False, kept: Path | No
 
 
 def is_older(folder: Path) -> bool:
-    """Return whether a run does not keep its held-out rows. Then they were drawn whatever their prompts."""
+    """Return whether a run lacks its held-out rows. They were then drawn without regard to prompts."""
     return not (folder / HELD_OUT_NAME).exists()
 
 
 def longest_row(data: PreparedData, settings: RunSettings) -> int:
-    """Return the tokens of the longest row that may come; those of a stream are not known, so the limit."""
+    """Return the length of the longest row in tokens; for a stream, the limit."""
     if data.window is not None:
         limit: int = settings.data["max_length"]
         return limit
@@ -97,7 +97,7 @@ def longest_row(data: PreparedData, settings: RunSettings) -> int:
 
 
 def largest_token(data: PreparedData) -> int:
-    """Return the largest token id that may come; a stream's rows are not known, so that of its tokenizer."""
+    """Return the largest token id in the data; for a stream, the tokenizer's largest."""
     if data.window is not None:
         known: int = max(data.tokenizer.get_vocab().values())
         return known
@@ -113,7 +113,7 @@ def _largest(data: PreparedData, measure: Callable[[Any], Any]) -> int:
 def read_rows_of(
     settings: RunSettings, *, resume: bool = True, by_prompt: bool = True
 ) -> tuple[Mixture, Labelling | None]:
-    """Read the rows of a run that is no stream, each with the source that the run gives it.
+    """Read the rows of a run, each with the source that the run assigns; not for streams.
 
     Raises as `prepare_data`.
     """
@@ -149,9 +149,9 @@ def read_rows_of(
 
 @contextmanager
 def _rank_gpu() -> Iterator[None]:
-    """Within the block ``cuda`` is the GPU of this rank; behind it, what models took there is free for the training.
+    """Within the block, ``cuda`` is this rank's GPU; after it, the memory that models used there is free for training.
 
-    The ranks have not met yet, so no one else has set it. Where each rank sees one GPU only, that is its own.
+    The ranks have not connected yet, so nothing else has set the device. If each rank sees only one GPU, it is its own.
     """
     if not torch.cuda.is_available():
         yield
@@ -165,7 +165,7 @@ def _rank_gpu() -> Iterator[None]:
 
 
 def _load_tuned(settings: RunSettings, parts: Iterable[Dataset]) -> tuple[Any, Any]:
-    """Return the model as it is before the training, and its tokenizer."""
+    """Return the model before training, and its tokenizer."""
     if settings.model == "tiny":
         tokenizer = train_tiny_tokenizer(_texts(parts, settings))
         set_seed(settings.seed)
@@ -178,7 +178,7 @@ def _load_tuned(settings: RunSettings, parts: Iterable[Dataset]) -> tuple[Any, A
 
 
 def _texts(parts: Iterable[Dataset], settings: RunSettings) -> Iterator[str]:
-    other = (settings.data["source_column"], COLUMN)  # what only scorers read
+    other = (settings.data["source_column"], COLUMN)  # columns that only scorers read
     for part in parts:
         for row in part:
             yield from (str(text) for name, text in row.items() if name not in other)
@@ -189,7 +189,7 @@ def _prepare_stream(settings: RunSettings, kept: Path | None) -> PreparedData:
     stream = read_stream(data, settings.mixture)
     saved = None if kept is None else last_complete_checkpoint(kept) or kept
     if settings.model == "tiny" and saved is not None and (saved / "tokenizer.json").exists():
-        tokenizer = load_tokenizer(str(saved))  # the first rows may be others by now
+        tokenizer = load_tokenizer(str(saved))  # the first rows may have changed since
     elif settings.model == "tiny":
         rows = [row for part in stream.parts for row in part.take(data["window"])]
         tokenizer = train_tiny_tokenizer(str(text) for row in rows for name, text in row.items() if name != column)
@@ -203,8 +203,8 @@ def _prepare_stream(settings: RunSettings, kept: Path | None) -> PreparedData:
         held_out = read_validation(data) or None
     if older and held_out is None and data["validation_rows"]:
         logger.warning(
-            "The run in %s is of an older version and does not keep its held-out rows. They are drawn again from the "
-            "stream's first rows, which must not have changed.",
+            "The run in %s was made by an older version, which did not store held-out rows. They are drawn again from "
+            "the stream's first rows, which must not have changed.",
             kept,
         )
     seed = settings.seed if data["seed"] is None else data["seed"]

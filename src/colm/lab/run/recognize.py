@@ -1,4 +1,4 @@
-"""What tells a file that colm wrote from anybody else's: its size and digest, or what stands in it."""
+"""Tell colm's files from other files: by size and digest, or by content."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from colm.step.record import (
 
 BLOCK = 2**16
 BLOCKS = 64
-"""Of a file that is larger than so many blocks, so many are read: weights that were trained differ in all of them."""
+"""Number of blocks to read from a larger file. Trained weights differ in every block."""
 
 SETTINGS = {"model", "data", "selection", "training", "output_dir", "seed"}
 
 
 def identify(path: Path) -> list[Any]:
-    """Return a file's size in bytes and a digest of its content, or of blocks evenly over it where it is large."""
+    """Return a file's size in bytes and a digest of its content, or of evenly spaced blocks if it is large."""
     size = path.stat().st_size
     starts = [0] if size <= BLOCK * BLOCKS else [i * (size - BLOCK) // (BLOCKS - 1) for i in range(BLOCKS)]
     digest = blake2b(digest_size=16)
@@ -48,16 +48,16 @@ def identify(path: Path) -> list[Any]:
 
 
 def is_recognized(path: Path) -> bool:
-    """Return whether what stands in a file with a name of colm's shows that colm wrote it.
+    """Return whether the content of a file with one of colm's names shows that colm wrote it.
 
-    It is for files that no list has a size of: logs of a run that was killed, and all files of older versions.
+    Used for files without a recorded size: logs of a killed run, and all files of older versions.
     """
     check = RECOGNIZED.get(path.name)
     return check is not None and _holds(check, path)
 
 
 def is_settings_file(path: Path) -> bool:
-    """Return whether a file holds resolved settings exactly as colm writes them, without a word of anybody else's."""
+    """Return whether a file contains resolved settings exactly as colm writes them."""
     return _holds(_is_settings, path)
 
 
@@ -77,7 +77,7 @@ def _is_settings(path: Path) -> bool:
 
 
 def _is_json(*keys: str, inner: tuple[str, ...] = ()) -> Callable[[Path], bool]:
-    """Check that a file is an object with these keys as colm writes them; `inner` must be in each of its values."""
+    """Check that a file is an object with these keys as colm writes it; each value must have the keys `inner`."""
 
     def check(path: Path) -> bool:
         text = path.read_text(encoding="utf-8")
@@ -101,7 +101,7 @@ def _is_table(*keys: str) -> Callable[[Path], bool]:
 
 
 def _is_log(*keys: str, first: tuple[str, ...] = ()) -> Callable[[Path], bool]:
-    """Check that lines are JSON objects with these keys; the last may have been cut off by a kill."""
+    """Check that the lines are JSON objects with these keys; a kill may have cut off the last one."""
 
     def check(path: Path) -> bool:
         lines = _read_ends(path)
@@ -119,7 +119,7 @@ def _is_log(*keys: str, first: tuple[str, ...] = ()) -> Callable[[Path], bool]:
 
 
 def _read_ends(path: Path) -> Iterator[bytes]:
-    """Yield a file's first line, and the last two, between which nobody writes."""
+    """Yield a file's first line and its last two."""
     with path.open("rb") as file:
         first = file.readline()
         if first:

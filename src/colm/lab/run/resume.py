@@ -1,19 +1,19 @@
-"""What a run that goes on must have in common with the run that its folder holds: settings and data."""
+"""What a resumed run must have in common with the run in its folder: settings and data."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
 from colm.errors import ConfigError, DataError
 from colm.lab.data.fingerprint import Fingerprint, describe_difference, fingerprint_data, fingerprint_stream
 from colm.lab.data.held_rows import write_rows
+from colm.lab.run.changes import refused_changes
 from colm.lab.run.folder import RunFolder
 from colm.lab.run.prepare import PreparedData
 from colm.lab.run.settings import RunSettings, load_settings
@@ -22,124 +22,59 @@ from colm.step.record import CONFIG_NAME, DATA_NAME, HELD_OUT_NAME
 
 logger = logging.getLogger(__name__)
 
-# ---- Settings that may change on --resume, since what is trained stays the same; all others may not ----
-
-LENGTH = {"max_steps", "num_train_epochs"}
-"""A run may be made longer. Its learning rate then goes on along the schedule of the new length, so it is not the run
-that would have had this length from the start; that has always been allowed."""
-
-POOL = {"per_device_train_batch_size", "gradient_accumulation_steps"}
-"""What a change of the number of processes needs. The rows of a pool must stay as many; that is checked elsewhere."""
-
-PLACE = {
-    *("use_cpu", "local_rank", "torch_empty_cache_steps", "skip_memory_metrics"),
-    *("gradient_checkpointing", "gradient_checkpointing_kwargs"),
-    *("activation_checkpointing", "activation_checkpointing_kwargs"),
-}
-"""Where and in how much memory the same steps are computed."""
-
-SHOWN = {
-    *("report_to", "run_name", "project", "disable_tqdm", "log_level", "log_level_replica", "log_on_each_node"),
-    *("include_num_input_tokens_seen", "prediction_loss_only", "include_for_metrics", "batch_eval_metrics"),
-    *("per_device_eval_batch_size", "save_total_limit", "save_only_model", "save_on_each_node"),
-    *("enable_jit_checkpoint", "push_to_hub"),
-}
-LOADER = {
-    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
-    *("dataloader_prefetch_factor", "dataloader_multiprocessing_context"),
-}
-PREFIXES = ("logging_", "hub_", "trackio_", "ddp_", "eval_accumulation_", "eval_do_", "eval_use_")
-
-CADENCE = {"eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "save_strategy", "save_steps"}
-"""When is evaluated and saved. An evaluation moves the draws of dropout, as another device does, but decides nothing,
-unless the best model is loaded or the learning rate follows the loss."""
-
-SELECTION = {"pass_tokens", "head_chunk_tokens", "reuse_forward", "reuse_offload", "log_sources"}
-"""How much of the pool is computed at a time, what of it is kept, and what is logged."""
-
 
 def check_settings(settings: RunSettings) -> None:
-    """Check that the run goes on with the settings in its folder, but for those that do not change what is trained.
+    """Check that a run resumes with the settings in its folder, except those that do not change the training.
 
     Raises:
-        ConfigError: others differ; each is named with the value held and the one given.
+        ConfigError: other settings differ; names each with both values.
     """
     path = settings.output_dir / CONFIG_NAME
     try:
-        held = load_settings(str(path), []).values  # a newer key has its default
+        held = load_settings(str(path), []).values  # newer keys have their defaults
     except ConfigError as error:
-        raise ConfigError(f"The run in {settings.output_dir} can not be resumed: {error}") from error
-    lora = None not in (held["lora"], settings.lora)
-    differing = [
-        f"{key}: {before!r} -> {now!r}"
-        for key, before, now in find_differences(_filled(held, lora=lora), _filled(settings.values, lora=lora))
-        if not _may_change(key, held["training"], settings.training)
-    ]
+        raise ConfigError(f"The run in {settings.output_dir} cannot be resumed: {error}") from error
+    differing = [f"{key}: {before!r} -> {now!r}" for key, before, now in refused_changes(held, settings.values)]
     if differing:
         raise ConfigError(
-            f"{settings.output_dir} holds a run with other settings ({'; '.join(differing)}). Resume it without the "
-            "change, begin anew with --overwrite, or choose another output_dir."
+            f"{settings.output_dir} contains a run with other settings ({'; '.join(differing)}). Resume it without the "
+            "change, start over with --overwrite, or choose another output_dir."
         )
 
 
-def find_differences(held: Any, given: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield each dotted key whose values differ, with both; None stands for a key that is not there."""
-    if isinstance(held, list) and isinstance(given, list) and len(held) == len(given):
-        held, given = dict(enumerate(held)), dict(enumerate(given))
-    if isinstance(held, Mapping) and isinstance(given, Mapping):
-        for name in {**held, **given}:
-            yield from find_differences(held.get(name), given.get(name), f"{key}.{name}" if key else str(name))
-    elif held != given:
-        yield key, held, given
-
-
 def check_data(folder: Path, found: Fingerprint | None) -> None:
-    """Check that a run goes on with the rows it began with, of a stream the held-out ones.
+    """Check that a run resumes with the rows it started with; for a stream, with the same held-out rows.
 
-    Those of older versions are not known.
+    Fingerprints of runs made by older versions are unavailable.
 
     Raises:
-        DataError: they differ; how many there were and are is said.
+        DataError: the rows differ; gives both numbers of rows.
     """
-    difference = describe_difference(read_fingerprint(folder), found)
+    difference = describe_difference(RunFolder(folder).fingerprint(), found)
     if difference is not None:
         raise DataError(
-            f"The data are not those that the run in {folder} began with ({difference}). Put that data back, "
-            "or begin a new run with --overwrite or another output_dir."
+            f"The data is not the data that the run in {folder} started with ({difference}). Restore that "
+            "data, or start a new run with --overwrite or another output_dir."
         )
 
 
 def fingerprint_run(settings: RunSettings, data: PreparedData) -> Fingerprint:
-    """Return what tells the run's data from others; of a stream, whose rows come as they are needed, those held out."""
+    """Return the fingerprint of the run's data; for a stream, of its held-out rows."""
     if settings.data["streaming"]:
         return fingerprint_stream(write_rows(data.held_out, settings.data["format"]))
     return fingerprint_data(data.train, data.validation, settings.data["source_column"])
 
 
-def read_fingerprint(folder: Path) -> Fingerprint | None:
-    """Return the fingerprint of the data that the run in a folder was made on; None where there is none."""
-    path = folder / DATA_NAME
-    if not path.exists():
-        return None
-    try:
-        held: Fingerprint = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is damaged; put back a whole copy of it.") from error
-    if not isinstance(held, dict):
-        raise DataError(f"{path} is damaged: it holds a {type(held).__name__}; put back a whole copy of it.")
-    return held
-
-
 Texts = Mapping[str, Iterable[str]]
-"""Name -> lines, each with its end."""
+"""Name -> lines, each with its line ending."""
 
 
 def beginning(settings: RunSettings, data: Fingerprint, held_out: Iterable[str]) -> Texts:
-    """Return the files that a run begins with: what tells its data, the held-out rows, and the resolved settings.
+    """Return the files that a run starts with: fingerprint, held-out rows, and resolved settings.
 
     Args:
-        settings: the run.
-        data: its fingerprint.
+        settings: the run's settings.
+        data: the fingerprint of its data.
         held_out: a line for each held-out row, see `held_rows.write_rows`.
     """
     return {DATA_NAME: [json.dumps(data, indent=2) + "\n"], HELD_OUT_NAME: held_out, CONFIG_NAME: [_dump(settings)]}
@@ -150,29 +85,31 @@ def _dump(settings: RunSettings) -> str:
 
 
 def changed_settings(settings: RunSettings, folder: RunFolder) -> Texts:
-    """Return a resumed run's settings; nothing where the file says the same, or is not ours."""
+    """Return a resumed run's settings; nothing if the file has the same settings, or is not ours."""
     path = folder.path / CONFIG_NAME
     if path.exists() and load_settings(str(path), []).values == settings.values:
         return {}
     if path.exists() and CONFIG_NAME not in folder.own():
-        logger.warning("%s was changed, so it stays as it is: it does not say all settings of the resumed run.", path)
+        logger.warning(
+            "%s was changed, so it stays as it is: it does not contain all settings of the resumed run.", path
+        )
         return {}
     return {CONFIG_NAME: [_dump(settings)]}
 
 
 class BeginRun(TrainerCallback):
-    """Writes what a run begins with once its training does, so once all that can be checked has been.
+    """Writes a run's initial files when training begins, after all checks.
 
-    A resumed run has loaded its checkpoint then, and its settings are written anew where they differ. Put it before all
-    callbacks that write to the folder.
+    By then a resumed run has loaded its checkpoint; its settings are rewritten if they differ. Put this callback before
+    all callbacks that write to the folder.
 
     Args:
-        folder: the run's; None in the processes that do not write.
+        folder: the run's folder; None in processes that do not write.
         texts: the files.
-        trainer: whose processes wait for the one that writes.
-        resumed_at: steps of the checkpoint; None where the run begins.
-        logs: names of further files that the run adds to.
-        then: called when all is written.
+        trainer: its processes wait for the one that writes.
+        resumed_at: step of the checkpoint; None if the run starts.
+        logs: names of further logs.
+        then: called when the files are written.
     """
 
     def __init__(
@@ -189,7 +126,7 @@ class BeginRun(TrainerCallback):
         self._resumed_at, self._logs, self._then = resumed_at, logs, then
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write them in one process."""
+        """Write the files in one process."""
         if self._folder is not None:
             self._folder.refuse_checkpoints(self._resumed_at or 0, state.max_steps)
             if self._resumed_at is None:
@@ -200,38 +137,6 @@ class BeginRun(TrainerCallback):
         self._trainer.accelerator.wait_for_everyone()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """List what was copied to the run's folder for the hub."""
+        """Add the files that were copied to the run's folder for the Hub to the manifest."""
         if self._folder is not None and args.push_to_hub:
             self._folder.list_copies(self._folder.path / f"checkpoint-{state.global_step}")
-
-
-def _may_change(key: str, held: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
-    section, _, rest = key.partition(".")
-    if section == "training":
-        name = rest.partition(".")[0]
-        if name in CADENCE:
-            return not any(
-                training.get("load_best_model_at_end") or training.get("lr_scheduler_type") == "reduce_lr_on_plateau"
-                for training in (held, given)
-            )
-        return name in LENGTH | POOL | PLACE | SHOWN | LOADER or name.startswith(PREFIXES)
-    return key == "output_dir" or (section == "selection" and rest in SELECTION)
-
-
-def _filled(values: Mapping[str, Any], *, lora: bool) -> dict[str, Any]:
-    """Give the training arguments, and LoRA's, their defaults, so that one that is spelled out is no difference."""
-    filled = {**values, "training": {**_defaults(TrainingArguments), **values["training"]}}
-    if lora:
-        from peft import LoraConfig
-
-        filled["lora"] = {**_defaults(LoraConfig), **values["lora"]}
-    return filled
-
-
-def _defaults(config: type) -> dict[str, Any]:
-    found = {}
-    for field in fields(config):
-        if field.init:
-            made = field.default if field.default_factory is MISSING else field.default_factory()
-            found[field.name] = None if made is MISSING else made
-    return found

@@ -13,14 +13,14 @@ LabelTexts = dict[str, list[Any] | dict[Any, Any]]
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Where the rows come from, and which of them are trained on."""
+    """Where the rows come from, and which of them to train on."""
 
     train: str | None = None  # file, hub name, or 'demo'
     config: str | None = None  # of a hub data set
     split: str = "train"
     validation: str | None = None  # file or hub name
     validation_split: str = "validation"
-    # Rows of each source to hold out where there is no validation data, or source -> rows.
+    # Rows per source to hold out if there is no validation data, or source -> rows.
     validation_rows: CountOrZero | dict[Any, CountOrZero] = 0
     source_column: str = "source"
     format: str = "auto"
@@ -31,10 +31,10 @@ class DataSettings:
     revision: str | None = None  # of a hub data set
     template: dict[str, str] = field(default_factory=dict)  # new column -> text with columns in braces
     labels: LabelTexts = field(default_factory=dict)  # column -> the texts that its values stand for
-    # Source -> weight; with them each source's share of the rows.
+    # Source -> weight: each source's share of the rows.
     weights: dict[Any, Annotated[float, Range(0)]] = field(default_factory=dict)
-    cap: Count | dict[Any, Count] | None = None  # most rows of a source: one number, or source -> number
-    streaming: bool = False  # read rows as they are needed
+    cap: Count | dict[Any, Count] | None = None  # maximum rows of a source: one number, or source -> number
+    streaming: bool = False  # read rows on demand
     source_sizes: dict[Any, Count] = field(default_factory=dict)  # source -> rows, of a stream; default estimated
     window: Count = 1000  # first rows of a stream, from which sizes are estimated
 
@@ -58,14 +58,14 @@ class MixtureEntry:
 
 @dataclass(frozen=True)
 class TopSettings:
-    """The top of a configuration."""
+    """The top level of a configuration."""
 
     model: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     lora: Any = None  # fields of peft.LoraConfig, or null for full fine-tuning
     data: Any = field(default_factory=dict)
     mixture: Any = field(default_factory=list)
-    sources: Any = field(default_factory=dict)  # clusters in the place of labels, sources split, merged and renamed
+    sources: Any = field(default_factory=dict)  # clusters instead of labels; sources split, merged and renamed
     selection: Any = field(default_factory=dict)
     training: Any = field(default_factory=dict)  # fields of transformers.TrainingArguments
     output_dir: str | None = None

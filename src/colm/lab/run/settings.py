@@ -14,7 +14,7 @@ from colm.lab.run.clustering import read_rules
 from colm.lab.run.mixing import check_mixing, name_entries
 from colm.lab.run.sections import DATA_HINTS, DataSettings, MixtureEntry, TopSettings
 from colm.lab.run.training import read_lora, read_training
-from colm.lab.run.yaml12 import read_yaml
+from colm.lab.run.yaml12 import read_config_file, read_yaml
 from colm.lab.sources.relabel import SourceRules, rules_to_dict
 from colm.step.sources import source_name
 from colm.typed import check_keys, hints_of, read_section, show
@@ -26,13 +26,13 @@ MODEL_COLUMNS = frozenset(
         *("output_attentions", "output_hidden_states", "return_dict", "row_weights"),
     )
 )
-"""Columns that would reach the model, or the loss, as what they are called."""
+"""Columns with the names of model or loss arguments, which would receive them."""
 
 DATA_DEFAULTS: dict[str, Any] = asdict(DataSettings())
 
 
 class RunSettings(NamedTuple):
-    """A resolved configuration; `values` is what `config.yaml` of the output folder holds."""
+    """A resolved configuration; `values` is the content of `config.yaml` in the output folder."""
 
     model: str
     dtype: str
@@ -52,40 +52,14 @@ def load_settings(path: str, overrides: Sequence[str]) -> RunSettings:
 
     Args:
         path: a YAML file.
-        overrides: ``key=value``, keys dotted, values in YAML: ``training.max_steps=20``. Of two for the same key the
-            later one holds.
+        overrides: ``key=value`` with dotted keys and YAML values: ``training.max_steps=20``. The last override of a
+            key counts.
 
     Raises:
-        ConfigError: the file is missing or no mapping, a key is unknown (with the nearest one) or stands twice, a value
-            has the wrong kind or is out of range.
+        ConfigError: the file is missing or not a mapping, a key is unknown (gives the closest one) or a duplicate, or a
+            value has the wrong type or is out of range.
     """
     return resolve_settings(read_config_file(Path(path)), overrides)
-
-
-def read_config_file(path: Path) -> dict[str, Any]:
-    """Return what a YAML file of settings holds.
-
-    Raises:
-        ConfigError: it is missing, not readable, no YAML, or no mapping.
-    """
-    if not path.is_file():
-        what = "a folder, not a file" if path.is_dir() else "no file"
-        raise ConfigError(f"There is no configuration file {str(path)!r}: it is {what}.")
-    try:
-        values = read_yaml(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path} is not UTF-8: byte {error.start + 1} is 0x{error.object[error.start]:02x}. Save it as UTF-8."
-        ) from error
-    except OSError as error:
-        raise ConfigError(f"The configuration {path} cannot be read ({error.strerror}).") from error
-    except ConfigError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}.") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds a {type(values).__name__}; it must be a mapping of settings.")
-    return values
 
 
 def resolve_settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunSettings:
@@ -96,7 +70,7 @@ def resolve_settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -
     check_keys(given, hints_of(TopSettings))
     for name in ("model", "output_dir"):
         if not given.get(name) or not isinstance(given[name], str):
-            raise ConfigError(f"{name} is {show(given.get(name))}; it must be set to a text.")
+            raise ConfigError(f"{name} is {show(given.get(name))}; it must be set to a string.")
     merged = {**asdict(TopSettings()), **read_section("", hints_of(TopSettings), given)}
     merged["data"] = _data(merged["data"])
     merged["mixture"] = _mixture(merged["mixture"], merged["data"])
@@ -127,7 +101,7 @@ def resolve_settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"{override!r} is no override; write key=value, such as selection.keep=0.25.")
+        raise ConfigError(f"Invalid override {override!r}. Use key=value, for example selection.keep=0.25.")
     *parents, leaf = key.split(".")
     place = values
     for parent in parents:
@@ -136,7 +110,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if inner is None:
             inner = place[parent] = {}
         if not isinstance(inner, dict):
-            raise ConfigError(f"{override!r} cannot be set: {parent} is {show(inner)}, no mapping.")
+            raise ConfigError(f"{override!r} cannot be set: {parent} is {show(inner)}, not a mapping.")
         place = inner
     try:
         place[_find_key(place, leaf)] = read_yaml(text)
@@ -145,7 +119,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _find_key(place: Mapping[Any, Any], name: str) -> Any:
-    """Return the key of a mapping that a part of a dotted key names: ``data.cap.0`` is that of the source 0."""
+    """Return the mapping key that a part of a dotted key names: ``data.cap.0`` names the source 0."""
     return next((key for key in place if not isinstance(key, tuple) and source_name(key) == name), name)
 
 
@@ -154,8 +128,8 @@ def _data(values: Any) -> dict[str, Any]:
     check_mixing(merged)
     if merged["source_column"] in MODEL_COLUMNS:
         raise ConfigError(
-            f"data.source_column={merged['source_column']!r} is what a column of tokens or an argument of the model is "
-            f"called. Rename it: data.columns={{source: {merged['source_column']}}}, and leave data.source_column out."
+            f"data.source_column={merged['source_column']!r} is the name of a token column or a model argument. "
+            f"Rename it: data.columns={{source: {merged['source_column']}}}, and leave data.source_column out."
         )
     return merged
 

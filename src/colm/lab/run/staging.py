@@ -1,8 +1,8 @@
-"""One run takes another's place in a folder: whole, or not at all, whenever it is killed.
+"""Replace one run in a folder with another atomically, even if the process is killed.
 
-The new run is first written to a folder within the output folder. Then the files of the run before are moved to another
-one, the new list of files takes its place (from here on the new run is the one), the new files follow, and the old ones
-are deleted. Whoever holds the folder next undoes or ends what a kill left halfway.
+colm first writes the new run to a folder within the output folder. It then moves the old run's files to a second
+folder, moves the new manifest into place (from here on the new run counts), moves the new files, and deletes the old
+ones. The next process that locks the folder completes or undoes what a kill left unfinished.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from colm.trainers.checkpoints import remove_empty
 
 NEW, OLD = "_colm_new", "_colm_old"
 SIGN, SIGN_TEXT = "README.txt", "colm writes here what it then moves to its place. It may delete it.\n"
-"""In a folder `NEW`; deleted last."""
+"""A file in the folder `NEW`; deleted last."""
 
 
 class Staging:
-    """The two folders within an output folder that a run goes through as it begins.
+    """The two folders within an output folder that files pass through when a run starts.
 
     Args:
-        path: of the output folder.
+        path: the output folder.
 
     Attributes:
-        new: where a run writes what is then moved to its place.
+        new: files in this folder are later moved into place.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,16 +47,16 @@ class Staging:
         return self.new
 
     def files(self) -> list[str]:
-        """Return what is in `new`, by relative path."""
+        """Return the relative paths of the files in `new`."""
         found = [path.relative_to(self.new) for path in sorted(self.new.rglob("*")) if not path.is_dir()]
         return [path.as_posix() for path in found if path.as_posix() != SIGN]
 
     def replace(self, own: list[str], manifest: Manifest) -> None:
-        """Put what is in `new` in the place of the files `own`.
+        """Replace the files `own` with those in `new`.
 
         Args:
-            own: the files of the run before.
-            manifest: of the new run.
+            own: the files of the previous run.
+            manifest: the new run's manifest.
         """
         manifest.write(self.new)
         if own:
@@ -64,7 +64,7 @@ class Staging:
             before.moved = own
             (self.new / OLD).mkdir()
             before.write(self.new / OLD)
-            (self.new / OLD).rename(self._old)  # so it is never there without its list
+            (self.new / OLD).rename(self._old)  # so it never exists without its list
             (self.path / MANIFEST_NAME).unlink(missing_ok=True)
             _move(own, self.path, self._old)
         (self.new / MANIFEST_NAME).replace(self.path / MANIFEST_NAME)
@@ -73,10 +73,10 @@ class Staging:
         self._clear_old()
 
     def recover(self) -> None:
-        """End or undo the replacing of a run in which a process was killed.
+        """Complete or undo the replacement of a run after a kill.
 
         Raises:
-            ConfigError: something that colm did not write is in the way.
+            ConfigError: a foreign file is in the way.
         """
         if os.path.lexists(self._old):
             if (self._old / MANIFEST_NAME).is_file():
@@ -87,14 +87,14 @@ class Staging:
         self.clear()
 
     def wait(self) -> None:
-        """Wait, in a process that does not write, until the one that does has recovered the folder."""
+        """In a process that does not write, wait until the writing process has recovered the folder."""
         for _ in range(600):
             if not (self._old / MANIFEST_NAME).exists():
                 return
             time.sleep(0.1)
 
     def clear(self) -> None:
-        """Delete the folder `new`. Raises ConfigError where it is not colm's."""
+        """Delete the folder `new`. Raises ConfigError if the folder is not colm's."""
         if not os.path.lexists(self.new):
             return
         if self.new.is_symlink() or not self.new.is_dir() or (any(self.new.iterdir()) and not self._is_signed()):
@@ -106,7 +106,7 @@ class Staging:
         self.new.rmdir()
 
     def keep(self, path: Path) -> None:
-        """Move the folder `new` to where colm will not touch it."""
+        """Move the folder `new` out of colm's reach."""
         (self.new / SIGN).unlink()
         self.new.rename(path)
 
@@ -123,7 +123,7 @@ class Staging:
                     (self.new / name).rename(self.path / name)
 
     def _end(self) -> None:
-        if not (self.new / MANIFEST_NAME).exists():  # else nothing was moved yet
+        if not (self.new / MANIFEST_NAME).exists():  # otherwise nothing has been moved yet
             self._bring_in()
         self._clear_old()
 
@@ -143,16 +143,16 @@ class Staging:
 
 
 def refuse(folder: Path, names: Collection[str]) -> None:
-    """Refuse to touch what is somebody else's.
+    """Refuse to touch foreign files.
 
     Raises:
-        ConfigError: there are such names.
+        ConfigError: `names` is not empty.
     """
     if names:
         shown = ", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise ConfigError(
-            f"{folder} holds what colm did not write, or somebody changed since, under names that it needs: {shown}. "
-            "Move that away, or choose another folder (output_dir, --out)."
+            f"{folder} contains files that colm did not write, or that were changed since, under names that colm "
+            f"needs: {shown}. Move them, or choose another folder (output_dir, --out)."
         )
 
 

@@ -1,4 +1,4 @@
-"""What a finished run shows: the figures of `summary.json`, and their table."""
+"""The figures of a finished run, as in `summary.json`, and their table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from colm.trainers.evaluation import SourceTrainer
 
 
 def best_step(trainer: SourceTrainer) -> int | None:
-    """Return the step whose weights the Trainer has loaded at the end; None where they are the last step's."""
+    """Return the step whose weights the Trainer loaded at the end; None for the last step."""
     if not trainer.args.load_best_model_at_end or trainer.state.best_model_checkpoint is None:
         return None
     step: int = trainer.state.best_global_step
@@ -27,17 +27,17 @@ def summarise(
     *,
     dropped: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """Return the figures of a finished run; losses are None where there is no validation data.
+    """Return the figures of a finished run; losses are None without validation data.
 
     Args:
-        trainer: that has trained.
-        evaluations: the lines of the recorder.
-        best: the step whose weights are saved, whose losses are then those after; None for the last.
-        dropped: source -> rows without a labelled token, which were not trained on; of a stream, among its first ones.
+        trainer: the trainer after training.
+        evaluations: the recorder's lines.
+        best: the step whose weights are saved, and whose losses are reported; None for the last.
+        dropped: source -> rows without a labeled token, which were not trained on; for a stream, among its first rows.
     """
     dropped = dropped or {}
     rule = trainer.selection.small_sources
-    listed = "auto" if rule == "none" else rule  # which sources are small does not hang on what a method does with them
+    listed = "auto" if rule == "none" else rule  # small sources are defined by the data, not by the method
     lines = [line for line in evaluations if best is None or line["step"] <= best]
     before, after = ({}, {}) if not lines else (lines[0]["losses"], lines[-1]["losses"])
     return {
@@ -63,7 +63,7 @@ def summarise(
 
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
-    """Return the figures as a table, a row for each source; with rows that were dropped, where there are any."""
+    """Return the figures as a table with a row per source, and a column of dropped rows if there are any."""
     counts = ["rows", "pooled", "kept"]
     if any(source.get("dropped") for source in summary["sources"].values()):
         counts.insert(1, "dropped")

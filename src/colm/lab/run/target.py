@@ -1,21 +1,21 @@
-"""What `colm eval` evaluates: a finished run, or a model by name."""
+"""The target of `colm eval`: a finished run, or a model by name."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from colm.errors import ConfigError
 from colm.lab.run.adapters import load_adapted
+from colm.lab.run.folder import RunFolder
 from colm.lab.run.named import ADAPTER_NAME, find_model, load_base, load_named_tokenizer
 from colm.lab.run.settings import RunSettings, load_settings, resolve_settings
 from colm.models import pad_within
 from colm.step.record import COMPARE_NAME, CONFIG_NAME, SUMMARY_NAME
 
 ALLOWED = ("data.columns", "data.format", "data.source_column", "dtype")
-"""Settings that an evaluation may change."""
+"""Settings that may be overridden for an evaluation."""
 
 
 class Target(NamedTuple):
@@ -24,23 +24,23 @@ class Target(NamedTuple):
     name: str
     folder: Path | None  # of the run; None for a model by name
     settings: RunSettings
-    trained: frozenset[str] | None  # the sources of the run's training data
+    trained: frozenset[str] | None  # the sources in the run's training data
 
 
 def find_target(name: str, overrides: Sequence[str]) -> Target:
-    """Return what `name` is, without loading it.
+    """Find out what `name` refers to, without loading it.
 
     Args:
         name: output folder of a finished run; a model's folder, hub name, .gguf file, or ``demo``.
-        overrides: of the settings in `ALLOWED`.
+        overrides: overrides of the settings in `ALLOWED`.
 
     Raises:
-        ConfigError: the folder holds neither, a comparison or an unfinished run; or an override has no say here.
+        ConfigError: the folder contains neither, or a comparison, or an unfinished run; or an override has no effect.
     """
     for override in overrides:
         if not override.startswith(tuple(f"{key}{end}" for key in ALLOWED for end in "=.")):
             raise ConfigError(
-                f"{override!r} has no say in an evaluation; of the settings only {', '.join(ALLOWED)} may be changed."
+                f"{override!r} has no effect on an evaluation. You can override only: {', '.join(ALLOWED)}."
             )
     folder = Path(name)
     if (folder / CONFIG_NAME).is_file():
@@ -50,15 +50,16 @@ def find_target(name: str, overrides: Sequence[str]) -> Target:
                 f"The run {name} has not finished (there is no {SUMMARY_NAME}); resume it with colm train --resume."
             )
         try:
-            summary = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
-            trained = frozenset(source for source, held in summary["sources"].items() if held["rows"])
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            sources = RunFolder(folder).read(SUMMARY_NAME)["sources"]
+            trained = frozenset(source for source, held in sources.items() if held["rows"])
+        except (ConfigError, TypeError, KeyError, AttributeError) as error:
+            why = type(error.__cause__ or error).__name__
             raise ConfigError(
-                f"{folder / SUMMARY_NAME} is damaged ({type(error).__name__}); put back a whole copy, or train again."
+                f"{folder / SUMMARY_NAME} is damaged ({why}); restore a full copy, or train again."
             ) from error
         return Target(name, folder, settings, trained)
     if (folder / COMPARE_NAME).is_file():
-        raise ConfigError(f"{name} holds a comparison; give its runs, {name}/<method>/seed-<seed>.")
+        raise ConfigError(f"{name} contains a comparison; give its runs, {name}/<method>/seed-<seed>.")
     if name == "tiny":
         raise ConfigError("'tiny' is a random model without a tokenizer of its own; give the folder of a run.")
     if folder.is_dir() and not any((folder / file).is_file() for file in ("config.json", ADAPTER_NAME)):
@@ -69,7 +70,7 @@ def find_target(name: str, overrides: Sequence[str]) -> Target:
 
 
 def load_target(target: Target) -> tuple[Any, Any]:
-    """Return the model in eval mode, on the GPU where there is one, and its tokenizer. Raises ConfigError."""
+    """Return the model in eval mode, on the GPU if there is one, and its tokenizer. Raises ConfigError."""
     import torch
 
     settings = target.settings
@@ -81,7 +82,7 @@ def load_target(target: Target) -> tuple[Any, Any]:
     except ConfigError as error:
         if target.folder is not None:
             raise
-        raise ConfigError(f"{target.name!r} is no output folder of colm train, and no model either. {error}") from error
+        raise ConfigError(f"{target.name!r} is neither an output folder of colm train nor a model. {error}") from error
     if named.adapter is not None:
         model = load_adapted(model, named.adapter)
     pad_within(tokenizer, model)
@@ -89,7 +90,7 @@ def load_target(target: Target) -> tuple[Any, Any]:
 
 
 def describe_weights(target: Target) -> list[list[Any]]:
-    """Return name, bytes and time of each file of weights, by which a run that has gone on is told apart."""
+    """Return name, size and time of each weights file; they change when a run resumes."""
     folder = target.folder or Path(target.name)
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]

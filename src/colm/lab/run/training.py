@@ -1,4 +1,4 @@
-"""The settings of `training` and `lora`: their types, their ranges, and what would fail only once the training runs."""
+"""The settings of `training` and `lora`: types, ranges, and checks of what would fail only during training."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ Below1 = Annotated[float, Range(0, 1)]
 TRAINING_DEFAULTS: dict[str, Any] = {"report_to": "none", "logging_steps": 10, "remove_unused_columns": True}
 
 OWNED = ("output_dir", "seed")
-"""Training arguments that have one place of their own in the file."""
+"""Training arguments with their own place at the top of the file."""
 
 CHECKPOINT_HINTS: dict[str, Any] = {
     **dict.fromkeys(("use_reentrant", "preserve_rng_state", "debug", "early_stop"), bool),
     "determinism_check": Literal["default", "none"],
 }
-"""What a checkpoint of activations can be told in a file."""
+"""Options of activation checkpointing that a file can set."""
 
 TRAINING_RANGES: dict[str, Any] = {
     **dict.fromkeys(
@@ -57,9 +57,9 @@ TRAINING_RANGES: dict[str, Any] = {
     "include_for_metrics": list[Literal["inputs", "loss"]],
     "lr_scheduler_kwargs": dict[str, Any] | None,
     **dict.fromkeys(("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"), dict[str, Any] | None),
-    "parallelism_config": type(None),  # an object, which no file can hold
+    "parallelism_config": type(None),  # an object, which a file cannot express
 }
-"""Type hints that say more than those of `transformers.TrainingArguments`."""
+"""Type hints stricter than those of `transformers.TrainingArguments`."""
 
 LORA_RANGES: dict[str, Any] = {
     "r": Count,
@@ -74,7 +74,7 @@ LORA_RANGES: dict[str, Any] = {
     "peft_type": Literal["LORA"] | None,
     "inference_mode": Literal[False],
 }
-"""Type hints that say more than those of `peft.LoraConfig`."""
+"""Type hints stricter than those of `peft.LoraConfig`."""
 
 FIXED: dict[str, Any] = {
     "prediction_loss_only": Literal[False],
@@ -82,25 +82,25 @@ FIXED: dict[str, Any] = {
     "eval_do_concat_batches": Literal[True],
     "label_names": list[Literal["labels"]] | None,
 }
-"""What colm's evaluation needs, which gives each source's loss."""
+"""Required by colm's evaluation, which computes the loss of each source."""
 
 ELSEWHERE = {
-    "resume_from_checkpoint": "colm train --resume goes on from the last checkpoint",
+    "resume_from_checkpoint": "colm train --resume continues from the last checkpoint",
     "do_predict": "colm eval answers questions",
 }
-"""Arguments that the Trainer leaves to the program around it, which does it in another way."""
+"""Arguments that the Trainer leaves to the calling program; colm does this in another way."""
 
 
 PREPARED = ("eva", "corda", "lora_ga")
-"""Initial weights of LoRA that programs of PEFT's make from data."""
+"""Initial LoRA weights that PEFT computes from data."""
 
 NEEDS_INIT = {"eva_config": "eva", "corda_config": "corda", "lora_ga_config": "lora_ga", "loftq_config": "loftq"}
-"""Settings of LoRA that count only with certain initial weights."""
+"""LoRA settings that apply only with certain initial weights."""
 
 
 @cache
 def training_hints() -> dict[str, Any]:
-    """Return the type of each field of TrainingArguments, the choices that the Trainer itself names among them."""
+    """Return the type of each field of TrainingArguments, including the choices that transformers declares."""
     hints = dict(hints_of(TrainingArguments))
     for field in fields(TrainingArguments):
         if field.name in hints and field.metadata.get("choices"):
@@ -128,7 +128,7 @@ def read_training(values: Any) -> dict[str, Any]:
     for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
         if isinstance(given.get(name), Mapping):
             given[name] = read_section(f"training.{name}", CHECKPOINT_HINTS, given[name])
-    # Pinning memory without an accelerator only warns; without use_cpu each of several processes trains for itself.
+    # Pinning memory without an accelerator only warns; without use_cpu, several processes would train separately.
     machine = {"dataloader_pin_memory": torch.cuda.is_available(), "use_cpu": not torch.accelerator.is_available()}
     merged = {**machine, **TRAINING_DEFAULTS, **given}
     if merged["report_to"] is None:
@@ -139,7 +139,7 @@ def read_training(values: Any) -> dict[str, Any]:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """Return a mapping for its JSON, and the Trainer's "no" for what YAML 1.1 makes of it."""
+    """Parse a mapping written as JSON, and restore the Trainer's "no", which YAML 1.1 reads as false."""
     if name.endswith("_strategy") and value is False:
         return "no"
     if name in TrainingArguments._VALID_DICT_FIELDS and isinstance(value, str) and value.startswith("{"):
@@ -177,20 +177,20 @@ def read_lora(values: Any) -> dict[str, Any] | None:
         raise ConfigError(f"lora.trainable_token_indices={show(tokens)} names no token; leave it out.")
     if str(given.get("init_lora_weights")).startswith("pissa_niter"):
         raise ConfigError(
-            f"lora.init_lora_weights={given['init_lora_weights']} changes the model's weights by a draw that is not "
-            "saved with the adapter, so that nothing could load it again; set it to pissa, which is exact."
+            f"lora.init_lora_weights={given['init_lora_weights']} changes the model's weights by a random draw that "
+            "is not saved with the adapter, so the adapter could not be loaded; set it to pissa, which is exact."
         )
     if given.get("init_lora_weights") in PREPARED:
         raise ConfigError(
-            f"lora.init_lora_weights={given['init_lora_weights']} looks at data before the training, which colm does "
-            "not do; choose another one, such as true, olora or pissa."
+            f"lora.init_lora_weights={given['init_lora_weights']} needs a pass over the data before training, which "
+            "colm does not support; choose another one, such as true, olora or pissa."
         )
     make_lora_config(given)
     return given
 
 
 def make_lora_config(lora: Mapping[str, Any]) -> LoraConfig:
-    """Make PEFT's configuration; what it has configurations of its own for is made of mappings.
+    """Make PEFT's configuration, with nested configurations from mappings.
 
     Raises:
         ConfigError: PEFT refuses the values.
@@ -200,13 +200,13 @@ def make_lora_config(lora: Mapping[str, Any]) -> LoraConfig:
 
 
 def check_training(training: Mapping[str, Any], *, output_dir: str, seed: int) -> TrainingArguments:
-    """Check, where the training will run, all that its settings decide: packages, optimizer, schedule, loader.
+    """Check the settings on the machine that trains: packages, optimizer, schedule, loader.
 
     Returns:
-        The arguments, which no device is chosen for.
+        The arguments, without a device.
 
     Raises:
-        ConfigError: what is refused, and by whom.
+        ConfigError: says what is refused, and by which library.
     """
     args = _build({**training, "seed": seed, "output_dir": output_dir})
     with _as_settings("training.report_to", "transformers"):
@@ -228,11 +228,11 @@ def check_training(training: Mapping[str, Any], *, output_dir: str, seed: int) -
 
 
 WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
-"""Schedules for which transformers passes the warm-up over in silence."""
+"""Schedules for which transformers silently ignores the warm-up."""
 
 
 class _Unplaced(TrainingArguments):
-    """Training arguments that look for no device, so that ranks do not meet before each of them has checked."""
+    """Training arguments that do not set up a device, so that ranks connect only after each has checked."""
 
     @property
     def _setup_devices(self) -> torch.device:
@@ -245,7 +245,7 @@ MACHINE = {
     "use_cpu": True,
     "report_to": "none",
 }
-"""Settings that one machine can do and another not, set aside where a run's settings are only read."""
+"""Settings that not every machine supports; neutralized when colm only reads a run's settings."""
 
 
 def _build(training: Mapping[str, Any], *, elsewhere: bool = False) -> TrainingArguments:
@@ -276,7 +276,7 @@ def _check_steps(training: Mapping[str, Any]) -> None:
 
 
 def _check_optimizer(args: TrainingArguments) -> torch.optim.Optimizer:
-    """Make the optimizer for one weight; where it asks for the model, only its package is looked for."""
+    """Make the optimizer for one weight; if it needs the model, only check for its package."""
     name = f"training.optim={show(str(getattr(args.optim, 'value', args.optim)))}"
     weight = nn.Parameter(torch.zeros(2, 2))
     with _as_settings(name, "transformers"):
@@ -299,7 +299,7 @@ def _check_optimizer(args: TrainingArguments) -> torch.optim.Optimizer:
 
 
 def _check_schedule(args: TrainingArguments, optimizer: torch.optim.Optimizer) -> None:
-    """Ask the schedule for the learning rates at its beginning, its middle and its end."""
+    """Evaluate the schedule at its start, middle and end."""
     steps = args.max_steps if args.max_steps > 0 else 1000
     kind = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
     if kind in WITHOUT_WARMUP and args.get_warmup_steps(steps):
@@ -313,14 +313,14 @@ def _check_schedule(args: TrainingArguments, optimizer: torch.optim.Optimizer) -
         if kwargs is not None and not isinstance(kwargs, dict):
             raise TypeError("lr_scheduler_kwargs must be a mapping")
         if kwargs and args.lr_scheduler_type in ("constant", "constant_with_warmup"):
-            raise ValueError("this schedule takes none of them")
+            raise ValueError("this schedule accepts none")
         schedule = get_scheduler(
             args.lr_scheduler_type, optimizer, args.get_warmup_steps(steps), steps, scheduler_specific_kwargs=kwargs
         )
         for rate in getattr(schedule, "lr_lambdas", ()):
             for step in sorted({0, 1, min(args.get_warmup_steps(steps), steps), steps // 2, steps - 1, steps}):
                 if not math.isfinite(rate(step)):
-                    raise ValueError(f"the learning rate of step {step} is no number")
+                    raise ValueError(f"the learning rate of step {step} is not a number")
         if not hasattr(schedule, "lr_lambdas"):
             optimizer.step()
             schedule.step(1.0) if "metrics" in inspect.signature(schedule.step).parameters else schedule.step()
@@ -328,10 +328,10 @@ def _check_schedule(args: TrainingArguments, optimizer: torch.optim.Optimizer) -
 
 @contextmanager
 def _as_settings(name: str, judge: str) -> Iterator[None]:
-    """Within the block, whatever a library raises is what is wrong with a setting."""
+    """Within the block, report any error of a library as a wrong setting."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # said again when the training is set up
+            warnings.simplefilter("ignore")  # repeated when the training is set up
             yield
     except ConfigError:
         raise

@@ -1,9 +1,10 @@
-"""YAML as its version 1.2 reads plain words, and as strict as a file of settings needs it."""
+"""A YAML reader for settings: plain words as in YAML 1.2, and strict about errors."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,12 +13,12 @@ from colm.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):
-    """Text stays text: no, yes, on, off, dates, 007, 1_000 and 1:30 are no truth values, dates and numbers."""
+    """Text stays text: no, yes, on, off, dates, 007, 1_000 and 1:30 are not booleans, dates or numbers."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a key that stands twice, which PyYAML takes the last of in silence."""
+        """Refuse a duplicate key, of which PyYAML silently takes the last."""
         if isinstance(node, yaml.MappingNode):
             self._refuse_doubled(node)
         return super().construct_mapping(node, deep=deep)
@@ -43,7 +44,7 @@ class _Loader(yaml.SafeLoader):
                     raise _Refused(
                         f"the keys {other!r} and {key!r} (lines {place} and {line}) count as one; quote them"
                     )
-                raise _Refused(f"the key {key!r} stands twice (lines {place} and {line}), where only one can hold")
+                raise _Refused(f"the key {key!r} appears twice (lines {place} and {line})")
             first[key] = key, line
 
 
@@ -72,7 +73,7 @@ def read_yaml(text: str) -> Any:
     """Return what one YAML document holds.
 
     Raises:
-        ConfigError: it is no YAML, has a key twice, refers to itself, or holds a second document; in one line.
+        ConfigError: it is not YAML, has a duplicate key, refers to itself, or contains a second document; in one line.
     """
     try:
         values = yaml.load(text, Loader=_Loader)
@@ -84,13 +85,40 @@ def read_yaml(text: str) -> Any:
     return values
 
 
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Read a YAML file of settings.
+
+    Raises:
+        ConfigError: the file is missing, not readable, not YAML, or not a mapping.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder, not a file; give a configuration file.")
+    if not path.is_file():
+        raise ConfigError(f"There is no configuration file {str(path)!r}.")
+    try:
+        values = read_yaml(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} is not UTF-8: byte {error.start + 1} is 0x{error.object[error.start]:02x}. Save it as UTF-8."
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"The configuration {path} cannot be read ({error.strerror}).") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}.") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} contains a {type(values).__name__}; it must be a mapping of settings.")
+    return values
+
+
 def write_yaml(values: Any, *, flow: bool = False) -> str:
     """Return plain values as YAML that `read_yaml` gives back, keys in their order; with `flow` as ``{a: 1}``."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, width=1000 if flow else 80)
 
 
 def _refuse_cycles(value: Any, *, above: set[int], done: set[int]) -> None:
-    """Refuse an anchor that stands within itself, which nobody could walk to its end."""
+    """Refuse an anchor within itself: the walk through it would never end."""
     if id(value) in above:
         raise _Refused("an anchor refers to what it stands in")
     if id(value) in done or not isinstance(value, dict | list):

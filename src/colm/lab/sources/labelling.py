@@ -30,7 +30,7 @@ from colm.lab.sources.store import (
     save_arrays,
     save_labels,
 )
-from colm.step.record import replace_file
+from colm.step.files import replace_file, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ FAMILIAR = 0.5
 
 
 PLAN = "plan.json"
-_OWN = re.compile(r"embedder\.npz(\.\d+)?|embeddings-\d+\.(npy|part)|plan\.json\.\d+")
+_OWN = re.compile(r"embedder\.npz(\.\d+)?|embeddings-\d+\.(npy(\.\d+)?|part)|plan\.json\.\d+")
 """Files next to the plan, in the working folder of a labeling."""
 
 
@@ -254,10 +254,8 @@ def _embed(embedder: Embedder, rows: Rows, folder: Path) -> list[Path]:
         for start, path in zip(starts, paths, strict=True):
             stop = min(start + embedder.chunk, len(rows))
             if not path.exists():
-                partial = path.with_suffix(".part")
-                with partial.open("wb") as file:
+                with replacing(path) as partial, partial.open("wb") as file:
                     np.save(file, embedder.embed(rows.read(start, stop)))
-                partial.replace(path)
             bar.update(stop - start)
     return paths
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from colm.errors import DataError
 from colm.lab.sources.centroids import Centroids, Tried
+from colm.step.files import replacing
 
 VERSION = 1
 DAMAGED = (EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -55,9 +56,8 @@ def save_labels(path: Path, saved: SavedLabels, centroids: Centroids, state: Map
     names = pa.DictionaryArray.from_arrays(pa.array(saved.clusters.astype(np.int32)), pa.array(saved.names))
     columns = {"row": np.arange(len(saved.hashes)), "text_hash": saved.hashes, "source": names}
     table = pa.table(columns).replace_schema_metadata({_META: json.dumps(meta).encode()})
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    pq.write_table(table, partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        pq.write_table(table, partial)
 
 
 def kept_path(path: Path, settings: Mapping[str, Any]) -> Path:
@@ -136,10 +136,8 @@ def load_centroids(path: Path) -> tuple[Centroids, dict[str, np.ndarray]]:
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays by name to a file, atomically."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    with partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         np.savez(file, **dict(arrays))  # type: ignore[arg-type]  # numpy's stub takes names for its options
-    partial.replace(path)
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:

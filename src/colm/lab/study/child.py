@@ -1,4 +1,4 @@
-"""A command that runs in a process of its own, and is told to stop when its parent is."""
+"""Run a command in a child process that stops when its parent is told to stop."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from types import FrameType
 from colm.errors import ConfigError, StoppedEarly
 
 GRACE = 5.0
-"""Seconds that a child has to end after Ctrl-C, which a terminal sends to it too, before it gets SIGTERM."""
+"""Seconds that a child may take to exit after Ctrl-C, which a terminal also sends to it, before it gets SIGTERM."""
 
 
 def split_words(option: str, text: str) -> list[str]:
-    """Return the words of an option that holds a part of a command line.
+    """Split an option that contains part of a command line into words.
 
     Raises:
-        ConfigError: a quotation in it does not end.
+        ConfigError: a quotation is not closed.
     """
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise ConfigError(f"{option} {text!r} is not a part of a command line: {error}.") from error
+        raise ConfigError(f"{option} {text!r} is not a valid part of a command line: {error}.") from error
 
 
 def read_launcher(text: str) -> list[str]:
-    """Return the words that start a run's processes; this Python where there are none.
+    """Return the words of the command that starts a run's processes; by default, this Python.
 
     Raises:
-        ConfigError: they cannot be read, or there is no such program.
+        ConfigError: the words cannot be read, or the program does not exist.
     """
     words = split_words("--launcher", text) or [sys.executable]
     if shutil.which(words[0]) is None:
@@ -42,20 +42,20 @@ def read_launcher(text: str) -> list[str]:
 
 
 def run_child(command: Sequence[str], what: str) -> int:
-    """Run a command without its standard output, wait for its end, and return its exit status.
+    """Run a command without its standard output, wait for it, and return its exit status.
 
-    SIGTERM is passed on, so that nothing trains on unseen and writes beside the next start. SIGINT is passed on as
-    SIGTERM, and only to a child that still runs after `GRACE` seconds: from a terminal it has had its own.
+    SIGTERM is passed on, so that no child keeps training unseen and writes to the folder of the next start. SIGINT is
+    passed on as SIGTERM, and only to a child that still runs after `GRACE` seconds: a terminal sends the child its own.
 
     Args:
         command: the program and its arguments.
-        what: the child, for the message.
+        what: name of the child in messages.
 
     Raises:
-        StoppedEarly: SIGTERM came; the child has ended.
-        KeyboardInterrupt: SIGINT came; the child has ended.
+        StoppedEarly: after SIGTERM; the child has exited.
+        KeyboardInterrupt: after SIGINT; the child has exited.
     """
-    if threading.current_thread() is not threading.main_thread():  # where no signal can be heard
+    if threading.current_thread() is not threading.main_thread():  # other threads cannot handle signals
         return subprocess.run(command, stdout=subprocess.DEVNULL).returncode
     told: list[int] = []
     child: subprocess.Popen[bytes] | None = None
@@ -79,7 +79,7 @@ def run_child(command: Sequence[str], what: str) -> int:
     heard = [
         number
         for number in (signal.SIGTERM, signal.SIGINT)
-        if signal.getsignal(number) not in (signal.SIG_IGN, None)  # a script's background job must not hear Ctrl-C
+        if signal.getsignal(number) not in (signal.SIG_IGN, None)  # a script's background job must ignore Ctrl-C
     ]
     before = {number: signal.signal(number, hear) for number in heard}
     try:
@@ -93,9 +93,7 @@ def run_child(command: Sequence[str], what: str) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     if signal.SIGTERM in told:
-        raise StoppedEarly(
-            f"told to stop (SIGTERM), and so was {what}, which has ended; start again with the same command"
-        )
+        raise StoppedEarly(f"stopped by SIGTERM ({what} has exited too); run the same command again to continue")
     if told:
         raise KeyboardInterrupt
     return status

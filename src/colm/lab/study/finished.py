@@ -1,8 +1,7 @@
-"""What a comparison has already, and whether it still holds: runs on the same data, answers to the same questions."""
+"""Check whether a comparison's existing results are still valid: same data, same questions."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,29 +10,29 @@ from colm.errors import DataError
 from colm.lab.data.fingerprint import Fingerprint, describe_difference
 from colm.lab.data.questions import read_question_files, read_questions
 from colm.lab.evaluate.options import EvalOptions, check_options, parse_eval
+from colm.lab.run.folder import RunFolder
 from colm.lab.run.prepare import prepare_data
-from colm.lab.run.resume import fingerprint_run, read_fingerprint
+from colm.lab.run.resume import fingerprint_run
 from colm.lab.run.settings import resolve_settings
 from colm.lab.study.child import split_words
 from colm.step.record import ANSWERS_NAME, HARNESS_NAME, SUMMARY_NAME
-from colm.trainers.checkpoints import last_complete_checkpoint
 
 
 def check_run_data(out: Path, runs: Mapping[Path, Mapping[str, Any]]) -> None:
-    """Check that what was trained so far was trained on the data that further runs would be trained on.
+    """Check that existing runs were trained on the data that further runs would use.
 
-    The data are read for that only where a run says what its own were; those of older versions do not.
+    colm reads the data only if a run has a fingerprint; runs of older versions have none.
 
     Args:
         out: the comparison's folder.
-        runs: folder -> settings, those of one data section.
+        runs: folder -> settings, all with the same data section.
 
     Raises:
-        DataError: a finished run, or one that would go on, was made on other data.
+        DataError: a finished run, or one that would resume, was trained on other data.
     """
     finished = [path.parent for path in sorted(out.glob(f"*/seed-*/{SUMMARY_NAME}"))]
-    going = [folder for folder in runs if folder not in finished and last_complete_checkpoint(folder) is not None]
-    held = {folder: read_fingerprint(folder) for folder in (*finished, *going)}
+    going = [folder for folder in runs if folder not in finished and RunFolder(folder).last_checkpoint() is not None]
+    held = {folder: RunFolder(folder).fingerprint() for folder in (*finished, *going)}
     known = {folder: data for folder, data in held.items() if data is not None}
     if not known:
         return
@@ -42,34 +41,34 @@ def check_run_data(out: Path, runs: Mapping[Path, Mapping[str, Any]]) -> None:
 
 
 def require_same(known: Mapping[Path, Fingerprint | None], found: Fingerprint | None) -> None:
-    """Check that runs were made on the data of a fingerprint; None stands for data that are not known.
+    """Check that runs were trained on the data of a fingerprint; None stands for unknown data.
 
     Raises:
-        DataError: one was not.
+        DataError: a run was trained on other data.
     """
     for folder, held in known.items():
         difference = describe_difference(held, found)
         if difference is not None:
             raise DataError(
-                f"{folder} holds a run on other data ({difference}), which can not be compared. Put the data back, "
+                f"{folder} contains a run on other data ({difference}), which cannot be compared. Restore the data, "
                 "choose another output_dir, or delete that folder."
             )
 
 
 class Asked(NamedTuple):
-    """The questions that every run of a comparison answers, and how."""
+    """The questions for every run of a comparison, and the options."""
 
     options: EvalOptions
-    expected: dict[str, Any]  # among the settings of answers.json
+    expected: dict[str, Any]  # in the settings of answers.json
 
 
 def read_asked(data: Sequence[str], options: str, settings: Mapping[str, Any]) -> Asked:
-    """Read the questions, so that what is wrong with them is said before hours of training.
+    """Read the questions, to report errors before hours of training.
 
     Args:
         data: as ``colm eval --data``.
         options: further options of ``colm eval``, as on a command line.
-        settings: of one of the runs.
+        settings: settings of one of the runs.
 
     Raises:
         ConfigError: the options cannot be read, or one is out of range.
@@ -81,20 +80,17 @@ def read_asked(data: Sequence[str], options: str, settings: Mapping[str, Any]) -
     column = how.source_column or run.data["source_column"]
     parts = read_question_files(how.data, run.data["columns"], column)
     questions = read_questions(parts, source_column=column, format_name=run.data["format"])
-    names = ("max_new_tokens", "batch_size", "temperature", "seed", "limit", "run_programs")
-    expected = {"data": list(how.data), **{name: getattr(how, name) for name in names}}
-    return Asked(how, {**expected, "dtype": run.dtype, "rows": questions.digest})
+    return Asked(how, {**how.recorded(), "dtype": run.dtype, "rows": questions.digest})
 
 
 def is_answered(folder: Path, asked: Asked) -> bool:
-    """Return whether a run has answered these questions, asked like this, and run the harness's tasks.
+    """Return whether a run has answered these questions with these options, and has run the harness tasks.
 
-    Answers of older versions do not say which dtype and rows they are of; they count where all else is the same.
+    Answers of older versions do not record dtype and rows; they count if everything else is the same.
     """
-    answers, harness = folder / ANSWERS_NAME, folder / HARNESS_NAME
-    if not answers.exists():
+    run, tasks = RunFolder(folder), set(asked.options.tasks)
+    answers = run.read(ANSWERS_NAME)
+    if answers is None:
         return False
-    held = json.loads(answers.read_text(encoding="utf-8"))["settings"]
-    scored = json.loads(harness.read_text(encoding="utf-8")) if asked.options.tasks and harness.exists() else {}
-    same = all(held.get(key, value) == value for key, value in asked.expected.items())
-    return same and set(asked.options.tasks) <= set(scored)
+    same = all(answers["settings"].get(key, value) == value for key, value in asked.expected.items())
+    return same and (not tasks or tasks <= set(run.read(HARNESS_NAME) or ()))

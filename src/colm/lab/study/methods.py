@@ -1,4 +1,4 @@
-"""The methods that `colm compare` knows: what each changes in a run's settings."""
+"""The methods of `colm compare`: what each changes in a run's settings."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from colm.lab.run.yaml12 import read_yaml
 
 
 class Method(NamedTuple):
-    """One way to choose the rows of a step, as changes to the settings of the method colm."""
+    """One way to choose the rows of a step, as changes to a run's settings."""
 
     what: str
     selection: Mapping[str, Any]
-    pools: int = 1  # the pool is so many times the configured one
+    pools: int = 1  # factor on the size of the configured pool
 
 
-# As in the literature, these know nothing of sources: they choose among all rows of the pool.
+# As in the literature, these ignore sources: they choose among all rows of the pool.
 _WHOLE_POOL = {"small_sources": "none", "by_source": False}
 _COLM = PRESETS["colm"]
 _PLAIN = {
@@ -31,13 +31,13 @@ _PLAIN = {
     "shorten": "largest",
     "carry": 0.0,
 }
-"""What each method begins with, whatever the configuration says, so that a name means the same in every comparison."""
+"""Starting point of every method, regardless of the configuration, so that a name means the same everywhere."""
 
 METHODS = {
     "random": Method("random rows, as many as the coreset", {"features": "none", **_WHOLE_POOL}),
     "random-n": Method("the whole pool, the large batch", {"features": "none", "keep": 1.0}),
     "random-2n": Method("a batch of twice the pool", {"features": "none", "keep": 1.0}, pools=2),
-    "control": Method("small sources kept, big ones at random", PRESETS["control"]),
+    "control": Method("small sources kept, large ones at random", PRESETS["control"]),
     "highest-loss": Method("rows of highest loss", {"features": "loss", "pick": "largest", **_WHOLE_POOL}),
     "gradient-norm": Method(
         "rows of largest gradient", {"features": "gradient_norm", "pick": "largest", **_WHOLE_POOL}
@@ -47,32 +47,32 @@ METHODS = {
     "colm-spsa": Method("the method with the paper's estimate", PRESETS["colm-spsa"]),
     "colm": Method("the method with exact gradients", _COLM),
     "matched": Method("rows and weights whose mean gradient is nearest to the pool's", PRESETS["matched"]),
-    "colm-no-adam": Method("without Adam's normalisation", {**_COLM, "adam": False}),
+    "colm-no-adam": Method("without Adam's normalization", {**_COLM, "adam": False}),
     "colm-no-sparsity": Method("compared at all coordinates", {**_COLM, "coordinates": 2**62}),
     "colm-no-small": Method("without the small-source rule", {**_COLM, "small_sources": "none"}),
     "colm-weights": Method("a row counts for its cluster", {**_COLM, "weights": "represented"}),
     "colm-cosine": Method("cosine distance", {**_COLM, "metric": "cosine"}),
     "colm-one-source": Method("all sources as one", {**_COLM, **_WHOLE_POOL}),
 }
-"""By the names of the command line."""
+"""Keys are the names on the command line."""
 
 
 def method_settings(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run with the method in place of the configured selection.
 
-    How much is kept, which sources are small, coordinates, probes and the sizes of the pass stay as configured.
+    The kept fraction, the small sources, coordinates, probes and the sizes of the pass stay as configured.
 
     Args:
-        name: of `METHODS`, perhaps with changes: ``colm+keep=0.25,adam=false``; ``pools=4`` is a pool of four times
-            the configured size.
-        values: a resolved configuration, as `config.yaml` holds it.
+        name: a key of `METHODS`, optionally with changes: ``colm+keep=0.25,adam=false``; ``pools=4`` is a pool of four
+            times the configured size.
+        values: a resolved configuration, as in `config.yaml`.
 
     Raises:
-        ConfigError: an unknown method, with the nearest one, a change that is no ``key=value``, or pools below 1.
+        ConfigError: an unknown method (gives the closest one), a change that is not ``key=value``, or pools below 1.
     """
     base, _, changes = name.partition("+")
     if base not in METHODS:
-        raise ConfigError(f"There is no method {base!r}.{suggest(base, METHODS)} There are: {', '.join(METHODS)}.")
+        raise ConfigError(f"Unknown method {base!r}.{suggest(base, METHODS)} Available: {', '.join(METHODS)}.")
     method = METHODS[base]
     changed = _parse_changes(name, changes)
     pools = changed.pop("pools", method.pools)
@@ -80,7 +80,7 @@ def method_settings(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"pools={pools!r} in the method {name!r} must be a whole number of at least 1.")
     settings = copy.deepcopy(dict(values))
     selection = dict(settings["selection"]) | _PLAIN | dict(method.selection) | changed
-    if selection["features"] in ("none", "spsa"):  # there is no forward that could be trained from
+    if selection["features"] in ("none", "spsa"):  # no forward pass to reuse for training
         selection |= {"reuse_forward": False, "reuse_offload": False} | changed
     if "keep" in method.selection or "keep" in changed:
         selection["keep_count"] = None
@@ -97,7 +97,7 @@ def _parse_changes(name: str, text: str) -> dict[str, Any]:
     for part in text.split(",") if text else []:
         key, equals, value = part.partition("=")
         if not key or not equals:
-            raise ConfigError(f"{part!r} in the method {name!r} is no change; write METHOD+key=value,key=value.")
+            raise ConfigError(f"{part!r} in the method {name!r} is not a change; use METHOD+key=value,key=value.")
         try:
             changes[key] = read_yaml(value)
         except ConfigError as error:
