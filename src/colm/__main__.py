@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-LAB = ("filelock", "fsspec", "jinja2", "matplotlib", "pandas", "peft", "rich", "scipy", "sklearn", "threadpoolctl")
-LAB += ("tqdm", "yaml")
+LAB: tuple[str, ...] = (
+    *("filelock", "fsspec", "jinja2", "matplotlib", "pandas", "peft", "rich", "scipy", "sklearn", "threadpoolctl"),
+    *("tqdm", "yaml"),
+)
 """Modules that `colm.lab` imports and the library does not; the extra ``lab`` of pyproject.toml installs them."""
 
 

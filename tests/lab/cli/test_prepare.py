@@ -12,7 +12,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from colm.lab.cli import prepare
+from colm.lab.run import prepare
 from colm.lab.run.settings import load_settings
 
 ROWS = [{"source": "a", "prompt": f"{i}?", "completion": f"{i}"} for i in range(8)]
