@@ -107,4 +107,4 @@ def test_a_name_that_the_system_cannot_write_is_said(
     monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")
     monkeypatch.setattr(Path, "mkdir", fail)
     assert main(["train", config]) == 2
-    assert "the name 'größe' is not in ascii" in capsys.readouterr().err
+    assert "the name 'größe' cannot be encoded in ascii" in capsys.readouterr().err
