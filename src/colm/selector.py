@@ -233,7 +233,7 @@ class CoresetSelector:
         self._balance = balance_sources(sizes, self.config.balance) if self.config.balance else {}
 
     def reset(self) -> None:
-        """Forget all steps, for a training that starts anew."""
+        """Forget all steps, for a new training."""
         self.state.reset()
         self._selected = None
         if self._reuse is not None:

@@ -93,7 +93,7 @@ def test_a_cache_that_cannot_be_written_is_not_said_of_the_data(
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / place))
     assert main(["sources", config]) == 2
     error = capsys.readouterr().err
-    assert "through which data is read, cannot be written" in error
+    assert "through which data is read, is not writable" in error
     assert "Set HF_HOME, or HF_DATASETS_CACHE" in error
 
 

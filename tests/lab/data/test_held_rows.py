@@ -72,7 +72,7 @@ def test_parts_of_several_formats(tmp_path: Path) -> None:
         ('{"format": "prose", "row": {}}\n', "line 2, is not a held-out row"),
         ('{"format": "text", "row": []}\n', "line 2, is not a held-out row"),
         ("{\n", "line 2, is not valid JSON"),
-        ('{"format": "text", "row"', "line 2, is not whole"),
+        ('{"format": "text", "row"', "line 2, is incomplete"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path: Path, line: str, message: str) -> None:

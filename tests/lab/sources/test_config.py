@@ -48,7 +48,7 @@ def test_bad_values_are_rejected_with_the_range(sources: Any, message: str) -> N
 
 
 def test_a_stream_has_no_clusters() -> None:
-    with pytest.raises(ConfigError, match="a stream's are not; set data.streaming to false"):
+    with pytest.raises(ConfigError, match="which a stream does not provide; set data.streaming to false"):
         resolve({"cluster": 4}, streaming=True)
 
 
