@@ -69,7 +69,7 @@ def test_also_when_killed_by_the_system() -> None:
     command = [sys.executable, str(kills), "--passes", "--sample", "6"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert "never killed: 6 of 6 (the product has 576)" in done.stdout
+    assert "never killed: 6 of 6" in done.stdout
 
 
 def test_a_short_last_pool_of_a_stream_is_a_step_of_its_own(tmp_path: Path) -> None:
