@@ -136,6 +136,7 @@ def test_the_last_complete_checkpoint_stays_until_the_next_is_complete(
     assert saved.save_total_limit == 1
 
 
+@pytest.mark.slow
 def test_killed_runs_end_as_one_never_killed() -> None:
     done = subprocess.run(
         [sys.executable, str(KILLS), "--kills", "3"], capture_output=True, text=True, timeout=900, check=False
