@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from cells import RED, table_of_numbers
 from figures import read_lines
 
 RATIOS = {
@@ -62,7 +63,7 @@ def _faults(lines: list[dict[str, Any]]) -> list[str]:
         told.pop(line["unit"], None)
         if "fault" in line:
             told[line["unit"]] = line["fault"]
-    return ["\n".join(f"- 🔴 {unit}: {text}" for unit, text in told.items())] if told else []
+    return ["\n".join(f"- {RED} {unit}: {text}" for unit, text in told.items())] if told else []
 
 
 def _setting(cases: list[dict[str, Any]]) -> str:
@@ -72,11 +73,6 @@ def _setting(cases: list[dict[str, Any]]) -> str:
     return f"On {' and '.join(sorted(found))}; pools of {pools} rows. Median (minimum to maximum)."
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    dashes = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, dashes, *rows])
-
-
 def _ratios(cases: list[dict[str, Any]]) -> str:
     rows = []
     for line in cases:
@@ -84,7 +80,7 @@ def _ratios(cases: list[dict[str, Any]]) -> str:
         cells = [_name(line), str(line["rounds"])]
         cells += [_spread(line["ratios"].get(name), 2) for name in RATIOS]
         rows.append([*cells, _range(gauges, "mhz"), _range(gauges, "watt")])
-    return _table(["case", "rounds", *RATIOS.values(), "MHz", "W"], rows)
+    return table_of_numbers(["case", "rounds", *RATIOS.values(), "MHz", "W"], rows)
 
 
 def _seconds(cases: list[dict[str, Any]]) -> str:
@@ -100,7 +96,7 @@ def _seconds(cases: list[dict[str, Any]]) -> str:
             gauge = line["gauges"].get(way) or {}
             told = [f"{gauge[name]:.0f}" if name in gauge else "-" for name in ("mhz", "watt", "celsius")]
             rows.append([_name(line), text, _spread(line["seconds"][way], 3), f"{line['mib'][way]:,.1f}", *told])
-    return _table(["case", "way", "seconds", "peak, MiB", "MHz", "W", "°C"], rows)
+    return table_of_numbers(["case", "way", "seconds", "peak, MiB", "MHz", "W", "°C"], rows)
 
 
 def _plans(plans: list[dict[str, Any]]) -> str:
@@ -110,12 +106,12 @@ def _plans(plans: list[dict[str, Any]]) -> str:
             PLANNED[way],
             f"{found['planned_mib']:,.1f}",
             f"{found['measured_mib']:,.1f}",
-            f"{'' if found['near'] else '🔴 '}{found['ratio']:.3f}",
+            f"{'' if found['near'] else f'{RED} '}{found['ratio']:.3f}",
         ]
         for line in plans
         for way, found in line["ways"].items()
     ]
-    return _table(["case", "trains", "planned, MiB", "held, MiB", "held / planned"], rows)
+    return table_of_numbers(["case", "trains", "planned, MiB", "held, MiB", "held / planned"], rows)
 
 
 def _profile(line: dict[str, Any]) -> str:
@@ -129,9 +125,9 @@ def _profile(line: dict[str, Any]) -> str:
         f"{line['waits']:,} waits for the device."
     )
     where = "on the device" if line["kernels_seen"] else "on the CPU"
-    tables = [_table([f"operator, own time {where}", "share"], _shares(line["operators"]))]
+    tables = [table_of_numbers([f"operator, own time {where}", "share"], _shares(line["operators"]))]
     if line["kernels"]:
-        tables.append(_table(["kernel", "share"], _shares(line["kernels"])))
+        tables.append(table_of_numbers(["kernel", "share"], _shares(line["kernels"])))
     return "\n\n".join([head, *tables])
 
 

@@ -57,6 +57,7 @@ class Task(NamedTuple):
     """What a part should do."""
 
     figures: Figures
+    results: Path  # the folder of the figures
     data: Path  # the unpacked output of pack.py
     tiny: bool  # the rehearsal: sizes for a CPU
     device: torch.device
@@ -106,6 +107,7 @@ def begin(part: str, doc: str) -> Task:
     given.results.mkdir(parents=True, exist_ok=True)
     return Task(
         figures=Figures(given.results / f"{part}.jsonl"),
+        results=given.results,
         data=given.data,
         tiny=given.tiny,
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),

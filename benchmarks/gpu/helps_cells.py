@@ -41,14 +41,3 @@ def show(interval: Interval | None, digits: int = 4, sign: str = "") -> str:
     if interval.half is None:
         return mean
     return f"{mean} ± {interval.half:.{digits}f}{' *' if sign and interval.sign else ''}"
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def plain(text: str) -> str:
-    """Return text that cannot end a cell or start markup."""
-    for mark in "\\`*_|<>[]":
-        text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.split())

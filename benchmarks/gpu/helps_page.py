@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from helps_cells import BASES, interpolate, less_bases, mean_of, plain, show, table
+from cells import RED, plain, table
+from helps_cells import BASES, interpolate, less_bases, mean_of, show
 
 from colm.lab.report.intervals import estimate_mean, find_first_reach
 
-RED = "🔴"
 TIMED = "control"
 """The method whose run sets the common time."""
 

@@ -13,11 +13,11 @@ from typing import Any
 import fast_page
 import helps_page
 import right_page
+from cells import RED, table
 from figures import read_lines, standing
 from run import PARTS, RUNS
 
 SECTIONS = {"right": right_page, "fast": fast_page, "helps": helps_page}
-RED = "🔴"
 MARKS = {"done": "done", "unfinished": "has units left", "no time": "not begun: no time"}
 
 
@@ -81,8 +81,7 @@ def _mark(status: str) -> str:
 
 
 def _table(head: list[str], rows: Any) -> list[str]:
-    body = [f"| {' | '.join(row)} |" for row in rows]
-    return [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *body, ""]
+    return [table([head, ["---"] * len(head), *rows]), ""]
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cells import RED
 from figures import PLANT
-from page import RED
 from run import HERE, PACKED
 
 PLANTED = {

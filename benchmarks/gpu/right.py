@@ -6,7 +6,6 @@ tests if a test ends it: a CUDA error spoils everything that follows in its proc
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -36,28 +35,26 @@ COMMAND = [
 ]
 
 
-def environment(results: Path, task: Task) -> dict[str, str]:
+def environment(task: Task) -> dict[str, str]:
     """Return the environment of the test process."""
     paths = [str(Path(__file__).parent), str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]
     values = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-        RESULTS: str(results.resolve()),
+        RESULTS: str(task.results.resolve()),
         ENDS: str(time.time() + task.left() - SPARE),
     }
     return {**values, WRONG: "1"} if task.wrong else values
 
 
-def run_tests(results: Path, task: Task) -> str:
+def run_tests(task: Task) -> str:
     """Run the remaining tests in one process, and return how the process ended."""
-    process = subprocess.Popen(
-        [*COMMAND, *(ABOUT_PICKS if task.wrong else [])], cwd=ROOT, env=environment(results, task)
-    )
+    process = subprocess.Popen([*COMMAND, *(ABOUT_PICKS if task.wrong else [])], cwd=ROOT, env=environment(task))
     count, since = -1, time.monotonic()
     try:
         while process.poll() is None:
             time.sleep(0.2)
-            tried = len(Progress.read(results).tried)
+            tried = len(Progress.read(task.results).tried)
             if tried != count:
                 count, since = tried, time.monotonic()
             if time.monotonic() - since > LONGEST:
@@ -82,14 +79,15 @@ def faults(results: Path) -> list[str]:
     return [unit for unit, line in last.items() if "fault" in line]
 
 
-def run_slice(results: Path, task: Task) -> int:
+def run_slice(task: Task) -> int:
     """Run tests until no tests or no time is left; return the exit status."""
+    results = task.results
     before = Progress.read(results)
     late = [*before.late, *unended(results, before.tried)]
     tried: list[str] = []
     while True:
         Progress(None, tried, late).write(results)
-        ended = run_tests(results, task)
+        ended = run_tests(task)
         progress = Progress.read(results)
         left = None if progress.left is None else [unit for unit in progress.left if unit not in progress.tried]
         lost = unended(results, progress.tried)
@@ -112,11 +110,8 @@ def run_slice(results: Path, task: Task) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--results", type=Path)
-    given, _ = parser.parse_known_args()
     task = begin("right", __doc__ or "")
-    return run_slice(given.results, task)
+    return run_slice(task)
 
 
 if __name__ == "__main__":

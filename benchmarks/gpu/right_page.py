@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from cells import RED, plain, table
+
 SUBJECTS = {
     "test_picks.py": "Picks from the same features, compared with the CPU",
     "test_selection.py": "Whole selection steps, compared with the CPU",
@@ -23,8 +25,6 @@ ONE_BY_ONE = {"test_features_are_gradients": 1, "test_weights_are_those_without_
 ONE_BY_ONE |= {"test_waits_do_not_grow_with_the_budget": 0, "test_flash_forced": 0}
 """Tests whose cases have their own table rows, and how many trailing parts of a case's name to omit."""
 
-RED = "🔴"
-
 
 def write_section(lines: list[dict[str, Any]]) -> str:
     """Return the section in Markdown from the lines of figures; the last line of a test counts."""
@@ -41,9 +41,9 @@ def write_section(lines: list[dict[str, Any]]) -> str:
         "## Right",
         f"{passed} tests passed, {skipped} were skipped and {len(faults)} failed, in {seconds:.0f} s. Figures "
         "are the lowest and highest over a row's cases; `tests/gpu` states their bounds and the reasons.",
-        *(f"{RED} {_plain(unit)}: {_plain(text)}" for unit, text in faults.items()),
+        *(f"{RED} {plain(unit)}: {plain(text)}" for unit, text in faults.items()),
     ]
-    rows = ["| test | passed | seconds | measured |", "| --- | ---: | ---: | --- |"]
+    head = [["test", "passed", "seconds", "measured"], ["---", "---:", "---:", "---"]]
     by_file: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for unit, line in last.items():
         name, _, test = unit.partition("::")
@@ -52,7 +52,7 @@ def write_section(lines: list[dict[str, Any]]) -> str:
         if set(by_file[name]) != {""}:  # a module has its own line only if it could not be read
             parts += [
                 f"### {SUBJECTS.get(name, name)}",
-                "\n".join([*rows, *(_row(test, held) for test, held in by_file[name].items() if test)]),
+                table([*head, *(_row(test, held) for test, held in by_file[name].items() if test)]),
             ]
     return "\n\n".join(parts) + "\n"
 
@@ -71,8 +71,8 @@ def _place(name: str) -> tuple[int, str]:
     return (order.index(name) if name in order else len(order), name)
 
 
-def _row(test: str, lines: Sequence[dict[str, Any]]) -> str:
-    name = _plain(test.removeprefix("test_").replace("_", " "))
+def _row(test: str, lines: Sequence[dict[str, Any]]) -> list[str]:
+    name = plain(test.removeprefix("test_").replace("_", " "))
     faults = [line for line in lines if "fault" in line]
     skipped = [line for line in lines if line.get("outcome") == "skipped"]
     passed = [line for line in lines if line.get("outcome") == "passed"]
@@ -83,7 +83,7 @@ def _row(test: str, lines: Sequence[dict[str, Any]]) -> str:
         cases = ", ".join(line["unit"].partition("[")[2].removesuffix("]") or "it" for line in faults)
         outcome, notes = f"{RED} {outcome}", [f"failed: {cases}", *notes]
     seconds = sum(line.get("seconds", 0.0) for line in lines)
-    return f"| {name} | {outcome} | {seconds:.1f} | {_plain('; '.join(notes))} |"
+    return [name, outcome, f"{seconds:.1f}", plain("; ".join(notes))]
 
 
 def _measured(held: Sequence[dict[str, Any]]) -> list[str]:
@@ -98,10 +98,3 @@ def _measured(held: Sequence[dict[str, Any]]) -> list[str]:
             shown = ", ".join(dict.fromkeys(map(str, values)))
         notes.append(f"{name.replace('_', ' ')} {shown}")
     return notes
-
-
-def _plain(text: str) -> str:
-    """Return text that cannot end a cell or start markup."""
-    for mark in "\\`*_|<>[]":
-        text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.split())
