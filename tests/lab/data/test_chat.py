@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from colm.errors import DataError
 from colm.lab.data.formats import (
+    Rendering,
     completion_of_row,
     prompt_of_format,
     split_answer,
@@ -71,7 +72,7 @@ PAIR = [say("user", "2?"), say("assistant", "5")]
 
 def shown(tokenizer: Any, row: dict[str, Any], name: str = "messages") -> tuple[str, str]:
     """Return the text that the model reads from a row, and the text that it learns."""
-    tokens = tokenizer_of_format(name, tokenizer, 500)(row)
+    tokens = tokenizer_of_format(name, tokenizer, Rendering(500))(row)
     learned = [token for token in tokens["labels"] if token >= 0]
     assert [
         label for token, label in zip(tokens["input_ids"], tokens["labels"], strict=True) if label not in (token, -100)
@@ -131,7 +132,7 @@ def test_one_beginning_and_a_learned_end(turns: Any, template: str, bos: bool, c
     assert not bos or (read.startswith("<s>") and not read.startswith("<s><s>"))
     assert learned.rstrip().endswith(("<end>", "<|im_end|>"))
     assert len(read) - len(rendered) <= len("<s><end>")
-    ids = tokenizer_of_format("messages", tokenizer, 500)({"messages": messages})["input_ids"]
+    ids = tokenizer_of_format("messages", tokenizer, Rendering(500))({"messages": messages})["input_ids"]
     prompt = prompt_of_format("messages", tokenizer)({"messages": messages})
     assert ids[: len(prompt)] == prompt
 
@@ -154,14 +155,14 @@ def test_text_with_its_own_special_tokens(prompt: str, completion: str, bos: boo
 
 
 def test_a_missing_end_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    tokenize = tokenizer_of_batch("messages", make_tokenizer(NO_END), 500)
+    tokenize = tokenizer_of_batch("messages", make_tokenizer(NO_END), Rendering(500))
     tokenize({"messages": [PAIR, PAIR]})
     assert caplog.text.count("The chat template does not end the assistant's turns") == 1
     caplog.clear()
     bare = make_tokenizer(NO_END, eos=None)
-    tokenizer_of_batch("messages", bare, 500)({"messages": [PAIR, PAIR]})
+    tokenizer_of_batch("messages", bare, Rendering(500))({"messages": [PAIR, PAIR]})
     assert caplog.text.count("Neither the chat template nor the tokenizer has a token that ends a turn") == 1
-    tokenizer_of_batch("prompt_completion", bare, 500)({"prompt": ["a", "b"], "completion": ["c", "d"]})
+    tokenizer_of_batch("prompt_completion", bare, Rendering(500))({"prompt": ["a", "b"], "completion": ["c", "d"]})
     assert caplog.text.count("has no end-of-text token, so the model does not learn to stop") == 1
 
 
@@ -169,7 +170,7 @@ def test_a_thought_opened_by_the_prompt_is_not_learned(caplog: pytest.LogCapture
     opening = CHATML.replace(ASK, ASK.replace("assistant\n", "assistant\n<think>\n"))
     tokenizer = make_tokenizer(opening)
     assert tokenizer.apply_chat_template(PAIR[:1], tokenize=False, add_generation_prompt=True).endswith("<think>\n")
-    tokenize = tokenizer_of_batch("messages", tokenizer, 500)
+    tokenize = tokenizer_of_batch("messages", tokenizer, Rendering(500))
     tokens = tokenize({"messages": [[*PAIR, *PAIR], PAIR]})
     learned = [tokenizer.decode([token for token in labels if token >= 0]) for labels in tokens["labels"]]
     assert learned == ["5<|im_end|>\n5<|im_end|>\n", "5<|im_end|>\n"]
@@ -192,8 +193,8 @@ def test_content_in_parts_is_its_text() -> None:
 BAD: list[tuple[Any, str]] = [
     ([say("system", "s"), *PAIR], "rejects a conversation of system, user, assistant: System role not supported"),
     (
-        [{"from": "human", "value": "x"}],
-        "Turn 0 of a conversation has the keys from, value; each turn must have a role",
+        [{"author": "human", "value": "x"}],
+        "Turn 0 of a conversation has the keys author, value; each turn must have a role",
     ),
     ([say("user", "x"), say("assistant", None)], r"Turn 1 of a conversation \(assistant\) has no content"),
     ([say("user", [{"type": "image"}])], "content in parts of the types image; all parts must be text"),
@@ -206,7 +207,7 @@ BAD: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("messages", "message"), BAD)
 def test_an_invalid_row_is_rejected_by_number(messages: Any, message: str) -> None:
-    tokenize = tokenizer_of_batch("messages", make_tokenizer(STRICT), 500)
+    tokenize = tokenizer_of_batch("messages", make_tokenizer(STRICT), Rendering(500))
     with pytest.raises(DataError, match=f"Row 2: .*{message}") as error:
         tokenize({"messages": [PAIR, PAIR, messages]})
     assert "\n" not in str(error.value)

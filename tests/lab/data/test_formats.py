@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colm.errors import ConfigError, DataError
-from colm.lab.data.formats import detect_format, text_of_row, tokenizer_of_batch, tokenizer_of_format
+from colm.lab.data.formats import Rendering, text_of_row, tokenizer_of_batch, tokenizer_of_format
+from colm.lab.data.schemas import detect_format
 from colm.models import train_tiny_tokenizer, with_padding
 
 CHAT = (
@@ -26,7 +27,7 @@ def labelled_text(tokenizer: Any, tokens: dict[str, list[int]]) -> str:
 
 
 def test_only_the_completion_is_learned(tokenizer: Any) -> None:
-    tokens = tokenizer_of_format("prompt_completion", tokenizer, 100)(
+    tokens = tokenizer_of_format("prompt_completion", tokenizer, Rendering(100))(
         {"prompt": "What is 2?\n", "completion": "It is 5."}
     )
     assert tokenizer.decode(tokens["input_ids"]) == "What is 2?\nIt is 5.<eos>"
@@ -35,7 +36,7 @@ def test_only_the_completion_is_learned(tokenizer: Any) -> None:
 
 
 def test_instruction_with_and_without_input(tokenizer: Any) -> None:
-    tokenize = tokenizer_of_format("instruction", tokenizer, 100)
+    tokenize = tokenizer_of_format("instruction", tokenizer, Rendering(100))
     plain = tokenize({"instruction": "Spell", "output": "abc"})
     assert tokenizer.decode(plain["input_ids"]) == "Spell\nabc<eos>"
     extra = tokenize({"instruction": "Spell", "input": "it", "output": "abc"})
@@ -54,13 +55,16 @@ def test_a_batch_is_tokenized_like_its_rows(
     columns = {"prompt_completion": ("prompt", "completion"), "instruction": ("instruction", "output")}
     first, second = columns.get(name, ("text", "other"))
     rows = [{first: prompt, second: completion, "input": "in"} for prompt, completion in pairs]
-    expected = [tokenizer_of_format(name, tokenizer, length)(row) for row in rows]
-    found = tokenizer_of_batch(name, tokenizer, length)({key: [row[key] for row in rows] for key in rows[0]})
-    assert found == {key: [row[key] for row in expected] for key in ("input_ids", "attention_mask", "labels")}
+    expected = [tokenizer_of_format(name, tokenizer, Rendering(length))(row) for row in rows]
+    found = tokenizer_of_batch(name, tokenizer, Rendering(length))({key: [row[key] for row in rows] for key in rows[0]})
+    assert {**found, "length": None} == {
+        **{key: [row[key] for row in expected] for key in ("input_ids", "attention_mask", "labels")},
+        "length": None,
+    }
 
 
 def test_plain_text_is_learned_in_full(tokenizer: Any) -> None:
-    tokens = tokenizer_of_format("text", tokenizer, 100)({"text": "What is it?"})
+    tokens = tokenizer_of_format("text", tokenizer, Rendering(100))({"text": "What is it?"})
     assert tokens["labels"] == tokens["input_ids"]
     assert labelled_text(tokenizer, tokens) == "What is it?<eos>"
 
@@ -69,17 +73,17 @@ def test_messages_label_every_assistant_turn(tokenizer: Any) -> None:
     tokenizer.chat_template = CHAT
     rows = [("user", "What is 2?"), ("assistant", "abc"), ("user", "it?"), ("assistant", "cba")]
     messages = [{"role": role, "content": content} for role, content in rows]
-    tokens = tokenizer_of_format("messages", tokenizer, 100)({"messages": messages})
+    tokens = tokenizer_of_format("messages", tokenizer, Rendering(100))({"messages": messages})
     said = "<user>What is 2?\n<assistant>abc\n<user>it?\n<assistant>cba\n<eos>"
     assert tokenizer.decode(tokens["input_ids"]) == said
     assert labelled_text(tokenizer, tokens) == "abc\ncba\n<eos>"
     tokenizer.chat_template = None
     with pytest.raises(ConfigError, match="tokenizer has no chat template"):
-        tokenizer_of_format("messages", tokenizer, 100)
+        tokenizer_of_format("messages", tokenizer, Rendering(100))
 
 
 def test_missing_cells_are_empty_and_nested_ones_are_conversations_or_errors(tokenizer: Any) -> None:
-    tokenize = tokenizer_of_format("prompt_completion", tokenizer, 100)
+    tokenize = tokenizer_of_format("prompt_completion", tokenizer, Rendering(100))
     assert set(tokenize({"prompt": "abc", "completion": None})["labels"]) == {-100}
     assert labelled_text(tokenizer, tokenize({"prompt": None, "completion": "abc"})) == "abc<eos>"
     with pytest.raises(DataError, match="A cell is a dict where text is expected"):
@@ -90,7 +94,7 @@ def test_missing_cells_are_empty_and_nested_ones_are_conversations_or_errors(tok
     tokenizer.chat_template = CHAT
     assert labelled_text(tokenizer, tokenize(turns)) == "abc\n<eos>"
     opening = [{"role": "assistant", "content": "cba"}, {"role": "user", "content": "it?"}]
-    tokens = tokenizer_of_format("messages", tokenizer, 100)({"messages": opening})
+    tokens = tokenizer_of_format("messages", tokenizer, Rendering(100))({"messages": opening})
     assert labelled_text(tokenizer, tokens) == "<assistant>cba\n"  # no earlier text to identify the header
     tokenizer.chat_template = None
 
@@ -98,7 +102,7 @@ def test_missing_cells_are_empty_and_nested_ones_are_conversations_or_errors(tok
 def test_a_template_that_rewrites_the_last_turn_is_an_error(tokenizer: Any) -> None:
     tokenizer.chat_template = "{{ messages | length }}:{% for m in messages %}{{ m['content'] }}{% endfor %}"
     with pytest.raises(DataError, match="renders the last assistant turn differently"):
-        tokenizer_of_format("messages", tokenizer, 100)(
+        tokenizer_of_format("messages", tokenizer, Rendering(100))(
             {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
         )
     tokenizer.chat_template = None
@@ -111,18 +115,20 @@ def test_rewritten_earlier_turns_are_unlabeled_and_logged(tokenizer: Any, caplog
     )
     roles = ["user", "assistant", "user", "assistant"]
     messages = [{"role": role, "content": text} for role, text in zip(roles, ["2?", "abc", "it?", "cba"], strict=True)]
-    tokens = tokenizer_of_format("messages", tokenizer, 100)({"messages": messages})
+    tokens = tokenizer_of_format("messages", tokenizer, Rendering(100))({"messages": messages})
     assert labelled_text(tokenizer, tokens) == "cba/<eos>"
     assert "renders earlier assistant turns differently" in caplog.text
     tokenizer.chat_template = None
 
 
 def test_rows_are_truncated(tokenizer: Any) -> None:
-    tokens = tokenizer_of_format("prompt_completion", tokenizer, 3)({"prompt": "What is 2?\n", "completion": "5"})
+    tokens = tokenizer_of_format("prompt_completion", tokenizer, Rendering(3))(
+        {"prompt": "What is 2?\n", "completion": "5"}
+    )
     assert len(tokens["input_ids"]) == 3
     assert set(tokens["labels"]) == {-100}
     with pytest.raises(ConfigError, match="max_length=1 must be at least 2"):
-        tokenizer_of_format("text", tokenizer, 1)
+        tokenizer_of_format("text", tokenizer, Rendering(1))
 
 
 def test_detection_and_unknown_formats(tokenizer: Any) -> None:
@@ -133,7 +139,7 @@ def test_detection_and_unknown_formats(tokenizer: Any) -> None:
     with pytest.raises(DataError, match=r"prompt, completon, which match no format.*Did you mean 'completion'"):
         detect_format(["prompt", "completon"])
     with pytest.raises(ConfigError, match="format='chat' is not one of"):
-        tokenizer_of_format("chat", tokenizer, 10)
+        tokenizer_of_format("chat", tokenizer, Rendering(10))
 
 
 def test_a_tokenizer_needs_a_pad_or_an_eos_token(tokenizer: Any) -> None:

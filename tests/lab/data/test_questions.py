@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from colm.errors import ConfigError, DataError
 from colm.lab.answers.gym import COLUMN
 from colm.lab.data.demo import demo_rows
-from colm.lab.data.formats import completion_of_row, prompt_of_format, tokenizer_of_format
+from colm.lab.data.formats import Rendering, completion_of_row, prompt_of_format, tokenizer_of_format
 from colm.lab.data.questions import Questions, detect_question_format, read_question_files, read_questions
 from colm.models import train_tiny_tokenizer
 from colm.step.pool import IGNORE
@@ -59,7 +59,7 @@ def test_a_prompt_is_the_training_text_before_the_completion(
             chat_template=CHAT,
         )
         tokenizer.backend_tokenizer.post_processor = framed
-    tokens = tokenizer_of_format(name, tokenizer, 500)(row)
+    tokens = tokenizer_of_format(name, tokenizer, Rendering(500))(row)
     prompt = prompt_of_format(name, tokenizer)(row)
     assert tokens["input_ids"][: len(prompt)] == prompt
     assert tokens["labels"][len(prompt)] != IGNORE
@@ -125,7 +125,7 @@ def test_the_demo_carries_what_its_scorers_need_and_trains_as_before(tokenizer: 
     assert len(asked) == 9
     assert all(question.task is not None and question.task["answer"] == question.expected for question in asked)
     row = rows[0]
-    tokenize = tokenizer_of_format("prompt_completion", tokenizer, 500)
+    tokenize = tokenizer_of_format("prompt_completion", tokenizer, Rendering(500))
     assert tokenize(row) == tokenize({key: row[key] for key in ("prompt", "completion")})
     assert COLUMN in rows.column_names
 

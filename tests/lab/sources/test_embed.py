@@ -15,7 +15,7 @@ from tests.conftest import tiny_model
 from tests.lab.sources.topics import topic_rows
 
 from colm.errors import ConfigError
-from colm.lab.data.formats import tokenizer_of_format
+from colm.lab.data.formats import Rendering, tokenizer_of_format
 from colm.lab.sources.config import ClusterConfig
 from colm.lab.sources.embed import Tuned, make_embedder
 from colm.lab.sources.hidden import HiddenEmbedder
@@ -54,7 +54,7 @@ def test_hidden_states_are_averaged_row_by_row(layer: int, positions: str) -> No
     model, tokenizer = tiny(rows)
     config = ClusterConfig(embedding="model", layer=layer, positions=positions)
     found = HiddenEmbedder(model, tokenizer, config, 24).embed(Rows([rows]).read(0, 20))
-    tokenize = tokenizer_of_format("prompt_completion", tokenizer, 24)
+    tokenize = tokenizer_of_format("prompt_completion", tokenizer, Rendering(24))
     for row, vector in zip(rows, found, strict=True):
         tokens = tokenize(row)
         with torch.no_grad():

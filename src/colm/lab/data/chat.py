@@ -17,6 +17,18 @@ ARGUMENTS = "chat_template_kwargs"
 SEEN = ("tools", "documents", ARGUMENTS)
 """Columns other than the conversation that the template receives."""
 
+ROLE_KEYS = ("role", "from", "speaker")
+CONTENT_KEYS = ("content", "value", "text")
+ROLES = {
+    **dict.fromkeys(("human", "prompter", "user"), "user"),
+    **dict.fromkeys(
+        ("gpt", "chatgpt", "bot", "bing", "bard", "ai", "model", "assistant", "function_call"), "assistant"
+    ),
+    **dict.fromkeys(("function", "function_response", "observation", "tool_response", "ipython"), "tool"),
+    "system": "system",
+}
+"""The roles of ShareGPT and its relatives, in lower case, as templates name them; others are unchanged."""
+
 OWN_ARGUMENTS = ("conversation", "tools", "documents", "tokenize", "add_generation_prompt", "continue_final_message")
 """Arguments of the template call that a row cannot set through `ARGUMENTS`."""
 
@@ -26,6 +38,7 @@ def read_turns(cell: Any) -> list[Turn]:
 
     Args:
         cell: a list of mappings, or the same as JSON text; None for no turns. Content may be a list of text parts.
+            Roles and contents may have the keys and names of ShareGPT (``from``, ``value``, ``human``, ``gpt``).
 
     Raises:
         DataError: the cell is something else, or a turn has no role or no content.
@@ -75,16 +88,32 @@ def _from_json(cell: Any, what: str) -> Any:
 
 
 def _read_turn(number: int, turn: Any) -> Turn:
-    if not isinstance(turn, Mapping) or not isinstance(turn.get("role"), str):
+    role_key = next((key for key in ROLE_KEYS if key in turn), "role") if isinstance(turn, Mapping) else ""
+    if not isinstance(turn, Mapping) or not isinstance(turn.get(role_key), str):
         has = f"the keys {', '.join(map(str, turn))}" if isinstance(turn, Mapping) else f"{str(turn)[:80]!r}"
         raise DataError(f"Turn {number} of a conversation has {has}; each turn must have a role and a content.")
-    content = _read_content(number, turn.get("content"))
-    held = {key: value for key, value in turn.items() if value is not None}
+    content_key = next((key for key in CONTENT_KEYS if key in turn), "content")
+    given, content = turn[role_key].strip().lower(), _read_content(number, turn.get(content_key))
+    held = {key: value for key, value in turn.items() if value is not None and key not in (role_key, content_key)}
+    if given == "function_call" and content and (calls := _read_calls(number, content)):
+        held["tool_calls"], content = calls, ""
     if content is None:
-        if not set(held) - {"role", "name"}:
-            raise DataError(f"Turn {number} of a conversation ({turn['role']}) has no content.")
+        if not set(held) - {"name"}:
+            raise DataError(f"Turn {number} of a conversation ({turn[role_key]}) has no content.")
         content = ""  # the turn calls a tool
-    return {**held, "content": content}
+    return {"role": ROLES.get(given, turn[role_key]), **held, "content": content}
+
+
+def _read_calls(number: int, content: str) -> list[dict[str, Any]]:
+    """Return the tool calls that a turn of ShareGPT writes as JSON: one call, or a list of them."""
+    calls = _from_json(content, f"Turn {number} of a conversation (function_call)")
+    calls = calls if isinstance(calls, list) else [calls]
+    if not all(isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls):
+        raise DataError(
+            f"Turn {number} of a conversation (function_call) is {content[:80]!r}; it must be a call such as "
+            '{"name": "add", "arguments": {"a": 1}}, or a list of calls.'
+        )
+    return [{"type": "function", "function": dict(call)} for call in calls]
 
 
 def _read_content(number: int, content: Any) -> str | None:
@@ -150,7 +179,7 @@ class Chat:
             if turn["role"] != "assistant" or number < first:
                 continue
             begin = self._begin(turns[:number], extras, text)
-            after = self._render(turns[: number + 1], extras)
+            after = text if number == len(turns) - 1 else self._render(turns[: number + 1], extras)
             if not text.startswith(after):  # some templates close every conversation
                 after = after.removesuffix(self._tokenizer.eos_token or "")
             if begin is not None and text.startswith(after):

@@ -50,7 +50,7 @@ def _generate(
     names: list[str],
     places: list[str],
     ending: str,
-    separator: str = ",",
+    separator: str = "",
     pandas: Mapping[str, Any] | None = None,
     columns: Sequence[str] = (),
     features: Features | None = None,

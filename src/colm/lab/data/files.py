@@ -18,15 +18,17 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 
 from colm.errors import DataError
+from colm.lab.data.schemas import is_row
 
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
-CSV_ENDINGS = (".csv",)
+CSV_ENDINGS = (".csv", ".tsv")
 COMPRESSIONS: dict[str, Callable[[IO[bytes]], Any]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
@@ -84,7 +86,7 @@ def split_ending(name: str) -> tuple[str, str, str]:
 
 
 def read_file_rows(
-    name: str, *, ending: str | None = None, separator: str = ",", open_file: Callable[[str], IO[bytes]] | None = None
+    name: str, *, ending: str | None = None, separator: str = "", open_file: Callable[[str], IO[bytes]] | None = None
 ) -> Iterator[tuple[Place, Row]]:
     """Yield the rows of a JSON, JSON Lines or CSV file with their places.
 
@@ -94,7 +96,8 @@ def read_file_rows(
     Args:
         name: path or address; a compressed file must have its compression's ending.
         ending: one of `JSON_ENDINGS` or `CSV_ENDINGS`; by default the name's.
-        separator: cell separator of a CSV file.
+        separator: cell separator of a CSV file; by default a tab for ``.tsv``, else that of the header: a comma, or a
+            semicolon or tab if it has no comma.
         open_file: opens the file to read bytes; by default the local one.
 
     Raises:
@@ -146,9 +149,11 @@ def _jsonl_rows(name: str, file: IO[bytes], separator: str) -> Iterator[tuple[Pl
 
 
 def _json_rows(name: str, file: IO[bytes], separator: str) -> Iterator[tuple[Place, Row]]:
-    """Read a list of rows, or consecutive rows, with any line breaks."""
+    """Read a list of rows, also under a key of one object, or consecutive rows, with any line breaks."""
     text = _decode(file.read(), Place(name, 1))
     at, line, counted = _skip(text, 0), 1, 0
+    inner = _find_inner_list(text, at)
+    at = at if inner is None else inner
     listed = text[at : at + 1] == "["
     if listed:
         at = _skip(text, at + 1)
@@ -156,7 +161,7 @@ def _json_rows(name: str, file: IO[bytes], separator: str) -> Iterator[tuple[Pla
         line, counted = line + text.count("\n", counted, at), at
         place = Place(name, line)
         if listed and text[at] == "]":
-            if _skip(text, at + 1) < len(text):
+            if inner is None and _skip(text, at + 1) < len(text):
                 raise DataError(f"{place}: unexpected content after the list of rows.")
             return
         row, end = _parse(text, at, place)
@@ -168,6 +173,31 @@ def _json_rows(name: str, file: IO[bytes], separator: str) -> Iterator[tuple[Pla
             at = _skip(text, at + 1) if text[at] == "," else at
     if listed:
         raise DataError(f"{Place(name, text.count(chr(10)) + 1)}: truncated: the file ends inside its list of rows.")
+
+
+def _find_inner_list(text: str, at: int) -> int | None:
+    """Return where the list of rows begins in a file that is one object with that list, ``{"data": [...]}``."""
+    if text[at : at + 1] != "{":
+        return None
+    try:
+        whole, end = _DECODER.raw_decode(text, at)
+    except (ValueError, RecursionError):  # reported when the file is read as rows
+        return None
+    lists = [key for key, value in whole.items() if _is_rows(value)]
+    if _skip(text, end) < len(text) or len(lists) != 1 or is_row(whole):
+        return None
+    at = _skip(text, at + 1)
+    while True:
+        key, at = _DECODER.raw_decode(text, at)
+        at = _skip(text, _skip(text, at) + 1)  # behind the colon
+        if key == lists[0]:
+            return at
+        _, at = _DECODER.raw_decode(text, at)
+        at = _skip(text, _skip(text, at) + 1)  # behind the comma
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
 def _cut(rest: str) -> str:
@@ -247,7 +277,14 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_no_key_twice, parse_float=_Number
 def _csv_rows(name: str, file: IO[bytes], separator: str) -> Iterator[tuple[Place, Row]]:
     csv.field_size_limit(sys.maxsize)
     lines = (_decode(raw, Place(name, number)) for number, raw in enumerate(_lines(file), start=1))
-    reader = csv.reader(lines, delimiter=separator, strict=True)
+    opening = []  # up to the header
+    for line in lines:
+        opening.append(line)
+        if line.strip():
+            break
+    if not separator:
+        separator = "\t" if split_ending(name)[1] == ".tsv" else _separator("".join(opening))
+    reader = csv.reader(chain(opening, lines), delimiter=separator, strict=True)
     header: list[str] = []
     while True:
         place = Place(name, reader.line_num + 1)
@@ -269,8 +306,13 @@ def _csv_rows(name: str, file: IO[bytes], separator: str) -> Iterator[tuple[Plac
                 raise DataError(f"{place}, names the column {doubled[0]!r} twice; rename one of them.")
         elif len(cells) != len(header):
             raise DataError(
-                f"{place}, has {len(cells)} cells, but the header has {len(header)}. Quote a cell with commas or line "
-                "breaks."
+                f"{place}, has {len(cells)} cells, but the header has {len(header)} (separator {separator!r}). Quote a "
+                "cell with separators or line breaks."
             )
         else:
             yield place, dict(zip(header, cells, strict=True))
+
+
+def _separator(header: str) -> str:
+    """Return the separator of a header: a comma, unless it has none."""
+    return next((mark for mark in (",", ";", "\t") if mark in header), ",")

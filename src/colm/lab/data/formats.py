@@ -1,45 +1,22 @@
-"""From a row to token ids and labels, for the four supported data formats."""
+"""From a row to token ids and labels, in each of the data formats."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from colm.errors import ConfigError, DataError, suggest
+from colm.errors import ConfigError, DataError
 from colm.lab.data.chat import Chat, Turn, read_extras, read_turns
 from colm.lab.data.encode import Encoder, Ids
+from colm.lab.data.schemas import COLUMNS, PROMPT_COLUMNS, SYSTEM, require_known
+from colm.step.pool import IGNORE
 from colm.step.values import text_of_value
 
 Tokens = dict[str, list[int]]
 
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "prompt_completion": ("prompt", "completion"),
-    "messages": ("messages",),
-    "instruction": ("instruction", "output"),
-    "text": ("text",),
-}
-"""The columns that each format needs; ``instruction`` may also have ``input``."""
-
-PROMPT_COLUMNS = {"prompt_completion": "prompt", "messages": "messages", "instruction": "instruction"}
-"""The column with the prompt; ``text`` has none."""
-
-
-def detect_format(columns: Sequence[str]) -> str:
-    """Return the format whose columns are all present.
-
-    Raises:
-        DataError: no format fits; the message lists the columns and the formats.
-    """
-    for name, needed in COLUMNS.items():
-        if all(column in columns for column in needed):
-            return name
-    formats = "; ".join(f"{name}: {', '.join(needed)}" for name, needed in COLUMNS.items())
-    wanted = [column for needed in COLUMNS.values() for column in needed]
-    hints = "".join(suggest(column, wanted) for column in columns)
-    raise DataError(
-        f"The data has the columns {', '.join(columns)}, which match no format ({formats}).{hints} "
-        "Rename columns in the data, or map them with data.columns, such as {prompt: question, completion: answer}."
-    )
+LENGTH = "length"
+"""Tokens of a row before it is cut."""
 
 
 class RowError(DataError):
@@ -56,78 +33,79 @@ class RowError(DataError):
         self.reason = reason
 
 
-def choose_format(name: str, columns: Sequence[str]) -> str:
-    """Return the format of the columns: `name`, or the matching format if `name` is ``auto``.
+@dataclass(frozen=True)
+class Rendering:
+    """How rows become tokens.
+
+    Attributes:
+        max_length: tokens of a row, at least 2.
+        chat: render prompts with completions as conversations, with the tokenizer's chat template. Messages always
+            are, and plain text never is.
+        loss_on_prompt: learn the prompts too.
+        too_long: a row of more tokens is ``cut`` at `max_length`; ``drop`` gives it no labels, ``refuse`` an error.
 
     Raises:
-        ConfigError: the format is unknown.
-        DataError: columns that the format needs are missing.
+        ConfigError: `max_length` is below 2.
     """
-    if name == "auto":
-        return detect_format(columns)
-    if name not in COLUMNS:
-        raise ConfigError(f"format={name!r} is not one of {', '.join(COLUMNS)} or auto.{suggest(name, COLUMNS)}")
-    missing = [column for column in COLUMNS[name] if column not in columns]
-    if missing:
-        raise DataError(
-            f"data.format={name!r} needs the column {missing[0]!r}, which the data does not have."
-            f"{suggest(missing[0], columns)} It has: {', '.join(columns)}. Map it with data.columns, or leave "
-            "data.format at auto."
-        )
-    return name
+
+    max_length: int
+    chat: bool = False
+    loss_on_prompt: bool = False
+    too_long: Literal["cut", "drop", "refuse"] = "cut"
+
+    def __post_init__(self) -> None:
+        if self.max_length < 2:
+            raise ConfigError(f"max_length={self.max_length} must be at least 2: one token to read and one to predict.")
 
 
-def tokenizer_of_format(name: str, tokenizer: Any, max_length: int) -> Callable[[Mapping[str, Any]], Tokens]:
+def tokenizer_of_format(name: str, tokenizer: Any, rendering: Rendering) -> Callable[[Mapping[str, Any]], Tokens]:
     """Return the function that turns a row into ``input_ids``, ``attention_mask`` and ``labels``.
 
     It processes one row as the function from `tokenizer_of_batch` processes a batch, and raises the same `DataError`.
     """
-    tokenize_batch = tokenizer_of_batch(name, tokenizer, max_length)
+    tokenize_batch = tokenizer_of_batch(name, tokenizer, rendering)
 
     def tokenize(row: Mapping[str, Any]) -> Tokens:
         try:
             tokens = tokenize_batch({column: [value] for column, value in row.items()})
         except RowError as error:
             raise DataError(error.reason) from error
-        return {key: values[0] for key, values in tokens.items()}
+        return {key: values[0] for key, values in tokens.items() if key != LENGTH}
 
     return tokenize
 
 
 def tokenizer_of_batch(
-    name: str, tokenizer: Any, max_length: int
-) -> Callable[[Mapping[str, Sequence[Any]]], dict[str, list[list[int]]]]:
-    """Return the function that turns columns of rows into ``input_ids``, ``attention_mask`` and ``labels``.
+    name: str, tokenizer: Any, rendering: Rendering
+) -> Callable[[Mapping[str, Sequence[Any]]], dict[str, list[Any]]]:
+    """Return the function that turns columns of rows into ``input_ids``, ``attention_mask``, ``labels`` and `LENGTH`.
 
     The loss covers the completion only (for messages, the assistant's turns), except for plain text. Each row has one
-    beginning of text, if the tokenizer uses one, and a learned end. Rows are truncated at `max_length` tokens; a row
-    that loses all its labels this way has none. Tools, documents and template arguments of a conversation are in
-    separate columns, see `chat.SEEN`.
+    beginning of text, if the tokenizer uses one, and a learned end. Tools, documents and template arguments of a
+    conversation are in separate columns, see `chat.SEEN`.
 
     Args:
         name: a key of `COLUMNS`.
         tokenizer: a fast Hugging Face tokenizer.
-        max_length: tokens, at least 2.
+        rendering: how rows become tokens. A row that loses all its labels at the maximum length has none.
 
     Raises:
         ConfigError: the format is unknown, or needs a chat template that the tokenizer lacks.
-        RowError: a row does not fit the format, or the template rejects it; raised by the function.
+        RowError: a row does not fit the format, is too long, or the template rejects it; raised by the function.
     """
-    if name not in COLUMNS:
-        raise ConfigError(f"format={name!r} is not one of {', '.join(COLUMNS)} or auto.{suggest(name, COLUMNS)}")
-    if max_length < 2:
-        raise ConfigError(f"max_length={max_length} must be at least 2: one token to read and one to predict.")
+    require_known(name)
     encoder = Encoder(tokenizer)
     chat = Chat(encoder)
     if name == "messages":
         chat.require_template()
+    limit = rendering.max_length
 
     def encode(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Ids, Ids]]:
         found: dict[int, tuple[Ids, Ids]] = {}
         pairs: dict[int, tuple[str, str]] = {}
         for number, row in enumerate(rows):
             try:
-                turns = _turns(name, row)
+                turns = _turns(name, row, rendering.chat)
                 if turns is not None:
                     prompt, completion = turns
                     found[number] = chat.conversation([*prompt, *completion], read_extras(row), first=len(prompt))
@@ -142,26 +120,39 @@ def tokenizer_of_batch(
         found |= dict(zip(pairs, encoder.completions(prompts, completions), strict=True))
         return [found[number] for number in range(len(rows))]
 
-    def tokenize_batch(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[list[int]]]:
+    def tokenize_batch(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         rows = encode([dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)])
-        ids = [row[:max_length] for row, _ in rows]
+        lengths = [len(ids) for ids, _ in rows]
+        if rendering.too_long == "refuse" and max(lengths, default=0) > limit:
+            number = next(number for number, length in enumerate(lengths) if length > limit)
+            raise RowError(
+                number,
+                f"it has {lengths[number]:,} tokens, more than data.max_length={limit}. Shorten it, raise "
+                "data.max_length, or set data.too_long to cut or drop.",
+            )
+        if rendering.loss_on_prompt:
+            rows = [(ids, ids) for ids, _ in rows]
+        if rendering.too_long == "drop":
+            rows = [(ids, labels if len(ids) <= limit else [IGNORE] * limit) for ids, labels in rows]
         return {
-            "input_ids": ids,
-            "attention_mask": [[1] * len(row) for row in ids],
-            "labels": [labels[:max_length] for _, labels in rows],
+            "input_ids": [ids[:limit] for ids, _ in rows],
+            "attention_mask": [[1] * min(length, limit) for length in lengths],
+            "labels": [labels[:limit] for _, labels in rows],
+            LENGTH: lengths,
         }
 
     return tokenize_batch
 
 
-def prompt_of_format(name: str, tokenizer: Any) -> Callable[[Mapping[str, Any]], list[int]]:
+def prompt_of_format(name: str, tokenizer: Any, *, chat: bool = False) -> Callable[[Mapping[str, Any]], list[int]]:
     """Return the function that turns a row into the token ids that come before its completion in training.
 
-    For messages, this is everything before the assistant's last turn, rendered with the generation prompt.
+    For a conversation, this is everything before the assistant's last turn, rendered with the generation prompt.
 
     Args:
         name: a key of `PROMPT_COLUMNS`.
         tokenizer: a fast Hugging Face tokenizer.
+        chat: see `Rendering`.
 
     Raises:
         DataError: the format is unknown, or is ``text``, which has no prompt; raised by the function: a row does not
@@ -174,19 +165,21 @@ def prompt_of_format(name: str, tokenizer: Any) -> Callable[[Mapping[str, Any]],
             "messages, or map them with data.columns, such as {prompt: question, completion: answer}."
         )
     encoder = Encoder(tokenizer)
-    chat = Chat(encoder)
+    template = Chat(encoder)
     if name == "messages":
-        chat.require_template()
+        template.require_template()
 
     def prompt(row: Mapping[str, Any]) -> list[int]:
         cell = row[PROMPT_COLUMNS[name]]
         if name == "messages":
-            turns, _ = split_answer(cell)
+            turns = split_answer(cell)[0]
         elif isinstance(cell, list):
             turns = read_turns(cell)
+        elif chat and (text := _prompt_text(name, row, system=False).strip()):
+            turns = [{"role": "user", "content": text}]
         else:
             return encoder.heads([_prompt_text(name, row)])[0]
-        return chat.prompt(turns, read_extras(row))
+        return template.prompt([*_system(row, turns), *turns], read_extras(row))
 
     return prompt
 
@@ -240,21 +233,36 @@ def _turn_texts(cell: Any) -> list[str]:
         return [str(cell)]
 
 
-def _turns(name: str, row: Mapping[str, Any]) -> tuple[list[Turn], list[Turn]] | None:
+def _turns(name: str, row: Mapping[str, Any], chat: bool) -> tuple[list[Turn], list[Turn]] | None:
     """Return the turns that are only read and the turns that are learned; None if the row is text."""
-    if name == "messages":
-        return [], read_turns(row["messages"])
     prompt, completion = row.get("prompt"), row.get("completion")
-    if name == "prompt_completion" and isinstance(prompt, list) and isinstance(completion, list):
-        return read_turns(prompt), read_turns(completion)
-    return None
+    if name == "messages":
+        read, learned = [], read_turns(row["messages"])
+    elif name == "prompt_completion" and isinstance(prompt, list) and isinstance(completion, list):
+        read, learned = read_turns(prompt), read_turns(completion)
+    else:
+        asked = _prompt_text(name, row, system=False).strip() if chat and name != "text" else ""
+        answer = _plain(row[COLUMNS[name][-1]]) if asked else ""
+        if not answer:  # no prompt, or nothing to learn
+            return None
+        read, learned = [{"role": "user", "content": asked}], [{"role": "assistant", "content": answer}]
+    turns = [*read, *learned]
+    return [*(_system(row, turns) if turns else []), *read], learned
 
 
-def _prompt_text(name: str, row: Mapping[str, Any]) -> str:
+def _system(row: Mapping[str, Any], turns: Sequence[Turn]) -> list[Turn]:
+    """Return the row's system prompt as a turn, unless the turns begin with their own."""
+    text = _plain(row.get(SYSTEM))
+    return [{"role": "system", "content": text}] if text and [turn["role"] for turn in turns[:1]] != ["system"] else []
+
+
+def _prompt_text(name: str, row: Mapping[str, Any], *, system: bool = True) -> str:
+    before = _plain(row.get(SYSTEM)) if system else ""
+    before = f"{before}\n" if before else ""
     if name == "prompt_completion":
-        return _plain(row["prompt"])
+        return before + _plain(row["prompt"])
     instruction, extra = _plain(row["instruction"]), _plain(row.get("input"))
-    return f"{instruction}\n{extra}\n" if extra else f"{instruction}\n"
+    return f"{before}{instruction}\n{extra}\n" if extra else f"{before}{instruction}\n"
 
 
 def _plain(value: Any) -> str:

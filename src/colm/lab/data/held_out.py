@@ -40,7 +40,7 @@ def hold_out(
         column: the source column.
         per_source: rows per source, for all sources or by source.
         seed: random seed.
-        format_name: a key of `formats.COLUMNS`, or ``auto``.
+        format_name: a key of `schemas.COLUMNS`, or ``auto``.
         by_prompt: False to draw rows whatever their prompts, as in older versions.
 
     Returns:
@@ -149,7 +149,7 @@ def warn_shared(
     Args:
         train: the prompts of each training row.
         validation: rows of text with their sources.
-        format_name: a key of `formats.COLUMNS`, or ``auto``.
+        format_name: a key of `schemas.COLUMNS`, or ``auto``.
         column: the source column.
         among: names the training rows, if they are only a part.
         what: name of the validation data.

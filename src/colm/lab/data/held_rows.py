@@ -13,8 +13,8 @@ from datasets import Dataset
 
 from colm.errors import DataError
 from colm.lab.data.chat import SEEN
-from colm.lab.data.formats import COLUMNS, choose_format
 from colm.lab.data.prompts import Keys, prompt_keys
+from colm.lab.data.schemas import COLUMNS, SYSTEM, choose_format
 from colm.step.record import StepLog
 from colm.step.values import text_of_value
 
@@ -27,7 +27,7 @@ class TextRows:
     """Held-out rows of one format, with the interface of a data set.
 
     Attributes:
-        format: a key of `formats.COLUMNS`.
+        format: a key of `schemas.COLUMNS`.
         rows: column -> value, the source among them.
     """
 
@@ -55,7 +55,7 @@ def part_keys(part: Dataset | TextRows, format_name: str = "auto") -> Iterator[K
     if isinstance(part, TextRows):
         yield from (prompt_keys(name, row) for row in part)
         return
-    columns = [column for column in (*COLUMNS[name], "input", *SEEN) if column in part.column_names]
+    columns = [column for column in (*COLUMNS[name], "input", SYSTEM, *SEEN) if column in part.column_names]
     for batch in part.select_columns(columns).iter(batch_size=BATCH):
         yield from (
             prompt_keys(name, dict(zip(batch, values, strict=True))) for values in zip(*batch.values(), strict=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from colm.errors import DataError
 from colm.lab.data.chat import Turn, read_extras, read_turns
+from colm.lab.data.schemas import SYSTEM
 from colm.step.values import text_of_value
 
 Keys = tuple[bytes, ...]
@@ -30,7 +31,7 @@ def prompt_keys(name: str, row: Mapping[str, Any]) -> Keys:
     tools and documents are part of a prompt.
 
     Args:
-        name: a key of `formats.COLUMNS`.
+        name: a key of `schemas.COLUMNS`.
         row: its columns.
 
     >>> same = [("text", {"text": "2 + 3?"}), ("messages", {"messages": [{"role": "user", "content": "2 + 3?"}]})]
@@ -63,8 +64,11 @@ class HeldPrompts:
 
 
 def _keys(name: str, row: Mapping[str, Any]) -> Keys:
+    system = _text(row.get(SYSTEM))
+    before = [{"role": "system", "content": system}] if system else []
     if name == "messages":
         turns = read_turns(row["messages"])
+        turns = turns if not turns or turns[0]["role"] == "system" else [*before, *turns]
         digests = _of_beginnings(turns, row)
         answered = [digests[place] for place, turn in enumerate(turns) if turn["role"] == "assistant"]
         ends = [] if answered and turns[-1]["role"] == "assistant" else digests[-1:]
@@ -73,15 +77,23 @@ def _keys(name: str, row: Mapping[str, Any]) -> Keys:
         return (_digest(_text(row["text"])),)
     if name == "instruction":
         asked = "\n".join(filter(None, (_text(row["instruction"]), _text(row.get("input")))))
-        return (_digest(asked or _text(row.get("output"))),)
+        return (_of_prompt(before, asked, row.get("output"), row),)
     prompt, completion = row["prompt"], row.get("completion")
     if not isinstance(prompt, list):
-        return (_digest(_text(prompt) or _text(completion)),)
+        return (_of_prompt(before, _text(prompt), completion, row),)
     asked_turns = read_turns(prompt)
+    asked_turns = asked_turns if [turn["role"] for turn in asked_turns[:1]] == ["system"] else [*before, *asked_turns]
     said = read_turns(completion) if isinstance(completion, list) else [{"role": "assistant", "content": completion}]
     digests = _of_beginnings([*asked_turns, *said], row)[len(asked_turns) :]
     later = [digests[place] for place, turn in enumerate(said) if place and turn["role"] == "assistant"]
     return (digests[0], *later)
+
+
+def _of_prompt(before: Sequence[Turn], asked: str, completion: Any, row: Mapping[str, Any]) -> bytes:
+    """Return the digest of a prompt that is text, as of a conversation with it; an empty one has the completion's."""
+    if before and asked:
+        return _of_beginnings([*before, {"role": "user", "content": asked}], row)[-1]
+    return _digest(asked or _text(completion))
 
 
 def _of_beginnings(turns: Sequence[Turn], row: Mapping[str, Any]) -> list[bytes]:

@@ -14,9 +14,10 @@ from colm.errors import DataError, suggest
 from colm.lab.answers import extract_answer
 from colm.lab.answers.gym import COLUMN, read_task
 from colm.lab.data.files import split_ending
-from colm.lab.data.formats import COLUMNS, PROMPT_COLUMNS, completion_of_row
+from colm.lab.data.formats import completion_of_row
 from colm.lab.data.held_rows import Parts
 from colm.lab.data.read import read_rows
+from colm.lab.data.schemas import COLUMNS, PROMPT_COLUMNS
 from colm.lab.data.tokenize import name_rows
 from colm.step.sources import name_of_row
 from colm.step.values import text_of_value
@@ -29,7 +30,7 @@ class Question(NamedTuple):
 
     source: str
     number: int  # index of its row, counted over all data read
-    format: str  # a key of formats.PROMPT_COLUMNS
+    format: str  # a key of schemas.PROMPT_COLUMNS
     row: Mapping[str, Any]
     expected: str
     task: Mapping[str, Any] | None  # a reasoning-gym task, whose scorer then judges
@@ -88,7 +89,7 @@ def read_questions(
     Args:
         parts: rows of text with their sources.
         source_column: the column with each row's source.
-        format_name: a key of `formats.PROMPT_COLUMNS`, or ``auto``.
+        format_name: a key of `schemas.PROMPT_COLUMNS`, or ``auto``.
         limit: questions per source, drawn at random; None for all.
         seed: random seed.
         run: returns the output of a completion that is a program; None to run nothing.

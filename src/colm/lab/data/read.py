@@ -32,6 +32,7 @@ from colm.lab.data.cells import JsonCell, nested_columns, restore_cells
 from colm.lab.data.chat import SEEN
 from colm.lab.data.file_sets import files_as_rows, parquet_as_rows
 from colm.lab.data.files import COMPRESSIONS, CSV_ENDINGS, JSON_ENDINGS, read_file_rows, split_ending
+from colm.lab.data.schemas import SYSTEM
 from colm.step.values import text_of_value
 
 PARQUET = ".parquet"
@@ -41,7 +42,7 @@ ENDINGS = (*JSON_ENDINGS, *CSV_ENDINGS, PARQUET)
 OWN_READERS = {Json: ".jsonl", Csv: ".csv"}
 """Builders of `datasets` that guess types, so that their files are read here."""
 
-READ = ("prompt", "completion", "messages", "instruction", "input", "output", "text", *SEEN)
+READ = ("prompt", "completion", "messages", "instruction", "input", "output", "text", SYSTEM, *SEEN)
 """Columns that are tokenized."""
 
 
@@ -171,9 +172,10 @@ def _read_split(builder: Any, files: Sequence[str], *, streaming: bool = False) 
     files = [inner for file in files for inner in (_unzip(loader, file) if file.endswith(".zip") else [file])]
     options: dict[str, Any] = {}
     if ending in CSV_ENDINGS:
-        options["separator"] = settings.sep or ","
+        separator = settings.sep or ","
+        options["separator"] = "" if separator == "," else separator
         said = settings.pd_read_csv_kwargs
-        if len(options["separator"]) != 1 or said != type(settings)(sep=settings.sep).pd_read_csv_kwargs:
+        if len(separator) != 1 or said != type(settings)(sep=settings.sep).pd_read_csv_kwargs:
             options["pandas"] = {**said, "dtype": str, "keep_default_na": False}
     if streaming:
         return files_as_rows(files, ending, streaming=True, **options)

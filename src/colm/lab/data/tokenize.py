@@ -9,8 +9,9 @@ from typing import Any
 from datasets import Dataset, Value, concatenate_datasets
 
 from colm.errors import DataError
-from colm.lab.data.formats import RowError, choose_format, tokenizer_of_batch
+from colm.lab.data.formats import RowError, tokenizer_of_batch
 from colm.lab.data.read import name_row
+from colm.lab.data.schemas import choose_format
 from colm.step.pool import is_learnable
 from colm.step.sources import RowsLeft, count_sources, name_sources
 
@@ -32,7 +33,7 @@ def tokenize_rows(
     Args:
         parts: rows of text; if `format_name` is ``auto``, each part's format is inferred from its columns.
         tokenizer: a fast Hugging Face tokenizer.
-        format_name: a key of `formats.COLUMNS`, or ``auto``.
+        format_name: a key of `schemas.COLUMNS`, or ``auto``.
         max_length: tokens.
         source_column: column kept with the tokens.
 
