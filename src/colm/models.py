@@ -18,6 +18,13 @@ logger = logging.getLogger(__name__)
 
 TINY_VOCABULARY = 1024
 
+TINY_TEMPLATE = (
+    "{% for message in messages %}{{ '' if loop.first else '\n' }}{{ message['role'] + ':\n' + message['content'] }}"
+    "{{ eos_token if message['role'] == 'assistant' else '' }}{% endfor %}"
+    "{{ '\nassistant:\n' if add_generation_prompt else '' }}"
+)
+"""Roles are plain text: tokens of their own would need an embedding, and texts their merges."""
+
 _OTHER_HEADS = re.compile(
     r"For(MaskedLM|\w*Classification|QuestionAnswering|MultipleChoice|PreTraining|\w*Prediction)$"
 )
@@ -245,7 +252,9 @@ def train_tiny_tokenizer(texts: Iterable[str]) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+    trained = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+    trained.chat_template = TINY_TEMPLATE
+    return trained
 
 
 def build_tiny_model(tokenizer: Any) -> Any:
