@@ -1,4 +1,4 @@
-"""The library does not know the lab, imports go one way, and each outside power has one owner."""
+"""The library does not know the lab, imports go one way, and each outside power has one owner; also for tests' helpers."""
 
 from __future__ import annotations
 
@@ -177,3 +177,14 @@ def test_each_power_has_one_owner() -> None:
         uses_trainer = any(target.startswith(("transformers.Trainer", "trl")) for target in imports(tree))
         if uses_trainer and not name.startswith("lab."):  # a run names TrainingArguments
             assert name.startswith("trainers"), f"{name} imports the Trainer"
+
+
+def test_what_tests_share_is_in_support() -> None:
+    """No file imports from a test or from conftest; the tests for a GPU stand alone."""
+    tests = REPOSITORY / "tests"
+    for path in [*tests.rglob("*.py"), *(REPOSITORY / "benchmarks").rglob("*.py")]:
+        home = "tests.gpu." if path.is_relative_to(tests / "gpu") else "tests.support."
+        for target in imports(ast.parse(path.read_text())):
+            parts = target.split(".")
+            assert parts[0] != "tests" or target.startswith(home), f"{path} imports {target}; move it to {home}"
+            assert not any(part == "conftest" or part.startswith("test_") for part in parts), f"{path} imports {target}"

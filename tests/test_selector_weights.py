@@ -14,8 +14,8 @@ from colm.select.direction import match_direction
 from colm.select.fitting import fit_weights
 from colm.step.pool import Pool
 from colm.step.sources import balance_sources
-from tests.conftest import tiny_model
-from tests.test_selector import SIZES, SOURCES, pool_of_16
+from tests.support.models import tiny_model
+from tests.support.pools import SIZES, SOURCES, pool_of_16
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from tests.architectures import build_architecture
-from tests.conftest import one_row, ragged_batch, tiny_model
-from tests.features.test_exact import Interrupted, one_backward_per_example
+from tests.support.architectures import build_architecture
+from tests.support.gradients import Interrupted, one_backward_per_example
+from tests.support.models import one_row, ragged_batch, tiny_model
 from torch import Tensor, nn
 
 from colm.config import SelectionConfig

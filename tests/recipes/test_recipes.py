@@ -14,7 +14,7 @@ import torch
 import yaml
 from datasets import Dataset
 from reasoning_gym import create_dataset
-from tests.recipes.test_mathinstruct import SIZES, SMALL
+from tests.support.mathinstruct import SIZES, SMALL
 from transformers import LlamaConfig, Phi3Config, PhiConfig, StableLmConfig
 
 from colm.lab.cli import main

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.conftest import one_row, ragged_batch
+from tests.support.models import one_row, ragged_batch
 
 from colm.errors import DataError
 from colm.step.pool import Pool, split_evenly

@@ -5,15 +5,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.templates import CHAT
 
 from colm.errors import ConfigError, DataError
 from colm.lab.data.formats import detect_format, text_of_row, tokenizer_of_batch, tokenizer_of_format
 from colm.models import train_tiny_tokenizer, with_padding
-
-CHAT = (
-    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
 
 
 @pytest.fixture(scope="module")

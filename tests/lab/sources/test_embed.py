@@ -11,8 +11,8 @@ import pytest
 import torch
 from datasets import Dataset
 from sklearn.metrics import adjusted_rand_score
-from tests.conftest import tiny_model
-from tests.lab.sources.topics import topic_rows
+from tests.support.models import tiny_model
+from tests.support.topics import topic_rows
 
 from colm.errors import ConfigError
 from colm.lab.data.formats import tokenizer_of_format

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 from sklearn.metrics import adjusted_rand_score
-from tests.lab.sources.topics import topic_rows
+from tests.support.topics import topic_rows
 
 from colm.errors import ConfigError, DataError
 from colm.lab.sources import labelling
