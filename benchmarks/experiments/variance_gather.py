@@ -13,8 +13,7 @@ from torch import Tensor
 from colm import example_mean
 from colm.features.adam import AdamConstants, to_adam_steps
 from colm.features.locate import locate_value_site
-from colm.features.sketch import draw_sketch
-from colm.features.sparsify import largest_coordinates
+from colm.features.shorten import draw_sketch, largest_coordinates
 from colm.lab.data.read import read_rows
 from colm.lab.data.tokenize import tokenize_rows
 from colm.lab.run.settings import load_settings

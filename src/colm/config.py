@@ -17,9 +17,8 @@ from colm.config_checks import (
     WeightName,
     check_config,
 )
-from colm.config_parts import Budget, Features, Pass, Pick, Spsa
+from colm.config_parts import Budget, Features, Pass, Pick, Spsa, check_schedule
 from colm.errors import ConfigError, suggest
-from colm.schedule import check_schedule
 from colm.step.sources import name_setting
 from colm.typed import convert_known, hints_of
 
