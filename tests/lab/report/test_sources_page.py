@@ -29,7 +29,7 @@ def survey_of(sizes: dict[str, int]) -> Survey:
         )
         for name, size in sizes.items()
     ]
-    return Survey(facts, outlook, find_warnings(sizes, SelectionConfig(), outlook, facts))
+    return Survey(facts, outlook, list(find_warnings(sizes, SelectionConfig(), outlook, facts)))
 
 
 def test_the_page_is_complete_and_escapes_data(tmp_path: Path) -> None:

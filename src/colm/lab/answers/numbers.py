@@ -106,7 +106,11 @@ def parse_number(text: str) -> Number | None:
 
 
 def iterate_numbers(text: str) -> Iterator[re.Match[str]]:
-    """Yield matches in a clean text that look like numbers (`is_number`); the group ``sign`` is the number's sign."""
+    """Yield matches in a clean text that look like numbers (`is_number`); the group ``sign`` is the number's sign.
+
+    >>> [match[0] for match in iterate_numbers("He paid $1,200 for 3/4 of it, 50% off.")]
+    ['$1,200', '3/4', '50%']
+    """
     return _NUMBER.finditer(text)
 
 
