@@ -26,4 +26,4 @@ def survey_of(sizes: dict[str, int]) -> Survey:
         )
         for name, size in sizes.items()
     ]
-    return Survey(facts, outlook, find_warnings(sizes, SelectionConfig(), outlook, facts))
+    return Survey(facts, outlook, list(find_warnings(sizes, SelectionConfig(), outlook, facts)))
