@@ -131,8 +131,8 @@ def test_a_dataclass_of_settings_reads_its_values_wherever_it_is_made() -> None:
     assert Named.read("s", None) == Named()
     for values, message in (
         ({"name": "B"}, "s.name is 'B'; it must be lower-case letters"),
-        ({"pairs": {"x": {}}}, "s.pairs.x.least is not set; it must be a whole number of at least 1"),
-        ({"pairs": {"x": {"least": None}}}, "s.pairs.x.least is not set"),
+        ({"pairs": {"x": {}}}, "s.pairs.x.least=None must be a whole number of at least 1"),
+        ({"pairs": {"x": {"least": None}}}, "s.pairs.x.least=None must"),
         ({"pairs": {"x": {"least": 1, "most": 0}}}, "s.pairs.x.most=0 must be a count, or null"),
         ({"pairs": {"x": 5}}, "s.pairs.x is 5; it must be a mapping"),
         ({"nme": "a"}, "Unknown setting 'nme' in s. Did you mean 'name'"),

@@ -46,8 +46,7 @@ class Settings:
         given = read_section(section, hints_of(cls), values)
         for field in fields(cls):  # type: ignore[arg-type]  # a dataclass
             if field.name not in given and field.default is field.default_factory is MISSING:
-                name = f"{section}.{field.name}" if section else field.name
-                raise ConfigError(f"{name} is not set; it must be {describe(hints_of(cls)[field.name])}.")
+                raise _wrong(f"{section}.{field.name}".lstrip("."), hints_of(cls)[field.name], None)
         return cls(**given)
 
 
