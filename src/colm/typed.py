@@ -23,8 +23,10 @@ from colm.hints import (
     takes_none,
 )
 
-_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
-_WORDS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
+NUMBER = r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?"
+"""The pattern of a number written as text."""
+
+BOOLEANS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 
 S = TypeVar("S", bound="Settings")
 
@@ -191,8 +193,8 @@ def _converted(kind: Any, value: Any) -> Any:
         return next((one for one in found if one is not _NOTHING and _fits(kind, one) is not _NOTHING), _NOTHING)
     if isinstance(value, str):
         if kind is bool:
-            return _WORDS.get(value.strip().lower(), _NOTHING)
-        if kind in (int, float) and _NUMBER.fullmatch(value.strip()) and len(value) < 100:
+            return BOOLEANS.get(value.strip().lower(), _NOTHING)
+        if kind in (int, float) and re.fullmatch(NUMBER, value.strip()) and len(value) < 100:
             text = value.strip()
             value = int(text) if text.lstrip("+-").isdecimal() else float(text)
     if kind is int and isinstance(value, float):

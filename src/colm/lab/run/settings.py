@@ -87,7 +87,7 @@ def resolve_settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -
     check_keys(given, hints_of(TopSettings))
     top = TopSettings.read("", {key: value for key, value in given.items() if key not in SECTIONS})
     data = DataSettings.read("data", given.get("data"))
-    selection = given.get("selection") or {}
+    selection = {} if given.get("selection") is None else given["selection"]
     if not isinstance(selection, dict):
         raise ConfigError(f"selection is {show(selection)}; it must be a mapping of settings.")
     return RunSettings(
@@ -95,7 +95,7 @@ def resolve_settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -
         dtype=top.dtype,
         lora=read_lora(given.get("lora")),
         data=data,
-        mixture=_read_mixture(given.get("mixture") or [], data),
+        mixture=_read_mixture(given.get("mixture"), data),
         sources=read_rules(given.get("sources"), data, top.seed if data.seed is None else data.seed),
         selection=SelectionConfig.from_dict({"seed": top.seed, **selection}),
         training=read_training(given.get("training")),
@@ -131,7 +131,7 @@ def _find_key(place: Mapping[Any, Any], name: str) -> Any:
 
 def _read_mixture(values: Any, data: DataSettings) -> list[MixtureEntry]:
     hint = Annotated[list[MixtureEntry], "a list of entries such as {path: a.jsonl, source: a}"]
-    entries: list[MixtureEntry] = read_value("mixture", hint, values)
+    entries: list[MixtureEntry] = [] if values is None else read_value("mixture", hint, values)
     if entries and data.train:
         raise ConfigError(
             "Both data.train and mixture are set; list every file under mixture, or use data.train alone."

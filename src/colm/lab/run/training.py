@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -19,7 +19,7 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
 
 from colm.errors import ConfigError, one_line
-from colm.hints import Count, CountOrZero, Positive, Range, Seed, hints_of
+from colm.hints import Also, Count, CountOrZero, Form, Positive, Range, Seed, arms_of, hints_of, options_of
 from colm.lab.run.adapters import lora_config
 from colm.lab.run.yaml12 import read_yaml
 from colm.typed import read_section, show
@@ -34,11 +34,19 @@ LORA_DEFAULTS: dict[str, Any] = {"target_modules": "all-linear"}
 OWNED = ("output_dir", "seed")
 """Training arguments with their own place at the top of the file."""
 
-CHECKPOINT_HINTS: dict[str, Any] = {
-    **dict.fromkeys(("use_reentrant", "preserve_rng_state", "debug", "early_stop"), bool),
-    "determinism_check": Literal["default", "none"],
-}
-"""Options of activation checkpointing that a file can set."""
+
+@dataclass
+class CheckpointOptions:
+    """Options of activation checkpointing that a file can set, see `torch.utils.checkpoint.checkpoint`."""
+
+    use_reentrant: bool = False
+    preserve_rng_state: bool = True
+    debug: bool = False
+    early_stop: bool = True
+    determinism_check: Literal["default", "none"] = "default"
+
+
+JsonText = Annotated[str, Form(r"^\{", "a mapping written as JSON")]
 
 TRAINING_RANGES: dict[str, Any] = {
     **dict.fromkeys(
@@ -58,8 +66,11 @@ TRAINING_RANGES: dict[str, Any] = {
     "ddp_timeout": Annotated[int, Range(1, 10**8, open="")],
     "include_num_input_tokens_seen": Literal["all", "non_padding", "no"] | bool,
     "include_for_metrics": list[Literal["inputs", "loss"]],
-    "lr_scheduler_kwargs": dict[str, Any] | None,
-    **dict.fromkeys(("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"), dict[str, Any] | None),
+    "lr_scheduler_kwargs": Annotated[dict[str, Any] | None, Also(JsonText)],
+    **dict.fromkeys(
+        ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
+        Annotated[CheckpointOptions | None, Also(JsonText)],
+    ),
     "parallelism_config": type(None),  # an object, which a file cannot express
 }
 """Type hints stricter than those of `transformers.TrainingArguments`."""
@@ -109,7 +120,11 @@ def training_hints() -> dict[str, Any]:
         if field.name in hints and field.metadata.get("choices"):
             options: Any = Literal[tuple(field.metadata["choices"])]
             hints[field.name] = options | None if field.default is None else options
-    return hints | {name: hint for name, hint in {**TRAINING_RANGES, **FIXED}.items() if name in hints}
+    hints |= {name: hint for name, hint in {**TRAINING_RANGES, **FIXED}.items() if name in hints}
+    for name, hint in hints.items():
+        if name.endswith("_strategy") and any("no" in options_of(arm.kind) for arm in arms_of(hint)):
+            hints[name] = Annotated[hint, Also(Literal[False])]  # "no" in YAML 1.1
+    return hints
 
 
 @cache
@@ -153,9 +168,6 @@ def read_training(values: Any) -> dict[str, Any]:
     for name, instead in ELSEWHERE.items():
         if given.get(name):
             raise ConfigError(f"training.{name}={show(given[name])} has no effect here: {instead}. Leave it out.")
-    for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
-        if isinstance(given.get(name), Mapping):
-            given[name] = read_section(f"training.{name}", CHECKPOINT_HINTS, given[name])
     # Pinning memory without an accelerator only warns; without use_cpu, several processes would train separately.
     machine = {"dataloader_pin_memory": torch.cuda.is_available(), "use_cpu": not torch.accelerator.is_available()}
     merged = {**machine, **TRAINING_DEFAULTS, **given}
