@@ -67,7 +67,7 @@ class Bench:
             base = load_model("demo", dtype="float32")
             self.model = get_peft_model(base, LoraConfig(r=16, target_modules="all-linear"))
             tokens = tokenize_rows(
-                [read_rows(load_settings(str(REASONING), []).data["train"])],
+                [read_rows(load_settings(str(REASONING), []).data.train)],
                 load_tokenizer("demo"),
                 format_name="auto",
                 max_length=512,

@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parents[1]
 ROOT = REPOSITORY / "src" / "colm"
 
 LAYERS = [
-    {"errors", "types", "typed", "config_checks"},
+    {"errors", "types", "hints", "typed", "config_checks"},
     {"step"},
     {"config_parts", "config", "losses", "models"},
     {"features", "select"},

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from colm.config_checks import FeatureName, Metric, PassDtypeName, PickName, ShortenName, WeightName
-from colm.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -101,28 +100,3 @@ def keep_at(schedule: Sequence[tuple[int, float]], step: int) -> float:
             return keep + (then - keep) * (step - first) / (following - first)
         first, keep = following, then
     return keep
-
-
-def check_schedule(schedule: object) -> tuple[tuple[int, float], ...]:
-    """Return the schedule as tuples.
-
-    Raises:
-        ConfigError: not a list of [step, keep] pairs with increasing steps of at least 0 and fractions in (0, 1].
-    """
-    wrong = ConfigError(
-        f"keep_schedule={schedule!r} must be a list of [step, keep] with increasing integer steps of at least 0 and "
-        "each keep in (0, 1], such as [[0, 1.0], [100, 0.5]]."
-    )
-    if not isinstance(schedule, list | tuple):
-        raise wrong
-    points: list[tuple[int, float]] = []
-    for point in schedule:
-        if not isinstance(point, list | tuple) or len(point) != 2:
-            raise wrong
-        step, keep = point
-        if not isinstance(step, int) or isinstance(step, bool) or step <= (points[-1][0] if points else -1):
-            raise wrong
-        if not isinstance(keep, int | float) or isinstance(keep, bool) or not 0 < keep <= 1:
-            raise wrong
-        points.append((step, float(keep)))
-    return tuple(points)

@@ -4,50 +4,23 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from datasets import Dataset
 
 from colm.errors import DataError
 from colm.lab.data.mix import check_names
-from colm.lab.sources.config import ClusterConfig
+from colm.lab.sources.config import ClusterConfig, SourceRules
 from colm.lab.sources.embed import Tuned
 from colm.lab.sources.labelling import Labelling, assign_rows, label_rows
 from colm.lab.sources.rows import Rows
 from colm.step.sources import name_sources
 
 Parts = Sequence[Dataset]
-
-
-@dataclass(frozen=True)
-class SourceRules:
-    """Rules that reassign sources, applied in this order.
-
-    Attributes:
-        cluster: cluster all rows, whatever their labels; None to keep the labels.
-        map: old name -> new name.
-        split: source -> settings for clustering within the source.
-        merge_below: sources with fewer rows are merged into one.
-        merged: name of the merged source.
-        labels: file of the clusters; a split source's file is next to it.
-    """
-
-    cluster: ClusterConfig | None = None
-    map: Mapping[str, str] = field(default_factory=dict)
-    split: Mapping[str, ClusterConfig] = field(default_factory=dict)
-    merge_below: int = 0
-    merged: str = "other"
-    labels: Path | None = None
-
-    @property
-    def any(self) -> bool:
-        """Whether any rule is set."""
-        return bool(self.cluster or self.map or self.split or self.merge_below or self.labels)
 
 
 class Relabelled(NamedTuple):
@@ -105,8 +78,8 @@ def relabel_parts(
         names = [[rules.map.get(name, name) for name in part] for part in names]
     check_names("sources.split", rules.split, sorted(set(names[0])))
     for source, config in rules.split.items():
-        own = [_select(parts, held, source) for parts, held in zip((train, validation), names, strict=True)]
-        found, held = cluster(*own, config, split_path(path, source))
+        own, other = (_select(parts, held, source) for parts, held in zip((train, validation), names, strict=True))
+        found, held = cluster(own, other, config, split_path(path, source))
         names = [_within(source, *pair) for pair in zip(names, (found.names, held), strict=True)]
     if rules.merge_below:
         small = _find_below(names[0], rules.merge_below)
@@ -161,15 +134,3 @@ def _write(parts: Parts, names: Sequence[str], column: str) -> list[Dataset]:
     rest = iter(names)
     bare = [part.remove_columns(column) if column in part.column_names else part for part in parts]
     return [part.add_column(column, list(islice(rest, len(part)))) for part in bare]
-
-
-def rules_to_dict(rules: SourceRules) -> dict[str, Any]:
-    """Return the rules in the format of a configuration."""
-    return {
-        "cluster": rules.cluster.to_dict() if rules.cluster else None,
-        "map": dict(rules.map),
-        "split": {name: config.to_dict() for name, config in rules.split.items()},
-        "merge_below": rules.merge_below,
-        "merged": rules.merged,
-        "labels": str(rules.labels) if rules.labels else None,
-    }
