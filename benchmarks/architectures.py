@@ -21,10 +21,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from setting import describe_setting
-from tests.architectures import build_architecture, causal_types
-from tests.conftest import ragged_batch
-from tests.features.test_architectures import with_lora
-from tests.features.test_exact import one_backward_per_example
+from tests.support.architectures import build_architecture, causal_types
+from tests.support.gradients import one_backward_per_example
+from tests.support.models import ragged_batch, with_lora
 
 from colm import UnsupportedModelError
 from colm.features.exact import value_gradients

@@ -33,6 +33,7 @@ from setting import describe_setting
 from variance_gather import Gathering, make_pool
 
 from colm import CoresetSelector, SelectionConfig, example_mean
+from colm.lab.data.formats import Rendering
 from colm.lab.data.read import read_rows
 from colm.lab.data.tokenize import tokenize_rows
 from colm.lab.report.intervals import estimate_mean
@@ -67,10 +68,10 @@ class Bench:
             base = load_model("demo", dtype="float32")
             self.model = get_peft_model(base, LoraConfig(r=16, target_modules="all-linear"))
             tokens = tokenize_rows(
-                [read_rows(load_settings(str(REASONING), []).data["train"])],
+                [read_rows(load_settings(str(REASONING), []).data.train)],
                 load_tokenizer("demo"),
                 format_name="auto",
-                max_length=512,
+                rendering=Rendering(512),
                 source_column="source",
             )
             self.tokens, self.sources = tokens.to_list(), list(tokens["source"])

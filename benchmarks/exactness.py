@@ -13,8 +13,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from setting import describe_setting
-from tests.conftest import ragged_batch, tiny_model
-from tests.features.test_exact import FAMILIES, one_backward_per_example
+from tests.support.gradients import FAMILIES, one_backward_per_example
+from tests.support.models import ragged_batch, tiny_model
 
 from colm.features.exact import value_gradients
 

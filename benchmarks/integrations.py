@@ -24,8 +24,8 @@ from setting import describe_setting
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.trainers import shard_on_ranks, train_on_ranks  # noqa: E402
-from tests.trainers.test_hf import coreset_trainer, lines, mixture  # noqa: E402
+from tests.support import shard_on_ranks, train_on_ranks  # noqa: E402
+from tests.support.trainers import coreset_trainer, lines, mixture  # noqa: E402
 
 from colm import SelectionConfig  # noqa: E402
 

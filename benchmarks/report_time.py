@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.lab.report.synthetic import write_comparison_folder, write_run
+from tests.support.reports import write_comparison_folder, write_run
 
 from colm.lab.report import read_run, write_comparison, write_report
 

@@ -12,8 +12,8 @@ from datasets import Dataset
 
 from colm.lab.run.settings import resolve_settings
 from colm.models import train_tiny_tokenizer
-from tests.conftest import ragged_batch, tiny_model
-from tests.trainers.test_hf import collate
+from tests.support.models import ragged_batch, tiny_model
+from tests.support.trainers import collate
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

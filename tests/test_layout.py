@@ -1,4 +1,4 @@
-"""The library does not know the lab, imports go one way, and each outside power has one owner."""
+"""The library does not know the lab, imports go one way, and each outside power has one owner; tests' helpers too."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parents[1]
 ROOT = REPOSITORY / "src" / "colm"
 
 LAYERS = [
-    {"errors", "types", "typed", "schedule", "config_checks"},
+    {"errors", "types", "hints", "typed", "config_checks"},
     {"step"},
     {"config_parts", "config", "losses", "models"},
     {"features", "select"},
@@ -161,7 +161,7 @@ def test_each_power_has_one_owner() -> None:
         "register_forward": lambda name: name == "features.capture",
         "register_full_backward": lambda name: name == "features.capture",
         "register_hook": lambda name: name == "features.capture",
-        "torch.distributed": lambda name: name in ("step.ranks", "step.sharding"),
+        "torch.distributed": lambda name: name == "step.ranks",
         "Console(": lambda name: name == "lab.cli.console",
     }
     for path in sorted(ROOT.rglob("*.py")):
@@ -177,3 +177,14 @@ def test_each_power_has_one_owner() -> None:
         uses_trainer = any(target.startswith(("transformers.Trainer", "trl")) for target in imports(tree))
         if uses_trainer and not name.startswith("lab."):  # a run names TrainingArguments
             assert name.startswith("trainers"), f"{name} imports the Trainer"
+
+
+def test_what_tests_share_is_in_support() -> None:
+    """No file imports from a test or from conftest; the tests for a GPU stand alone."""
+    tests = REPOSITORY / "tests"
+    for path in [*tests.rglob("*.py"), *(REPOSITORY / "benchmarks").rglob("*.py")]:
+        home = "tests.gpu." if path.is_relative_to(tests / "gpu") else "tests.support."
+        for target in imports(ast.parse(path.read_text())):
+            parts = target.split(".")
+            assert parts[0] != "tests" or target.startswith(home), f"{path} imports {target}; move it to {home}"
+            assert not any(part == "conftest" or part.startswith("test_") for part in parts), f"{path} imports {target}"

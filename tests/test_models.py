@@ -13,7 +13,7 @@ import transformers as tr
 from colm.errors import ConfigError
 from colm.lab.run.adapters import load_adapted
 from colm.models import check_vocabulary, load_config, load_model, load_tokenizer, pad_within, train_tiny_tokenizer
-from tests.conftest import tiny_model
+from tests.support.models import tiny_model
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 64,

@@ -15,24 +15,17 @@ from colm import ConfigError, CoresetSelector, DataError, SelectionConfig
 from colm.features.adam import empty_history
 from colm.features.exact import value_gradients
 from colm.features.selection_pass import FEATURES
-from colm.features.sparsify import largest_coordinates
+from colm.features.shorten import largest_coordinates
 from colm.select.facility import facility_location
 from colm.step.pool import Pool
 from colm.step.state import SelectionState
-from tests.conftest import one_row, ragged_batch, tiny_model
-
-SIZES = {"big": 600, "large": 350, "small": 40, "tiny": 10}
-SOURCES = ["big"] * 6 + ["tiny"] + ["large"] * 4 + ["small"] * 2 + ["big"] * 3
-LENGTHS = [9, 7, 5, 8, 6, 4, 9, 5, 7, 8, 4, 6, 9, 5, 8, 7]
+from tests.support.models import one_row, ragged_batch, tiny_model
+from tests.support.pools import LENGTHS, SIZES, SOURCES, pool_of_16
 
 
 @pytest.fixture(scope="module")
 def model() -> Any:
     return tiny_model("llama")
-
-
-def pool_of_16() -> dict[str, Any]:
-    return ragged_batch(LENGTHS)
 
 
 def test_small_rows_are_kept_whole_and_big_ones_by_quota(model: Any) -> None:

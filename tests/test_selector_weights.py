@@ -11,11 +11,11 @@ from colm import ConfigError, CoresetSelector, SelectionConfig
 from colm.features.exact import value_gradients
 from colm.losses import example_losses, example_mean
 from colm.select.direction import match_direction
-from colm.select.fitting import fit_weights
+from colm.select.weighting import fit_weights
 from colm.step.pool import Pool
 from colm.step.sources import balance_sources
-from tests.conftest import tiny_model
-from tests.test_selector import SIZES, SOURCES, pool_of_16
+from tests.support.models import tiny_model
+from tests.support.pools import SIZES, SOURCES, pool_of_16
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,7 @@ from colm.features.exact import exact_features
 from colm.features.locate import locate_value_site
 from colm.features.spsa import draw_directions, spsa_features
 from colm.lab.data.demo import demo_rows
+from colm.lab.data.formats import Rendering
 from colm.lab.data.read import read_rows
 from colm.lab.data.tokenize import tokenize_rows
 from colm.losses import example_losses
@@ -73,7 +74,9 @@ def load_rows(data: str | None, tokenizer: Any) -> Rows:
     sizes = count_sources(rows["source"], "source")
     small = find_small_sources(sizes, "auto")
     big = rows.filter(lambda row: row["source"] not in small)
-    tokens = tokenize_rows([big], tokenizer, format_name="auto", max_length=MAX_LENGTH, source_column="source")
+    tokens = tokenize_rows(
+        [big], tokenizer, format_name="auto", rendering=Rendering(MAX_LENGTH), source_column="source"
+    )
     return Rows(tokens.to_list(), list(tokens["source"]), sizes)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class ColmError(Exception):
@@ -50,3 +51,32 @@ def suggest(name: str, options: Iterable[str]) -> str:
     longer = [option for option in known if len(name) > 3 and option.startswith(name)]
     nearest = longer or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""
+
+
+class DataErrors:
+    """Collects the data errors of several files, so that one message names them all."""
+
+    def __init__(self) -> None:
+        self._found: list[DataError] = []
+
+    @contextmanager
+    def of(self, place: str, entry: str = "") -> Iterator[None]:
+        """Collect an error raised within the block.
+
+        Args:
+            place: the file, added to a message that does not name it.
+            entry: the setting that names the file, such as ``mixture[1]``.
+        """
+        try:
+            yield
+        except DataError as error:
+            words = [entry, *([] if place in str(error) else [place]), str(error)]
+            self._found.append(DataError(": ".join(word for word in words if word)))
+
+    def report(self) -> None:
+        """Raise DataError if there were errors."""
+        if len(self._found) == 1:
+            raise self._found[0]
+        if self._found:
+            listed = " ".join(f"({number}) {error}" for number, error in enumerate(self._found, 1))
+            raise DataError(f"{len(self._found)} files cannot be used. {listed}")

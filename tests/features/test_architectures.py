@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tests.architectures import build_architecture
-from tests.conftest import ragged_batch
-from tests.features.test_exact import one_backward_per_example
+from tests.support.architectures import build_architecture
+from tests.support.gradients import one_backward_per_example
+from tests.support.models import ragged_batch, with_lora
 from transformers import CONFIG_MAPPING
 
 from colm.errors import UnsupportedModelError
@@ -68,18 +68,6 @@ def test_exact_for_the_family(family: str, lora: bool) -> None:
     pool = Pool(ragged_batch([13, 9, 16, 7], side="left", width=20))
     split = exact_features(model, locate_value_site(model), pool, [[2], [3, 0, 1]]).rows(torch.arange(4))
     assert float((split - expected).norm() / expected.norm()) < 1e-4
-
-
-def with_lora(model: Any, **options: Any) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    site = locate_value_site(model)
-    settings = {"r": 4, "target_modules": [site.name], "fan_in_fan_out": type(site.module).__name__ == "Conv1D"}
-    model = get_peft_model(model, LoraConfig(**{**settings, **options}))
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
-    return model
 
 
 @pytest.mark.parametrize(

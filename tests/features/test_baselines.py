@@ -6,17 +6,17 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from tests.architectures import build_architecture
-from tests.conftest import one_row, ragged_batch, tiny_model
-from tests.features.test_exact import Interrupted, one_backward_per_example
+from tests.support.architectures import build_architecture
+from tests.support.gradients import Interrupted, one_backward_per_example
+from tests.support.models import one_row, ragged_batch, tiny_model
 from torch import Tensor, nn
 
 from colm.config import SelectionConfig
 from colm.config_checks import FeatureName
 from colm.config_parts import Pass
 from colm.errors import UnsupportedModelError
+from colm.features.baselines import mean_hidden_features
 from colm.features.factors import GradientPiece, gradient_piece, multiply_factors
-from colm.features.hidden import mean_hidden_features
 from colm.features.locate import locate_value_site
 from colm.features.selection_pass import FEATURES, run_selection_pass
 from colm.losses import example_losses

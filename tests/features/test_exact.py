@@ -6,40 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.support.gradients import FAMILIES, Interrupted, one_backward_per_example
 from torch import Tensor
 
 from colm.features.exact import exact_features, value_gradients
 from colm.features.factors import gradient_piece, multiply_factors
 from colm.features.locate import locate_value_site
-from colm.losses import example_losses
 from colm.step.pool import Pool
-
-FAMILIES = ["llama", "phi", "gpt2", "phi3"]
-
-
-def one_backward_per_example(model: Any, batch: dict[str, Any], *, own_loss: bool = True) -> Tensor:
-    """Return each row's gradient, computed on that row alone, without padding: of the model's loss or of colm's.
-
-    Some decoders from encoder-decoder families do not shift labels in their loss.
-    """
-    site = locate_value_site(model)
-    model.eval()
-    rows = []
-    for row in range(len(batch["input_ids"])):
-        used = batch["attention_mask"][row].bool()
-        model.zero_grad()
-        ids, labels = batch["input_ids"][row : row + 1, used], batch["labels"][row : row + 1, used]
-        if own_loss:
-            loss = model(input_ids=ids, labels=labels).loss
-        else:
-            loss = example_losses(model(input_ids=ids).logits, labels).sum()
-        loss.backward()
-        gradient = site.weight.grad
-        assert gradient is not None
-        if type(site.module).__name__ == "Conv1D":
-            gradient = gradient.T
-        rows.append((gradient if site.value_rows is None else gradient[site.value_rows]).flatten().clone())
-    return torch.stack(rows)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -86,10 +59,6 @@ def test_factors_and_matrix_are_the_same_gradient() -> None:
     torch.testing.assert_close(
         piece.rows(torch.tensor([1])), torch.einsum("to,ti->oi", delta[1], inputs[1]).reshape(1, -1)
     )
-
-
-class Interrupted(Exception):
-    """Raised in the middle of a forward."""
 
 
 @pytest.mark.parametrize("raising", [False, True], ids=["returns", "raises"])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.utils import convert_outputs_to_fp32
-from tests.conftest import ragged_batch, tiny_model
+from tests.support.models import ragged_batch, tiny_model
 from torch import Tensor
 
 from colm.features.exact import exact_features

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import ragged_batch, tiny_model
-from tests.features.test_exact import one_backward_per_example
+from tests.support.gradients import one_backward_per_example
+from tests.support.models import ragged_batch, tiny_model
 
 from colm.features.exact import value_gradients
 from colm.features.locate import locate_value_site

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.architectures import build_architecture
+from tests.support.architectures import build_architecture
 
 from colm.features.exact import value_gradients
 from colm.features.locate import locate_value_site

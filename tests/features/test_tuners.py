@@ -8,8 +8,8 @@ import peft
 import pytest
 import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from tests.conftest import ragged_batch, tiny_model
-from tests.features.test_exact import one_backward_per_example
+from tests.support.gradients import one_backward_per_example
+from tests.support.models import ragged_batch, tiny_model
 
 from colm.errors import UnsupportedModelError
 from colm.features.exact import exact_features, value_gradients

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.architectures import build_architecture
-from tests.conftest import ragged_batch, tiny_model
-from tests.reuse.steps import (
+from tests.support.architectures import build_architecture
+from tests.support.models import ragged_batch, tiny_model
+from tests.support.reuse_steps import (
     REUSE,
     SIZES,
     SOURCES,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.architectures import build_architecture
-from tests.conftest import ragged_batch
-from tests.reuse.steps import (
+from tests.support.architectures import build_architecture
+from tests.support.models import ragged_batch
+from tests.support.reuse_steps import (
     REUSE,
     SIZES,
     SOURCES,

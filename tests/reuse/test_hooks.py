@@ -9,8 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import tiny_model
-from tests.reuse.steps import REUSE, SIZES, SOURCES, adapted, assert_same, pool_of_two, ready, run_step, trainable
+from tests.support.models import tiny_model
+from tests.support.reuse_steps import (
+    REUSE,
+    SIZES,
+    SOURCES,
+    adapted,
+    assert_same,
+    pool_of_two,
+    ready,
+    run_step,
+    trainable,
+)
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm

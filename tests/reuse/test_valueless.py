@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.reuse.steps import REUSE, SIZES, SOURCES, pool_of_two, trainable
+from tests.support.reuse_steps import REUSE, SIZES, SOURCES, pool_of_two, trainable
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear
 

@@ -10,14 +10,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from tests.conftest import ragged_batch, tiny_model
+from tests.support.models import ragged_batch, tiny_model
+from tests.support.pools import LENGTHS, SIZES, SOURCES
 
 from colm import CoresetSelector, SelectionConfig
 from colm.step.ranks import gather_rows, leave_ranks, rank_and_world, sum_over_ranks
-
-SIZES = {"big": 600, "large": 350, "small": 40, "tiny": 10}
-SOURCES = ["big"] * 6 + ["tiny"] + ["large"] * 4 + ["small"] * 2 + ["big"] * 3
-LENGTHS = [9, 7, 5, 8, 6, 4, 9, 5, 7, 8, 4, 6, 9, 5, 8, 7]
 
 
 def steps(rows_of_rank: list[int], features: Any) -> dict[str, Any]:

@@ -8,14 +8,14 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.lab.cli.test_commands import read_lines, write_run
-from tests.trainers.test_hf import coreset_trainer, lines, weights
+from tests.support.commands import read_lines, write_run
+from tests.support.processes import children, start, wait_for_lines
+from tests.support.trainers import coreset_trainer, lines, weights
 
 from colm import ConfigError
 from colm.trainers.checkpoints import (
@@ -145,28 +145,6 @@ def test_killed_runs_end_as_one_never_killed() -> None:
     kills, runs = map(int, re.findall(r"(\d+) kills of (\d+) runs", done.stdout)[0])
     assert kills >= 3
     assert f"{runs} of {runs}." in done.stdout
-
-
-def start(config: str, *more: str, ranks: int = 1) -> subprocess.Popen[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
-    return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "colm", "train", config, *more],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_for_lines(path: Path, count: int, process: subprocess.Popen[str]) -> None:
-    while process.poll() is None and (not path.exists() or path.read_text().count("\n") < count):
-        time.sleep(0.01)
-
-
-def children(process: int) -> list[int]:
-    """Return the IDs of a process's children."""
-    listing = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, text=True, check=False)
-    return [int(number) for number in listing.stdout.split()]
 
 
 @pytest.mark.slow

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import tiny_model
-from tests.trainers.test_hf import arguments, collate, mixture
+from tests.support.models import tiny_model
+from tests.support.trainers import arguments, collate, mixture
 from transformers import Trainer
 
 from colm import CoresetTrainer, SelectionConfig

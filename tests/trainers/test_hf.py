@@ -2,88 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
-from tests.conftest import tiny_model
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from tests.support.models import tiny_model
+from tests.support.trainers import arguments, collate, coreset_trainer, example_mean_of_outputs, lines, mixture, weights
+from transformers import Trainer, TrainerCallback
 
 from colm import ConfigError, CoresetTrainer, SelectionConfig
 from colm.losses import example_mean
 from colm.trainers.columns import CollatorWithCodes
-
-
-def example_mean_of_outputs(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-    return example_mean(outputs["logits"], labels, num_examples=num_items_in_batch)
-
-
-def mixture(rows: int = 96, seed: int = 0) -> Dataset:
-    """Make rows whose tokens come from a range specific to their source, so that there is something to learn."""
-    draw = random.Random(seed)
-    made = []
-    for _ in range(rows):
-        source = draw.choices("abcd", [0.55, 0.35, 0.07, 0.03])[0]
-        base = "abcd".index(source) * 16
-        ids = [base + draw.randrange(1, 8) for _ in range(draw.randint(4, 12))]
-        made.append(
-            {
-                "source": source,
-                "input_ids": ids,
-                "attention_mask": [1] * len(ids),
-                "labels": [-100, -100, *ids[2:]],
-            }
-        )
-    return Dataset.from_list(made)
-
-
-def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    width = max(len(row["input_ids"]) for row in rows)
-    fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
-    return {k: torch.tensor([row[k] + [v] * (width - len(row[k])) for row in rows]) for k, v in fill.items()}
-
-
-def arguments(folder: Path, **changes: Any) -> TrainingArguments:
-    settings: dict[str, Any] = {
-        "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 3,
-        "max_steps": 6,
-        "learning_rate": 1e-2,
-        "logging_steps": 1,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-        "save_strategy": "no",
-        "use_cpu": True,
-        **changes,
-    }
-    return TrainingArguments(str(folder), **settings)
-
-
-def coreset_trainer(folder: Path, *, selection: SelectionConfig | None = None, **changes: Any) -> CoresetTrainer:
-    return CoresetTrainer(
-        model=changes.pop("model", None) or tiny_model("llama", num_hidden_layers=2),
-        args=arguments(folder, **changes.pop("args", {})),
-        train_dataset=changes.pop("train_dataset", None) or mixture(),
-        data_collator=collate,
-        selection=selection,
-        **changes,
-    )
-
-
-def lines(folder: Path) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in (folder / "selection.jsonl").read_text().splitlines()]
-    for line in found:
-        del line["seconds"], line["step_seconds"]
-    return found
-
-
-def weights(trainer: Trainer) -> list[torch.Tensor]:
-    return [parameter.detach().clone() for parameter in trainer.model.parameters()]
 
 
 @pytest.mark.parametrize("features", ["exact", "spsa", "none"])

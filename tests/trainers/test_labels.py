@@ -16,10 +16,9 @@ import pytest
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.conftest import ragged_batch, tiny_model
-from tests.trainers.test_hf import coreset_trainer, lines, mixture
-from tests.trainers.test_trl import rows as texts
-from tests.trainers.test_trl import settings as sft_settings
+from tests.support.models import ragged_batch, tiny_model
+from tests.support.sft import sft_settings, text_rows
+from tests.support.trainers import coreset_trainer, lines, mixture
 from torch.utils.data import IterableDataset
 from transformers import set_seed
 
@@ -242,7 +241,7 @@ def test_a_streams_source_counts_once_it_has_a_labeled_row() -> None:
 
 
 def sft_trainer(folder: Path, rows: list[dict[str, Any]], *, stream: bool = False, **changes: Any) -> Any:
-    tokenizer = train_tiny_tokenizer([row["prompt"] + row["completion"] for row in texts()])
+    tokenizer = train_tiny_tokenizer([row["prompt"] + row["completion"] for row in text_rows()])
     dataset = Dataset.from_list(rows)
     return CoresetSFTTrainer(
         build_tiny_model(tokenizer),
@@ -256,7 +255,7 @@ def sft_trainer(folder: Path, rows: list[dict[str, Any]], *, stream: bool = Fals
 def with_long_rows(label: Any = "papers") -> list[dict[str, Any]]:
     long = "What of this? " * 40
     return [
-        *({**row, "prompt": long} if i % 3 else row for i, row in enumerate(texts())),
+        *({**row, "prompt": long} if i % 3 else row for i, row in enumerate(text_rows())),
         *({"source": label, "prompt": long, "completion": " yes"} for _ in range(30)),
     ]
 
@@ -267,7 +266,7 @@ def test_the_small_source_rule_uses_the_rows_that_trl_kept(
 ) -> None:
     trainer = sft_trainer(tmp_path, with_long_rows(), stream=stream)
     coded = Counter(trainer._source_names[row[SOURCE_KEY]] for row in trainer.train_dataset)
-    assert coded == Counter(row["source"] for i, row in enumerate(texts()) if i % 3 == 0)
+    assert coded == Counter(row["source"] for i, row in enumerate(text_rows()) if i % 3 == 0)
     assert trainer.source_sizes == {**coded, "papers": 0}
     assert trainer.selector.small == {name for name, size in coded.items() if size * len(coded) < sum(coded.values())}
     assert "within max_length=40 and are dropped: 'papers' 30 of 30 (none is left)" in caplog.text

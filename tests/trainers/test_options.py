@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import ragged_batch, tiny_model
-from tests.trainers.test_hf import arguments, collate, coreset_trainer, lines, mixture, weights
+from tests.support.models import ragged_batch, tiny_model
+from tests.support.trainers import arguments, collate, coreset_trainer, lines, mixture, weights
 from transformers import TrainerCallback
 
 from colm import ConfigError, CoresetSelector, CoresetTrainer, SelectionConfig, example_mean

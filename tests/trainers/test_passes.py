@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from tests.pairs import all_pairs, pairs_of
-from tests.trainers.interrupted import FACTORS, differences, interrupt, possible
-from tests.trainers.resume_on_ranks import CASES as ON_RANKS
-from tests.trainers.resume_on_ranks import FEW as FEW_ON_RANKS
-from tests.trainers.test_hf import coreset_trainer, lines, mixture, weights
-from tests.trainers.test_trl import settings
+from tests.support import resume_on_ranks
+from tests.support.interrupted import FACTORS, differences, interrupt, possible
+from tests.support.pairs import all_pairs, pairs_of
+from tests.support.sft import sft_settings
+from tests.support.trainers import coreset_trainer, lines, mixture, weights
 from torch.utils.data import RandomSampler
 
 from colm import ConfigError, CoresetSFTTrainer
@@ -51,7 +50,7 @@ def test_also_in_other_orders(tmp_path: Path, case: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_also_on_two_ranks(tmp_path: Path) -> None:
-    script = Path(__file__).with_name("resume_on_ranks.py")
+    script = Path(resume_on_ranks.__file__)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -60,7 +59,9 @@ def test_also_on_two_ranks(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     for rank in range(2):
         found = json.loads((tmp_path / f"found-{rank}.json").read_text())
-        assert {name(case): differing for case, differing in zip(ON_RANKS, found, strict=True) if differing} == {}
+        assert {
+            name(case): differing for case, differing in zip(resume_on_ranks.CASES, found, strict=True) if differing
+        } == {}
 
 
 @pytest.mark.slow
@@ -111,7 +112,7 @@ def test_trl_resumes_in_the_second_pass(tmp_path: Path, streams: bool) -> None:
         torch.manual_seed(0)
         trainer = CoresetSFTTrainer(
             build_tiny_model(tokenizer),
-            settings(tmp_path, max_steps=5, save_strategy="steps", save_steps=3),
+            sft_settings(tmp_path, max_steps=5, save_strategy="steps", save_steps=3),
             train_dataset=data.to_iterable_dataset().shuffle(seed=0, buffer_size=5) if streams else data,
             processing_class=tokenizer,
         )
@@ -160,7 +161,7 @@ def test_an_order_depends_only_on_seed_and_pass() -> None:
 
 @pytest.mark.parametrize(
     ("cases", "factors"),
-    [(CASES, FACTORS | FEW), (ALL, FACTORS), (ON_RANKS, FACTORS | FEW_ON_RANKS)],
+    [(CASES, FACTORS | FEW), (ALL, FACTORS), (resume_on_ranks.CASES, FACTORS | resume_on_ranks.FEW)],
     ids=["fast", "slow", "ranks"],
 )
 def test_all_pairs_of_factors_are_tried(cases: list[dict[str, Any]], factors: dict[str, list[Any]]) -> None:

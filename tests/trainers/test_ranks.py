@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.lab.cli.test_commands import write_run
-from tests.trainers.train_on_ranks import CASES
+from tests.support import train_on_ranks
+from tests.support.commands import write_run
+from tests.support.train_on_ranks import CASES
 
-SCRIPT = Path(__file__).with_name("train_on_ranks.py")
+SCRIPT = Path(train_on_ranks.__file__)
 
 
 @pytest.fixture(scope="module")

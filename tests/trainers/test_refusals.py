@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from datasets import DatasetDict
-from tests.conftest import tiny_model
-from tests.trainers.test_hf import arguments, collate, coreset_trainer, example_mean_of_outputs, mixture
+from tests.support.models import tiny_model
+from tests.support.trainers import arguments, collate, coreset_trainer, example_mean_of_outputs, mixture
 
 from colm import ConfigError, CoresetTrainer, DataError, SelectionConfig
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
-from tests.conftest import tiny_model
-from tests.trainers.test_hf import arguments, coreset_trainer, lines, mixture, weights
-from tests.trainers.test_trl import settings
+from tests.support.models import tiny_model
+from tests.support.sft import sft_settings
+from tests.support.trainers import arguments, coreset_trainer, lines, mixture, weights
 from transformers import TrainerCallback
 
 from colm import ConfigError, CoresetSFTTrainer, SelectionConfig
@@ -72,7 +72,7 @@ def test_trl_trains_the_same(tmp_path: Path, known: list[int]) -> None:
         folder = tmp_path / str(reuse)
         trainer = CoresetSFTTrainer(
             tiny_model("llama", num_hidden_layers=2),
-            settings(folder, gradient_checkpointing=True, max_steps=2, learning_rate=0.0),
+            sft_settings(folder, gradient_checkpointing=True, max_steps=2, learning_rate=0.0),
             train_dataset=mixture(60),
             peft_config=LoraConfig(r=4, target_modules="all-linear"),
             selection=SelectionConfig(reuse_forward=reuse),

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import tiny_model
-from tests.trainers.shard_on_ranks import CASES, POLICIES
+from tests.support import shard_on_ranks
+from tests.support.models import tiny_model
+from tests.support.shard_on_ranks import CASES, POLICIES
 
 from colm import CoresetSelector, UnsupportedModelError
 
-SCRIPT = Path(__file__).with_name("shard_on_ranks.py")
+SCRIPT = Path(shard_on_ranks.__file__)
 ROUNDING = {"float32": 1e-6, "bfloat16": 2e-2}
 """Tolerance relative to the norm, compared with gradients of unsharded float32 weights."""
 

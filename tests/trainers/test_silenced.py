@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.trainers.test_hf import coreset_trainer, lines, mixture, weights
+from tests.support.trainers import coreset_trainer, lines, mixture, weights
 
 from colm import ConfigError, SelectionConfig
 

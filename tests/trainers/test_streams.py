@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from tests.lab.cli.test_commands import write_run
-from tests.trainers.test_hf import coreset_trainer, lines, mixture
-from tests.trainers.test_trl import settings
+from tests.support.commands import write_run
+from tests.support.sft import sft_settings
+from tests.support.trainers import coreset_trainer, lines, mixture
 from torch.utils.data import IterableDataset
 
 from colm import ConfigError, CoresetSFTTrainer, CoresetTrainer, DataError
@@ -110,7 +110,7 @@ def test_trl_trains_on_a_stream_too(tmp_path: Path) -> None:
     tokenizer = train_tiny_tokenizer(f"{row['prompt']}{row['completion']}" for row in made)
     trainer = CoresetSFTTrainer(
         build_tiny_model(tokenizer),
-        settings(tmp_path),
+        sft_settings(tmp_path),
         train_dataset=Dataset.from_list(made).to_iterable_dataset(),
         processing_class=tokenizer,
         window=20,

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from tests.conftest import tiny_model
-from tests.trainers.test_hf import arguments, collate, lines, mixture, weights
-from tests.trainers.test_trl import rows, settings
+from tests.support.models import tiny_model
+from tests.support.sft import sft_settings, text_rows
+from tests.support.trainers import arguments, collate, lines, mixture, weights
 from torch.utils.data import Dataset as TorchDataset
 from transformers import Trainer
 from trl import SFTTrainer
@@ -143,20 +143,20 @@ def made(tokenizer: Any, batch: dict[str, Any]) -> dict[str, Any]:
 
 
 TRL: dict[str, Callable[[Any], Dataset]] = {
-    "as it is": lambda _: Dataset.from_list(rows()).with_transform(lambda batch: batch),
-    "tokens": lambda tokenizer: Dataset.from_list(rows()).with_transform(
+    "as it is": lambda _: Dataset.from_list(text_rows()).with_transform(lambda batch: batch),
+    "tokens": lambda tokenizer: Dataset.from_list(text_rows()).with_transform(
         lambda batch: dict(tokenizer(batch["prompt"]))
     ),
-    "fails": lambda _: Dataset.from_list(rows()).with_transform(fail),
-    "torch": lambda _: Dataset.from_list(rows()).with_format("torch"),
-    "numpy": lambda _: Dataset.from_list(rows()).with_format("numpy"),
+    "fails": lambda _: Dataset.from_list(text_rows()).with_transform(fail),
+    "torch": lambda _: Dataset.from_list(text_rows()).with_format("torch"),
+    "numpy": lambda _: Dataset.from_list(text_rows()).with_format("numpy"),
 }
 
 
 @pytest.mark.filterwarnings("ignore:To copy construct")
 @pytest.mark.parametrize(("name", "prepares"), [*product(TRL, [True]), ("tokens", False)])
 def test_so_does_the_sft_trainer(tmp_path: Path, name: str, prepares: bool) -> None:
-    tokenizer = train_tiny_tokenizer([f"{row['prompt']}{row['completion']}" for row in rows()])
+    tokenizer = train_tiny_tokenizer([f"{row['prompt']}{row['completion']}" for row in text_rows()])
 
     def make(kind: Any) -> Callable[[], Trainer]:
         torch.manual_seed(0)
@@ -167,7 +167,7 @@ def test_so_does_the_sft_trainer(tmp_path: Path, name: str, prepares: bool) -> N
         }
         return lambda: kind(
             build_tiny_model(tokenizer),
-            settings(tmp_path / kind.__name__, **args),
+            sft_settings(tmp_path / kind.__name__, **args),
             train_dataset=TRL[name](tokenizer),
             processing_class=tokenizer,
         )

@@ -11,8 +11,9 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from tests.conftest import tiny_model
-from tests.trainers.test_hf import collate, lines, mixture, weights
+from tests.support.models import tiny_model
+from tests.support.sft import sft_settings, text_rows
+from tests.support.trainers import collate, lines, mixture, weights
 from transformers import TrainingArguments
 from trl import SFTConfig
 
@@ -27,47 +28,16 @@ TEMPLATE = (
 )
 
 
-def settings(folder: Path, **changes: Any) -> SFTConfig:
-    values: dict[str, Any] = {
-        "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 3,
-        "max_steps": 3,
-        "learning_rate": 1e-2,
-        "logging_steps": 1,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-        "save_strategy": "no",
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        **changes,
-    }
-    return SFTConfig(str(folder), **values)
-
-
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    made = train_tiny_tokenizer([f"{row['prompt']}{row['completion']} user: assistant: \n" for row in rows()])
+    made = train_tiny_tokenizer([f"{row['prompt']}{row['completion']} user: assistant: \n" for row in text_rows()])
     made.chat_template = TEMPLATE
     return made
 
 
-def rows(count: int = 60) -> list[dict[str, str]]:
-    names = ["adding" if i % 10 < 6 else ("naming" if i % 10 < 9 else "rare") for i in range(count)]
-    return [
-        {
-            "source": name,
-            "prompt": f"What of {name} {i}?",
-            "completion": f" It is {i * i} and so on." + " yes" * (i % 5),
-        }
-        for i, name in enumerate(names)
-    ]
-
-
 def as_format(name: str) -> Dataset:
     made: list[dict[str, Any]] = []
-    for row in rows():
+    for row in text_rows():
         chat = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
         fields: dict[str, Any] = {
             "text": {"text": row["prompt"] + row["completion"]},
@@ -110,7 +80,7 @@ def mean_over_examples(model: Any, batches: list[dict[str, Any]]) -> float:
 def test_every_format_is_trained_on_the_mean_over_examples(tmp_path: Path, tokenizer: Any, name: str) -> None:
     trainer = CoresetSFTTrainer(
         build_tiny_model(tokenizer),
-        settings(tmp_path, max_steps=1, assistant_only_loss=name == "assistant"),
+        sft_settings(tmp_path, max_steps=1, assistant_only_loss=name == "assistant"),
         train_dataset=as_format(name),
         processing_class=tokenizer,
         selection=SelectionConfig(keep=0.5),
@@ -127,7 +97,7 @@ def test_every_format_is_trained_on_the_mean_over_examples(tmp_path: Path, token
     assert sum(by_source) / 6 == pytest.approx(log["loss"], rel=1e-4)
     (line,) = lines(tmp_path)
     kept = [i for found in line["kept"].values() for i in found]
-    data = rows()
+    data = text_rows()
     assert all(data[i]["source"] == source for source, found in line["kept"].items() for i in found)
     assert len(kept) == 6
     labelled = sum(int((batch["labels"] != -100).sum()) for batch in steps[0])
@@ -141,14 +111,14 @@ def test_it_trains_as_the_trainer_does(tmp_path: Path, selection: dict[str, Any]
     tokens = train_tiny_tokenizer(["a"])
     ours = CoresetSFTTrainer(
         tiny_model("llama", num_hidden_layers=2),
-        settings(tmp_path / "sft"),
+        sft_settings(tmp_path / "sft"),
         train_dataset=mixture(),
         processing_class=tokens,
         selection=config,
     )
     plain = CoresetTrainer(
         tiny_model("llama", num_hidden_layers=2),
-        arguments_like(settings(tmp_path), tmp_path / "plain"),
+        arguments_like(sft_settings(tmp_path), tmp_path / "plain"),
         train_dataset=mixture(),
         data_collator=collate,
         selection=config,
@@ -180,7 +150,7 @@ def arguments_like(args: SFTConfig, folder: Path) -> TrainingArguments:
 def test_evaluation_is_the_mean_over_examples_too(tmp_path: Path, tokenizer: Any) -> None:
     trainer = CoresetSFTTrainer(
         build_tiny_model(tokenizer),
-        settings(tmp_path, per_device_eval_batch_size=20),
+        sft_settings(tmp_path, per_device_eval_batch_size=20),
         train_dataset=as_format("completion"),
         eval_dataset=as_format("completion"),
         processing_class=tokenizer,
@@ -195,7 +165,9 @@ def test_lora_checkpointing_and_a_resume(tmp_path: Path, tokenizer: Any) -> None
         torch.manual_seed(0)  # the base, which a checkpoint of an adapter does not hold
         return CoresetSFTTrainer(
             build_tiny_model(tokenizer),
-            settings(tmp_path / name, max_steps=6, save_strategy="steps", save_steps=2, gradient_checkpointing=True),
+            sft_settings(
+                tmp_path / name, max_steps=6, save_strategy="steps", save_steps=2, gradient_checkpointing=True
+            ),
             train_dataset=as_format("completion"),
             processing_class=tokenizer,
             peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.1),
@@ -217,7 +189,7 @@ def test_rows_that_trl_drops_keep_their_numbers(tmp_path: Path, tokenizer: Any) 
     long = {"source": "rare", "prompt": "x" * 400, "completion": "y"}
     trainer = CoresetSFTTrainer(
         build_tiny_model(tokenizer),
-        settings(tmp_path, max_length=64, num_train_epochs=1, max_steps=-1),
+        sft_settings(tmp_path, max_length=64, num_train_epochs=1, max_steps=-1),
         train_dataset=Dataset.from_list([long, *data]),
         processing_class=tokenizer,
     )
@@ -237,7 +209,7 @@ def test_a_mixture_of_experts_keeps_its_router_loss(tmp_path: Path) -> None:
     )  # fmt: skip
     trainer = CoresetSFTTrainer(
         MixtralForCausalLM(config),
-        settings(tmp_path, max_steps=1),
+        sft_settings(tmp_path, max_steps=1),
         train_dataset=mixture(),
         processing_class=train_tiny_tokenizer(["a"]),
     )
@@ -263,7 +235,7 @@ def test_refusals(tmp_path: Path, tokenizer: Any, changes: dict[str, Any], messa
     with pytest.raises(ConfigError, match=message):
         CoresetSFTTrainer(
             build_tiny_model(tokenizer),
-            settings(tmp_path, **changes),
+            sft_settings(tmp_path, **changes),
             train_dataset=as_format("text"),
             processing_class=tokenizer,
         )
@@ -272,7 +244,11 @@ def test_refusals(tmp_path: Path, tokenizer: Any, changes: dict[str, Any], messa
 def test_refusals_of_data(tmp_path: Path, tokenizer: Any) -> None:
     def build(data: Any, **changes: Any) -> None:
         CoresetSFTTrainer(
-            build_tiny_model(tokenizer), settings(tmp_path), train_dataset=data, processing_class=tokenizer, **changes
+            build_tiny_model(tokenizer),
+            sft_settings(tmp_path),
+            train_dataset=data,
+            processing_class=tokenizer,
+            **changes,
         )
 
     data = as_format("text")

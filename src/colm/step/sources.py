@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from colm.errors import ConfigError, DataError, suggest
+from colm.hints import Convert
 from colm.step.values import text_of_value
 
 logger = logging.getLogger(__name__)
@@ -108,6 +109,12 @@ def name_keys(setting: str, values: Mapping[Any, T]) -> dict[str, T]:
     return {name: values[key] for name, key in keys.items()}
 
 
+SourceName = Annotated[
+    str, Convert(name_setting, name_keys, {"type": ["string", "number", "boolean"], "pattern": r"\S"})
+]
+"""A source in a setting; a number or boolean is the source with that label."""
+
+
 def count_sources(labels: Iterable[Any], column: str = "source") -> dict[str, int]:
     """Count the examples of each source, sorted by source name.
 
@@ -169,17 +176,21 @@ class RowsLeft(NamedTuple):
             return
         shown = [
             f"{name!r} {dropped[name]:,} of {self.before[name]:,}{'' if self.left.get(name) else ' (none is left)'}"
-            for name in list(dropped)[:NAMED]
+            for name in dropped
         ]
-        if len(dropped) > NAMED:
-            shown.append(f"and {len(dropped) - NAMED:,} more sources")
         logger.warning(
             "%d of %d rows have no %s and are dropped: %s.",
             sum(dropped.values()),
             sum(self.before.values()),
             self.need.removeprefix("a "),
-            ", ".join(shown),
+            shorten_names(shown),
         )
+
+
+def shorten_names(names: Sequence[str], what: str = "sources") -> str:
+    """Return names as one text, the first `NAMED` of them."""
+    more = [f"and {len(names) - NAMED:,} more {what}"] if len(names) > NAMED else []
+    return ", ".join([*names[:NAMED], *more])
 
 
 def find_small_sources(

@@ -11,7 +11,7 @@ import re
 
 import pytest
 from math_verify import parse, verify
-from tests.lab.answers.corpus import Pair, judgments
+from tests.support.judgments import Pair, judgments
 
 DIFFERENCES: dict[str, list[str]] = {
     "it multiplies adjacent terms": [

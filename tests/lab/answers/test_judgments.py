@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.lab.answers.corpus import DENIED, PART_OF_SOMETHING, Pair, judgments, sayings
+from tests.support.judgments import DENIED, PART_OF_SOMETHING, Pair, judgments, sayings
 
 from colm.lab.answers import answers_match, extract_answer
 from colm.lab.answers.match import kind_of

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from tests.lab.cli.test_commands import read_lines, write_run
-from tests.lab.sources.topics import topic_rows
+from tests.support.commands import read_lines, write_run
+from tests.support.topics import topic_rows
 
 from colm.lab.cli import main
 from colm.lab.cli.cluster import share_in_small

@@ -11,41 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.conftest import tiny_model
+from tests.support.commands import read_lines, write_run
+from tests.support.models import tiny_model
 
 from colm import ConfigError
 from colm.lab.cli import main
 from colm.models import check_positions
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def write_run(folder: Path, **changes: Any) -> str:
-    rows = []
-    for i in range(60):
-        name = "adding" if i % 10 < 6 else ("naming" if i % 10 < 9 else "rare")
-        text = {"adding": f"{i} + 1 = ", "naming": f"Name number {i}: ", "rare": f"Rare {i}? "}[name]
-        rows.append({"source": name, "prompt": text, "completion": str(i + 1)})
-    folder.mkdir(exist_ok=True)
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    values = {
-        "model": "tiny",
-        "data": {"train": str(folder / "rows.jsonl"), "validation_rows": 2, "max_length": 32},
-        "training": {
-            "per_device_train_batch_size": 4,
-            "gradient_accumulation_steps": 2,
-            "max_steps": 6,
-            "learning_rate": 5e-3,
-            "logging_steps": 2,
-            "save_steps": 2,
-        },
-        "output_dir": str(folder / "run"),
-        **changes,
-    }
-    (folder / "run.yaml").write_text(yaml.safe_dump(values))
-    return str(folder / "run.yaml")
 
 
 def test_train_leaves_a_run_that_loads_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tests.lab.cli.test_commands import write_run
+from tests.support.commands import write_run
 
 from colm.errors import ConfigError
 from colm.lab.cli import main

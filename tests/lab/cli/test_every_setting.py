@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import fields
@@ -11,45 +10,18 @@ from typing import Any
 
 import pytest
 import yaml
-from peft import LoraConfig
-from transformers import TrainingArguments
+from tests.support.odd_settings import FIELDS, ODD, changes
 
-from colm.config import SelectionConfig
 from colm.errors import ColmError, ConfigError
 from colm.lab.cli import main
+from colm.lab.data.settings import MixtureEntry
 from colm.lab.run.check import check_run
-from colm.lab.run.sections import DataSettings, MixtureEntry, TopSettings
+from colm.lab.run.sections import TopSettings
 from colm.lab.run.settings import load_settings, resolve_settings
 from colm.lab.run.yaml12 import read_yaml, write_yaml
 from colm.lab.sources.config import ClusterConfig
 
-ODD: list[Any] = [
-    *(None, "", "abc", "no", "1e-5", "nan", "1_0", "{", '{"a": 1}', "/nonexistent", "a" * 300, "\0", "ü\n"),
-    *(-1, 0, 1, 2, 1.5, -0.5, 10**20, 10**400, 1e20, math.nan, math.inf, -math.inf, True, False),
-    *([], [1], ["abc"], [None], [[]], (1,), {1}, b"x"),
-    *({}, {"a": 1}, {"a": None}, {"a": "b"}, {"a": [1]}, {"a": {}}, {1: [2]}, {None: None}),
-]
 BASE: dict[str, Any] = {"model": "tiny", "output_dir": "out", "data": {"train": "a.jsonl"}}
-FIELDS = {
-    "training": [field.name for field in fields(TrainingArguments) if field.init],
-    "lora": [field.name for field in fields(LoraConfig) if field.init],
-    "selection": [*(field.name for field in fields(SelectionConfig)), "preset"],
-    "data": [field.name for field in fields(DataSettings)],
-    "sources": ["cluster", "map", "split", "merge_below", "merged", "labels"],
-}
-
-
-def changes(section: str) -> Iterator[dict[str, Any]]:
-    """Yield what stands in the section, odd values in each of its keys, and a level below."""
-    for odd in ODD:
-        yield {section: odd}
-        for name in FIELDS[section]:
-            beside = {"train": "a.jsonl"} if section == "data" else {}
-            yield {section: {**beside, name: odd}}
-            yield {section: {**beside, name: {"x": odd}}}
-            yield {section: {**beside, name: [odd]}}
-    for key in (None, 5, 1.5, True, ("a",), "", "x"):
-        yield {section: {key: 1}}
 
 
 def elsewhere() -> Iterator[dict[str, Any]]:

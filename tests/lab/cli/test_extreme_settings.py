@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.lab.cli.test_commands import write_run
-from tests.lab.cli.test_every_setting import FIELDS, changes
+from tests.support.commands import write_run
+from tests.support.odd_settings import FIELDS, changes
 
 from colm.errors import ColmError
 from colm.lab.cli import main

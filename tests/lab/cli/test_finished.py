@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.lab.cli.test_commands import write_run
+from tests.support.commands import write_run
 
 from colm.lab.run.settings import load_settings
 from colm.lab.study.finished import is_answered, read_asked

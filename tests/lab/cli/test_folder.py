@@ -17,6 +17,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.commands import contents
 
 from colm.errors import ConfigError
 from colm.lab.run.folder import RunFolder, needed_names
@@ -72,10 +73,6 @@ def train_in(path: Path, mark: str = "", *, steps: int = 1) -> None:
         folder.write("examples.json", json.dumps({"most_kept": [], "least_kept": []}, indent=2) + "\n")
         summary = {"steps": steps, "selection_seconds": 0.0, "small_sources": [], "sources": {}, "mark": mark}
         folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
 def start(path: Path, mark: str = "next") -> None:

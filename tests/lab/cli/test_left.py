@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.lab.cli.test_commands import read_lines
+from tests.support.commands import read_lines
 
 from colm.lab.cli import main
 

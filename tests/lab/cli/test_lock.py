@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.lab.cli.test_commands import read_lines, write_run
-from tests.trainers.test_checkpoints import children, start, wait_for_lines
+from tests.support.commands import read_lines, write_run
+from tests.support.processes import children, start, wait_for_lines
 
 from colm.errors import ConfigError, StoppedEarly
 from colm.lab.cli import main

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.lab.cli.test_commands import read_lines, write_run
+from tests.support.commands import read_lines, write_run
 
 from colm.errors import ConfigError
 from colm.lab.cli import main

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.lab.cli.test_commands import read_lines, write_run
-from tests.lab.cli.test_folder import contents
+from tests.support.commands import contents, read_lines, write_run
 from transformers import Trainer
 
 from colm.lab.cli import main

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.conftest import tiny_model
+from tests.support.models import tiny_model
 
 from colm.lab.cli import main
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.lab.report.synthetic import write_comparison_folder, write_run
+from tests.support.reports import write_comparison_folder, write_run
 
 from colm.lab.cli import main
 

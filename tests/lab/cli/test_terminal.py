@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.lab.cli.test_commands import write_run
+from tests.support.commands import write_run
 
 from colm import ConfigError
 from colm.lab.cli import main

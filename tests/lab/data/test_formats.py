@@ -5,16 +5,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.templates import CHAT
 
 from colm.errors import ConfigError, DataError
 from colm.lab.data.formats import Rendering, text_of_row, tokenizer_of_batch, tokenizer_of_format
 from colm.lab.data.schemas import detect_format
 from colm.models import train_tiny_tokenizer, with_padding
-
-CHAT = (
-    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
 
 
 @pytest.fixture(scope="module")

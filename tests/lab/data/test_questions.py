@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from tests.lab.data.test_formats import CHAT
+from tests.support.templates import CHAT
 from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import VOCABULARY, tiny_model
+from tests.support.models import VOCABULARY, tiny_model
 
 from colm.errors import ConfigError
 from colm.lab.evaluate.generate import Completion, end_tokens, generate_batch, plan_batches, prompt_room

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.support.allocations import RealRun, peak_bytes
 
 from colm import SelectionConfig
 from colm.errors import ConfigError
@@ -16,10 +15,6 @@ from colm.lab.plan.outlook import Outlook, Request
 from colm.lab.plan.propose import propose
 from colm.lab.plan.shapes import ModelSpec, build_shapes
 from colm.lab.plan.steps import Rehearsal, Rows
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from measuring import RealRun, peak_bytes
 
 TOLERANCE = 0.15
 ROWS, MICRO_BATCHES, TOKENS, KEEP = 8, 2, 40, 0.5

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.support.allocations import recorded_peak
 from torch.profiler import ProfilerActivity, profile
 
 from colm import SelectionConfig
 from colm.lab.plan.outlook import Outlook, Request
 from colm.lab.plan.shapes import ModelSpec
 from colm.lab.plan.steps import Rows
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from measuring import recorded_peak
 
 TOKENS, KEEP = 40, 0.5
 

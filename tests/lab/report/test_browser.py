@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.lab.report.synthetic import MANY, write_comparison_folder, write_run
-from tests.lab.report.test_sources_page import SIZES, survey_of
+from tests.support.reports import MANY, write_comparison_folder, write_run
+from tests.support.surveys import SIZES, survey_of
 
 from colm.lab.report import read_run, write_comparison, write_report
 from colm.lab.report.sources_page import write_sources_page

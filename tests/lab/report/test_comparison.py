@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
-from tests.lab.report.synthetic import SIZES, write_comparison_folder
+from tests.support.reports import SIZES, write_comparison_folder
 
 from colm.errors import ConfigError
 from colm.lab.report.compare_page import state_difference

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.lab.report.synthetic import write_comparison_folder, write_run
+from tests.support.reports import write_comparison_folder, write_run
 
 from colm.lab.report import read_run, write_comparison, write_report
 from colm.lab.report.measures import MOST_DRAWN

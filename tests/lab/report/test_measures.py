@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.lab.report.synthetic import write_run
+from tests.support.reports import write_run
 
 from colm.lab.report import measures
 from colm.lab.report.runs import read_run

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.lab.report.synthetic import MANY, SIZES, write_comparison_folder, write_run
+from tests.support.reports import MANY, SIZES, write_comparison_folder, write_run
 
 from colm.errors import ConfigError
 from colm.lab.report import read_run, write_comparison, write_report

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.lab.report.synthetic import SIZES, find_small, write_run
+from tests.support.reports import SIZES, find_small, write_run
 
 from colm.errors import ConfigError
 from colm.lab.report.runs import Step, name_folders, read_run

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.lab.report.synthetic import write_run
+from tests.support.reports import write_run
 
 from colm.lab.report import signatures
 from colm.lab.report.runs import Run, read_run

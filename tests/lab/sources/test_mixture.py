@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from colm import SelectionConfig
 from colm.lab.data.demo import demo_rows
+from colm.lab.data.formats import Rendering
 from colm.lab.data.tokenize import tokenize_rows
 from colm.lab.sources import mixture
 from colm.lab.sources.mixture import find_warnings, survey_mixture
@@ -18,7 +19,7 @@ from colm.models import train_tiny_tokenizer
 
 def tokens(rows: Dataset) -> tuple[Dataset, Any]:
     tokenizer = train_tiny_tokenizer(row["prompt"] for row in rows)
-    options: dict[str, Any] = {"format_name": "auto", "max_length": 300, "source_column": "source"}
+    options: dict[str, Any] = {"format_name": "auto", "rendering": Rendering(300), "source_column": "source"}
     return tokenize_rows([rows], tokenizer, **options), tokenizer
 
 
@@ -69,7 +70,7 @@ def test_near_duplicates_and_short_sources_are_seen() -> None:
 )
 def test_it_warns_with_the_reason(sizes: dict[str, int], changes: dict[str, Any], title: str, words: str) -> None:
     selection = SelectionConfig(**changes)
-    found = find_warnings(sizes, selection, expect_pool(sizes, selection, 32, 4))
+    found = list(find_warnings(sizes, selection, expect_pool(sizes, selection, 32, 4)))
     assert title in [warning.title for warning in found]
     assert words in next(warning.reason for warning in found if warning.title == title)
     assert all(warning.advice for warning in found)
@@ -77,7 +78,7 @@ def test_it_warns_with_the_reason(sizes: dict[str, int], changes: dict[str, Any]
 
 def test_a_suitable_mixture_has_no_warning() -> None:
     sizes = {"a": 800, "b": 100, "c": 50}
-    assert find_warnings(sizes, SelectionConfig(), expect_pool(sizes, SelectionConfig(), 128, 8)) == []
+    assert not list(find_warnings(sizes, SelectionConfig(), expect_pool(sizes, SelectionConfig(), 128, 8)))
 
 
 def test_why_a_source_is_small_follows_the_rule() -> None:

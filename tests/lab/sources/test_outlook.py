@@ -9,7 +9,7 @@ from math import comb, prod
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import ragged_batch, tiny_model
+from tests.support.models import ragged_batch, tiny_model
 
 from colm import ConfigError, CoresetSelector, DataError, SelectionConfig
 from colm.lab.sources.outlook import even_share, expect_pool

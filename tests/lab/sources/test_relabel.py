@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from tests.lab.sources.topics import topic_rows
+from tests.support.topics import topic_rows
 
 from colm.errors import DataError
 from colm.lab.sources.config import ClusterConfig

@@ -15,6 +15,7 @@ from colm.errors import ConfigError
 from colm.lab.cli.answer_tables import compare_table, harness_table, run_table
 from colm.lab.cli.console import make_console
 from colm.lab.data.demo import demo_rows
+from colm.lab.data.formats import uses_chat
 from colm.lab.data.held_rows import Parts
 from colm.lab.data.questions import Questions, read_question_files, read_questions
 from colm.lab.evaluate.judge import (
@@ -100,13 +101,13 @@ def find_questions(target: Target, options: EvalOptions) -> Questions:
         DataError: see `data.questions`.
     """
     data = target.settings.data
-    column = options.source_column or data["source_column"]
+    column = options.source_column or data.source_column
     parts: Parts
     if options.data:
         files = [name for name in options.data if name != "demo"]
-        parts = read_question_files(files, data["columns"], column)
+        parts = read_question_files(files, data.columns, column)
         if "demo" in options.data:
-            demo = demo_rows(data["demo_rows"], target.settings.seed, held_out=options.limit or DEMO_ROWS)
+            demo = demo_rows(data.demo_rows, target.settings.seed, held_out=options.limit or DEMO_ROWS)
             parts = [*parts, demo.rename_column("source", column) if column != "source" else demo]
     elif target.folder is None:
         raise ConfigError(f"{target.name} is a model, which has no data of its own; give questions with --data.")
@@ -117,7 +118,7 @@ def find_questions(target: Target, options: EvalOptions) -> Questions:
     return read_questions(
         parts,
         source_column=column,
-        format_name=data["format"],
+        format_name=data.format,
         limit=options.limit,
         seed=options.seed,
         run=run_written if options.run_programs else None,
@@ -143,7 +144,8 @@ def evaluate_target(
     """
     model, tokenizer = loaded
     asked = questions.asked
-    prompts = make_prompts(asked, model, tokenizer, options.max_new_tokens)
+    chat = uses_chat(target.settings.data.chat_template, tokenizer)
+    prompts = make_prompts(asked, model, tokenizer, options.max_new_tokens, chat=chat)
     longest = max((token for prompt in prompts.ids for token in prompt), default=0)
     check_vocabulary(model, longest, "A question has")
     how = Generation(options.max_new_tokens, options.batch_size, options.temperature, options.seed)

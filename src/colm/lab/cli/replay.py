@@ -11,7 +11,7 @@ from colm.lab.cli.train import train
 from colm.lab.run.check import check_run
 from colm.lab.run.folder import RunFolder
 from colm.lab.run.output import check_output, hold_output
-from colm.lab.run.settings import load_settings
+from colm.lab.run.settings import load_run_settings
 from colm.step.record import CONFIG_NAME, FILE_NAME, SUMMARY_NAME, StepLog
 
 
@@ -35,7 +35,7 @@ def replay_command(record: str, overrides: Sequence[str], *, resume: bool, overw
         if not needed.is_file():
             raise ConfigError(f"There is no {needed}; give the {FILE_NAME} of a run, next to its {CONFIG_NAME}.")
     folder = path.resolve().parent
-    settings = load_settings(str(config), [f"output_dir={folder.with_name(folder.name + '-replay')}", *overrides])
+    settings = load_run_settings(config.parent, [f"output_dir={folder.with_name(folder.name + '-replay')}", *overrides])
     check_run(settings)
     if settings.output_dir.resolve() == folder:
         raise ConfigError(f"output_dir={settings.output_dir} is the run that is replayed; choose another folder.")

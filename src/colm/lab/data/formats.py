@@ -9,9 +9,11 @@ from typing import Any, Literal
 from colm.errors import ConfigError, DataError
 from colm.lab.data.chat import Chat, Turn, read_extras, read_turns
 from colm.lab.data.encode import Encoder, Ids
-from colm.lab.data.schemas import COLUMNS, PROMPT_COLUMNS, SYSTEM, require_known
+from colm.lab.data.schemas import COLUMNS, PROMPT_COLUMNS, SYSTEM, FormatName
+from colm.lab.data.settings import DataSettings
 from colm.step.pool import IGNORE
 from colm.step.values import text_of_value
+from colm.typed import read_value
 
 Tokens = dict[str, list[int]]
 
@@ -57,6 +59,37 @@ class Rendering:
         if self.max_length < 2:
             raise ConfigError(f"max_length={self.max_length} must be at least 2: one token to read and one to predict.")
 
+    @property
+    def need(self) -> str:
+        """What a row without a label to learn lacks, for messages."""
+        longer = " (longer rows are dropped)" if self.too_long == "drop" else ""
+        return f"a labeled token within max_length={self.max_length}{longer}"
+
+
+def uses_chat(choice: bool | Literal["auto"], tokenizer: Any) -> bool:
+    """Return whether prompts with completions are rendered with the chat template, see `data.chat_template`.
+
+    Raises:
+        ConfigError: they should be, but the tokenizer has no template.
+    """
+    has = bool(getattr(tokenizer, "chat_template", None))
+    if choice is True and not has:
+        raise ConfigError(
+            "data.chat_template=true, but the tokenizer has no chat template; use an instruction-tuned model's "
+            "tokenizer, or set it to auto or false to train on the raw text."
+        )
+    return has if choice == "auto" else choice
+
+
+def rendering_of(data: DataSettings, tokenizer: Any) -> Rendering:
+    """Return how the section `data` renders rows. Raises ConfigError, see `uses_chat`."""
+    return Rendering(
+        max_length=data.max_length,
+        chat=uses_chat(data.chat_template, tokenizer),
+        loss_on_prompt=data.loss_on_prompt,
+        too_long=data.too_long,
+    )
+
 
 def tokenizer_of_format(name: str, tokenizer: Any, rendering: Rendering) -> Callable[[Mapping[str, Any]], Tokens]:
     """Return the function that turns a row into ``input_ids``, ``attention_mask`` and ``labels``.
@@ -93,7 +126,7 @@ def tokenizer_of_batch(
         ConfigError: the format is unknown, or needs a chat template that the tokenizer lacks.
         RowError: a row does not fit the format, is too long, or the template rejects it; raised by the function.
     """
-    require_known(name)
+    read_value("format", FormatName, name)
     encoder = Encoder(tokenizer)
     chat = Chat(encoder)
     if name == "messages":

@@ -17,7 +17,7 @@ from colm.lab.data.files import split_ending
 from colm.lab.data.formats import completion_of_row
 from colm.lab.data.held_rows import Parts
 from colm.lab.data.read import read_rows
-from colm.lab.data.schemas import COLUMNS, PROMPT_COLUMNS
+from colm.lab.data.schemas import COLUMNS, PROMPT_COLUMNS, recognize_question
 from colm.lab.data.tokenize import name_rows
 from colm.step.sources import name_of_row
 from colm.step.values import text_of_value
@@ -66,6 +66,8 @@ def read_question_files(names: Sequence[str], columns: Mapping[str, str], source
             if present in rows.column_names and wanted not in rows.column_names
         }
         rows = rows.rename_columns(renamed) if renamed else rows
+        found = recognize_question(rows.column_names, rows[0])
+        rows = rows.rename_columns({present: wanted for wanted, present in found.items()}) if found else rows
         if source_column not in rows.column_names:
             rows = rows.add_column(source_column, [split_ending(name)[0]] * len(rows))
         parts.append(name_rows(rows, source_column, file=name))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from colm.errors import ConfigError, DataError, suggest
+from colm.errors import DataError, suggest
+from colm.typed import read_value
+
+FormatName = Literal["prompt_completion", "messages", "instruction", "text"]
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "prompt_completion": ("prompt", "completion"),
@@ -89,6 +92,15 @@ def _find(columns: Sequence[str], present: Mapping[str, str], first: Mapping[str
     return {"prompt": question, "completion": answer, **system}
 
 
+def recognize_question(columns: Sequence[str], first: Mapping[str, Any]) -> dict[str, str]:
+    """Return the columns to rename of rows to answer, as `recognize_columns`; an ``answer`` keeps its name."""
+    if any(column in columns for column in PROMPT_COLUMNS.values()):
+        return {}
+    extra = [] if any(column.strip().lower() in ANSWERED for column in columns) else ["completion"]
+    found = recognize_columns([*columns, *extra], first)
+    return {wanted: column for wanted, column in found.items() if column.lower() != "answer" and column not in extra}
+
+
 def _first(wanted: str, names: Sequence[str], present: Mapping[str, str]) -> dict[str, str]:
     """Return the mapping of `wanted` to the first of the names that the data has; empty without one."""
     return next(({wanted: present[name]} for name in names if name in present), {})
@@ -143,7 +155,7 @@ def choose_format(name: str, columns: Sequence[str]) -> str:
     """
     if name == "auto":
         return detect_format(columns)
-    require_known(name)
+    read_value("format", FormatName, name)
     missing = [column for column in COLUMNS[name] if column not in columns]
     if missing:
         raise DataError(
@@ -152,12 +164,6 @@ def choose_format(name: str, columns: Sequence[str]) -> str:
             "data.format at auto."
         )
     return name
-
-
-def require_known(name: str) -> None:
-    """Raise ConfigError if there is no format with this name."""
-    if name not in COLUMNS:
-        raise ConfigError(f"format={name!r} is not one of {', '.join(COLUMNS)} or auto.{suggest(name, COLUMNS)}")
 
 
 def is_row(values: Mapping[str, Any]) -> bool:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset, Value, concatenate_datasets
 
-from colm.errors import DataError
-from colm.lab.data.formats import RowError, tokenizer_of_batch
+from colm.errors import DataError, DataErrors
+from colm.lab.data.formats import LENGTH, Rendering, RowError, tokenizer_of_batch
 from colm.lab.data.read import name_row
 from colm.lab.data.schemas import choose_format
 from colm.step.pool import is_learnable
-from colm.step.sources import RowsLeft, count_sources, name_sources
+from colm.step.sources import RowsLeft, count_sources, name_sources, shorten_names
+
+logger = logging.getLogger(__name__)
 
 SHARD = 100_000
 """Rows tokenized at a time."""
@@ -24,7 +27,7 @@ class UnlabelledError(DataError):
 
 
 def tokenize_rows(
-    parts: Sequence[Dataset], tokenizer: Any, *, format_name: str, max_length: int, source_column: str
+    parts: Sequence[Dataset], tokenizer: Any, *, format_name: str, rendering: Rendering, source_column: str
 ) -> Dataset:
     """Return ``input_ids``, ``attention_mask``, ``labels`` and the source of every row that has a label.
 
@@ -34,53 +37,101 @@ def tokenize_rows(
         parts: rows of text; if `format_name` is ``auto``, each part's format is inferred from its columns.
         tokenizer: a fast Hugging Face tokenizer.
         format_name: a key of `schemas.COLUMNS`, or ``auto``.
-        max_length: tokens.
+        rendering: how rows become tokens.
         source_column: column kept with the tokens.
 
     Raises:
         DataError: no format fits a part, or none of its rows has a labeled token (`UnlabelledError`).
     """
-    options: dict[str, Any] = {"format_name": format_name, "max_length": max_length, "source_column": source_column}
+    options: dict[str, Any] = {"format_name": format_name, "rendering": rendering, "source_column": source_column}
     return tokenize_counted(parts, tokenizer, **options)[0]
 
 
 def tokenize_counted(
-    parts: Sequence[Dataset], tokenizer: Any, *, format_name: str, max_length: int, source_column: str
+    parts: Sequence[Dataset], tokenizer: Any, *, format_name: str, rendering: Rendering, source_column: str
 ) -> tuple[Dataset, RowsLeft]:
     """Like `tokenize_rows`, but also return how many rows of each source there were and are left."""
     parts = [name_rows(part, source_column) for part in parts]
-    tokens = [_tokenize(part, tokenizer, format_name, max_length, source_column) for part in parts]
-    held = [part for part in tokens if part is not None]
+    formats = [choose_format(format_name, part.column_names) for part in parts]
+    say_rendering([(part.info.description, name) for part, name in zip(parts, formats, strict=True)], rendering)
+    held: list[Dataset] = []
+    errors = DataErrors()
+    for part, name in zip(parts, formats, strict=True):
+        with errors.of(part.info.description or ""):
+            held += _tokenize(part, tokenizer, name, rendering, source_column)
+    errors.report()
     if not held:
-        formats = {choose_format(format_name, part.column_names) for part in parts}
         raise UnlabelledError(
-            f"None of the {sum(map(len, parts))} rows has a labeled token within max_length={max_length} (format "
-            f"{', '.join(sorted(formats))}): completions are empty or cut off. Raise data.max_length, or check the "
-            "columns."
+            f"None of the {sum(map(len, parts))} rows has {rendering.need} (format "
+            f"{', '.join(sorted(set(formats)))}): completions are empty or cut off. Raise data.max_length, or check "
+            "the columns."
         )
     found = concatenate_datasets(held)
-    counts = count_left(parts, found, source_column, max_length)
+    counts = count_left(parts, found, source_column, rendering)
     counts.warn()
-    return found, counts
+    if rendering.too_long == "cut":
+        _say_cut(found, rendering, source_column)
+    return found.remove_columns(LENGTH), counts
 
 
-def count_left(parts: Sequence[Dataset], tokens: Dataset, source_column: str, max_length: int) -> RowsLeft:
+def say_rendering(formats: Sequence[tuple[str, str]], rendering: Rendering) -> None:
+    """Log how prompts with completions are rendered, and which rows differ.
+
+    Args:
+        formats: name and format of each part.
+        rendering: how rows become tokens.
+    """
+    texts, chats, pairs = (
+        [name or "the data" for name, kind in formats if kind in kinds]
+        for kinds in (("text",), ("messages",), ("prompt_completion", "instruction"))
+    )
+    if pairs and rendering.chat:
+        logger.info("Prompts and completions are rendered with the tokenizer's chat template (data.chat_template).")
+    conversations = chats + pairs if rendering.chat else chats
+    raw = texts if rendering.chat else texts + pairs
+    if conversations and raw:
+        logger.warning(
+            "Rows differ: those of %s are rendered with the chat template, and those of %s are raw text. Give all rows "
+            "as prompts and completions or as messages%s.",
+            shorten_names(conversations, "files"),
+            shorten_names(raw, "files"),
+            "" if rendering.chat else ", and set data.chat_template to auto",
+        )
+
+
+def _say_cut(tokens: Dataset, rendering: Rendering, source_column: str) -> None:
+    lengths = tokens.with_format("numpy")[LENGTH][:]
+    names = tokens[source_column][:]
+    cut = Counter(name for name, length in zip(names, lengths, strict=True) if length > rendering.max_length)
+    if cut:
+        logger.warning(
+            "%d of %d rows have more than data.max_length=%d tokens and are cut, which loses the end of their answer: "
+            "%s. Raise data.max_length, or set data.too_long to drop or refuse.",
+            cut.total(),
+            len(lengths),
+            rendering.max_length,
+            shorten_names([f"{name} ({rows:,})" for name, rows in cut.most_common()]),
+        )
+
+
+def count_left(parts: Sequence[Dataset], tokens: Dataset, source_column: str, rendering: Rendering) -> RowsLeft:
     """Count the rows of each source before tokenization, and those that are left.
 
     Args:
         parts: rows of text.
         tokens: the result of `tokenize_rows`.
         source_column: source column of both.
-        max_length: tokens.
+        rendering: how rows became tokens.
     """
     before = count_sources((name for part in parts for name in part[source_column][:]), source_column)
-    return RowsLeft(before, Counter(tokens[source_column][:]), f"a labeled token within max_length={max_length}")
+    return RowsLeft(before, Counter(tokens[source_column][:]), rendering.need)
 
 
-def _tokenize(rows: Dataset, tokenizer: Any, format_name: str, max_length: int, source_column: str) -> Dataset | None:
-    """Return the tokens of a part's rows; None if no row has a label."""
-    chosen = choose_format(format_name, rows.column_names)
-    tokenize = tokenizer_of_batch(chosen, tokenizer, max_length)
+def _tokenize(
+    rows: Dataset, tokenizer: Any, format_name: str, rendering: Rendering, source_column: str
+) -> list[Dataset]:
+    """Return the tokens of a part's rows with a label and their `LENGTH`, in shards."""
+    tokenize = tokenizer_of_batch(format_name, tokenizer, rendering)
 
     def tokenize_labelled(columns: Mapping[str, Sequence[Any]], numbers: Sequence[int]) -> dict[str, Sequence[Any]]:
         try:
@@ -105,8 +156,7 @@ def _tokenize(rows: Dataset, tokenizer: Any, format_name: str, max_length: int, 
             )
         except RowError as error:
             raise DataError(f"{name_row(rows, start + error.row)}: {error.reason}") from error
-    held = [shard for shard in shards if len(shard)]
-    return concatenate_datasets(held) if held else None
+    return [shard for shard in shards if len(shard)]
 
 
 def name_rows(rows: Dataset, column: str, *, file: str = "") -> Dataset:

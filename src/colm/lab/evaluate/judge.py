@@ -40,15 +40,19 @@ class Prompts(NamedTuple):
     cut: list[bool]
 
 
-def make_prompts(questions: Sequence[Question], model: Any, tokenizer: Any, max_new_tokens: int) -> Prompts:
-    """Return the prompts exactly as in training; a prompt that is too long loses its beginning.
+def make_prompts(
+    questions: Sequence[Question], model: Any, tokenizer: Any, max_new_tokens: int, *, chat: bool = False
+) -> Prompts:
+    """Return the prompts as in training with `chat`, see `Rendering`; a prompt that is too long loses its beginning.
 
     Raises:
         DataError: a prompt has no tokens.
         ConfigError: messages need a chat template that the tokenizer lacks, or `max_new_tokens` leaves no room.
     """
     room = prompt_room(model, max_new_tokens)
-    readers = {name: prompt_of_format(name, tokenizer) for name in {question.format for question in questions}}
+    readers = {
+        name: prompt_of_format(name, tokenizer, chat=chat) for name in {question.format for question in questions}
+    }
     found, cut = [], []
     for question in questions:
         ids = readers[question.format](question.row)

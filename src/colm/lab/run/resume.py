@@ -16,7 +16,7 @@ from colm.lab.data.held_rows import write_rows
 from colm.lab.run.changes import refused_changes
 from colm.lab.run.folder import RunFolder
 from colm.lab.run.prepare import PreparedData
-from colm.lab.run.settings import RunSettings, load_settings
+from colm.lab.run.settings import RunSettings, load_run_settings
 from colm.lab.run.yaml12 import write_yaml
 from colm.step.record import CONFIG_NAME, DATA_NAME, HELD_OUT_NAME
 
@@ -29,9 +29,8 @@ def check_settings(settings: RunSettings) -> None:
     Raises:
         ConfigError: other settings differ; names each with both values.
     """
-    path = settings.output_dir / CONFIG_NAME
     try:
-        held = load_settings(str(path), []).values  # newer keys have their defaults
+        held = load_run_settings(settings.output_dir).values
     except ConfigError as error:
         raise ConfigError(f"The run in {settings.output_dir} cannot be resumed: {error}") from error
     differing = [f"{key}: {before!r} -> {now!r}" for key, before, now in refused_changes(held, settings.values)]
@@ -60,9 +59,9 @@ def check_data(folder: Path, found: Fingerprint | None) -> None:
 
 def fingerprint_run(settings: RunSettings, data: PreparedData) -> Fingerprint:
     """Return the fingerprint of the run's data; for a stream, of its held-out rows."""
-    if settings.data["streaming"]:
-        return fingerprint_stream(write_rows(data.held_out, settings.data["format"]))
-    return fingerprint_data(data.train, data.validation, settings.data["source_column"])
+    if settings.data.streaming:
+        return fingerprint_stream(write_rows(data.held_out, settings.data.format))
+    return fingerprint_data(data.train, data.validation, settings.data.source_column)
 
 
 Texts = Mapping[str, Iterable[str]]
@@ -87,7 +86,7 @@ def _dump(settings: RunSettings) -> str:
 def changed_settings(settings: RunSettings, folder: RunFolder) -> Texts:
     """Return a resumed run's settings; nothing if the file has the same settings, or is not ours."""
     path = folder.path / CONFIG_NAME
-    if path.exists() and load_settings(str(path), []).values == settings.values:
+    if path.exists() and load_run_settings(folder.path).values == settings.values:
         return {}
     if path.exists() and CONFIG_NAME not in folder.own():
         logger.warning(

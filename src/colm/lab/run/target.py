@@ -10,11 +10,11 @@ from colm.errors import ConfigError
 from colm.lab.run.adapters import load_adapted
 from colm.lab.run.folder import RunFolder
 from colm.lab.run.named import ADAPTER_NAME, find_model, load_base, load_named_tokenizer
-from colm.lab.run.settings import RunSettings, load_settings, resolve_settings
+from colm.lab.run.settings import RunSettings, load_run_settings, resolve_settings
 from colm.models import pad_within
 from colm.step.record import COMPARE_NAME, CONFIG_NAME, SUMMARY_NAME
 
-ALLOWED = ("data.columns", "data.format", "data.source_column", "dtype")
+ALLOWED = ("data.chat_template", "data.columns", "data.format", "data.source_column", "dtype")
 """Settings that may be overridden for an evaluation."""
 
 
@@ -44,7 +44,7 @@ def find_target(name: str, overrides: Sequence[str]) -> Target:
             )
     folder = Path(name)
     if (folder / CONFIG_NAME).is_file():
-        settings = load_settings(str(folder / CONFIG_NAME), overrides)
+        settings = load_run_settings(folder, overrides)
         if not (folder / SUMMARY_NAME).is_file():
             raise ConfigError(
                 f"The run {name} has not finished (there is no {SUMMARY_NAME}); resume it with colm train --resume."

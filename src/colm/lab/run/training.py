@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -19,23 +19,34 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
 
 from colm.errors import ConfigError, one_line
+from colm.hints import Also, Count, CountOrZero, Form, Positive, Range, Seed, arms_of, hints_of, options_of
 from colm.lab.run.adapters import lora_config
 from colm.lab.run.yaml12 import read_yaml
-from colm.typed import Count, CountOrZero, Range, Seed, hints_of, read_section, show
+from colm.typed import read_section, show
 
 Least0 = Annotated[float, Range(0)]
 Below1 = Annotated[float, Range(0, 1)]
 
 TRAINING_DEFAULTS: dict[str, Any] = {"report_to": "none", "logging_steps": 10, "remove_unused_columns": True}
 
+LORA_DEFAULTS: dict[str, Any] = {"target_modules": "all-linear"}
+
 OWNED = ("output_dir", "seed")
 """Training arguments with their own place at the top of the file."""
 
-CHECKPOINT_HINTS: dict[str, Any] = {
-    **dict.fromkeys(("use_reentrant", "preserve_rng_state", "debug", "early_stop"), bool),
-    "determinism_check": Literal["default", "none"],
-}
-"""Options of activation checkpointing that a file can set."""
+
+@dataclass
+class CheckpointOptions:
+    """Options of activation checkpointing that a file can set, see `torch.utils.checkpoint.checkpoint`."""
+
+    use_reentrant: bool = False
+    preserve_rng_state: bool = True
+    debug: bool = False
+    early_stop: bool = True
+    determinism_check: Literal["default", "none"] = "default"
+
+
+JsonText = Annotated[str, Form(r"^\{", "a mapping written as JSON")]
 
 TRAINING_RANGES: dict[str, Any] = {
     **dict.fromkeys(
@@ -55,18 +66,21 @@ TRAINING_RANGES: dict[str, Any] = {
     "ddp_timeout": Annotated[int, Range(1, 10**8, open="")],
     "include_num_input_tokens_seen": Literal["all", "non_padding", "no"] | bool,
     "include_for_metrics": list[Literal["inputs", "loss"]],
-    "lr_scheduler_kwargs": dict[str, Any] | None,
-    **dict.fromkeys(("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"), dict[str, Any] | None),
+    "lr_scheduler_kwargs": Annotated[dict[str, Any] | None, Also(JsonText)],
+    **dict.fromkeys(
+        ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
+        Annotated[CheckpointOptions | None, Also(JsonText)],
+    ),
     "parallelism_config": type(None),  # an object, which a file cannot express
 }
 """Type hints stricter than those of `transformers.TrainingArguments`."""
 
 LORA_RANGES: dict[str, Any] = {
     "r": Count,
-    "lora_alpha": Annotated[float, Range(0, open="both")],
+    "lora_alpha": Positive,
     "lora_dropout": Below1,
     "rank_pattern": dict[str, Count],
-    "alpha_pattern": dict[str, Annotated[float, Range(0, open="both")]],
+    "alpha_pattern": dict[str, Positive],
     "qalora_group_size": Count,
     "trainable_token_indices": list[CountOrZero] | dict[str, list[CountOrZero]] | None,
     "layers_to_transform": list[CountOrZero] | CountOrZero | None,
@@ -106,7 +120,36 @@ def training_hints() -> dict[str, Any]:
         if field.name in hints and field.metadata.get("choices"):
             options: Any = Literal[tuple(field.metadata["choices"])]
             hints[field.name] = options | None if field.default is None else options
-    return hints | {name: hint for name, hint in {**TRAINING_RANGES, **FIXED}.items() if name in hints}
+    hints |= {name: hint for name, hint in {**TRAINING_RANGES, **FIXED}.items() if name in hints}
+    for name, hint in hints.items():
+        if name.endswith("_strategy") and any("no" in options_of(arm.kind) for arm in arms_of(hint)):
+            hints[name] = Annotated[hint, Also(Literal[False])]  # "no" in YAML 1.1
+    return hints
+
+
+@cache
+def _defaults(config: type[Any]) -> dict[str, Any]:
+    made = {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(config)
+        if field.init
+    }
+    return {name: None if value is MISSING else value for name, value in made.items()}
+
+
+def fill_training(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every field of `transformers.TrainingArguments`, as given or by default."""
+    return {**_defaults(TrainingArguments), **training}
+
+
+def fill_lora(lora: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every field of `peft.LoraConfig`, as given or by default."""
+    return {**_defaults(LoraConfig), **lora}
+
+
+def lora_hints() -> dict[str, Any]:
+    """Return the type of each field of LoraConfig."""
+    return {**hints_of(LoraConfig), **LORA_RANGES}
 
 
 def read_training(values: Any) -> dict[str, Any]:
@@ -125,9 +168,6 @@ def read_training(values: Any) -> dict[str, Any]:
     for name, instead in ELSEWHERE.items():
         if given.get(name):
             raise ConfigError(f"training.{name}={show(given[name])} has no effect here: {instead}. Leave it out.")
-    for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
-        if isinstance(given.get(name), Mapping):
-            given[name] = read_section(f"training.{name}", CHECKPOINT_HINTS, given[name])
     # Pinning memory without an accelerator only warns; without use_cpu, several processes would train separately.
     machine = {"dataloader_pin_memory": torch.cuda.is_available(), "use_cpu": not torch.accelerator.is_available()}
     merged = {**machine, **TRAINING_DEFAULTS, **given}
@@ -162,11 +202,8 @@ def read_lora(values: Any) -> dict[str, Any] | None:
         raise ConfigError(
             f"lora is {show(values)}; it must be a mapping of LoraConfig fields, or null for full training."
         )
-    hints = {**hints_of(LoraConfig), **LORA_RANGES}
-    given = {
-        "target_modules": "all-linear",
-        **read_section("lora", hints, values, "in lora (the fields of peft.LoraConfig)"),
-    }
+    place = "in lora (the fields of peft.LoraConfig)"
+    given = {**LORA_DEFAULTS, **read_section("lora", lora_hints(), values, place)}
     for name, needs in NEEDS_INIT.items():
         if given.get(name) is not None and given.get("init_lora_weights") != needs:
             raise ConfigError(f"lora.{name} has no effect without lora.init_lora_weights={needs}; leave it out.")

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from tests.conftest import ragged_batch, tiny_model
+from tests.support.models import ragged_batch, tiny_model
 from torch import nn
 
 from colm import CoresetSelector, SelectionConfig, example_mean

@@ -15,7 +15,8 @@ from torch.distributed.tensor import DTensor
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.conftest import ragged_batch, tiny_model
+from tests.support.models import ragged_batch, tiny_model
+from tests.support.pools import LENGTHS, SIZES, SOURCES
 
 from colm import CoresetSelector, SelectionConfig, example_mean
 from colm.step.ranks import leave_ranks
@@ -30,9 +31,6 @@ CASES = {
     "spsa": {"lora": False, "features": "spsa"},
     "head": {"lora": False, "features": "exact"},  # sharded separately
 }
-SIZES = {"big": 600, "large": 350, "small": 40, "tiny": 10}
-SOURCES = ["big"] * 6 + ["tiny"] + ["large"] * 4 + ["small"] * 2 + ["big"] * 3
-LENGTHS = [9, 7, 5, 8, 6, 4, 9, 5, 7, 8, 4, 6, 9, 5, 8, 7]
 ROWS = {  # of each rank: with two, one has fewer rows of big sources, and so fewer forwards in the selection pass
     1: [list(range(16))],
     2: [[0, 1, 2, 3, 4, 5, 7, 8, 13, 14], [6, 9, 10, 11, 12, 15]],

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.trainers.test_hf import coreset_trainer, lines, mixture, weights
+from tests.support.trainers import coreset_trainer, lines, mixture, weights
 
 from colm import SelectionConfig
 from colm.config import PRESETS

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 import yaml
 from datasets import Dataset
-from tests.conftest import tiny_model
-from tests.trainers.test_hf import arguments, collate, lines, weights
+from tests.support.models import tiny_model
+from tests.support.trainers import arguments, collate, lines, weights
 from torch.utils.data import IterableDataset, get_worker_info
 
 from colm import CoresetTrainer, SelectionConfig

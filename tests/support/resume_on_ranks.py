@@ -10,8 +10,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.pairs import all_pairs
-from tests.trainers.interrupted import FACTORS, differences, interrupt, possible
+from tests.support.interrupted import FACTORS, differences, interrupt, possible
+from tests.support.pairs import all_pairs
 
 from colm.step.ranks import leave_ranks, rank_and_world
 
