@@ -1,4 +1,4 @@
-"""The library does not know the lab, imports go one way, and each outside power has one owner; also for tests' helpers."""
+"""The library does not know the lab, imports go one way, and each power and each helper of tests has one owner."""
 
 from __future__ import annotations
 

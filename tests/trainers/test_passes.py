@@ -59,9 +59,7 @@ def test_also_on_two_ranks(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     for rank in range(2):
         found = json.loads((tmp_path / f"found-{rank}.json").read_text())
-        assert {
-            name(case): differing for case, differing in zip(resume_on_ranks.CASES, found, strict=True) if differing
-        } == {}
+        assert {name(case): each for case, each in zip(resume_on_ranks.CASES, found, strict=True) if each} == {}
 
 
 @pytest.mark.slow
