@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 SPEC = importlib.util.spec_from_file_location(
-    "gpu_archives", Path(__file__).parents[1] / "benchmarks" / "gpu" / "archives.py"
+    "gpu_archives", Path(__file__).parents[2] / "benchmarks" / "gpu" / "archives.py"
 )
 assert SPEC is not None
 assert SPEC.loader is not None

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import yaml
 from datasets import Dataset
-
-from colm.lab.run.settings import resolve_settings
-from colm.models import train_tiny_tokenizer
 from tests.support.models import ragged_batch, tiny_model
 from tests.support.trainers import collate
 
-ROOT = Path(__file__).parents[1]
+from colm.lab.run.settings import resolve_settings
+from colm.models import train_tiny_tokenizer
+
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
