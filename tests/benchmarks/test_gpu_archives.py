@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.files import contents
 
 SPEC = importlib.util.spec_from_file_location(
     "gpu_archives", Path(__file__).parents[2] / "benchmarks" / "gpu" / "archives.py"
@@ -18,10 +19,6 @@ assert SPEC is not None
 assert SPEC.loader is not None
 archives: Any = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(archives)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from tests.support.files import read_lines
 from tests.support.models import tiny_model
 from transformers import Trainer, TrainingArguments
 
@@ -74,7 +74,7 @@ def coreset_trainer(folder: Path, *, selection: SelectionConfig | None = None, *
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in (folder / "selection.jsonl").read_text().splitlines()]
+    found = read_lines(folder / "selection.jsonl")
     for line in found:
         del line["seconds"], line["step_seconds"]
     return found

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support.commands import read_lines, write_run
+from tests.support.commands import write_run
+from tests.support.files import read_lines
 from tests.support.processes import children, start, wait_for_lines
 from tests.support.trainers import coreset_trainer, lines, weights
 

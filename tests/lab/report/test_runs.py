@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.support.files import read_lines, write_lines
 from tests.support.reports import SIZES, find_small, write_run
 
 from colm.errors import ConfigError
@@ -76,9 +77,9 @@ def test_an_older_run_without_the_newer_files_and_fields(tmp_path: Path) -> None
     summary["sources"]["poems"]["eval_loss_before"] = None
     (folder / "summary.json").write_text(json.dumps(summary))
     newer = ("step_seconds", "match", "match_random")
-    lines = [json.loads(line) for line in (folder / "selection.jsonl").read_text().splitlines()]
+    lines = read_lines(folder / "selection.jsonl")
     cut = [{key: value for key, value in line.items() if key not in newer} for line in lines]
-    (folder / "selection.jsonl").write_text("".join(json.dumps(line) + "\n" for line in cut))
+    write_lines(folder / "selection.jsonl", cut)
     run = read_run(folder)
     assert run.finished
     assert sorted(run.small) == ["history", "poems"]

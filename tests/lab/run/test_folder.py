@@ -17,7 +17,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.commands import contents
+from tests.support.files import contents
 
 from colm.errors import ConfigError
 from colm.lab.run.folder import RunFolder, needed_names

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from tests.support.commands import read_lines
+from tests.support.files import read_lines, write_lines, write_settings
 
 from colm.lab.cli import main
 
@@ -19,11 +18,9 @@ def write_parts(folder: Path, **data: Any) -> str:
     entries = []
     for place, (name, label) in enumerate(labels.items()):
         rows = [{"source": label, "prompt": f"{name} {i}: ", "completion": str(i)} for i in range(10 + 8 * place)]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        entries.append({"path": str(folder / f"{name}.jsonl")})
+        entries.append({"path": write_lines(folder / f"{name}.jsonl", rows)})
     long = {"prompt": "long " * 60, "completion": "x"}
-    (folder / "long.jsonl").write_text((json.dumps(long) + "\n") * 30)
-    entries.append({"path": str(folder / "long.jsonl"), "source": 7})
+    entries.append({"path": write_lines(folder / "long.jsonl", [long] * 30), "source": 7})
     values = {
         "model": "tiny",
         "data": {"max_length": 32, **data},
@@ -31,8 +28,7 @@ def write_parts(folder: Path, **data: Any) -> str:
         "training": {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "max_steps": 5},
         "output_dir": str(folder / "run"),
     }
-    (folder / "run.yaml").write_text(yaml.safe_dump(values))
-    return str(folder / "run.yaml")
+    return write_settings(folder, values)
 
 
 @pytest.mark.parametrize("streaming", [False, True])

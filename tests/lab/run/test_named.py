@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support.commands import read_lines, write_run
+from tests.support.commands import write_run
+from tests.support.files import read_lines
 
 from colm.errors import ConfigError
 from colm.lab.cli import main

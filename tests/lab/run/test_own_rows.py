@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.support.files import read_lines, write_lines, write_settings
 
 from colm.errors import DataError
 from colm.lab.cli import main
@@ -28,21 +29,15 @@ ROWS = [  # two kinds of answers to most questions
 ]
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
 def write_config(folder: Path, rows: list[dict[str, Any]] = ROWS, **data: Any) -> str:
-    held = {"train": write(folder / "rows.jsonl", rows), "max_length": 32, "validation_rows": 4, **data}
+    held = {"train": write_lines(folder / "rows.jsonl", rows), "max_length": 32, "validation_rows": 4, **data}
     values = {"model": "tiny", "data": held, "training": TRAINING, "output_dir": str(folder / "run")}
-    (folder / "run.yaml").write_text(yaml.safe_dump({**values, "selection": {"features": "none"}}))
-    return str(folder / "run.yaml")
+    return write_settings(folder, {**values, "selection": {"features": "none"}})
 
 
 def asked_by(run: Path) -> list[tuple[str, str, str]]:
     assert main(["eval", str(run), "--max-new-tokens", "1"]) == 0
-    lines = map(json.loads, (run / "answers.jsonl").read_text().splitlines())
+    lines = read_lines(run / "answers.jsonl")
     return [(line["source"], line["prompt"], line["expected"]) for line in lines]
 
 
@@ -76,15 +71,12 @@ CHANGES: dict[str, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]] = {
 
 @pytest.mark.parametrize("change", [*CHANGES, "gone"])
 def test_the_same_questions_are_asked_whatever_becomes_of_the_file(copy: Path, change: str) -> None:
-    before = [
-        (line["source"], line["prompt"], line["expected"])
-        for line in map(json.loads, (copy / "run" / "answers.jsonl").read_text().splitlines())
-    ]
+    before = [(line["source"], line["prompt"], line["expected"]) for line in read_lines(copy / "run" / "answers.jsonl")]
     assert len(before) == 8
     if change == "gone":
         (copy / "rows.jsonl").unlink()
     else:
-        write(copy / "rows.jsonl", CHANGES[change](ROWS))
+        write_lines(copy / "rows.jsonl", CHANGES[change](ROWS))
     assert asked_by(copy / "run") == before
 
 
@@ -101,8 +93,8 @@ def test_what_is_asked_was_not_trained(trained: Path) -> None:
 
 def test_rows_of_a_mixture_keep_the_names_that_the_run_gave_their_sources(tmp_path: Path) -> None:
     instructions = [{"instruction": f"{i}:", "output": "y", "kind": "i"} for i in range(10, 30)]
-    write(tmp_path / "one.jsonl", instructions)
-    write(tmp_path / "two.jsonl", [{"kind": "p", "prompt": f"{i}: ", "completion": "z"} for i in range(20, 40)])
+    write_lines(tmp_path / "one.jsonl", instructions)
+    write_lines(tmp_path / "two.jsonl", [{"kind": "p", "prompt": f"{i}: ", "completion": "z"} for i in range(20, 40)])
     values = yaml.safe_load(Path(write_config(tmp_path, validation_rows={"merged": 6, "p": 3}, cap=8)).read_text())
     values["data"] |= {"train": None, "source_column": "kind", "weights": {"merged": 1, "p": 3}}
     values["mixture"] = [{"path": str(tmp_path / name)} for name in ("one.jsonl", "two.jsonl")]
@@ -118,7 +110,7 @@ def test_a_validation_file_that_changes_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     held = [{"source": "ab"[i % 2], "prompt": f"{i}: ", "completion": "The answer is 1."} for i in range(38, 44)]
-    config = write_config(tmp_path, validation=write(tmp_path / "held.jsonl", held))
+    config = write_config(tmp_path, validation=write_lines(tmp_path / "held.jsonl", held))
     assert main(["train", config]) == 0
     said = "data.validation shares 2 prompts with the training data, rows by source: a 1 of 3, b 1 of 3."
     assert caplog.text.count(said) == 1
@@ -128,7 +120,7 @@ def test_a_validation_file_that_changes_is_said(
     before = asked_by(tmp_path / "run")
     assert len(before) == 6
     assert "has changed since the run" not in caplog.text
-    for change in (lambda: write(tmp_path / "held.jsonl", held[1:]), lambda: (tmp_path / "held.jsonl").unlink()):
+    for change in (lambda: write_lines(tmp_path / "held.jsonl", held[1:]), lambda: (tmp_path / "held.jsonl").unlink()):
         change()
         caplog.clear()
         assert asked_by(tmp_path / "run") == before
@@ -141,7 +133,7 @@ def test_a_validation_file_that_changes_is_said(
 
 def test_held_out_rows_that_are_all_too_long_stop_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     held = [{"source": name, "prompt": "So long. " * 20 + name, "completion": "The answer is 1."} for name in "abc"]
-    config = write_config(tmp_path, validation=write(tmp_path / "held.jsonl", held))
+    config = write_config(tmp_path, validation=write_lines(tmp_path / "held.jsonl", held))
     assert main(["train", config, "training.load_best_model_at_end=true"]) == 0
     assert caplog.text.count("so the run trains without an evaluation") == 1
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -156,7 +148,7 @@ def test_a_stream_asks_and_leaves_out_what_it_held_out(tmp_path: Path, capsys: p
     assert main(["train", config]) == 0
     kept, before = (run / "held_out.jsonl").read_bytes(), asked_by(run)
     assert len(before) == 8
-    write(tmp_path / "rows.jsonl", CHANGES["prepend"](ROWS[::-1]))
+    write_lines(tmp_path / "rows.jsonl", CHANGES["prepend"](ROWS[::-1]))
     assert asked_by(run) == before
     assert main(["train", config, "--resume", "training.max_steps=2"]) == 0
     assert (run / "held_out.jsonl").read_bytes() == kept
@@ -183,7 +175,7 @@ def test_older_runs_are_asked_only_where_their_data_is_the_same(
     before = asked_by(run)
     (run / "held_out.jsonl").unlink()
     assert asked_by(run) == before
-    write(tmp_path / "rows.jsonl", CHANGES["append"](unique))
+    write_lines(tmp_path / "rows.jsonl", CHANGES["append"](unique))
     assert main(["eval", str(run)]) == 2
     error = capsys.readouterr().err
     assert "The data has changed since the run" in error
@@ -210,7 +202,7 @@ def test_columns_of_held_out_rows_may_be_named_otherwise(tmp_path: Path, capsys:
     assert main(["train", write_config(tmp_path, rows)]) == 0
     command = ["eval", str(tmp_path / "run"), "--max-new-tokens", "1", "data.columns={answer: solution}"]
     assert main([*command, "--source-column", "topic", "--out", str(tmp_path / "out")]) == 0
-    lines = list(map(json.loads, (tmp_path / "out" / "answers.jsonl").read_text().splitlines()))
+    lines = read_lines(tmp_path / "out" / "answers.jsonl")
     assert {(line["source"], line["expected"]) for line in lines} == {("t", "7")}
     assert main([*command, "--source-column", "topc"]) == 2
     assert "no column 'topc' for the source. Did you mean 'topic'" in capsys.readouterr().err

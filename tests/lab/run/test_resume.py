@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.support.commands import read_lines, write_run
+from tests.support.commands import write_run
+from tests.support.files import contents, read_lines
 from transformers import Trainer
 
 from colm.errors import ConfigError
@@ -20,16 +21,12 @@ from colm.lab.run.settings import load_settings
 FEW = {"max_steps": 2, "save_steps": 1, "per_device_train_batch_size": 4, "use_cpu": True}
 
 
-def held(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
-
 def test_other_settings_or_data_are_refused_and_nothing_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, run = write_run(tmp_path, training=FEW, lora={"r": 4}), tmp_path / "run"
     assert main(["train", config]) == 0
-    before = held(run)
+    before = contents(run)
     resume = ["train", config, "--resume", "training.max_steps=3"]
 
     changes = ["seed=7", "selection.keep=0.25", "training.learning_rate=1", "lora.r=2"]
@@ -55,7 +52,7 @@ def test_other_settings_or_data_are_refused_and_nothing_is_written(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_load_from_checkpoint", fail)
         assert main(resume) == 2
-    assert held(run) == before
+    assert contents(run) == before
 
     assert main(resume) == 0
     assert yaml.safe_load((run / "config.yaml").read_text())["training"]["max_steps"] == 3

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tests.support.commands import write_run
+from tests.support.files import write_lines
 
 from colm.lab.run.settings import load_settings
 from colm.lab.study.finished import is_answered, read_asked
@@ -15,8 +16,7 @@ from colm.lab.study.finished import is_answered, read_asked
 
 def write_questions(path: Path, answer: str) -> str:
     rows = [{"source": "adding", "prompt": "1 + 1 = ", "answer": "2"}, {"prompt": "1 + 2 = ", "answer": answer}]
-    path.write_text("".join(json.dumps({"source": "other"} | row) + "\n" for row in rows))
-    return str(path)
+    return write_lines(path, [{"source": "other"} | row for row in rows])
 
 
 def write_answers(folder: Path, settings: dict[str, Any]) -> None:
