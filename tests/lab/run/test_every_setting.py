@@ -94,6 +94,8 @@ def test_files_that_are_no_configuration(tmp_path: Path, content: bytes, message
         load_settings(str(path), [])
     with pytest.raises(ConfigError, match="a folder, not a file"):
         load_settings(str(tmp_path), [])
+    with pytest.raises(ConfigError, match="no configuration file"):
+        load_settings(str(tmp_path / "none.yaml"), [])
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:

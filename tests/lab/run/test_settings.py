@@ -65,15 +65,3 @@ def test_a_bare_no_is_the_trainers_no(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(BASE) + "training:\n  save_strategy: no\n  bf16: no\n")
     training = load_settings(str(path), ["training.eval_strategy=no"]).training
     assert (training["save_strategy"], training["eval_strategy"], training["bf16"]) == ("no", "no", False)
-
-
-def test_files_that_are_no_configuration(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no configuration file"):
-        load_settings(str(tmp_path / "none.yaml"), [])
-    path = tmp_path / "bad.yaml"
-    path.write_text("a: [")
-    with pytest.raises(ConfigError, match="not valid YAML"):
-        load_settings(str(path), [])
-    path.write_text("- a")
-    with pytest.raises(ConfigError, match="contains a list"):
-        load_settings(str(path), [])
