@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from tests.support.files import write_lines, write_settings
 from tests.support.models import tiny_model
-from tests.support.trainers import arguments, collate, lines, weights
+from tests.support.trainers import arguments, collate, lines, same_weights, weights
 from torch.utils.data import IterableDataset, get_worker_info
 
 from colm import CoresetTrainer, SelectionConfig
@@ -188,6 +188,6 @@ def differences(whole: dict[str, Any], again: dict[str, Any]) -> list[str]:
     if [line["step"] for line in whole["lines"]] != [line["step"] for line in again["lines"]]:
         found.append("steps")
     found += [f"line of step {a['step']}" for a, b in zip(whole["lines"], again["lines"], strict=False) if a != b][:1]
-    if not all(torch.equal(a, b) for a, b in zip(whole["weights"], again["weights"], strict=True)):
+    if not same_weights(whole["weights"], again["weights"]):
         found.append("weights")
     return found

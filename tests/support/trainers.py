@@ -82,3 +82,9 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 def weights(trainer: Trainer) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in trainer.model.parameters()]
+
+
+def same_weights(one: Trainer | list[torch.Tensor], other: Trainer | list[torch.Tensor]) -> bool:
+    """Return whether the weights, of trainers or as they were kept, are equal bit for bit."""
+    held = [each if isinstance(each, list) else weights(each) for each in (one, other)]
+    return all(torch.equal(a, b) for a, b in zip(*held, strict=True))
