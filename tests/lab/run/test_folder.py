@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,71 +12,18 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.files import contents
+from tests.support.folders import fingerprint_text, settings_text, start, train_in
 
 from colm.errors import ConfigError
-from colm.lab.run.folder import RunFolder, needed_names
+from colm.lab.run.folder import RunFolder
 from colm.lab.run.lock import LOCK_NAME
 from colm.lab.run.recognize import is_settings_file
 from colm.lab.run.settings import resolve_settings
 from colm.lab.run.staging import NEW, OLD
 from colm.lab.run.yaml12 import write_yaml
 from colm.step.record import ANSWER_NAMES, MANIFEST_NAME, RUN_NAMES
-from colm.trainers.checkpoints import begin_checkpoint, mark_complete
 
-STEP = {"step": 0, "pool_count": 2, "pool": {"a": [0, 1]}, "kept": {"a": [0]}}
-EVALUATION = {"step": 0, "rows": 0, "seconds": 0.0, "losses": {"a": 1.0}}
 OWN_NAMES = (*RUN_NAMES, *ANSWER_NAMES, "model.safetensors", "config.json", "tokenizer.json", "checkpoint-1")
-
-
-def settings_text(mark: str = "") -> str:
-    """Return resolved settings as far as colm looks at them."""
-    keys = ("model", "data", "selection", "training", "output_dir")
-    return yaml.safe_dump({**dict.fromkeys(keys, mark), "seed": 0}, sort_keys=False)
-
-
-def fingerprint_text(rows: int = 4) -> str:
-    part = {"rows": rows, "digest": "0"}
-    return json.dumps({"train": part, "validation": part}, indent=2) + "\n"
-
-
-def write_checkpoint(folder: RunFolder, step: int, mark: str = "") -> None:
-    path = folder.path / f"checkpoint-{step}"
-    folder.announce(path.name)
-    begin_checkpoint(path)
-    (path / "model.safetensors").write_text(f"weights {mark}")
-    (path / "tokenizer.json").write_text("{}")
-    (path / "coreset_state.pt").write_text(mark)
-    mark_complete(path)
-
-
-def train_in(path: Path, mark: str = "", *, steps: int = 1) -> None:
-    """Leave what a training leaves, by the same calls."""
-    folder = RunFolder(path)
-    with folder.hold():
-        folder.staging.make()
-        (folder.staging.new / "evaluations.jsonl").write_text(json.dumps(EVALUATION) + "\n")
-        folder.begin({"data.json": fingerprint_text(), "config.yaml": settings_text(mark)})
-        for step in range(steps):
-            with (path / "selection.jsonl").open("a") as file:
-                file.write(json.dumps({**STEP, "step": step}) + "\n")
-            write_checkpoint(folder, step + 1, mark)
-        folder.staging.make()
-        (folder.staging.new / "model.safetensors").write_text(f"weights {mark}")
-        (folder.staging.new / "tokenizer.json").write_text("{}")
-        folder.adopt()
-        folder.write("examples.json", json.dumps({"most_kept": [], "least_kept": []}, indent=2) + "\n")
-        summary = {"steps": steps, "selection_seconds": 0.0, "small_sources": [], "sources": {}, "mark": mark}
-        folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
-
-
-def start(path: Path, mark: str = "next") -> None:
-    """Begin a run as ``--overwrite`` does: what is in the way is refused."""
-    folder = RunFolder(path)
-    with folder.hold():
-        folder.refuse_foreign(needed_names())
-        folder.refuse_foreign(["tokenizer.json"])  # the tokenizer's, once it is there
-        folder.refuse_checkpoints(0, 10)
-        folder.begin({"data.json": fingerprint_text(), "config.yaml": settings_text(mark)})
 
 
 def test_a_run_is_replaced_and_nothing_of_it_is_left(tmp_path: Path) -> None:
@@ -207,90 +148,6 @@ def test_any_tree_survives_bit_for_bit(trained: Path, tree: dict[str, bytes], he
         assert {name: found.get(name) for name in theirs} == theirs
 
 
-@contextmanager
-def killed_at(write: int, path: Path) -> Iterator[None]:
-    """Kill this process before its `write`-th file operation under a folder."""
-    seen, watching = 0, True
-
-    def watch(event: str, details: tuple[Any, ...]) -> None:
-        nonlocal seen
-        if not watching:
-            return
-        touches = (event == "open" and details[2] & (os.O_WRONLY | os.O_RDWR)) or event in (
-            *("os.rename", "os.remove", "os.mkdir", "os.rmdir"),
-        )
-        if touches and str(details[0]).startswith(str(path)):
-            seen += 1
-            if seen == write:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(watch)
-    yield
-    watching = False
-
-
-def run_killed(path: Path, write: int) -> bool:
-    """Replace the run in a process that is killed, and return whether it was."""
-    child = os.fork()
-    if not child:
-        try:
-            with killed_at(write, path):
-                start(path)
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_kill_at_any_moment_leaves_the_old_run_or_the_new_one(trained: Path, tmp_path: Path, every: int) -> None:
-    found = set()
-    for write in range(1, 200, every):
-        path = tmp_path / str(write)
-        shutil.copytree(trained, path)
-        (path / "notes.txt").write_text("mine")
-        old = contents(path)
-        killed = run_killed(path, write)
-        folder = RunFolder(path)
-        with folder.hold():
-            held = contents(path)
-            held.pop(LOCK_NAME)
-            mark = yaml.safe_load(held["config.yaml"])["model"]
-            found.add(mark)
-            if mark == "old":
-                leftover = {name for name in set(held) - set(old) if "." in name and name.rpartition(".")[2].isdigit()}
-                assert {name: text for name, text in held.items() if name not in leftover} == {
-                    **old,
-                    MANIFEST_NAME: held[MANIFEST_NAME],
-                }
-                assert "model.safetensors" in folder.own()
-            else:
-                assert {"summary.json", "model.safetensors", "selection.jsonl"}.isdisjoint(held)
-                assert {"config.yaml", "data.json"} <= set(held)
-        start(path, "after")  # what is advised works
-        assert yaml.safe_load((path / "config.yaml").read_text())["model"] == "after"
-        assert (path / "notes.txt").read_text() == "mine"
-        if not killed:
-            break
-    assert found == {"old", "next"}
-    assert write > 20
-
-
-def test_a_full_disk_as_a_run_begins_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train_in(tmp_path, "old")
-    before = contents(tmp_path)
-    folder = RunFolder(tmp_path)
-
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch, folder.hold():
-        patch.setattr("colm.lab.run.folder.replace_lines", fail)
-        with pytest.raises(OSError, match="No space"):
-            folder.begin({"config.yaml": settings_text()})
-    assert contents(tmp_path) == before
-
-
 @pytest.mark.parametrize("part", ["file", "within"])
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path, part: str) -> None:
     (tmp_path / "file").write_text("mine")
@@ -355,28 +212,6 @@ def test_what_came_while_the_run_trained_stays_and_the_model_is_kept(tmp_path: P
     assert (tmp_path / "model.safetensors").read_text() == (tmp_path / "README.md").read_text() == "mine"
     (kept,) = tmp_path.glob("trained-*/model.safetensors")
     assert kept.read_text() == "trained"
-
-
-def test_a_killed_write_of_a_file_is_still_ours(tmp_path: Path) -> None:
-    train_in(tmp_path)
-    folder = RunFolder(tmp_path)
-    old = (tmp_path / "summary.json").read_bytes()
-    folder.write("summary.json", "{}\n")
-    for text in (b"{}\n", old):  # renamed already, or not yet
-        (tmp_path / "summary.json").write_bytes(text)
-        assert "summary.json" in folder.own()
-
-
-def test_a_checkpoint_that_a_kill_left_incomplete_is_replaced_and_one_of_another_trainer_is_not(tmp_path: Path) -> None:
-    train_in(tmp_path)
-    folder, path = RunFolder(tmp_path), tmp_path / "checkpoint-3"
-    folder.announce(path.name)
-    begin_checkpoint(path)
-    (path / "model.safetensors").write_text("half")
-    assert f"{path.name}/model.safetensors" in folder.own()
-    (path / "coreset_begun.json").unlink()  # ours was deleted, and this is another's
-    with pytest.raises(ConfigError, match="checkpoint-3/model.safetensors"):
-        start(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["plain", "1e5", "no", "007", "2020-01-01", "größe"])
