@@ -19,10 +19,10 @@ from colm.errors import ConfigError
 from colm.hints import Also, Range, arms_of, extras_of, hints_of, options_of, stem_of
 from colm.lab.cli import main
 from colm.lab.data.settings import DataSettings, MixtureEntry
+from colm.lab.run.arguments import lora_hints, training_hints
 from colm.lab.run.schema import describe_fields, make_schema
 from colm.lab.run.sections import SECTIONS, TopSettings
 from colm.lab.run.settings import resolve_settings
-from colm.lab.run.training import lora_hints, training_hints
 from colm.lab.sources.config import ClusterConfig, SourceRules
 
 ROOT = Path(__file__).parents[3]

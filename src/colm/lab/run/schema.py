@@ -18,8 +18,8 @@ from transformers import TrainingArguments
 
 from colm.config import PRESETS, SelectionConfig
 from colm.hints import LARGEST, Also, Arm, Convert, Form, Range, arms_of, extras_of, hints_of, options_of, stem_of
+from colm.lab.run.arguments import LORA_DEFAULTS, OWNED, TRAINING_DEFAULTS, lora_hints, training_hints
 from colm.lab.run.sections import TopSettings
-from colm.lab.run.training import LORA_DEFAULTS, OWNED, TRAINING_DEFAULTS, lora_hints, training_hints
 from colm.typed import BOOLEANS, NUMBER, Settings
 
 Schema = dict[str, Any]

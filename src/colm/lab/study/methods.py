@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from colm.config import PRESETS, SelectionConfig
 from colm.errors import ConfigError
 from colm.hints import Count
-from colm.lab.run.training import fill_training
+from colm.lab.run.arguments import fill_training
 from colm.lab.run.yaml12 import read_yaml
 from colm.typed import check_keys, read_value
 
