@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colm import SelectionConfig
-from colm.lab.sources.outlook import expect_pool
+from colm.lab.sources.pools import expect_pool
 from colm.step.sources import find_small_sources
 
 ROWS = 262_039

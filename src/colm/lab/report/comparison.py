@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
@@ -146,29 +146,23 @@ def average_curves(method: Method, axis: Axis, loss: LossOf) -> Band:
         loss: loss of one evaluation; steps without a finite loss for every seed are left out.
     """
     band = Band([], [], [], [])
-    by_step = [{each.step: each for each in curve.evaluations} for curve in method.curves.values()]
-    for step in sorted(set.intersection(*map(set, by_step))) if by_step else []:
-        held = [each[step] for each in by_step]
-        places = [getattr(each, axis) for each in held]
-        losses = [loss(each, curve) for each, curve in zip(held, method.curves.values(), strict=True)]
-        finite = [value for value in losses if value is not None and isfinite(value)]
-        if len(finite) < len(held) or None in places:
-            continue
-        _append(band, fmean(places), finite)
+    places = [{each.step: getattr(each, axis) for each in curve.evaluations} for curve in method.curves.values()]
+    losses = [_trace(curve, loss) for curve in method.curves.values()]
+    for step in _common_steps(losses):
+        held = [of_seed[step] for of_seed in places]
+        if None not in held:
+            _append(band, fmean(held), [of_seed[step] for of_seed in losses])
     return band
 
 
 def average_differences(method: Method, base: Method, loss: LossOf) -> Band:
     """Return the mean over common seeds of a loss minus the base's, at the steps where all of them were evaluated."""
     seeds = [seed for seed in method.curves if seed in base.curves]
-    pairs = [(method.curves[seed], base.curves[seed]) for seed in seeds]
-    by_seed = [
-        {step: mine[step] - its[step] for step in mine if step in its}
-        for mine, its in ((_trace(mine, loss), _trace(its, loss)) for mine, its in pairs)
-    ]
+    pairs = [(_trace(method.curves[seed], loss), _trace(base.curves[seed], loss)) for seed in seeds]
+    differences = [{step: mine[step] - its[step] for step in mine.keys() & its} for mine, its in pairs]
     band = Band([], [], [], [])
-    for step in sorted(set.intersection(*map(set, by_seed))) if by_seed else []:
-        _append(band, float(step), [differences[step] for differences in by_seed])
+    for step in _common_steps(differences):
+        _append(band, float(step), [of_seed[step] for of_seed in differences])
     return band
 
 
@@ -216,6 +210,10 @@ def _trace(curve: Curve, loss: LossOf) -> dict[int, float]:
     """Return the finite losses by step."""
     losses = {each.step: loss(each, curve) for each in curve.evaluations}
     return {step: value for step, value in losses.items() if value is not None and isfinite(value)}
+
+
+def _common_steps(traces: Sequence[Mapping[int, float]]) -> list[int]:
+    return sorted(set.intersection(*map(set, traces))) if traces else []
 
 
 def _append(band: Band, place: float, values: list[float]) -> None:

@@ -105,7 +105,7 @@ def relabel_parts(
         names = [[rules.map.get(name, name) for name in part] for part in names]
     check_names("sources.split", rules.split, sorted(set(names[0])))
     for source, config in rules.split.items():
-        own = [_select(parts, held, source) for parts, held in zip((train, validation), names, strict=True)]
+        own = _select(train, names[0], source), _select(validation, names[1], source)
         found, held = cluster(*own, config, split_path(path, source))
         names = [_within(source, *pair) for pair in zip(names, (found.names, held), strict=True)]
     if rules.merge_below:
