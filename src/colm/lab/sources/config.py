@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
 
-from colm.errors import ConfigError, suggest
-from colm.typed import convert_known, hints_of
+from colm.config_checks import require_count
+from colm.errors import ConfigError
+from colm.typed import Count, Range, Seed, check_keys, convert_known, hints_of, read_value
 
-EMBEDDINGS = ("tfidf", "sentence", "model")
-ALGORITHMS = ("kmeans", "minibatch")
-POSITIONS = ("labels", "all")
 RANGE = (2, 64)
 """Numbers of clusters that ``auto`` chooses from."""
 
@@ -40,24 +38,21 @@ class ClusterConfig:
     """
 
     clusters: int | str | Mapping[str, int] = "auto"
-    embedding: str = "tfidf"
+    embedding: Literal["tfidf", "sentence", "model"] = "tfidf"
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
     layer: int = -1
-    positions: str = "labels"
-    dimensions: int = 64
-    terms: int = 30_000
-    algorithm: str = "kmeans"
-    sample: int = 50_000
-    restarts: int = 4
-    seed: int = 0
+    positions: Literal["labels", "all"] = "labels"
+    dimensions: Count = 64
+    terms: Count = 30_000
+    algorithm: Literal["kmeans", "minibatch"] = "kmeans"
+    sample: Annotated[int, Range(100)] = 50_000
+    restarts: Count = 4
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        for name, options in (("embedding", EMBEDDINGS), ("algorithm", ALGORITHMS), ("positions", POSITIONS)):
-            value = getattr(self, name)
-            if value not in options:
-                raise ConfigError(f"{name}={value!r} is not one of {', '.join(options)}.{suggest(str(value), options)}")
-        for name, least in (("dimensions", 1), ("terms", 1), ("sample", 100), ("restarts", 1), ("seed", 0)):
-            _require_whole(name, getattr(self, name), least)
+        for name, hint in hints_of(type(self)).items():
+            if name not in ("clusters", "layer", "encoder"):  # whose messages say more
+                object.__setattr__(self, name, read_value(name, hint, getattr(self, name)))
         if not isinstance(self.layer, int) or isinstance(self.layer, bool):
             raise ConfigError(f"layer={self.layer!r} must be a whole number; 0 is the embedding, -1 the last layer.")
         if not isinstance(self.encoder, str) or not self.encoder:
@@ -71,7 +66,7 @@ class ClusterConfig:
             if set(self.clusters) != {"least", "most"}:
                 raise ConfigError(f"clusters={dict(self.clusters)!r} must have least and most: {{least: 2, most: 64}}.")
             for name, value in self.clusters.items():
-                _require_whole(f"clusters.{name}", value, 2)
+                require_count(f"clusters.{name}", value, minimum=2)
             if self.clusters["least"] >= self.clusters["most"]:
                 raise ConfigError(f"clusters={dict(self.clusters)!r}: least must be below most.")
             return
@@ -91,22 +86,10 @@ class ClusterConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ClusterConfig:
         """Create a config from settings by name. Raises ConfigError for invalid values and unknown names."""
-        known = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise ConfigError(
-                    f"Unknown setting {key!r} of clustering.{suggest(str(key), known)} Known: {', '.join(known)}."
-                )
+        check_keys(values, hints_of(cls), "of clustering")
         return cls(**convert_known(hints_of(cls), values))
 
     def to_dict(self) -> dict[str, Any]:
         """Return all settings as a mapping."""
         values = asdict(self)
         return values | {"clusters": dict(self.clusters)} if isinstance(self.clusters, Mapping) else values
-
-
-def _require_whole(name: str, value: Any, least: int) -> None:
-    if (
-        not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**32
-    ):  # the range of scikit-learn's seeds
-        raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}.")
