@@ -25,7 +25,7 @@ LAYERS = [
     {"selector"},
     {"trainers"},
     {"integrations"},  # old names
-    {"lab.answers"},
+    {"lab.answers", "lab.intervals"},
     {"lab.data"},
     {"lab.sources", "lab.evaluate"},
     {"lab.run"},

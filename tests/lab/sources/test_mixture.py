@@ -12,7 +12,7 @@ from colm.lab.data.demo import demo_rows
 from colm.lab.data.tokenize import tokenize_rows
 from colm.lab.sources import mixture
 from colm.lab.sources.mixture import find_warnings, survey_mixture
-from colm.lab.sources.outlook import expect_pool
+from colm.lab.sources.pools import expect_pool
 from colm.models import train_tiny_tokenizer
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from colm.config import SelectionConfig
 from colm.errors import DataError, suggest
 from colm.lab.sources.duplicates import find_near_duplicates
-from colm.lab.sources.outlook import Outlook, SourceOutlook, even_share, expect_pool
+from colm.lab.sources.pools import Outlook, SourceOutlook, even_share, expect_pool
 from colm.lab.sources.words import count_words, distinguishing_words
 from colm.step.sources import RowsLeft, count_sources, name_keys, name_sources
 
