@@ -35,7 +35,7 @@ from variance_gather import Gathering, make_pool
 from colm import CoresetSelector, SelectionConfig, example_mean
 from colm.lab.data.read import read_rows
 from colm.lab.data.tokenize import tokenize_rows
-from colm.lab.report.intervals import estimate_mean
+from colm.lab.intervals import estimate_mean
 from colm.lab.run.settings import load_settings
 from colm.models import load_model, load_tokenizer
 from colm.step.sources import count_sources
@@ -67,7 +67,7 @@ class Bench:
             base = load_model("demo", dtype="float32")
             self.model = get_peft_model(base, LoraConfig(r=16, target_modules="all-linear"))
             tokens = tokenize_rows(
-                [read_rows(load_settings(str(REASONING), []).data["train"])],
+                [read_rows(load_settings(str(REASONING), []).data.train)],
                 load_tokenizer("demo"),
                 format_name="auto",
                 max_length=512,

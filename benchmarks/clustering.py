@@ -74,7 +74,7 @@ def measure_labels() -> None:
     done = {(one["mixture"], one["embedding"]) for one in held}
     for mixture in MIXTURES:
         base = load_settings(str(Path(__file__).parent / "experiments" / f"{mixture}.yaml"), [])
-        whole = read_rows(base.data["train"])
+        whole = read_rows(base.data.train)
         rows = whole.select(sorted(random.Random(0).sample(range(len(whole)), ROWS)))
         true, read = rows["source"][:], Rows([rows]).read(0, ROWS)
 
@@ -84,7 +84,7 @@ def measure_labels() -> None:
         for name, options in EMBEDDINGS.items():
             if (mixture, name) in done:
                 continue
-            embedder = make_embedder(ClusterConfig(**options), Tuned(base.model, base.data["max_length"], load))
+            embedder = make_embedder(ClusterConfig(**options), Tuned(base.model, base.data.max_length, load))
             start = time.perf_counter()
             embedder.fit(read)
             embedded = embedder.embed(read)

@@ -48,7 +48,7 @@ STEPS, SEEDS, CLUSTER_SEED = 60, (0, 1, 2), 0
 
 def write_training_data(base: Any, folder: Path, kind: str) -> Path:
     """Write the mixture with one kind of labels, and return its path."""
-    rows = read_rows(base.data["train"])
+    rows = read_rows(base.data.train)
     if kind == "true":
         names = rows["source"][:]
     elif kind == "none":

@@ -26,7 +26,7 @@ def padding_shares(pools: int = 20) -> dict[str, float]:
     data = prepare_data(settings)
     training = settings.training
     size, slots = training["per_device_train_batch_size"], training["gradient_accumulation_steps"]
-    sources = [str(name) for name in data.train[settings.data["source_column"]]]
+    sources = [str(name) for name in data.train[settings.data.source_column]]
     sizes = {name: sources.count(name) for name in set(sources)}
     collator = DataCollatorForSeq2Seq(data.tokenizer, padding=True, label_pad_token_id=-100)
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0)).tolist()

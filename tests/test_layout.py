@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parents[1]
 ROOT = REPOSITORY / "src" / "colm"
 
 LAYERS = [
-    {"errors", "types", "typed", "schedule", "config_checks"},
+    {"errors", "types", "hints", "typed", "config_checks"},
     {"step"},
     {"config_parts", "config", "losses", "models"},
     {"features", "select"},
@@ -25,7 +25,7 @@ LAYERS = [
     {"selector"},
     {"trainers"},
     {"integrations"},  # old names
-    {"lab.answers"},
+    {"lab.answers", "lab.intervals"},
     {"lab.data"},
     {"lab.sources", "lab.evaluate"},
     {"lab.run"},
@@ -161,7 +161,7 @@ def test_each_power_has_one_owner() -> None:
         "register_forward": lambda name: name == "features.capture",
         "register_full_backward": lambda name: name == "features.capture",
         "register_hook": lambda name: name == "features.capture",
-        "torch.distributed": lambda name: name in ("step.ranks", "step.sharding"),
+        "torch.distributed": lambda name: name == "step.ranks",
         "Console(": lambda name: name == "lab.cli.console",
     }
     for path in sorted(ROOT.rglob("*.py")):

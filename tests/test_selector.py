@@ -15,7 +15,7 @@ from colm import ConfigError, CoresetSelector, DataError, SelectionConfig
 from colm.features.adam import empty_history
 from colm.features.exact import value_gradients
 from colm.features.selection_pass import FEATURES
-from colm.features.sparsify import largest_coordinates
+from colm.features.shorten import largest_coordinates
 from colm.select.facility import facility_location
 from colm.step.pool import Pool
 from colm.step.state import SelectionState

@@ -11,7 +11,7 @@ from colm import ConfigError, CoresetSelector, SelectionConfig
 from colm.features.exact import value_gradients
 from colm.losses import example_losses, example_mean
 from colm.select.direction import match_direction
-from colm.select.fitting import fit_weights
+from colm.select.weighting import fit_weights
 from colm.step.pool import Pool
 from colm.step.sources import balance_sources
 from tests.support.models import tiny_model

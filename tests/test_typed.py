@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from colm.errors import ConfigError
-from colm.typed import Count, Range, convert_known, hints_of, read_section, read_value
+from colm.hints import Count, Form, Range
+from colm.typed import Settings, read_section, read_value
 
 
 class Color(Enum):
@@ -44,6 +45,9 @@ class Inner:
         (Literal["a", "b"] | bool, "yes", True),
         (Literal["pissa_niter_[number of iters]"], "pissa_niter_16", "pissa_niter_16"),
         (Literal[-1] | Count, -1, -1),
+        (Literal[-1] | Count, -1.0, -1),
+        (Literal[-1] | Count, "-1", -1),
+        (Literal[False], "no", False),
         (list[int] | int | None, ["1", 2], [1, 2]),
         (list[tuple[int, int]], [[0, 4]], [[0, 4]]),
         (dict[Any, Count] | Count, {0: "3", "a": 4}, {0: 3, "a": 4}),
@@ -108,6 +112,33 @@ def test_a_section_drops_nulls_for_settings_that_cannot_be_null() -> None:
         read_section("s", hints, {7: 1})
 
 
-def test_values_that_cannot_be_converted_are_left_for_others_to_refuse() -> None:
-    assert convert_known(hints_of(Inner), {"size": "3", "other": "3"}) == {"size": 3, "other": "3"}
-    assert convert_known(hints_of(Inner), {"size": "three"}) == {"size": "three"}
+@dataclass(frozen=True)
+class Pair(Settings):
+    least: Count
+    most: Annotated[Count | None, "a count, or null"] = None
+
+
+@dataclass(frozen=True)
+class Named(Settings):
+    name: Annotated[str, Form("^[a-z]+$", "lower-case letters")] = "a"
+    pairs: dict[str, Pair] | None = None
+
+
+def test_a_dataclass_of_settings_reads_its_values_wherever_it_is_made() -> None:
+    read = Named.read("s", {"name": "b", "pairs": {"x": {"least": "3"}}})
+    assert read == Named("b", {"x": Pair(3)})
+    assert Named(pairs={"x": {"least": 3}}) == Named("a", {"x": Pair(3)})
+    assert Named.read("s", None) == Named()
+    for values, message in (
+        ({"name": "B"}, "s.name is 'B'; it must be lower-case letters"),
+        ({"pairs": {"x": {}}}, "s.pairs.x.least=None must be a whole number of at least 1"),
+        ({"pairs": {"x": {"least": None}}}, "s.pairs.x.least=None must"),
+        ({"pairs": {"x": {"least": 1, "most": 0}}}, "s.pairs.x.most=0 must be a count, or null"),
+        ({"pairs": {"x": 5}}, "s.pairs.x is 5; it must be a mapping"),
+        ({"nme": "a"}, "Unknown setting 'nme' in s. Did you mean 'name'"),
+        (5, "s is 5; it must be a mapping of settings"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Named.read("s", values)
+    with pytest.raises(ConfigError, match="least=0 must be a whole number of at least 1"):
+        Pair(least=0)

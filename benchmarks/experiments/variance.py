@@ -37,10 +37,10 @@ from variance_steps import (
     sample,
 )
 
-from colm.select.baselines import largest_rows
 from colm.select.direction import match_direction
 from colm.select.facility import facility_location
-from colm.select.fitting import fit_weights
+from colm.select.rules import largest_rows
+from colm.select.weighting import fit_weights
 
 DRAWS = 5
 KEPT = POOL // 2

@@ -13,8 +13,7 @@ from torch import Tensor
 from colm import example_mean
 from colm.features.adam import AdamConstants, to_adam_steps
 from colm.features.locate import locate_value_site
-from colm.features.sketch import draw_sketch
-from colm.features.sparsify import largest_coordinates
+from colm.features.shorten import draw_sketch, largest_coordinates
 from colm.lab.data.read import read_rows
 from colm.lab.data.tokenize import tokenize_rows
 from colm.lab.run.settings import load_settings
@@ -58,14 +57,14 @@ class Gathering:
     def __init__(self, mixture: str) -> None:
         base = load_settings(str(Path(__file__).parent / f"{mixture}.yaml"), [])
         self.model: Any = load_model(base.model, dtype="float32")
-        rows = read_rows(base.data["train"])
+        rows = read_rows(base.data.train)
         sizes = count_sources(rows["source"], "source")
         small = find_small_sources(sizes, "auto")
         tokens = tokenize_rows(
             [rows],
             load_tokenizer(base.model),
             format_name="auto",
-            max_length=base.data["max_length"],
+            max_length=base.data.max_length,
             source_column="source",
         )
         self.tokens, self.sources = tokens.to_list(), list(tokens["source"])

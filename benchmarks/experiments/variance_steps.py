@@ -11,9 +11,9 @@ from variance_gather import PoolRows
 
 from colm.select.direction import match_direction
 from colm.select.facility import facility_location
-from colm.select.fitting import fit_weights
 from colm.select.quota import source_quotas
 from colm.select.sampling import sample_by_size
+from colm.select.weighting import fit_weights
 
 ORDERS = 5
 

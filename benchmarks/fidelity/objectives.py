@@ -22,9 +22,9 @@ from study import ADAM, Method, Record, by_quota, interval, matrix, random_curve
 from torch import Tensor
 
 from colm.features.adam import to_adam_steps
-from colm.select.baselines import largest_rows
 from colm.select.direction import match_direction
 from colm.select.facility import medoids_of_distances, pairwise_distances
+from colm.select.rules import largest_rows
 from colm.select.sampling import sample_by_size
 
 DRAWS = 20

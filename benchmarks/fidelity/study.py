@@ -25,9 +25,9 @@ from colm.features.adam import AdamConstants, empty_history
 from colm.features.factors import GradientPiece, PieceFeatures
 from colm.features.spsa import SpsaFeatures
 from colm.picking import Candidates, Scale, pick_from_features
-from colm.select.baselines import random_rows
 from colm.select.facility import facility_location, medoids_of_distances
 from colm.select.quota import source_quotas
+from colm.select.sampling import random_rows
 from colm.step.pool_info import PoolFacts, group_by_source
 from colm.types import AdamHistory, Features
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
 
 from colm.config_checks import (
     DirectionName,
@@ -18,10 +18,10 @@ from colm.config_checks import (
     check_config,
 )
 from colm.config_parts import Budget, Features, Pass, Pick, Spsa
-from colm.errors import ConfigError, suggest
-from colm.schedule import check_schedule
-from colm.step.sources import name_setting
-from colm.typed import convert_known, hints_of
+from colm.errors import ConfigError
+from colm.hints import Count, CountOrZero, Fraction, Positive, Range, Seed, hints_of
+from colm.step.sources import SourceName
+from colm.typed import Settings, check_keys, read_value
 
 PRESETS: dict[str, dict[str, Any]] = {
     "colm": {"features": "exact"},
@@ -41,8 +41,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 gradient matched instead of medoids, and the control."""
 
 
+Share = Annotated[float, Range(0, 1, open="least")]
+
+
 @dataclass(frozen=True)
-class SelectionConfig:
+class SelectionConfig(Settings):
     """How a coreset is chosen from each pool. The defaults are the method of the paper with exact
     gradients instead of its zeroth-order estimate.
 
@@ -56,21 +59,23 @@ class SelectionConfig:
         32
     """
 
-    keep: float | None = None
+    keep: Annotated[Share | None, "a number above 0 and at most 1; use keep_count for a number of rows"] = None
     """Fraction of the pool to keep, in (0, 1]."""
 
-    keep_count: int | None = None
+    keep_count: Count | None = None
     """Rows of the global pool to keep, at least 1. The alternative to `keep`."""
 
-    keep_schedule: tuple[tuple[int, float], ...] = ()
+    keep_schedule: Annotated[
+        tuple[tuple[CountOrZero, Share], ...], "a list of [step, keep], such as [[0, 1.0], [100, 0.5]]"
+    ] = ()
     """Points [optimizer step, keep] with linear interpolation between them, instead of `keep`:
     ``[[0, 1.0], [100, 0.5]]`` starts with whole pools and keeps half from step 100 on."""
 
-    warmup_steps: int = 0
+    warmup_steps: CountOrZero = 0
     """Optimizer steps, at least 0, before the first selection pass. They sample rows of large sources at random, as
     ``features="none"`` does. To train whole pools at first, see `keep_schedule`."""
 
-    every: int = 1
+    every: Count = 1
     """Run the selection pass every `every` steps, at least 1. The other steps sample rows of large sources at
     random."""
 
@@ -99,12 +104,12 @@ class SelectionConfig:
     the balance that uniform weights give to small sources. ``fitted``: rows of small sources 1, the others such
     that their weighted sum is nearest to that of as many average rows of big sources; needs ``shorten="sketch"``."""
 
-    carry: float = 0.0
+    carry: Fraction = 0.0
     """Fraction, from 0 to 1, of the residual between the large sources' mean gradient and the coresets so far that is
     added to the next target, so that no part of the gradient is left out for good. For ``pick="direction"`` with
     ``shorten="sketch"`` and ``by_source=False``."""
 
-    balance: float = 0.0
+    balance: Fraction = 0.0
     """How far sources are evened out by weights, from 0 to 1: each row counts (its source's share of all
     examples)^-balance times, scaled to 1 in the mean over all examples. 0 leaves the mixture
     unchanged; 1 gives every source the same total weight. Applies to random rows, too, and to what is matched. With
@@ -117,7 +122,7 @@ class SelectionConfig:
     """Turn each gradient into the step that Adam would take with it. Uses the optimizer's own betas and eps; an
     optimizer without two betas turns this off."""
 
-    coordinates: int = 2560
+    coordinates: Count = 2560
     """h, how many coordinates of the feature are compared, at least 1, at most D."""
 
     shorten: ShortenName = "largest"
@@ -125,7 +130,9 @@ class SelectionConfig:
     sparsification. ``sketch``: all D, added up at random with random signs, which keeps inner products of
     rows of all sources; for ``pick="direction"`` and the like, not for the l1 metric."""
 
-    small_sources: Literal["auto", "none"] | tuple[str, ...] = "auto"
+    small_sources: Annotated[
+        Literal["auto", "none"] | tuple[SourceName, ...], "'auto', 'none', or a list of source names"
+    ] = "auto"
     """Sources whose pool rows are all kept. ``auto``: those with fewer examples than the uniform
     share, all examples / number of sources. ``none``, or an explicit list of names; a number or truth value in it is
     the source with that label."""
@@ -134,10 +141,10 @@ class SelectionConfig:
     """``example``: every kept example counts the same (the paper's uniform weights). ``token``: the
     Trainer's own mean over labelled tokens, counted again over the kept rows."""
 
-    spsa_probes: int = 1
+    spsa_probes: Count = 1
     """Random directions per step for ``features="spsa"``, at least 1."""
 
-    spsa_eps: float = 1e-3
+    spsa_eps: Positive = 1e-3
     """Length of the finite difference, in units of the weight, above 0."""
 
     spsa_directions: DirectionName = "fresh"
@@ -147,11 +154,11 @@ class SelectionConfig:
     """Dotted path of the module whose weight's gradient is the feature, for models whose last value projection cannot
     be detected automatically. May be any `nn.Linear`."""
 
-    pass_tokens: int | None = None
+    pass_tokens: Count | None = None
     """Padded tokens in one micro-batch of the selection pass, at least 1 (a longer row goes
     alone). Default: as many as the largest micro-batch of the pool holds."""
 
-    pass_labels: int | None = None
+    pass_labels: Count | None = None
     """Labelled tokens of each row, the first ones, at least 1, that the selection pass sees; rows are cut after
     them. Default: all. Fewer tokens make features cheaper and a little less accurate; see docs/results/speed.md."""
 
@@ -159,7 +166,7 @@ class SelectionConfig:
     """Autocast of the selection pass alone: ``bfloat16`` for a model that is trained in float32. Default: the
     training's precision, or your own loop's autocast."""
 
-    head_chunk_tokens: int | None = None
+    head_chunk_tokens: Count | None = None
     """Labelled tokens that go through the output head at a time in the selection pass, at least 1.
     Default: as many as make 256 MiB of float32 logits."""
 
@@ -175,14 +182,14 @@ class SelectionConfig:
     """Write each source's figures into the Trainer's log: rows, tokens, loss and shares. With hundreds of
     sources these are many; ``selection.jsonl`` has them in any case."""
 
-    seed: int = field(default=0)
+    seed: Seed = 0
     """Seed of the selection's own random draws; at least 0."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "keep_schedule", check_schedule(self.keep_schedule))
-        listed: object = self.small_sources
-        if isinstance(listed, list | tuple):
-            object.__setattr__(self, "small_sources", tuple(name_setting("small_sources", name) for name in listed))
+        super().__post_init__()
+        object.__setattr__(self, "keep_schedule", tuple((step, float(keep)) for step, keep in self.keep_schedule))
+        if not isinstance(self.small_sources, str):
+            object.__setattr__(self, "small_sources", tuple(self.small_sources))
         check_config(self)
         if self.keep is None and self.keep_count is None and not self.keep_schedule:
             object.__setattr__(self, "keep", 0.5)
@@ -198,17 +205,9 @@ class SelectionConfig:
             ConfigError: for an unknown key, with the nearest known one, or a value out of range.
         """
         values = dict(values)
-        preset = values.pop("preset", "colm")
-        if not isinstance(preset, str) or preset not in PRESETS:
-            raise ConfigError(f"preset={preset!r} is not one of {', '.join(PRESETS)}.{suggest(str(preset), PRESETS)}")
-        values = {**PRESETS[preset], **values}
-        known = [f.name for f in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise ConfigError(
-                    f"Unknown selection setting {key!r}.{suggest(str(key), known)} Known settings: {', '.join(known)}."
-                )
-        return cls(**convert_known(hints_of(cls), values))
+        preset = read_value("preset", Literal[tuple(PRESETS)], values.pop("preset", "colm"))
+        check_keys(values, hints_of(cls), kind="selection setting")
+        return cls(**{**PRESETS[preset], **values})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values that YAML and JSON can hold."""

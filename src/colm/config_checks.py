@@ -1,11 +1,11 @@
-"""What the settings of the selection may be, and which combinations are invalid."""
+"""The choices among the settings of the selection, and which combinations of settings are invalid."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
 
-from colm.errors import ConfigError, suggest
-from colm.typed import LARGEST, show
+from colm.errors import ConfigError
 
 if TYPE_CHECKING:
     from colm.config import SelectionConfig
@@ -19,72 +19,17 @@ WeightName = Literal["uniform", "represented", "relative", "fitted"]
 ShortenName = Literal["largest", "sketch"]
 PassDtypeName = Literal["bfloat16", "float16"]
 
-CHOICES = {
-    "features": FeatureName,
-    "metric": Metric,
-    "loss": LossName,
-    "spsa_directions": DirectionName,
-    "pick": PickName,
-    "weights": WeightName,
-    "shorten": ShortenName,
-}
-SWITCHES = ("adam", "by_source", "log_sources", "reuse_forward", "reuse_offload")
-# The minimum of each number; an optional number may also be None.
-COUNTS = {"coordinates": 1, "spsa_probes": 1, "seed": 0, "warmup_steps": 0, "every": 1}
-OPTIONAL_COUNTS = {"keep_count": 1, "pass_tokens": 1, "pass_labels": 1, "head_chunk_tokens": 1}
-
 
 def check_config(config: SelectionConfig) -> None:
-    """Check each setting, then the combinations.
+    """Check the combinations of settings.
 
     Raises:
-        ConfigError: names the setting, its value, and what it may be.
+        ConfigError: names the settings, their values, and what to change.
     """
-    _check_values(config)
     _check_keep(config)
     _check_features(config)
     _check_reuse(config)
     _check_weights(config)
-
-
-def require_count(name: str, value: object, *, minimum: int) -> None:
-    """Check a whole number.
-
-    Raises:
-        ConfigError: the value is not a whole number, is below the minimum, or does not fit into 63 bits.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise ConfigError(f"{name}={show(value)} must be a whole number of at least {minimum}.")
-    if value > LARGEST:
-        raise ConfigError(f"{name}={show(value)} must be a whole number of at most {LARGEST}.")
-
-
-def _check_values(config: SelectionConfig) -> None:
-    for name, minimum in COUNTS.items():
-        require_count(name, getattr(config, name), minimum=minimum)
-    if config.seed >= 2**32:
-        raise ConfigError(f"seed={show(config.seed)} must be below 2**32, as seeds of NumPy.")
-    for name, minimum in OPTIONAL_COUNTS.items():
-        if getattr(config, name) is not None:
-            require_count(name, getattr(config, name), minimum=minimum)
-    for name, choices in CHOICES.items():
-        _require_choice(name, getattr(config, name), get_args(choices))
-    for name in SWITCHES:
-        if not isinstance(getattr(config, name), bool):
-            raise ConfigError(f"{name}={getattr(config, name)!r} must be true or false.")
-    if config.value_module is not None and not isinstance(config.value_module, str):
-        raise ConfigError(f"value_module={config.value_module!r} must be the dotted path of a module, or null.")
-    if not (_is_number(config.spsa_eps) and 0 < config.spsa_eps < float("inf")):
-        raise ConfigError(f"spsa_eps={config.spsa_eps!r} must be a number above 0, such as 1e-3.")
-    for name, example in (("balance", 0.3), ("carry", 0.95)):
-        value = getattr(config, name)
-        if not (_is_number(value) and 0 <= value <= 1):
-            raise ConfigError(f"{name}={value!r} must be a number from 0 to 1, such as {example}.")
-    listed: object = config.small_sources
-    if isinstance(listed, str):
-        _require_choice("small_sources", listed, ("auto", "none"), or_else="a list of source names")
-    elif not isinstance(listed, list | tuple):
-        raise ConfigError(f"small_sources={listed!r} is not 'auto', 'none', or a list of source names.")
 
 
 def _check_keep(config: SelectionConfig) -> None:
@@ -98,8 +43,10 @@ def _check_keep(config: SelectionConfig) -> None:
             f"keep={config.keep} and keep_count={config.keep_count} are both set; set exactly one: "
             "keep is a fraction of the pool, keep_count a number of rows."
         )
-    if config.keep is not None and not (_is_number(config.keep) and 0 < config.keep <= 1):
-        raise ConfigError(f"keep={config.keep!r} is outside (0, 1]; use keep_count for a number of rows.")
+    if any(then <= step for (step, _), (then, _) in pairwise(config.keep_schedule)):
+        raise ConfigError(
+            f"keep_schedule={config.keep_schedule} must have increasing steps, such as [[0, 1.0], [100, 0.5]]."
+        )
 
 
 def _check_features(config: SelectionConfig) -> None:
@@ -115,13 +62,11 @@ def _check_features(config: SelectionConfig) -> None:
         raise ConfigError(
             f"metric='cosine' is always 0 between the positive numbers of features={config.features!r}; use 'l1'."
         )
-    if config.pass_dtype is not None:
-        _require_choice("pass_dtype", config.pass_dtype, get_args(PassDtypeName))
-        if config.features == "spsa":
-            raise ConfigError(
-                f"pass_dtype={config.pass_dtype!r} rounds away the differences of losses that features='spsa' lives "
-                "on; leave it out, or use features='exact'."
-            )
+    if config.pass_dtype is not None and config.features == "spsa":
+        raise ConfigError(
+            f"pass_dtype={config.pass_dtype!r} rounds away the differences of losses that features='spsa' lives "
+            "on; leave it out, or use features='exact'."
+        )
 
 
 def _check_reuse(config: SelectionConfig) -> None:
@@ -159,13 +104,3 @@ def _check_weights(config: SelectionConfig) -> None:
             f"carry={config.carry} needs pick='direction', shorten='sketch' and by_source=False; they are "
             f"{config.pick!r}, {config.shorten!r} and {config.by_source}."
         )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _require_choice(name: str, value: object, choices: tuple[str, ...], *, or_else: str = "") -> None:
-    if value not in choices:
-        options = ", ".join(repr(choice) for choice in choices) + (f", or {or_else}" if or_else else "")
-        raise ConfigError(f"{name}={value!r} is not one of {options}.{suggest(str(value), choices)}")

@@ -12,12 +12,11 @@ from torch import Tensor
 from colm.config_parts import Pick
 from colm.features.adam import AdamConstants, fold_in, to_adam_steps
 from colm.features.factors import blocks
-from colm.features.sketch import Sketch, draw_sketch
-from colm.features.sparsify import largest_coordinates
-from colm.select.baselines import random_rows
-from colm.select.fitting import fit_weights
+from colm.features.shorten import Sketch, draw_sketch, largest_coordinates
 from colm.select.quota import source_quotas
 from colm.select.rules import Picked, pick_rows
+from colm.select.sampling import random_rows
+from colm.select.weighting import fit_weights
 from colm.step.pool_info import PoolFacts, group_by_source
 from colm.step.ranks import gather_rows, sum_over_ranks
 from colm.step.transfer import row_numbers, send

@@ -33,7 +33,7 @@ from colm.reuse.forward import ForwardReuse
 from colm.step.exchange import count_rows_by_rank, share_rows, weigh_rows
 from colm.step.pool import Pool, split_evenly
 from colm.step.pool_info import group_by_source, index_by_source, share_facts
-from colm.step.sharding import check_sharding
+from colm.step.ranks import check_sharding
 from colm.step.sources import balance_sources, find_small_sources, name_keys
 from colm.step.stages import TAKE, stage
 from colm.step.state import SelectionState

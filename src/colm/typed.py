@@ -2,64 +2,54 @@
 
 from __future__ import annotations
 
-import math
 import re
-import types
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from enum import Enum
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from colm.errors import ConfigError, suggest
+from colm.hints import (
+    LARGEST,
+    Arm,
+    Convert,
+    Form,
+    Range,
+    arms_of,
+    extras_of,
+    hints_of,
+    is_enum,
+    options_of,
+    stem_of,
+    takes_none,
+)
 
-LARGEST = 2**63 - 1
-"""The limit for a whole number without its own range; libraries cannot store larger ones."""
+NUMBER = r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?"
+"""The pattern of a number written as text."""
 
-_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
-_WORDS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
+BOOLEANS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
+
+S = TypeVar("S", bound="Settings")
 
 
-@dataclass(frozen=True)
-class Range:
-    """The allowed range of a number: from `least` to `most`; an open end excludes its limit.
+class Settings:
+    """Base of dataclasses that hold settings: every value is read by the hint of its field.
 
-    Infinity is allowed only if `most` is infinite and that end is closed.
+    Raises:
+        ConfigError: a value has the wrong type or is out of range.
     """
 
-    least: float = -math.inf
-    most: float = math.inf
-    open: Literal["", "least", "most", "both"] = "most"
+    def __post_init__(self) -> None:
+        for name, hint in hints_of(type(self)).items():
+            object.__setattr__(self, name, read_value(name, hint, getattr(self, name)))
 
-    def holds(self, number: float) -> bool:
-        """Return whether a number is in the range; NaN never is."""
-        above = number > self.least if self.open in ("least", "both") else number >= self.least
-        below = number < self.most if self.open in ("most", "both") else number <= self.most
-        return above and below
-
-    def __str__(self) -> str:
-        words = []
-        if self.least > -LARGEST:
-            words.append(f"{'above' if self.open in ('least', 'both') else 'of at least'} {self.least:,}")
-        if self.most < LARGEST:
-            words.append(f"{'below' if self.open in ('most', 'both') else 'at most'} {self.most:,}")
-        return " and ".join(words)
-
-
-Count = Annotated[int, Range(1)]
-CountOrZero = Annotated[int, Range(0)]
-Seed = Annotated[int, Range(0, 2**32 - 1, open="")]
-"""NumPy does not accept larger seeds."""
-
-
-_HINTS: dict[type[Any], dict[str, Any]] = {}
-
-
-def hints_of(settings: type[Any]) -> dict[str, Any]:
-    """Return the type hints of a dataclass's fields, by name."""
-    if settings not in _HINTS:
-        hints = get_type_hints(settings, include_extras=True)
-        _HINTS[settings] = {field.name: hints[field.name] for field in fields(settings) if field.init}
-    return _HINTS[settings]
+    @classmethod
+    def read(cls: type[S], section: str, values: Any) -> S:
+        """Make the settings from a section of a file. Raises as `read_section`, and if a needed key is missing."""
+        given = read_section(section, hints_of(cls), values)
+        for field in fields(cls):  # type: ignore[arg-type]  # a dataclass
+            if field.name not in given and field.default is field.default_factory is MISSING:
+                raise _wrong(f"{section}.{field.name}".lstrip("."), hints_of(cls)[field.name], None)
+        return cls(**given)
 
 
 def check_keys(values: Mapping[Any, Any], known: Iterable[str], place: str = "", *, kind: str = "setting") -> None:
@@ -78,7 +68,7 @@ def check_keys(values: Mapping[Any, Any], known: Iterable[str], place: str = "",
     for key in values:
         if key not in names:
             where = f" {place}" if place else ""
-            options = ", ".join(sorted(names)) if len(names) < 20 else "see the documentation"
+            options = ", ".join(sorted(names)) if len(names) < 40 else "see the documentation"
             raise ConfigError(f"Unknown {kind} {key!r}{where}.{suggest(str(key), names)} Known: {options}.")
 
 
@@ -105,7 +95,7 @@ def read_section(section: str, hints: Mapping[str, Any], values: Any, place: str
     return {
         key: read_value(f"{section}.{key}" if section else key, hints[key], value)
         for key, value in values.items()
-        if value is not None or _takes_none(hints[key])
+        if value is not None or takes_none(hints[key])
     }
 
 
@@ -114,50 +104,42 @@ def read_value(name: str, hint: Any, value: Any) -> Any:
 
     Args:
         name: name of the setting, for the message.
-        hint: a type, ``Annotated`` with a `Range` for numbers; unions, literals, enums, lists, tuples and mappings
-            of these; or a dataclass, for a mapping of its fields.
+        hint: a type, with a rule of `colm.hints` in ``Annotated``; unions, literals, enums, lists, tuples and mappings
+            of these; or a dataclass, for a mapping of its fields, of which `Settings` become instances.
         value: value as parsed from YAML.
 
     Raises:
         ConfigError: gives the setting, the value and the allowed values.
     """
-    arms = _arms(hint)
+    arms = arms_of(hint)
+    for arm in arms:
+        if isinstance(arm.rule, Convert) and not (value is None and takes_none(hint)):
+            return arm.rule.value(name, value)
     if isinstance(value, Mapping):
-        for arm, _ in arms:
-            if get_origin(arm) is dict:
-                inner = get_args(arm)[1]
-                return {key: read_value(f"{name}.{key}", inner, part) for key, part in value.items()}
-            if arm is dict or arm is Any:
+        for kind, _ in arms:
+            if get_origin(kind) is dict:
+                return _read_mapping(name, kind, value)
+            if kind is dict or kind is Any:
                 return value
-            if is_dataclass(arm) and isinstance(arm, type):
-                return read_section(name, hints_of(arm), value)
+            if isinstance(kind, type) and issubclass(kind, Settings):
+                return kind.read(name, value)
+            if is_dataclass(kind) and isinstance(kind, type):
+                return read_section(name, hints_of(kind), value)
     elif isinstance(value, list | tuple):
-        for arm, _ in arms:
-            if get_origin(arm) in (list, tuple):
-                return _read_list(name, arm, value)
-            if arm in (list, tuple, Any):
+        for kind, _ in arms:
+            if get_origin(kind) in (list, tuple):
+                return _read_list(name, kind, value)
+            if kind in (list, tuple, Any):
                 return value
     else:
         for fit in (_fits, _converted):
-            for arm, bounds in arms:
-                found = fit(arm, value)
-                if found is not _NOTHING and arm is Any:
-                    return value
+            for kind, rule in arms:
+                found = fit(kind, value)
+                if found is not _NOTHING and (kind is Any or _allows(rule, found)):
+                    return found
                 if found is not _NOTHING:
-                    return _within(name, hint, found, bounds)
+                    raise _wrong(name, hint, value)
     raise _wrong(name, hint, value)
-
-
-def convert_known(hints: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `values` with numbers and booleans written as text converted; all other values are unchanged."""
-    read = dict(values)
-    for key, hint in hints.items():
-        if isinstance(read.get(key), str | float):
-            arms = [arm for arm, _ in _arms(hint)]
-            if all(_fits(arm, read[key]) is _NOTHING for arm in arms):
-                found = [new for arm in arms if (new := _converted(arm, read[key])) is not _NOTHING]
-                read[key] = found[0] if found else read[key]
-    return read
 
 
 def show(value: Any) -> str:
@@ -172,88 +154,78 @@ def show(value: Any) -> str:
 def describe(hint: Any) -> str:
     """Describe in words what a hint asks for.
 
-    >>> describe(Annotated[int, Range(1)] | None)
-    'a whole number of at least 1 or null'
+    >>> describe(int | None)
+    'a whole number or null'
     """
-    words = list(dict.fromkeys(_describe_arm(arm, bounds) for arm, bounds in _arms(hint)))
+    given = extras_of(hint, str)
+    words = given or list(dict.fromkeys(_describe_arm(arm) for arm in arms_of(hint)))
     return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
 
 
 _NOTHING: Any = object()
 
 
-def _arms(hint: Any, bounds: Range | None = None) -> list[tuple[Any, Range | None]]:
-    """Return the alternatives of a hint, each with its range; next to an enum, plain strings are not accepted."""
-    if get_origin(hint) is Annotated:
-        inner, *extras = get_args(hint)
-        return _arms(inner, next((extra for extra in extras if isinstance(extra, Range)), bounds))
-    if get_origin(hint) in (Union, types.UnionType):
-        arms = [arm for part in get_args(hint) for arm in _arms(part, bounds)]
-        named = any(isinstance(arm, type) and issubclass(arm, Enum) for arm, _ in arms)
-        return [arm for arm in arms if not (named and arm[0] is str)]
-    return [(hint, bounds)]
-
-
-def _takes_none(hint: Any) -> bool:
-    return any(arm in (None, type(None), Any) for arm, _ in _arms(hint))
-
-
-def _fits(arm: Any, value: Any) -> Any:
+def _fits(kind: Any, value: Any) -> Any:
     """Return the value if it already has the type, else `_NOTHING`."""
-    if arm is Any:
+    if kind is Any:
         return value
-    if arm in (None, type(None)):
-        return None if value is None else _NOTHING
-    if get_origin(arm) is Literal:
-        same = any(type(value) is type(option) and value == option for option in get_args(arm))
-        return value if same or _has_form(arm, value) else _NOTHING
-    if isinstance(arm, type) and issubclass(arm, Enum):
-        return value if value in [option.value for option in arm] or isinstance(value, arm) else _NOTHING
-    if arm is bool:
-        return value if isinstance(value, bool) else _NOTHING
-    if arm in (int, float):
-        number = isinstance(value, int if arm is int else int | float) and not isinstance(value, bool)
+    if get_origin(kind) is Literal:
+        same = any(type(value) is type(option) and value == option for option in get_args(kind))
+        return value if same or _has_stem(kind, value) else _NOTHING
+    if is_enum(kind):
+        return value if value in options_of(kind) or isinstance(value, kind) else _NOTHING
+    if kind in (int, float):
+        number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
         return value if number else _NOTHING
-    if arm is str:
+    if kind is str:
         return value if isinstance(value, str) and "\0" not in value else _NOTHING
-    return value if isinstance(arm, type) and isinstance(value, arm) else _NOTHING
+    return value if isinstance(kind, type) and isinstance(value, kind) else _NOTHING
 
 
-def _has_form(arm: Any, value: Any) -> bool:
+def _has_stem(kind: Any, value: Any) -> bool:
     """Return whether a string is one of the options with a number in place of the brackets."""
-    forms = [option for option in get_args(arm) if isinstance(option, str) and option.endswith("]")]
-    return isinstance(value, str) and any(
-        re.fullmatch(re.escape(form.partition("[")[0]) + r"\d+", value) for form in forms
-    )
+    stems = [stem for option in get_args(kind) if (stem := stem_of(option)) is not None]
+    return isinstance(value, str) and any(re.fullmatch(re.escape(stem) + r"\d+", value) for stem in stems)
 
 
-def _converted(arm: Any, value: Any) -> Any:
+def _converted(kind: Any, value: Any) -> Any:
     """Convert text to a number or boolean if the hint asks for one, and 1e3 to a whole number."""
+    if get_origin(kind) is Literal:
+        found = [_converted(type(option), value) for option in get_args(kind) if isinstance(option, bool | int)]
+        return next((one for one in found if one is not _NOTHING and _fits(kind, one) is not _NOTHING), _NOTHING)
     if isinstance(value, str):
-        if arm is bool:
-            return _WORDS.get(value.strip().lower(), _NOTHING)
-        if arm in (int, float) and _NUMBER.fullmatch(value.strip()) and len(value) < 100:
+        if kind is bool:
+            return BOOLEANS.get(value.strip().lower(), _NOTHING)
+        if kind in (int, float) and re.fullmatch(NUMBER, value.strip()) and len(value) < 100:
             text = value.strip()
             value = int(text) if text.lstrip("+-").isdecimal() else float(text)
-    if arm is int and isinstance(value, float):
+    if kind is int and isinstance(value, float):
         value = int(value) if value.is_integer() else None
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if arm in (int, float) and number else _NOTHING
+    return value if kind in (int, float) and number else _NOTHING
 
 
-def _within(name: str, hint: Any, value: Any, bounds: Range | None) -> Any:
-    """Return a number if it is in its range (NaN never is); return other values unchanged."""
+def _allows(rule: Range | Form | Convert | None, value: Any) -> bool:
+    """Return whether a number is in its range (NaN never is), and a string of its form; other values always are."""
+    if isinstance(value, str):
+        return not isinstance(rule, Form) or re.search(rule.pattern, value) is not None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return value
+        return True
     too_large = isinstance(value, int) and abs(value) > LARGEST
-    if too_large or not (bounds or Range(open="both")).holds(value):
-        raise _wrong(name, hint, value)
-    return value
+    return not too_large and (rule if isinstance(rule, Range) else Range(open="both")).holds(value)
 
 
-def _read_list(name: str, arm: Any, value: Sequence[Any]) -> list[Any]:
-    inner = get_args(arm) or (Any,)
-    if get_origin(arm) is tuple and Ellipsis not in inner:
+def _read_mapping(name: str, kind: Any, value: Mapping[Any, Any]) -> dict[Any, Any]:
+    key_hint, inner = get_args(kind)
+    for arm in arms_of(key_hint):
+        if isinstance(arm.rule, Convert):
+            value = arm.rule.keys(name, value)
+    return {key: read_value(f"{name}.{key}", inner, part) for key, part in value.items()}
+
+
+def _read_list(name: str, kind: Any, value: Sequence[Any]) -> list[Any]:
+    inner = get_args(kind) or (Any,)
+    if get_origin(kind) is tuple and Ellipsis not in inner:
         if len(value) != len(inner):
             raise ConfigError(f"{name} is {show(value)}; it must be a list of {len(inner)} items.")
         return [
@@ -263,30 +235,27 @@ def _read_list(name: str, arm: Any, value: Sequence[Any]) -> list[Any]:
 
 
 def _wrong(name: str, hint: Any, value: Any) -> ConfigError:
-    arms = [arm for arm, _ in _arms(hint)]
-    options = [option for arm in arms for option in _options(arm)]
-    if isinstance(value, str) and options and not {int, float} & set(arms):
-        listed = ", ".join(map(repr, options))
-        return ConfigError(f"{name}={show(value)} is not one of {listed}.{suggest(value, map(str, options))}")
-    scalar = any(arm in (int, float, bool) for arm in arms)
+    kinds = [arm.kind for arm in arms_of(hint)]
+    options = [option for kind in kinds for option in options_of(kind)]
+    hinted = suggest(value, map(str, options)) if isinstance(value, str) else ""
+    if isinstance(value, str) and options and not {int, float} & set(kinds) and not extras_of(hint, str):
+        return ConfigError(f"{name}={show(value)} is not one of {', '.join(map(repr, options))}.{hinted}")
+    scalar = any(kind in (int, float, bool) for kind in kinds)
     joint = f"={show(value)} must be" if scalar else f" is {show(value)}; it must be"
-    return ConfigError(f"{name}{joint} {describe(hint)}.")
+    return ConfigError(f"{name}{joint} {describe(hint)}.{hinted}")
 
 
-def _options(arm: Any) -> list[Any]:
-    if get_origin(arm) is Literal:
-        return list(get_args(arm))
-    return [option.value for option in arm] if isinstance(arm, type) and issubclass(arm, Enum) else []
-
-
-def _describe_arm(arm: Any, bounds: Range | None) -> str:
-    if arm in (int, float):
-        return f"a {'whole ' if arm is int else ''}number {bounds or ''}".rstrip()
-    if _options(arm):
-        return "one of " + ", ".join(map(repr, _options(arm)))
-    if get_origin(arm) in (list, tuple) or arm in (list, tuple):
-        return "a list of strings" if get_args(arm) == (str,) else "a list"
-    if get_origin(arm) is dict or arm is dict or is_dataclass(arm):
+def _describe_arm(arm: Arm) -> str:
+    kind, rule = arm
+    if kind in (int, float):
+        return f"a {'whole ' if kind is int else ''}number {rule or ''}".rstrip()
+    if isinstance(rule, Form):
+        return rule.words
+    if options_of(kind):
+        return "one of " + ", ".join(map(repr, options_of(kind)))
+    if get_origin(kind) in (list, tuple) or kind in (list, tuple):
+        return "a list of strings" if get_args(kind) == (str,) else "a list"
+    if get_origin(kind) is dict or kind is dict or is_dataclass(kind):
         return "a mapping"
-    words = {bool: "true or false", str: "a string", type(None): "null", None: "null"}
-    return words.get(arm, getattr(arm, "__name__", str(arm)))
+    words = {bool: "true or false", str: "a string", type(None): "null"}
+    return words.get(kind, getattr(kind, "__name__", str(kind)))

@@ -15,8 +15,8 @@ from colm.config import SelectionConfig
 from colm.config_checks import FeatureName
 from colm.config_parts import Pass
 from colm.errors import UnsupportedModelError
+from colm.features.baselines import mean_hidden_features
 from colm.features.factors import GradientPiece, gradient_piece, multiply_factors
-from colm.features.hidden import mean_hidden_features
 from colm.features.locate import locate_value_site
 from colm.features.selection_pass import FEATURES, run_selection_pass
 from colm.losses import example_losses

@@ -14,7 +14,7 @@ from tests.gpu.syncs import counted
 from colm import CoresetSelector, SelectionConfig
 from colm.select.direction import match_direction
 from colm.select.facility import facility_location, medoids_of_distances, pairwise_distances
-from colm.select.fitting import fit_weights
+from colm.select.weighting import fit_weights
 
 pytestmark = pytest.mark.gpu
 

@@ -118,7 +118,7 @@ def test_a_recipe_has_the_papers_hyperparameters(recipe: Path, tmp_path: Path) -
         "linear",
         0.03,
     )
-    assert (training["max_steps"], settings.data["max_length"]) == (1000, 512)
+    assert (training["max_steps"], settings.data.max_length) == (1000, 512)
     assert training["per_device_train_batch_size"] * training["gradient_accumulation_steps"] == 128
     assert settings.selection.keep_count == (96 if "dolly" in recipe.stem else 64)
     assert settings.output_dir == Path("runs") / recipe.stem
@@ -143,7 +143,7 @@ def test_a_recipe_trains(recipe: Path, tmp_path: Path, monkeypatch: pytest.Monke
     tokenizer.chat_template = TEMPLATE
 
     def load(path: str, config: str | None = None, *, split: str, revision: str | None, streaming: bool) -> Any:
-        assert revision in (None, settings.data["revision"])
+        assert revision in (None, settings.data.revision)
         rows = Dataset.from_list(rows_of(path, config))
         return rows.to_iterable_dataset() if streaming else rows
 

@@ -107,7 +107,7 @@ def test_no_batch_and_keys_that_cannot_be_regrouped() -> None:
     with pytest.raises(DataError, match="Micro-batches 0 and 1 differ in 'attention_mask'"):
         Pool([ragged_batch([2]), second])
     for value in (torch.zeros(10, 2), torch.tensor(3.0), ["only one"]):
-        with pytest.raises(DataError, match="'images' does not have one entry for each"):
+        with pytest.raises(DataError, match="'images' does not have one entry per row"):
             Pool({**ragged_batch([2, 3]), "images": value})
 
 

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from transformers import TrainingArguments
 
 from colm.config import SelectionConfig
-from colm.lab.run.sections import DataSettings
+from colm.lab.data.settings import DataSettings
 
 ODD: list[Any] = [
     *(None, "", "abc", "no", "1e-5", "nan", "1_0", "{", '{"a": 1}', "/nonexistent", "a" * 300, "\0", "ü\n"),

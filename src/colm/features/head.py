@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from colm.errors import UnsupportedModelError
-from colm.step.sharding import is_sharded
+from colm.step.ranks import is_sharded
 
 CHUNK_BYTES = 2**28
 """Bytes of float32 logits per chunk if the user sets no number of tokens."""

@@ -10,14 +10,12 @@ from torch import nn
 
 from colm import config_parts
 from colm.config_parts import Pass
+from colm.features.baselines import gradient_norm_features, last_hidden_features, loss_features, mean_hidden_features
 from colm.features.exact import exact_features
-from colm.features.gradient_norm import gradient_norm_features
-from colm.features.hidden import last_hidden_features, mean_hidden_features
-from colm.features.loss import loss_features
 from colm.features.site import ValueSite
 from colm.features.spsa import draw_directions, spsa_features
 from colm.step.pool import Pool
-from colm.step.sharding import is_sharded, most_over_ranks
+from colm.step.ranks import is_sharded, most_over_ranks
 from colm.types import Features
 
 FEATURES = {

@@ -8,7 +8,7 @@ from torch import nn
 
 from colm.errors import ConfigError, UnsupportedModelError
 from colm.features.site import unwrap
-from colm.step.sharding import is_sharded
+from colm.step.ranks import is_sharded
 
 STRETCHED = ("dynamic", "longrope")
 """Rotary embeddings that depend on the longest row of a micro-batch: a row's states then depend on its micro-batch."""

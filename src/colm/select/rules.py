@@ -9,7 +9,6 @@ from torch import Tensor
 
 from colm.config_parts import Pick
 from colm.errors import ConfigError
-from colm.select.baselines import largest_rows, middle_rows
 from colm.select.direction import match_direction
 from colm.select.facility import medoids_of_distances, pairwise_distances
 from colm.select.sampling import sample_by_size
@@ -59,6 +58,27 @@ def pick_rows(
         rows, chances = sample_by_size(sizes, budget, generator)
         return Picked(rows, 1.0 / chances[rows])
     raise ConfigError(f"pick={pick.by!r} is not one of 'medoids', 'largest', 'middle', 'direction', 'sample'.")
+
+
+def largest_rows(scores: Tensor, budget: int) -> Tensor:
+    """Return the `budget` rows with the largest scores (n,), best first; ties go to the lower row, (budget,) int64.
+
+    >>> largest_rows(torch.tensor([1.0, 3.0, 3.0, 2.0]), 2).tolist()
+    [1, 2]
+    """
+    return scores.argsort(descending=True, stable=True)[:budget]
+
+
+def middle_rows(scores: Tensor, budget: int) -> Tensor:
+    """Return the `budget` rows in the middle of the ranking by score (n,), lowest score first, (budget,) int64.
+
+    Based on rank, so that losses and perplexities give the same rows. Without an exact middle, the upper run is used.
+
+    >>> middle_rows(torch.tensor([5.0, 1.0, 4.0, 2.0, 3.0]), 3).tolist()
+    [3, 4, 2]
+    """
+    first = (len(scores) - budget + 1) // 2
+    return scores.argsort(stable=True)[first : first + budget]
 
 
 def _cluster_sizes(distances: Tensor, medoids: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Random picks with probability proportional to size, for unbiased means."""
+"""Random picks: uniform, or with probability proportional to size, for unbiased means."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 from colm.step.transfer import send
+
+
+def random_rows(count: int, budget: int, generator: torch.Generator) -> Tensor:
+    """Draw `budget` of `count` rows without replacement, ascending, (budget,) int64 on the CPU."""
+    return torch.randperm(count, generator=generator)[:budget].sort().values
 
 
 def inclusion_chances(sizes: Tensor, budget: int) -> Tensor:

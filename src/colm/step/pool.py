@@ -1,7 +1,7 @@
-"""Pools of padded micro-batches: count labelled tokens, take rows, pad them again.
+"""Pools of padded micro-batches: count labeled tokens, take rows, and pad them again.
 
-Rows are handled by their span, the columns from the first to the last that is attended to or
-labelled, so regrouped rows carry no more padding than they need.
+A row's span runs from its first to its last column that is attended to or labeled. Only the span is copied, so
+regrouped rows have no more padding than they need.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from colm.errors import DataError
 from colm.types import Batch
 
 IGNORE = -100
-"""The label of a token that is not a target, as everywhere in transformers."""
+"""The label of a token that is not a target, as in transformers."""
 
 TOKENS = ("input_ids", "labels", "attention_mask")
-"""The keys of a batch that tell where its rows begin and end, and what of them is learned."""
+"""The keys of a batch that determine the rows' spans and targets."""
 
 
 def is_learnable(labels: Sequence[int]) -> bool:
-    """Return whether a row has a label to learn; nothing predicts its first token.
+    """Return whether a row has a label after its first token, which nothing predicts.
 
     >>> is_learnable([-100, 7]), is_learnable([7, -100])
     (True, False)
@@ -33,22 +33,22 @@ def is_learnable(labels: Sequence[int]) -> bool:
 
 
 def count_labelled(labels: Tensor) -> Tensor:
-    """Count each row's labelled tokens after the shift: (n, T) -> (n,) int64.
+    """Count each row's labeled tokens: (n, T) -> (n,) int64.
 
-    Position 0 is never a target of a causal model, so its label does not count.
+    A causal model never predicts position 0, so its label does not count.
     """
     return (labels[:, 1:] != IGNORE).sum(1)
 
 
 def as_micro_batches(batches: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Batch]:
-    """Return a list of micro-batches, given one or several, after checking what selection needs.
+    """Check one or several micro-batches, and return them as a list.
 
     Raises:
-        DataError: no batch, a batch without ``input_ids`` or ``labels`` (n, T), or a packed one.
+        DataError: there is no batch, or a batch is packed or lacks ``input_ids`` or ``labels`` (n, T).
     """
     micro_batches = [dict(batches)] if isinstance(batches, Mapping) else [dict(batch) for batch in batches]
     if not micro_batches:
-        raise DataError("The pool has no micro-batch; hand over at least one.")
+        raise DataError("The pool has no micro-batch; pass at least one.")
     for number, batch in enumerate(micro_batches):
         for key in ("input_ids", "labels"):
             if not isinstance(batch.get(key), Tensor) or batch[key].dim() != 2:
@@ -76,15 +76,15 @@ def as_micro_batches(batches: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -
         if batch.keys() != micro_batches[0].keys():
             differing = sorted(batch.keys() ^ micro_batches[0].keys())
             raise DataError(
-                f"Micro-batches 0 and {number} differ in {', '.join(map(repr, differing))}; all of a pool need the "
-                "same keys."
+                f"Micro-batches 0 and {number} differ in {', '.join(map(repr, differing))}; all micro-batches of "
+                "a pool need the same keys."
             )
         rows = batch["input_ids"].shape[0]
         for key, value in batch.items():
             if (isinstance(value, Tensor) and value.dim() == 0) or (hasattr(value, "__len__") and len(value) != rows):
                 raise DataError(
-                    f"Micro-batch {number} has {rows} rows, but {key!r} does not have one entry for each of them, so "
-                    "it cannot be regrouped; drop it in the collator."
+                    f"Micro-batch {number} has {rows} rows, but {key!r} does not have one entry per row, so it cannot "
+                    "be regrouped; drop it in the collator."
                 )
     return micro_batches
 
@@ -93,13 +93,13 @@ class Pool:
     """The micro-batches of one step on this rank, addressed by row position.
 
     Args:
-        batches: a dict of tensors (n, T), or a list of them, differently padded if need be.
-        pad_token_id: written into ``input_ids`` where a row is padded again.
+        batches: a dict of tensors (n, T), or a list of them, whose widths T may differ.
+        pad_token_id: fills ``input_ids`` when a row is padded again.
 
     Attributes:
-        batches: the micro-batches as handed over.
+        batches: the micro-batches, unchanged.
         lengths: list[int], tokens in each row's span.
-        labelled: list[int], labelled tokens of each row after the shift.
+        labelled: list[int], labeled tokens of each row, see `count_labelled`.
 
     Raises:
         DataError: see `as_micro_batches`.
@@ -120,13 +120,13 @@ class Pool:
         self._by_token = [key for key in batches[0] if all(_is_by_token(batch, key) for batch in batches)]
 
     def _read(self, batches: Sequence[Batch]) -> None:
-        """Look at the tokens of further rows: where each begins and ends, and how many have a label."""
+        """Append the span and the number of labeled tokens of each row."""
         first = self._where[-1][0] + 1 if self._where else 0
         for number, batch in enumerate(batches, first):
-            # One host transfer a micro-batch: start, end and labelled count of each row.
-            facts = torch.stack([*_spans(batch), count_labelled(batch["labels"])], 1).tolist()
+            # One host transfer per micro-batch.
+            rows = torch.stack([*_spans(batch), count_labelled(batch["labels"])], 1).tolist()
             width = batch["input_ids"].shape[1]
-            for row, (start, end, labelled) in enumerate(facts):
+            for row, (start, end, labelled) in enumerate(rows):
                 self._where.append((number, row))
                 self._spans.append((start, end))
                 self.lengths.append(end - start)
@@ -144,14 +144,14 @@ class Pool:
         return device
 
     def holds_tokens_of(self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> bool:
-        """Return whether `batches` have this pool's very tensors of tokens, masks and labels."""
+        """Return whether `batches` share this pool's tensors of tokens, masks and labels."""
         given = [batches] if isinstance(batches, Mapping) else batches
         return len(given) == len(self.batches) and all(
             ours.get(key) is theirs.get(key) for ours, theirs in zip(self.batches, given, strict=True) for key in TOKENS
         )
 
     def with_batches(self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Pool:
-        """Return the pool of the same tokens with other keys, without a look at the tokens.
+        """Return the pool with the same tokens and other keys; the tokens are not read again.
 
         Raises:
             DataError: see `as_micro_batches`.
@@ -161,7 +161,7 @@ class Pool:
         return pool
 
     def followed_by(self, batch: Batch) -> Pool:
-        """Return the pool with one more micro-batch, whose tokens alone are looked at."""
+        """Return the pool with one more micro-batch; only its tokens are read."""
         pool = self.with_batches([*self.batches, batch])
         pool.labelled, pool.lengths = [*self.labelled], [*self.lengths]
         pool._where, pool._spans = [*self._where], [*self._spans]
@@ -169,29 +169,29 @@ class Pool:
         return pool
 
     def by_length(self, positions: Sequence[int]) -> list[int]:
-        """Return `positions` with the longest rows first; of equals in the order given."""
+        """Return `positions` with the longest rows first; rows of equal length keep their order."""
         return sorted(positions, key=lambda p: -self.lengths[p])
 
     def largest_batch_tokens(self) -> int:
-        """Padded tokens in the largest micro-batch handed over."""
+        """Return the number of padded tokens in the largest micro-batch."""
         return max(int(batch["input_ids"].numel()) for batch in self.batches)
 
     def collate(self, positions: Sequence[int], *, side: str | None = None, width: int | None = None) -> Batch:
         """Return the rows at `positions` as one micro-batch, padded to the longest of them.
 
         Args:
-            positions: row positions, at least one, in the order wanted.
-            side: ``left`` or ``right`` padding; default as the pool came.
-            width: tokens to pad to instead, at least as many as the longest row has.
+            positions: row positions in the desired order, at least one.
+            side: ``left`` or ``right`` padding; default: the pool's own.
+            width: tokens to pad to, at least the longest row's; default: the longest row's.
         """
         width = width or max(self.lengths[p] for p in positions)
         first = self.batches[self._where[positions[0]][0]]
         return {key: self._gather(key, positions, width, side or self.side) for key in first}
 
     def group(self, positions: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-        """Yield groups of `positions`, rows of like length together, of at most `max_tokens` padded tokens.
+        """Yield `positions` in groups of at most `max_tokens` padded tokens, with rows of similar length together.
 
-        A row longer than `max_tokens` makes a group of its own.
+        A row longer than `max_tokens` forms its own group.
         """
         group: list[int] = []
         for position in self.by_length(positions):  # the first row of a group is its longest
@@ -203,14 +203,14 @@ class Pool:
             yield group
 
     def cut_behind(self, targets: int) -> Pool:
-        """Return the pool with each row cut behind its labelled token of this number, at least 1.
+        """Return the pool with each row cut after its first `targets` labeled tokens, at least 1.
 
-        A row with fewer stays as it is, and the side of the padding is kept.
+        Rows with fewer labeled tokens are unchanged, as is the padding side.
         """
         batches = []
         for batch in self.batches:
             labelled = batch["labels"] != IGNORE
-            labelled[:, 0] = False  # never a target
+            labelled[:, 0] = False  # never predicted
             before = labelled.cumsum(1)
             stays = (before < targets) | ((before == targets) & labelled)
             mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"]))
@@ -243,13 +243,16 @@ class Pool:
 
 
 def _is_by_token(batch: Batch, key: str) -> bool:
-    """True for a tensor with an entry for each row and token; in all batches of a pool, that is no coincidence."""
+    """Return whether a value is a tensor with one entry per row and token.
+
+    Another tensor might have this shape in one batch by coincidence, but not in all batches of a pool.
+    """
     value = batch[key]
     return isinstance(value, Tensor) and value.shape[:2] == batch["input_ids"].shape
 
 
 def _spans(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return each row's first used column and one past its last, (n,) int64 each."""
+    """Return each row's first used column and the column after its last one, (n,) int64 each."""
     labels = batch["labels"]
     mask = batch.get("attention_mask")
     width = labels.shape[1]
@@ -259,12 +262,12 @@ def _spans(batch: Batch) -> tuple[Tensor, Tensor]:
     column = torch.arange(width, device=labels.device)
     start = torch.where(used, column, width).amin(1)
     end = torch.where(used, column + 1, 0).amax(1)
-    empty = end == 0  # keep a row that attends to nothing whole, so that it still has a shape
+    empty = end == 0  # a row without used columns keeps its full width
     return start.masked_fill(empty, 0), end.masked_fill(empty, width)
 
 
 def split_evenly(positions: Sequence[int], slots: int) -> list[list[int]]:
-    """Cut `positions` into `slots` runs whose lengths differ by at most one, longer ones first.
+    """Cut `positions` into `slots` consecutive runs whose lengths differ by at most one, longer runs first.
 
     >>> split_evenly([0, 1, 2, 3, 4], 2)
     [[0, 1, 2], [3, 4]]

@@ -1,6 +1,6 @@
-"""Communication between ranks: the only user of torch.distributed.
+"""Communication between ranks, and models whose weights they share: the only user of torch.distributed.
 
-With one process, every function returns its input. All ranks must call each function the same number
+With one process, every function that communicates returns its input. All ranks must call each function the same number
 of times, in the same order.
 """
 
@@ -10,7 +10,10 @@ import gc
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+
+from colm.errors import UnsupportedModelError
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -58,3 +61,35 @@ def gather_rows(rows: Tensor) -> list[Tensor]:
     gathered = [torch.empty_like(padded) for _ in range(world)]
     dist.all_gather(gathered, padded)
     return [part[:size] for part, size in zip(gathered, sizes, strict=True)]
+
+
+def most_over_ranks(count: int, device: torch.device) -> int:
+    """Return the largest of the ranks' counts."""
+    return int(torch.cat(gather_rows(torch.tensor([count], device=device))).max())
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Return whether `fully_shard` (FSDP2) wraps the model or a part of it.
+
+    Every forward of a wrapped part gathers its weights from all ranks, so all ranks must run the same number.
+    """
+    return any(isinstance(module, FSDPModule) for module in model.modules())
+
+
+def check_sharding(model: nn.Module) -> None:
+    """Reject wrappers with which selection has not been tested.
+
+    Raises:
+        UnsupportedModelError: the model uses FSDP1 or DeepSpeed.
+    """
+    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+        raise UnsupportedModelError(
+            "FullyShardedDataParallel (FSDP1) has not been tested with selection. Shard the model with "
+            "torch.distributed.fsdp.fully_shard."
+        )
+    partitioned = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+    if partitioned or type(model).__name__ == "DeepSpeedEngine":
+        raise UnsupportedModelError(
+            "DeepSpeed has not been tested with selection. Use DistributedDataParallel, or shard the model with "
+            "torch.distributed.fsdp.fully_shard."
+        )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from colm.errors import ConfigError, DataError, suggest
+from colm.hints import Convert
 from colm.step.values import text_of_value
 
 logger = logging.getLogger(__name__)
@@ -106,6 +107,12 @@ def name_keys(setting: str, values: Mapping[Any, T]) -> dict[str, T]:
             )
         keys[name] = key
     return {name: values[key] for name, key in keys.items()}
+
+
+SourceName = Annotated[
+    str, Convert(name_setting, name_keys, {"type": ["string", "number", "boolean"], "pattern": r"\S"})
+]
+"""A source in a setting; a number or boolean is the source with that label."""
 
 
 def count_sources(labels: Iterable[Any], column: str = "source") -> dict[str, int]:

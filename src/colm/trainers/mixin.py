@@ -13,7 +13,7 @@ the pool by its coreset, in the same number of micro-batches, without copying th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ import torch
 from datasets import IterableDataset as HubStream
 from torch import Tensor, nn
 from transformers import TrainerCallback
-from transformers.trainer import OPTIMIZER_NAME, TRAINING_ARGS_NAME
 
 from colm.config import SelectionConfig
 from colm.errors import ConfigError, DataError
@@ -30,14 +29,6 @@ from colm.step.exchange import WEIGHT_KEY
 from colm.step.pool import count_labelled
 from colm.step.record import FILE_NAME, StepLog, to_dict
 from colm.step.stages import FETCH, TRAIN, stage
-from colm.trainers.checkpoints import (
-    STATE_NAME,
-    begin_checkpoint,
-    drop_old_checkpoints,
-    is_complete,
-    last_complete_checkpoint,
-    mark_complete,
-)
 from colm.trainers.checks import check_pool_rows, check_trainer, pool_rows
 from colm.trainers.columns import (
     INDEX_KEY,
@@ -51,10 +42,11 @@ from colm.trainers.figures import SelectionFigures
 from colm.trainers.left import check_listed, count_left
 from colm.trainers.passes import PassesMixin
 from colm.trainers.replay import Replayed
+from colm.trainers.saving import SavingMixin
 from colm.trainers.streams import NumberedPasses, RunningSizes, encode_stream, is_stream
 
 
-class CoresetMixin(PassesMixin):
+class CoresetMixin(SavingMixin, PassesMixin):
     """Makes a Trainer train on coresets; list it before the Trainer in the bases.
 
     The subclass calls `_prepare_data` before and `_prepare_selection` after the Trainer's constructor,
@@ -64,8 +56,6 @@ class CoresetMixin(PassesMixin):
     selector: CoresetSelector
     selection: SelectionConfig
     _signature_columns: Any
-    announce: Callable[[str], None] | None = None
-    """Called with each checkpoint's name before it is written, in the process that writes it."""
 
     def _prepare_data(
         self, kwargs: dict[str, Any], source_column: str, args: Any, sizes: Mapping[str, int] | None, window: int
@@ -249,54 +239,18 @@ class CoresetMixin(PassesMixin):
             logs |= self.figures.take_log()
         super().log(logs, *args, **kwargs)
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Save the Trainer's files, the selector's, and the completion marker; then delete old checkpoints."""
-        run_folder = Path(self._get_output_dir(trial=trial))
-        folder = run_folder / f"checkpoint-{self.state.global_step}"
-        if self.args.should_save:
-            if self.announce is not None:
-                self.announce(folder.name)
-            begin_checkpoint(folder)
-        self.accelerator.wait_for_everyone()  # other ranks must not write before this
-        # The Trainer would delete the last complete checkpoint before this one is complete.
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        if self.args.should_save:
-            torch.save(self.args, folder / TRAINING_ARGS_NAME)  # with the limit
-            state = {
-                "selector": self.selector.state_dict(),
-                "figures": self.figures.state_dict(),
-                "pool_rows": pool_rows(self.args),
-                "pass": self.pass_state(),
-            }
-            if self._running is not None:
-                state["stream"] = self._running.state_dict()
-            torch.save(state, folder / STATE_NAME)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            mark_complete(folder)
-            drop_old_checkpoints(run_folder, limit, self.state.best_model_checkpoint)
+    def coreset_state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds in addition to the Trainer's files."""
+        state = {
+            "selector": self.selector.state_dict(),
+            "figures": self.figures.state_dict(),
+            "pool_rows": pool_rows(self.args),
+            "pass": self.pass_state(),
+        }
+        return state if self._running is None else state | {"stream": self._running.state_dict()}
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Also load the selector's state."""
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        folder = Path(checkpoint)
-        if not is_complete(folder) or not (folder / STATE_NAME).exists():
-            raise ConfigError(
-                f"{folder} is not a complete checkpoint of a coreset run (its marker or one of its files is missing). "
-                "Resume from an earlier checkpoint."
-            )
-        if not (folder / OPTIMIZER_NAME).exists():
-            raise ConfigError(
-                f"{folder} contains the model but no optimizer state, as saved with save_only_model=True, so the run "
-                "cannot be resumed exactly. Start a new run with save_only_model=False."
-            )
-        state = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True)
+    def load_coreset_state(self, state: Mapping[str, Any]) -> None:
+        """Restore the state returned by `coreset_state`, and drop later lines of the log."""
         check_pool_rows(self.args, state.get("pool_rows"))
         self.selector.load_state_dict(state["selector"])
         self.figures.load_state_dict(state["figures"])
@@ -306,15 +260,6 @@ class CoresetMixin(PassesMixin):
             self._follow_sizes()
         if self.args.should_save:
             self._selection_log.truncate(state["selector"]["step"])
-
-    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Train as the Trainer does; ``True`` resumes from the last complete checkpoint."""
-        if resume_from_checkpoint is True:
-            found = last_complete_checkpoint(Path(self.args.output_dir))
-            if found is None:
-                raise ConfigError(f"{self.args.output_dir} contains no complete checkpoint to resume from.")
-            resume_from_checkpoint = str(found)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def start_afresh(self) -> None:
         """Reset the state of an earlier training run. Called when training starts without resuming."""

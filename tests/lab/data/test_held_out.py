@@ -18,7 +18,7 @@ from colm.lab.data.held_out import HELD, LEFT_OUT, TRAINED, draw_rows, hold_out,
 from colm.lab.data.held_rows import part_keys
 from colm.lab.data.load import read_mixture
 from colm.lab.data.prompts import prompt_keys
-from colm.lab.run.settings import DATA_DEFAULTS
+from colm.lab.data.settings import DataSettings, MixtureEntry
 
 ROWS = [{"source": "ab"[i % 5 == 0], "prompt": f"{i}?", "completion": f"{i}!"} for i in range(20)]
 
@@ -208,16 +208,13 @@ def test_files_of_all_kinds_hold_out_the_same_rows(tmp_path: Path, ending: str) 
     )
     words = Dataset.from_list([{"instruction": f"{i}?", "output": "So."} for i in range(20, 45)])
     words.to_json(str(tmp_path / "words.jsonl"))
-    entries = [{"path": str(tmp_path / name)} for name in (f"programs.{ending}", "words.jsonl")]
-    settings = {
-        **DATA_DEFAULTS,
-        "validation_rows": {"programs": 10, "words": 3},
-        "weights": {"programs": 1, "words": 2},
-    }
-    train, held = read_mixture({**settings, "cap": 20}, entries, seed=3)
+    entries = [MixtureEntry(str(tmp_path / name)) for name in (f"programs.{ending}", "words.jsonl")]
+    wanted = {"programs": 10, "words": 3}
+    settings = DataSettings(validation_rows=wanted, weights={"programs": 1, "words": 2}, cap=20)
+    train, held = read_mixture(settings, entries, seed=3)
     asked, trained = ({keys[0] for part in side for keys in part_keys(part)} for side in (held, train))
     assert not asked & trained
     assert Counter(name for part in held for name in part["source"]) == {"programs": 10, "words": 3}
     tables = [programs.add_column("source", ["programs"] * 50), words.add_column("source", ["words"] * 25)]
-    _, expected = hold_out(tables, "source", settings["validation_rows"], seed=3)
+    _, expected = hold_out(tables, "source", wanted, seed=3)
     assert [list(part) for part in held] == [list(part) for part in expected]

@@ -7,6 +7,7 @@ import gc
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -22,11 +23,11 @@ from tests.support.files import write_lines
 
 from colm.errors import ConfigError, DataError
 from colm.lab.data.fingerprint import fingerprint_data
-from colm.lab.data.load import read_mixture, read_validation, source_of_entry
+from colm.lab.data.load import read_mixture, read_validation
 from colm.lab.data.questions import read_question_files, read_questions
+from colm.lab.data.settings import DataSettings, MixtureEntry
 from colm.lab.data.stream import prepare_stream, read_stream
 from colm.lab.data.tokenize import count_left, name_rows, tokenize_rows
-from colm.lab.run.settings import DATA_DEFAULTS
 from colm.models import train_tiny_tokenizer
 
 TOKENIZER = train_tiny_tokenizer(["0123456789?!ab"])
@@ -45,8 +46,8 @@ OF_ARROW: dict[str, dict[Any, str]] = {
 PAIRS = [pair for held in LABELS.values() for pair in held.items()]
 
 
-def data(**changes: Any) -> dict[str, Any]:
-    return {**DATA_DEFAULTS, "max_length": 20, **changes}
+def data(**changes: Any) -> DataSettings:
+    return DataSettings(**{"max_length": 20, **changes})
 
 
 def rows_of(labels: list[Any]) -> list[dict[str, Any]]:
@@ -163,13 +164,13 @@ def test_parts_with_labels_of_several_types_are_one_data_set() -> None:
 
 @pytest.mark.parametrize(("label", "name"), PAIRS)
 def test_an_entrys_source_is_a_label(label: Any, name: str) -> None:
-    assert source_of_entry({"path": "a.jsonl", "source": label}) == name
+    assert MixtureEntry("a.jsonl", source=label).name == name
 
 
 @pytest.mark.parametrize(("label", "name", "streaming"), [(0, "0", False), ("no", "no", False), (True, "true", True)])
 def test_rows_of_a_mixture_entry_have_its_source(tmp_path: Path, label: Any, name: str, streaming: bool) -> None:
     first, second = (write_jsonl(tmp_path / f"{which}.jsonl", [which] * 3) for which in "ab")
-    entries = [{"path": first, "source": label}, {"path": second}]  # the other keeps its own labels
+    entries = [MixtureEntry(first, source=label), MixtureEntry(second)]  # the other keeps its own labels
     chosen = data(streaming=streaming, window=6)
     if streaming:
         found = prepare_stream(read_stream(chosen, entries), TOKENIZER, chosen, seed=0).window["source"]
@@ -179,10 +180,9 @@ def test_rows_of_a_mixture_entry_have_its_source(tmp_path: Path, label: Any, nam
 
 
 @pytest.mark.parametrize("label", ["", " ", math.nan, ["a"]])
-def test_a_mixture_entry_with_an_empty_source_is_rejected(tmp_path: Path, label: Any) -> None:
-    path = write_jsonl(tmp_path / "a.jsonl", ["a"])
-    with pytest.raises(ConfigError, match=f"The mixture entry of {path!r} names the source"):
-        read_mixture(data(), [{"path": path, "source": label}], seed=0)
+def test_a_mixture_entry_with_an_empty_source_is_rejected(label: Any) -> None:
+    with pytest.raises(ConfigError, match="source names the source .*; it must be a non-blank string"):
+        MixtureEntry("a.jsonl", source=label)
 
 
 def test_the_digest_of_text_labels_is_unchanged() -> None:
@@ -213,7 +213,7 @@ def test_a_streams_entry_without_a_row_left_is_named(
     good, long = write_jsonl(tmp_path / "good.jsonl", ["x"] * 5), tmp_path / "long.jsonl"
     long.write_text(json.dumps({"prompt": "1" * 40, "completion": "1"}) + "\n")
     chosen = data(streaming=True, weights=weights, window=50)
-    entries = [{"path": good, "source": 0}, {"path": str(long), "source": "papers"}]
+    entries = [MixtureEntry(good, source=0), MixtureEntry(str(long), source="papers")]
     mixture = prepare_stream(read_stream(chosen, entries), TOKENIZER, chosen, seed=0)
     assert set(mixture.window["source"]) == {"0"}
     assert set(mixture.counts.left) == {"0"}
@@ -223,7 +223,7 @@ def test_a_streams_entry_without_a_row_left_is_named(
     with pytest.raises(DataError, match="data.validation_rows names 'papers', which has 1 row, but none has a lab"):
         prepare_stream(read_stream(chosen, entries), TOKENIZER, chosen, seed=0)
     with pytest.raises(DataError, match="No row of the stream has a labeled token"):
-        prepare_stream(read_stream(chosen, [entries[1], {**entries[1], "source": "b"}]), TOKENIZER, chosen, seed=0)
+        prepare_stream(read_stream(chosen, [entries[1], replace(entries[1], source="b")]), TOKENIZER, chosen, seed=0)
 
 
 def test_a_size_for_a_missing_source_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,15 +12,15 @@ from colm.errors import DataError
 from colm.lab.data.demo import SHARES, demo_rows
 from colm.lab.data.load import read_mixture
 from colm.lab.data.read import read_rows
+from colm.lab.data.settings import DataSettings, MixtureEntry
 from colm.lab.data.tokenize import tokenize_rows
-from colm.lab.run.settings import DATA_DEFAULTS
 from colm.models import train_tiny_tokenizer
 
 ROWS = [{"source": "ab"[i % 5 == 0], "prompt": f"{i}?", "completion": f"{i}!"} for i in range(20)]
 
 
-def data(**changes: Any) -> dict[str, Any]:
-    return {**DATA_DEFAULTS, **changes}
+def data(**changes: Any) -> DataSettings:
+    return DataSettings(**changes)
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -47,21 +47,17 @@ def test_every_kind_of_file(tmp_path: Path, ending: str) -> None:
 def test_a_mixture_of_files_makes_each_a_source(tmp_path: Path) -> None:
     first = write(tmp_path / "maths.jsonl", [{"prompt": "1", "completion": "2", "id": 7}] * 3)
     second = write(tmp_path / "other.jsonl", [{"instruction": "a", "output": "b", "source": "old"}] * 2)
-    mixture = read_mixture(data(), [{"path": first}, {"path": second, "source": "letters"}], seed=0)
+    mixture = read_mixture(data(), [MixtureEntry(first), MixtureEntry(second, source="letters")], seed=0)
     assert [list(part["source"]) for part in mixture.train] == [["maths"] * 3, ["letters"] * 2]
     tokenizer = train_tiny_tokenizer(["0123456789ab"])
     tokens = tokenize_rows(mixture.train, tokenizer, format_name="auto", max_length=9, source_column="source")
     assert list(tokens["source"]) == ["maths"] * 3 + ["letters"] * 2
-    own = read_mixture(data(), [{"path": first}, {"path": second}], seed=0)
+    own = read_mixture(data(), [MixtureEntry(first), MixtureEntry(second)], seed=0)
     assert list(own.train[1]["source"]) == ["old"] * 2  # its own labels, since the entry names no source
     (tmp_path / "again").mkdir()
     same = write(tmp_path / "again" / "maths.jsonl", [{"prompt": "1", "completion": "2"}])
     with pytest.raises(DataError, match="would both be named 'maths'; give each a source"):
-        read_mixture(data(), [{"path": first}, {"path": same}], seed=0)
-    with pytest.raises(DataError, match="Unknown key 'pth' in a mixture entry. Did you mean 'path'"):
-        read_mixture(data(), [{"pth": first}], seed=0)
-    with pytest.raises(DataError, match="has no path"):
-        read_mixture(data(), [{"source": "x"}], seed=0)
+        read_mixture(data(), [MixtureEntry(first), MixtureEntry(same)], seed=0)
 
 
 def test_columns_are_renamed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from colm.errors import DataError
 from colm.lab.data.held_out import hold_out
 from colm.lab.data.load import read_mixture
 from colm.lab.data.mix import cap_rows, share_of_weights, weigh_rows
-from colm.lab.run.settings import DATA_DEFAULTS
+from colm.lab.data.settings import DataSettings, MixtureEntry
 
 
 def parts_of(*sizes: dict[str, int]) -> list[Dataset]:
@@ -97,8 +98,8 @@ def test_two_files_of_one_source_hold_out_its_rows_once(tmp_path: Any) -> None:
     for name in ("first", "second"):
         path = str(tmp_path / f"{name}.jsonl")
         Dataset.from_list([{"prompt": f"{name} {i}?", "completion": f"{i}"} for i in range(40)]).to_json(path)
-        entries.append({"path": path, "source": "x"})
-    mixture = read_mixture({**DATA_DEFAULTS, "validation_rows": 5}, entries, seed=0)
+        entries.append(MixtureEntry(path, source="x"))
+    mixture = read_mixture(DataSettings(validation_rows=5), entries, seed=0)
     assert (count(mixture.train), count(mixture.validation)) == ({"x": 75}, {"x": 5})
 
 
@@ -106,13 +107,13 @@ def test_rows_are_held_out_then_capped_then_weighted(tmp_path: Any) -> None:
     rows = [{"source": "ab"[i % 4 == 0], "prompt": f"{i}?", "completion": f"{i}"} for i in range(80)]
     path = str(tmp_path / "rows.jsonl")
     Dataset.from_list(rows).to_json(path)
-    data = {**DATA_DEFAULTS, "train": path, "validation_rows": {"a": 10}, "cap": {"a": 20}, "weights": {"a": 1, "b": 1}}
+    data = DataSettings(train=path, validation_rows={"a": 10}, cap={"a": 20}, weights={"a": 1, "b": 1})
     mixture = read_mixture(data, [], seed=0)
     assert count(mixture.validation) == {"a": 10}
     assert count(mixture.train) == {"a": 20, "b": 20}
     held = {row["prompt"] for part in mixture.validation for row in part}
     assert not held & {row["prompt"] for part in mixture.train for row in part}
     with pytest.raises(DataError, match="data.validation_rows names 'c', which is not a source"):
-        read_mixture({**data, "validation_rows": {"c": 1}}, [], seed=0)
+        read_mixture(replace(data, validation_rows={"c": 1}), [], seed=0)
     with pytest.raises(DataError, match="The demo holds out the same number of rows of each source"):
-        read_mixture({**data, "train": "demo"}, [], seed=0)
+        read_mixture(replace(data, train="demo"), [], seed=0)

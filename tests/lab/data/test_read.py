@@ -23,9 +23,9 @@ from pyarrow import parquet
 from colm.errors import DataError
 from colm.lab.data.load import read_mixture
 from colm.lab.data.read import read_rows
+from colm.lab.data.settings import DataSettings
 from colm.lab.data.stream import prepare_stream, read_stream
 from colm.lab.data.tokenize import tokenize_rows
-from colm.lab.run.settings import DATA_DEFAULTS
 from colm.models import train_tiny_tokenizer
 from colm.step.values import text_of_value
 
@@ -137,7 +137,7 @@ def test_every_format_gives_the_same_rows_and_the_original_tokens(tmp_path: Path
     for name in write_all(tmp_path, rows):
         assert texts(read_rows(name)) == texts(rows), name
         assert texts(read_rows(name, streaming=True)) == texts(rows), name
-        mixture = read_mixture({**DATA_DEFAULTS, "train": name}, [], seed=0)
+        mixture = read_mixture(DataSettings(train=name), [], seed=0)
         tokens = tokenize_rows(mixture.train, tokenizer, format_name="auto", max_length=200, source_column="source")
         assert list(tokens["source"]) == [row["source"] for row in rows], name
         for row, ids, labels in zip(rows, tokens["input_ids"], tokens["labels"], strict=True):
@@ -298,7 +298,7 @@ def test_missing_columns_are_empty_in_streams_too(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     rows = [{"source": "a", "prompt": "x", "completion": "1"}, {"source": "a", "prompt": "y"}, {"source": "b"}]
     path.write_bytes(as_json_lines([*rows, {"source": "b", "completion": "2", "note": "later"}]))
-    data = {**DATA_DEFAULTS, "train": str(path), "streaming": True}
+    data = DataSettings(train=str(path), streaming=True)
     tokenizer = train_tiny_tokenizer(["0123456789 the"])
     mixture = prepare_stream(read_stream(data, []), tokenizer, data, seed=0)
     assert sorted(tokenizer.decode(row["input_ids"]) for row in mixture.train) == ["2<eos>", "x1<eos>"]
@@ -411,7 +411,7 @@ def test_a_stream_has_the_columns_of_later_rows(late: str, tmp_path: Path) -> No
         {"columns": {"prompt": "q", "completion": "a"}},
         {"template": {"prompt": "{q}{note}", "completion": "{a}"}},
     ):
-        data = {**DATA_DEFAULTS, "train": str(path), **change}
+        data = DataSettings(train=str(path), **change)
         mixture = read_mixture(data, [], seed=0)
         whole = tokenize_rows(mixture.train, tokenizer, format_name="auto", max_length=20, source_column="source")
         streamed = prepare_stream(read_stream(data, []), tokenizer, data, seed=0).train

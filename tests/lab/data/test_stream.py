@@ -12,16 +12,16 @@ from datasets import Dataset
 
 from colm.errors import DataError
 from colm.lab.data.load import read_mixture, read_validation
+from colm.lab.data.settings import DataSettings, MixtureEntry
 from colm.lab.data.stream import prepare_stream, read_stream
 from colm.lab.data.tokenize import tokenize_rows
-from colm.lab.run.settings import DATA_DEFAULTS
 from colm.models import train_tiny_tokenizer
 
 TOKENIZER = train_tiny_tokenizer(["0123456789?!ab"])
 
 
-def data(**changes: Any) -> dict[str, Any]:
-    return {**DATA_DEFAULTS, "streaming": True, "max_length": 20, **changes}
+def data(**changes: Any) -> DataSettings:
+    return DataSettings(**{"streaming": True, "max_length": 20, **changes})
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -30,13 +30,13 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
 
 
 @pytest.fixture
-def entries(tmp_path: Path) -> list[dict[str, Any]]:
+def entries(tmp_path: Path) -> list[MixtureEntry]:
     first = write(tmp_path / "a.jsonl", [{"prompt": f"{i}?", "completion": "1"} for i in range(400)])
     second = write(tmp_path / "b.jsonl", [{"instruction": f"{i}!", "output": "2"} for i in range(100)])
-    return [{"path": first}, {"path": second, "source": "b"}]
+    return [MixtureEntry(first), MixtureEntry(second, source="b")]
 
 
-def test_a_streams_rows_are_those_of_the_data_set(entries: list[dict[str, Any]]) -> None:
+def test_a_streams_rows_are_those_of_the_data_set(entries: list[MixtureEntry]) -> None:
     mixture = prepare_stream(read_stream(data(), entries[:1]), TOKENIZER, data(), seed=0)
     counted = read_mixture(data(), entries[:1], seed=0).train
     options: dict[str, Any] = {"format_name": "auto", "max_length": 20, "source_column": "source"}
@@ -56,14 +56,14 @@ def test_a_streams_rows_are_those_of_the_data_set(entries: list[dict[str, Any]])
         ({"weights": {"a": 1, "b": 0}}, 1.0),
     ],
 )
-def test_entries_are_drawn_by_weight_or_size(entries: list[dict[str, Any]], changes: Any, share: float) -> None:
+def test_entries_are_drawn_by_weight_or_size(entries: list[MixtureEntry], changes: Any, share: float) -> None:
     settings = data(window=10, **changes)
     mixture = prepare_stream(read_stream(settings, entries), TOKENIZER, settings, seed=0)
     names = [row["source"] for row in islice(iter(mixture.train), 200)]
     assert names.count("a") / 200 == pytest.approx(share, abs=0.1)
 
 
-def test_held_out_rows_come_from_the_window_and_are_not_trained_on(entries: list[dict[str, Any]]) -> None:
+def test_held_out_rows_come_from_the_window_and_are_not_trained_on(entries: list[MixtureEntry]) -> None:
     settings = data(validation_rows={"a": 5}, window=50)
     mixture = prepare_stream(read_stream(settings, entries[:1]), TOKENIZER, settings, seed=0)
     assert mixture.validation is not None
@@ -75,7 +75,7 @@ def test_held_out_rows_come_from_the_window_and_are_not_trained_on(entries: list
         assert not {tuple(ids) for ids in mixture.validation["input_ids"]} & trained
 
 
-def test_held_out_rows_of_several_entries_stay_out_in_every_epoch(entries: list[dict[str, Any]]) -> None:
+def test_held_out_rows_of_several_entries_stay_out_in_every_epoch(entries: list[MixtureEntry]) -> None:
     settings = data(validation_rows=20, window=100, weights={"a": 1, "b": 1})
     mixture = prepare_stream(read_stream(settings, entries), TOKENIZER, settings, seed=0)
     assert mixture.validation is not None
@@ -94,7 +94,7 @@ def test_all_rows_with_a_held_out_prompt_stay_out_of_the_whole_stream(tmp_path: 
     """The same question comes again after the window, with another answer, in another format and entry."""
     again = [{"prompt": f"{i % 40}?", "completion": str(i)} for i in range(120)]
     other = [{"instruction": f"{i}?", "output": "b"} for i in range(40)]
-    entries = [{"path": write(tmp_path / "a.jsonl", again)}, {"path": write(tmp_path / "b.jsonl", other)}]
+    entries = [MixtureEntry(write(tmp_path / "a.jsonl", again)), MixtureEntry(write(tmp_path / "b.jsonl", other))]
     settings = data(validation_rows={"a": 5}, window=30)
     mixture = prepare_stream(read_stream(settings, entries), TOKENIZER, settings, seed=0)
     (held,) = mixture.held_out
@@ -106,12 +106,12 @@ def test_all_rows_with_a_held_out_prompt_stay_out_of_the_whole_stream(tmp_path: 
     assert set(next(iter(mixture.train))) == {"input_ids", "attention_mask", "labels", "source"}
 
 
-def test_a_resumed_stream_excludes_the_original_held_out_rows(entries: list[dict[str, Any]]) -> None:
+def test_a_resumed_stream_excludes_the_original_held_out_rows(entries: list[MixtureEntry]) -> None:
     settings = data(validation_rows=5, window=50)
     begun = prepare_stream(read_stream(settings, entries[:1]), TOKENIZER, settings, seed=0)
     asked = {row["prompt"].removesuffix("?") for part in begun.held_out for row in part}
     rows = [{"prompt": f"{i}?", "completion": "1"} for i in range(399, -1, -1)]  # the window has changed
-    write(Path(entries[0]["path"]), rows)
+    write(Path(entries[0].path), rows)
     goes_on = prepare_stream(read_stream(settings, entries[:1]), TOKENIZER, settings, seed=0, held_out=begun.held_out)
     assert goes_on.held_out == begun.held_out
     assert goes_on.validation is not None
@@ -123,7 +123,7 @@ def test_a_resumed_stream_excludes_the_original_held_out_rows(entries: list[dict
     assert len(prompts_of(none)) == 400
 
 
-def test_rows_drawn_as_in_older_versions_are_identified_by_tokens(entries: list[dict[str, Any]]) -> None:
+def test_rows_drawn_as_in_older_versions_are_identified_by_tokens(entries: list[MixtureEntry]) -> None:
     settings = data(validation_rows=5, window=50)
     stream = read_stream(settings, entries[:1])
     by_row, by_prompt = (
@@ -134,7 +134,7 @@ def test_rows_drawn_as_in_older_versions_are_identified_by_tokens(entries: list[
 
 
 def test_prompts_shared_with_a_validation_file_are_logged(
-    tmp_path: Path, entries: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, entries: list[MixtureEntry], caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [{"source": "a", "prompt": ask, "completion": "2"} for ask in ("3?", "300?", "x?")]
     settings = data(validation=write(tmp_path / "held.jsonl", rows), window=50)
@@ -146,7 +146,7 @@ def test_prompts_shared_with_a_validation_file_are_logged(
     assert len(prompts_of(mixture)) == 400
 
 
-def test_unsupported_stream_settings(tmp_path: Path, entries: list[dict[str, Any]]) -> None:
+def test_unsupported_stream_settings(tmp_path: Path, entries: list[MixtureEntry]) -> None:
     for settings, message in (
         (data(weights={"a": 1, "c": 1}), "data.weights names 'c', which is not a source"),
         (data(weights={"a": 1}), "no weight for the source 'b'"),
@@ -154,9 +154,9 @@ def test_unsupported_stream_settings(tmp_path: Path, entries: list[dict[str, Any
         with pytest.raises(DataError, match=message):
             read_stream(settings, entries)
     with pytest.raises(DataError, match="applies to the mixture entries"):
-        read_stream(data(train=entries[0]["path"], weights={"a": 1}, source_column="prompt"), [])
+        read_stream(data(train=entries[0].path, weights={"a": 1}, source_column="prompt"), [])
     with pytest.raises(DataError, match="no column 'source' for the source"):
-        read_stream(data(train=entries[0]["path"]), [])
+        read_stream(data(train=entries[0].path), [])
     with pytest.raises(DataError, match="No training data"):
         read_stream(data(), [])
     settings = data(validation_rows={"z": 1})
@@ -164,4 +164,4 @@ def test_unsupported_stream_settings(tmp_path: Path, entries: list[dict[str, Any
         prepare_stream(read_stream(settings, entries), TOKENIZER, settings, seed=0)
     empty = write(tmp_path / "empty.jsonl", [{"prompt": "1", "completion": ""}])
     with pytest.raises(DataError, match="No row of the stream has a labeled token within max_length=20"):
-        prepare_stream(read_stream(data(), [{"path": empty}]), TOKENIZER, data(), seed=0)
+        prepare_stream(read_stream(data(), [MixtureEntry(empty)]), TOKENIZER, data(), seed=0)

@@ -9,8 +9,8 @@ from datasets import Dataset
 
 from colm.errors import ConfigError, DataError
 from colm.lab.data.load import read_mixture
+from colm.lab.data.settings import DataSettings, MixtureEntry
 from colm.lab.data.template import fill_template
-from colm.lab.run.settings import DATA_DEFAULTS
 
 ROWS = Dataset.from_list([{"sentence": "Fine {film}.", "label": 1, "source": "s", "idx": 7}])
 NAMES = ["sentence", "label", "source", "idx"]
@@ -51,10 +51,10 @@ def test_each_entry_of_a_mixture_may_have_its_own(tmp_path: Any) -> None:
     ROWS.remove_columns("source").to_json(first)
     Dataset.from_list([{"q": "1?", "a": "2"}]).to_json(second)
     entries = [
-        {"path": first, "template": {"prompt": "{sentence}", "completion": "{label}"}, "labels": {"label": ["-", "+"]}},
-        {"path": second, "columns": {"prompt": "q", "completion": "a"}, "source": "letters"},
+        MixtureEntry(first, template={"prompt": "{sentence}", "completion": "{label}"}, labels={"label": ["-", "+"]}),
+        MixtureEntry(second, columns={"prompt": "q", "completion": "a"}, source="letters"),
     ]
-    parts = read_mixture(DATA_DEFAULTS, entries, seed=0).train
+    parts = read_mixture(DataSettings(), entries, seed=0).train
     assert [list(part) for part in parts] == [
         [{"prompt": "Fine {film}.", "completion": "+", "source": "first"}],
         [{"prompt": "1?", "completion": "2", "source": "letters"}],

@@ -8,12 +8,12 @@ import pytest
 from datasets import Dataset
 
 from colm.lab.data.held_rows import TextRows
+from colm.lab.data.settings import DataSettings
 from colm.lab.data.validation import tokenize_held_out
-from colm.lab.run.settings import DATA_DEFAULTS
 from colm.models import train_tiny_tokenizer
 
 TOKENIZER = train_tiny_tokenizer(["0123456789?!"])
-DATA = {**DATA_DEFAULTS, "max_length": 8}
+DATA = DataSettings(max_length=8)
 
 
 def row(source: str, length: int) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def test_a_run_in_progress_is_judged_by_the_rows_seen(tmp_path: Path) -> None:
     assert sorted(run.small) == ["history", "poems"]
     listed = read_run(write_run(tmp_path / "listed", finished=False, selection={"small_sources": ["code"]}))
     assert listed.small == {"code"}
+    assert read_run(write_run(tmp_path / "all", finished=False, selection={"small_sources": "none"})).small == set()
+    assert read_run(write_run(tmp_path / "one", finished=False, sizes={"code": 9})).small == set()
 
 
 def test_a_run_resumed_after_its_summary_has_not_finished(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from tests.support.odd_settings import FIELDS, ODD, changes
 
 from colm.errors import ColmError, ConfigError
 from colm.lab.cli import main
+from colm.lab.data.settings import MixtureEntry
 from colm.lab.run.check import check_run
-from colm.lab.run.sections import MixtureEntry, TopSettings
+from colm.lab.run.sections import TopSettings
 from colm.lab.run.settings import load_settings, resolve_settings
 from colm.lab.run.yaml12 import read_yaml, write_yaml
 from colm.lab.sources.config import ClusterConfig

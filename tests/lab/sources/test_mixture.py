@@ -12,7 +12,7 @@ from colm.lab.data.demo import demo_rows
 from colm.lab.data.tokenize import tokenize_rows
 from colm.lab.sources import mixture
 from colm.lab.sources.mixture import find_warnings, survey_mixture
-from colm.lab.sources.outlook import expect_pool
+from colm.lab.sources.pools import expect_pool
 from colm.models import train_tiny_tokenizer
 
 
@@ -69,7 +69,7 @@ def test_near_duplicates_and_short_sources_are_seen() -> None:
 )
 def test_it_warns_with_the_reason(sizes: dict[str, int], changes: dict[str, Any], title: str, words: str) -> None:
     selection = SelectionConfig(**changes)
-    found = find_warnings(sizes, selection, expect_pool(sizes, selection, 32, 4))
+    found = list(find_warnings(sizes, selection, expect_pool(sizes, selection, 32, 4)))
     assert title in [warning.title for warning in found]
     assert words in next(warning.reason for warning in found if warning.title == title)
     assert all(warning.advice for warning in found)
@@ -77,7 +77,7 @@ def test_it_warns_with_the_reason(sizes: dict[str, int], changes: dict[str, Any]
 
 def test_a_suitable_mixture_has_no_warning() -> None:
     sizes = {"a": 800, "b": 100, "c": 50}
-    assert find_warnings(sizes, SelectionConfig(), expect_pool(sizes, SelectionConfig(), 128, 8)) == []
+    assert not list(find_warnings(sizes, SelectionConfig(), expect_pool(sizes, SelectionConfig(), 128, 8)))
 
 
 def test_why_a_source_is_small_follows_the_rule() -> None:

@@ -1,12 +1,11 @@
-"""Compare two final answers."""
+"""Compare two final answers, and write texts and formulas in the form to compare."""
 
 from __future__ import annotations
 
 import re
 from typing import Literal
 
-from colm.lab.answers.clean import clean_mathematics, without_remarks
-from colm.lab.answers.formulas import normalise_formula
+from colm.lab.answers.clean import clean_mathematics, closing_brace, without_remarks
 from colm.lab.answers.numbers import Number, numbers_match, parse_number, parse_power
 
 Kind = Literal["number", "letter", "truth", "text"]
@@ -25,6 +24,25 @@ _TRUTH = re.compile(
     r"(yes|no|true|false)(?:\s{0,3}[,.;:!]|\s{0,3}$|\s{1,3}(?:because|since|as)\b|\s{1,3}[-\u2014(])", re.IGNORECASE
 )
 _SIDE = re.compile(r"^[A-Za-z](?:\([A-Za-z]\))?\s?=")
+_MATHEMATICS = re.compile(r"[\\^_=+*/<>≤≥≠±√π\u00d7·÷∞]|\d\s?[-,]|[(\[]\s?-?\d|\bpi\b|\d\s[A-Za-z]\b")
+_FORMULA_RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\(?:times|cdot)\b|[\u00d7·⋅]|(?<=[0-9)])\s?\*\s?", "*"),
+        (r"\\div\b|÷", "/"),
+        (r"\\pi\b|(?<![A-Za-z])pi(?![A-Za-z])", "π"),
+        (r"\\infty\b|(?<![A-Za-z])(?:inf|infinity|oo)(?![A-Za-z])", "∞"),
+        (r"\\cup\b", "\u222a"),
+        (r"\\([{}])", r"\1"),
+        (r"\\(sin|cos|tan|log|ln|exp|max|min|gcd)\b", r"\1"),
+        (r"(?<![A-Za-z])sqrt\s?(?=[({])|\\sqrt\s?(?=[{0-9a-zA-Z])", "√"),
+        (r"([√_^])\s?(?:\{(-?[0-9]+)\}|\((-?[0-9]+)\))(?![0-9])", r"\1\2\3"),
+        (r"([√_^])\s?(?:\{(-?\w+)\}|\((-?\w+)\))(?!\w)", r"\1\2\3"),
+        (r"\s*([-+*/^_=<>≤≥≠±√(),\[\]{}|\u222a])\s*", r"\1"),
+        (r"(?<=[0-9)πA-Za-z])\*(?=[A-Za-zπ√(])", ""),
+        (r"(?<=[0-9])\s(?=[a-zπ√]\b|π|√)", ""),
+    )
+)
 
 
 def answers_match(predicted: str, expected: str) -> bool:
@@ -96,16 +114,12 @@ def parse_truth(text: str) -> bool | None:
     return None if match is None else TRUTHS[match.group(1).lower()]
 
 
-def normalise_text(text: str) -> str:
-    """Return the text in the form used to compare text answers.
+def normalise_text(clean: str) -> str:
+    """Return a clean text in the form used to compare text answers.
 
-    >>> normalise_text(' "The  Eiffel tower." ')
+    >>> normalise_text("The  Eiffel tower")
     'eiffel tower'
     """
-    return _normalise(clean_mathematics(text))
-
-
-def _normalise(clean: str) -> str:
     cleaned = " ".join(normalise_formula(clean).casefold().split())
     without = re.sub(r"^(?:the|an|a)\s+", "", cleaned)
     return without or cleaned
@@ -115,8 +129,45 @@ def _readings(text: str) -> list[str]:
     """Return the forms of a text to compare: as is, then without remarks, then without a leading ``y =``."""
     clean = clean_mathematics(text)
     forms = [clean, without_remarks(clean), _SIDE.sub("", clean)]
-    return [found for found in dict.fromkeys(map(_normalise, forms)) if found]
+    return [found for found in dict.fromkeys(map(normalise_text, forms)) if found]
 
 
 def _value(text: str) -> Number | None:
     return parse_number(text) or parse_power(text)
+
+
+def normalise_formula(text: str) -> str:
+    """Return a formula without spaces and with one sign per operation; other clean texts are returned unchanged.
+
+    Terms keep their order, so ``x + 1`` and ``1 + x`` differ.
+
+    >>> normalise_formula(r"\\frac{x}{2} + 3 \\pi"), normalise_formula("x/2+3*pi"), normalise_formula("well-known")
+    ('x/2+3π', 'x/2+3π', 'well-known')
+    """
+    if not _MATHEMATICS.search(text):
+        return text
+    text = _write_fractions(re.sub(r"\s{2,}", " ", text))
+    for rule, replacement in _FORMULA_RULES:
+        text = rule.sub(replacement, text)
+    return text
+
+
+def _write_fractions(text: str) -> str:
+    for _ in range(8):  # nested fractions
+        start = text.find("\\frac{")
+        if start < 0:
+            break
+        middle = closing_brace(text, start + 5)
+        if middle is None or text[middle + 1 : middle + 2] != "{":
+            break
+        end = closing_brace(text, middle + 1)
+        if end is None:
+            break
+        top, bottom = text[start + 6 : middle], text[middle + 2 : end]
+        text = f"{text[:start]}{_atom(top)}/{_atom(bottom)}{text[end + 1 :]}"
+    return text
+
+
+def _atom(text: str) -> str:
+    text = text.strip()
+    return text if re.fullmatch(r"-?\w+|\\?[a-z]+", text) else f"({text})"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from colm import __version__
 from colm.errors import ColmError, Interrupted, StoppedEarly
+from colm.lab.cli import schema
 from colm.lab.evaluate.options import add_eval, eval_options, parse_arguments
 
 _STOPPED = 143  # the shells' status for SIGTERM
@@ -92,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report.add_argument("runs", nargs="+", metavar="RUN", help="output folder of a run or a comparison")
     report.add_argument("--out", metavar="FILE.html", help="output file (default: report.html in the run's folder)")
     add_eval(commands)
+    schema.register(commands)
     options = parse_arguments(parser, sys.argv[1:] if arguments is None else arguments)
     if options.command == "sources" and not options.config and not options.cluster:
         parser.error("colm sources needs CONFIG.yaml, or --cluster DATA")
@@ -161,6 +163,8 @@ def _run(options: argparse.Namespace) -> int:
             from colm.lab.cli.eval import eval_command
 
             eval_command(options.runs, options.overrides, eval_options(options))
+        elif options.command == "schema":
+            schema.run(options)
         else:
             from colm.lab.cli.cluster import cluster_command
             from colm.lab.cli.sources import sources_command

@@ -65,7 +65,7 @@ def cluster_command(data: str, config: str | None, overrides: Sequence[str], out
     console = make_console()
     if labelling.tried:
         console.print(curve_table(labelling.tried))
-    console.print(_table(Rows(rows.train, settings.data["format"]), labelling.names))
+    console.print(_table(Rows(rows.train, settings.data.format), labelling.names))
     share = share_in_small(labelling.names)
     if share > MUCH:
         console.print(

@@ -96,7 +96,7 @@ def plan_runs(
     base = load_settings(config, overrides)
     _check_base(base.values)
     values = dict(base.values)
-    values["data"] = {**values["data"], "seed": base.data["seed"] if base.data["seed"] is not None else base.seed}
+    values["data"] = {**values["data"], "seed": base.data_seed}
     if (base.sources.cluster or base.sources.split) and base.sources.labels is None:  # clustered once, for all runs
         values["sources"] = {**values["sources"], "labels": str(base.output_dir / LABELS_NAME)}
     values["training"] = {**_evaluating(base.training), **base.training}

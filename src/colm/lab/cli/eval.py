@@ -100,13 +100,13 @@ def find_questions(target: Target, options: EvalOptions) -> Questions:
         DataError: see `data.questions`.
     """
     data = target.settings.data
-    column = options.source_column or data["source_column"]
+    column = options.source_column or data.source_column
     parts: Parts
     if options.data:
         files = [name for name in options.data if name != "demo"]
-        parts = read_question_files(files, data["columns"], column)
+        parts = read_question_files(files, data.columns, column)
         if "demo" in options.data:
-            demo = demo_rows(data["demo_rows"], target.settings.seed, held_out=options.limit or DEMO_ROWS)
+            demo = demo_rows(data.demo_rows, target.settings.seed, held_out=options.limit or DEMO_ROWS)
             parts = [*parts, demo.rename_column("source", column) if column != "source" else demo]
     elif target.folder is None:
         raise ConfigError(f"{target.name} is a model, which has no data of its own; give questions with --data.")
@@ -117,7 +117,7 @@ def find_questions(target: Target, options: EvalOptions) -> Questions:
     return read_questions(
         parts,
         source_column=column,
-        format_name=data["format"],
+        format_name=data.format,
         limit=options.limit,
         seed=options.seed,
         run=run_written if options.run_programs else None,

@@ -34,15 +34,15 @@ def sources_command(config: str, overrides: Sequence[str], out: str | None = Non
         RunFolder(settings.output_dir).prepare()
     check_page(page)
     data = prepare_data(settings)
-    slots = int(settings.training.get("gradient_accumulation_steps", 1))  # of one process
-    pool_rows = int(settings.training.get("per_device_train_batch_size", 8)) * slots
+    slots = settings.arguments["gradient_accumulation_steps"]  # of one process
+    pool_rows = settings.arguments["per_device_train_batch_size"] * slots
     settings.selection.check_pool(pool_rows, slots)
-    given = settings.data["source_sizes"]
+    given = settings.data.source_sizes
     survey = survey_mixture(
         data.train if data.window is None else data.window,
         data.tokenizer,
         settings.selection,
-        source_column=settings.data["source_column"],
+        source_column=settings.data.source_column,
         pool_rows=pool_rows,
         slots=slots,
         sizes=given or None,

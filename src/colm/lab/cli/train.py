@@ -112,7 +112,7 @@ def train(
     model = build_model(settings, data.tokenizer)
     pad_within(data.tokenizer, model)
     check_vocabulary(model, largest_token(data), "The stream may have" if data.window is not None else "The data has")
-    if settings.data["max_length"] > (count_positions(model) or math.inf):  # otherwise no row can be too long
+    if settings.data.max_length > (count_positions(model) or math.inf):  # otherwise no row can be too long
         check_positions(model, longest_row(data, settings))
     if is_first_rank():
         folder.require_room(_saved_bytes(model))
@@ -138,7 +138,7 @@ def train(
     if checkpoint is not None:
         texts = changed_settings(settings, folder)
     elif fingerprint is not None:
-        texts = beginning(settings, fingerprint, write_rows(data.held_out, settings.data["format"]))
+        texts = beginning(settings, fingerprint, write_rows(data.held_out, settings.data.format))
     begin = BeginRun(
         folder if is_first_rank() else None,
         texts,
@@ -212,7 +212,7 @@ def build_model(settings: RunSettings, tokenizer: Any) -> Any:
         return model
     if named.adapter is None:
         model = add_lora(model, settings.lora)
-    if settings.training.get("gradient_checkpointing") or settings.training.get("activation_checkpointing"):
+    if settings.arguments["gradient_checkpointing"] or settings.arguments.get("activation_checkpointing"):
         model.enable_input_require_grads()  # with a frozen base, a checkpointed layer needs an input with a gradient
     return model
 
@@ -233,10 +233,10 @@ def build_trainer(
             data_collator=DataCollatorForSeq2Seq(data.tokenizer, padding=True, label_pad_token_id=-100),
             processing_class=data.tokenizer,
             selection=settings.selection,
-            source_column=settings.data["source_column"],
+            source_column=settings.data.source_column,
             replay=replay,
-            source_sizes=settings.data["source_sizes"] or None,
-            window=settings.data["window"],
+            source_sizes=settings.data.source_sizes or None,
+            window=settings.data.window,
         )
     except ColmError:
         raise

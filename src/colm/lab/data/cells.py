@@ -13,8 +13,8 @@ from datasets import Features, Value
 from datasets.features import features as known_features
 from datasets.features.features import generate_from_arrow_type
 
+from colm.hints import LARGEST
 from colm.step.values import text_of_value
-from colm.typed import LARGEST
 
 
 @dataclass

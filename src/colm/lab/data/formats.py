@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from colm.errors import ConfigError, DataError, suggest
 from colm.lab.data.chat import Chat, Turn, read_extras, read_turns
 from colm.lab.data.encode import Encoder, Ids
 from colm.step.values import text_of_value
+from colm.typed import read_value
 
 Tokens = dict[str, list[int]]
+
+FormatName = Literal["prompt_completion", "messages", "instruction", "text"]
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "prompt_completion": ("prompt", "completion"),
@@ -65,8 +68,7 @@ def choose_format(name: str, columns: Sequence[str]) -> str:
     """
     if name == "auto":
         return detect_format(columns)
-    if name not in COLUMNS:
-        raise ConfigError(f"format={name!r} is not one of {', '.join(COLUMNS)} or auto.{suggest(name, COLUMNS)}")
+    read_value("format", FormatName, name)
     missing = [column for column in COLUMNS[name] if column not in columns]
     if missing:
         raise DataError(
@@ -113,8 +115,7 @@ def tokenizer_of_batch(
         ConfigError: the format is unknown, or needs a chat template that the tokenizer lacks.
         RowError: a row does not fit the format, or the template rejects it; raised by the function.
     """
-    if name not in COLUMNS:
-        raise ConfigError(f"format={name!r} is not one of {', '.join(COLUMNS)} or auto.{suggest(name, COLUMNS)}")
+    read_value("format", FormatName, name)
     if max_length < 2:
         raise ConfigError(f"max_length={max_length} must be at least 2: one token to read and one to predict.")
     encoder = Encoder(tokenizer)

@@ -10,14 +10,13 @@ from datasets import Dataset
 
 from colm.errors import DataError, suggest
 from colm.lab.data.demo import demo_rows
-from colm.lab.data.files import split_ending
 from colm.lab.data.held_out import hold_out, leave_out, warn_shared
 from colm.lab.data.held_rows import part_keys
 from colm.lab.data.mix import cap_rows, weigh_rows
 from colm.lab.data.read import read_rows
+from colm.lab.data.settings import DataSettings, MixtureEntry
 from colm.lab.data.template import fill_template
 from colm.lab.data.tokenize import name_rows
-from colm.step.sources import name_setting
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +33,8 @@ Relabel = Callable[[list[Dataset], list[Dataset]], tuple[list[Dataset], list[Dat
 
 
 def read_mixture(
-    data: Mapping[str, Any],
-    entries: Sequence[Mapping[str, Any]],
+    data: DataSettings,
+    entries: Sequence[MixtureEntry],
     seed: int,
     relabel: Relabel | None = None,
     *,
@@ -56,76 +55,71 @@ def read_mixture(
     Raises:
         DataError: nothing to read, a missing column, a row without a source.
     """
-    column = data["source_column"]
+    column = data.source_column
     validation: list[Dataset] = []
     if entries:
         _require_distinct(entries)
         train = [read_entry(entry, data) for entry in entries]
-    elif data["train"] == "demo":
-        if isinstance(data["validation_rows"], Mapping):
+    elif data.train == "demo":
+        if isinstance(data.validation_rows, Mapping):
             raise DataError(
                 "The demo holds out the same number of rows of each source; data.validation_rows must be a number."
             )
-        train = [demo_rows(data["demo_rows"], seed)]
-        validation = [demo_rows(data["demo_rows"], seed, held_out=data["validation_rows"] or 1)]
-    elif data["train"]:
-        train = [
-            read_entry({"path": data["train"], "split": data["split"], "config": data["config"]}, data, label=False)
-        ]
+        train = [demo_rows(data.demo_rows, seed)]
+        validation = [demo_rows(data.demo_rows, seed, held_out=data.validation_rows or 1)]
+    elif data.train:
+        train = [read_entry(MixtureEntry(data.train, split=data.split, config=data.config), data, label=False)]
     else:
         raise DataError("No training data: set data.train, or list sources under mixture.")
-    if data["validation"]:
+    if data.validation:
         validation = read_validation(data, labelled=relabel is None)
     if relabel is not None:
         train, validation = relabel(train, validation)
-    files = [entry["path"] for entry in entries] or [data["train"]]
+    files = [entry.path for entry in entries] or [str(data.train)]
     train = [_require_sources(part, column, "training", file) for part, file in zip(train, files, strict=True)]
-    format_name = data["format"]
-    if not validation and data["validation_rows"]:
+    format_name = data.format
+    if not validation and data.validation_rows:
         options: dict[str, Any] = {"format_name": format_name, "by_prompt": by_prompt}
-        train, validation = hold_out(train, column, data["validation_rows"], seed, **options)
-    elif data["train"] == "demo" and not data["validation"] and by_prompt:
+        train, validation = hold_out(train, column, data.validation_rows, seed, **options)
+    elif data.train == "demo" and not data.validation and by_prompt:
         train = leave_out(train, validation, format_name, column)  # the demo draws its tasks with replacement
-    if data["validation"] or not by_prompt:
+    if data.validation or not by_prompt:
         keys = (keys for part in train for keys in part_keys(part, format_name))
-        what = "data.validation" if data["validation"] else "What this run of an older version holds out"
+        what = "data.validation" if data.validation else "What this run of an older version holds out"
         warn_shared(keys, validation, format_name, column, what=what)
-    if data["cap"] is not None:
-        train = cap_rows(train, column, data["cap"], seed)
-    if data["weights"]:
-        train = weigh_rows(train, column, data["weights"], seed)
+    if data.cap is not None:
+        train = cap_rows(train, column, data.cap, seed)
+    if data.weights:
+        train = weigh_rows(train, column, data.weights, seed)
     return Mixture(train, validation)
 
 
-def read_validation(data: Mapping[str, Any], *, labelled: bool = True) -> list[Dataset]:
+def read_validation(data: DataSettings, *, labelled: bool = True) -> list[Dataset]:
     """Read the data that ``data.validation`` names, if any; with `labelled`, every row must have a source.
 
     Raises the same errors as `read_mixture`.
     """
-    if not data["validation"]:
+    if not data.validation:
         return []
-    entry = {"path": data["validation"], "split": data["validation_split"], "config": data["config"]}
+    entry = MixtureEntry(data.validation, split=data.validation_split, config=data.config)
     rows = read_entry(entry, data, label=False)
-    return [_require_sources(rows, data["source_column"], "validation", data["validation"]) if labelled else rows]
+    return [_require_sources(rows, data.source_column, "validation", data.validation) if labelled else rows]
 
 
-def _require_distinct(entries: Sequence[Mapping[str, Any]]) -> None:
+def _require_distinct(entries: Sequence[MixtureEntry]) -> None:
     """Reject two entries whose sources would be merged only because their files have the same name."""
     stems: dict[str, str] = {}
     for entry in entries:
-        if entry.get("path") and entry.get("source") is None:
-            stem = source_of_entry(entry)
-            if stem in stems:
+        if entry.source is None:
+            if entry.name in stems:
                 raise DataError(
-                    f"The mixture entries {stems[stem]!r} and {entry['path']!r} would both be named {stem!r}; "
+                    f"The mixture entries {stems[entry.name]!r} and {entry.path!r} would both be named {entry.name!r}; "
                     "give each a source of its own (or the same one, to merge them)."
                 )
-            stems[stem] = entry["path"]
+            stems[entry.name] = entry.path
 
 
-def read_entry(
-    entry: Mapping[str, Any], data: Mapping[str, Any], *, label: bool = True, streaming: bool = False
-) -> Any:
+def read_entry(entry: MixtureEntry, data: DataSettings, *, label: bool = True, streaming: bool = False) -> Any:
     """Read one entry of a mixture: rows with colm's column names and their source.
 
     Args:
@@ -135,51 +129,24 @@ def read_entry(
         streaming: return a stream.
 
     Raises:
-        DataError: an unknown key, no path, or a column that is missing.
+        DataError: the rows cannot be read, or a column is missing.
     """
-    known = ("path", "source", "split", "config", "revision", "columns", "template", "labels")
-    for key in entry:
-        if key not in known:
-            raise DataError(
-                f"Unknown key {key!r} in a mixture entry.{suggest(key, known)} An entry has {', '.join(known)}."
-            )
-    if not entry.get("path"):
-        raise DataError(f"The mixture entry {dict(entry)} has no path; give a file or a hub name.")
-    options = {key: entry.get(key) or data.get(key) for key in ("revision", "columns", "template", "labels")}
+    entry = entry.applied_to(data)
     rows = read_rows(
-        entry["path"],
-        split=entry.get("split") or "train",
-        config=entry.get("config"),
-        revision=options["revision"],
-        streaming=streaming,
+        entry.path, split=entry.split or "train", config=entry.config, revision=entry.revision, streaming=streaming
     )
-    column = data["source_column"]
-    rows = _rename(rows, options["columns"] or {})
-    if options["template"]:
-        rows = fill_template(rows, column_names(rows), options["template"], options["labels"] or {}, keep=column)
+    column = data.source_column
+    rows = _rename(rows, entry.columns or {})
+    if entry.template:
+        rows = fill_template(rows, column_names(rows), entry.template, entry.labels or {}, keep=column)
     present = column_names(rows)
-    if not label or (column in present and entry.get("source") is None):
+    if not label or (column in present and entry.source is None):
         return rows  # its own labels
-    source = source_of_entry(entry)
     if streaming:
-        return rows.map(lambda row: {column: source})
+        return rows.map(lambda row: {column: entry.name})
     if column in present:
         rows = rows.remove_columns(column)
-    return rows.add_column(column, [source] * len(rows))
-
-
-def source_of_entry(entry: Mapping[str, Any]) -> str:
-    """Return the source that a mixture entry names; by default the file's name.
-
-    Raises:
-        ConfigError: the named source is empty.
-
-    >>> source_of_entry({"path": "a.jsonl", "source": 0}), source_of_entry({"path": "a.jsonl"})
-    ('0', 'a')
-    """
-    if entry.get("source") is None:
-        return split_ending(str(entry["path"]))[0]
-    return name_setting(f"The mixture entry of {entry.get('path')!r}", entry["source"])
+    return rows.add_column(column, [entry.name] * len(rows))
 
 
 def column_names(rows: Any) -> list[str]:

@@ -16,9 +16,10 @@ from colm.errors import DataError, suggest
 from colm.lab.data.formats import choose_format, tokenizer_of_format
 from colm.lab.data.held_out import HELD, draw_rows, warn_shared
 from colm.lab.data.held_rows import Parts, group_rows, part_keys, write_row
-from colm.lab.data.load import column_names, read_entry, source_of_entry
+from colm.lab.data.load import column_names, read_entry
 from colm.lab.data.mix import check_names, share_of_weights
 from colm.lab.data.prompts import HeldPrompts, prompt_keys
+from colm.lab.data.settings import DataSettings, MixtureEntry
 from colm.lab.data.validation import tokenize_held_out
 from colm.step.pool import is_learnable
 from colm.step.sources import RowsLeft, name_of_row
@@ -59,7 +60,7 @@ class StreamedMixture(NamedTuple):
     counts: RowsLeft  # of the rows read until the window was full; rows read again count again
 
 
-def read_stream(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> StreamParts:
+def read_stream(data: DataSettings, entries: Sequence[MixtureEntry]) -> StreamParts:
     """Open every file and hub data set of a mixture.
 
     With ``data.weights``, each entry is one source, drawn in proportion to its weight. Otherwise entries are drawn in
@@ -72,12 +73,12 @@ def read_stream(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -
     Raises:
         DataError: there is nothing to read or no source column, or the weights do not match the entries.
     """
-    column = data["source_column"]
+    column = data.source_column
     if entries:
         parts = [read_entry(entry, data, streaming=True) for entry in entries]
-        names = [source_of_entry(entry) for entry in entries]
-    elif data["train"]:
-        entry = {"path": data["train"], "split": data["split"], "config": data["config"]}
+        names = [entry.name for entry in entries]
+    elif data.train:
+        entry = MixtureEntry(data.train, split=data.split, config=data.config)
         parts, names = [read_entry(entry, data, label=False, streaming=True)], []
     else:
         raise DataError("No training data: set data.train, or list sources under mixture.")
@@ -89,12 +90,12 @@ def read_stream(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -
                 f"It has: {', '.join(columns)}. Name the right one with data.source_column, or list each file under "
                 "mixture."
             )
-    weights = data["weights"] or {name: size for name, size in data["source_sizes"].items() if name in names}
-    if data["weights"] and not names:
+    weights = data.weights or {name: size for name, size in data.source_sizes.items() if name in names}
+    if data.weights and not names:
         raise DataError("With a stream, data.weights applies to the mixture entries; list each source under mixture.")
     if not weights or len(names) < 2:
         return StreamParts(parts, None)
-    if not data["weights"] and len(weights) < len(names):
+    if not data.weights and len(weights) < len(names):
         return StreamParts(parts, None)
     shares = share_of_weights(weights, sorted(set(names)))
     chances = [shares[name] / names.count(name) for name in names]
@@ -105,7 +106,7 @@ def read_stream(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -
 def prepare_stream(
     stream: StreamParts,
     tokenizer: Any,
-    data: Mapping[str, Any],
+    data: DataSettings,
     seed: int,
     *,
     held_out: Parts | None = None,
@@ -129,38 +130,38 @@ def prepare_stream(
     Raises:
         DataError: no row of the first window has a label, or rows should be held out of a source that does not exist.
     """
-    column = data["source_column"]
-    draws = held_out is None and bool(data["validation_rows"])
+    column = data.source_column
+    draws = held_out is None and bool(data.validation_rows)
     counts = [_LabelledRows(column) for _ in stream.parts]
     places = _find_labelled(stream, tokenizer, data, counts)
     rows: list[dict[str, Any]] = []
     if places:
         stream = stream.take(places)
-        extra = write_row if draws or data["validation"] else None
+        extra = write_row if draws or data.validation else None
         texts = _mix(stream, tokenizer, data, seed, extra, [counts[place] for place in places])
-        rows = list(islice(iter(texts), data["window"]))
+        rows = list(islice(iter(texts), data.window))
     if not rows:
         raise DataError(
-            f"No row of the stream has a labeled token within max_length={data['max_length']}: completions are empty "
+            f"No row of the stream has a labeled token within max_length={data.max_length}: completions are empty "
             "or cut off. Raise data.max_length, or check the columns."
         )
-    found = _add_up(counts, f"a labeled token within max_length={data['max_length']}")
+    found = _add_up(counts, f"a labeled token within max_length={data.max_length}")
     found.warn()
-    _warn_missing(data["source_sizes"], found)
+    _warn_missing(data.source_sizes, found)
     lines = [json.loads(row.pop(EXTRA)) for row in rows if EXTRA in row]
     window = Dataset.from_list(rows)
     keys = [prompt_keys(line["format"], line["row"]) for line in lines]
     if draws:
-        wanted = data["validation_rows"]
+        wanted = data.validation_rows
         if isinstance(wanted, Mapping):
             check_names("data.validation_rows", wanted, sorted(set(window[column])), found.gone)
         sides = draw_rows(window[column][:], column, wanted, seed, keys if by_prompt else None)
         held_out = group_rows(lines[row] for row in np.flatnonzero(sides == HELD))
     held_out = held_out or []
-    if data["validation"]:
-        warn_shared(keys, held_out, data["format"], column, among=f"'s first {len(rows):,} rows")
-    if held_out and not data["validation"]:
-        prompts = HeldPrompts(keys for part in held_out for keys in part_keys(part, data["format"]))
+    if data.validation:
+        warn_shared(keys, held_out, data.format, column, among=f"'s first {len(rows):,} rows")
+    if held_out and not data.validation:
+        prompts = HeldPrompts(keys for part in held_out for keys in part_keys(part, data.format))
         marked = _mix(stream, tokenizer, data, seed, lambda name, row: prompts.meet(prompt_keys(name, row)))
         train = marked.filter(lambda row: not row[EXTRA]).remove_columns([EXTRA])
     else:
@@ -213,7 +214,7 @@ Extra = Callable[[str, Mapping[str, Any]], Any]
 
 
 def _find_labelled(
-    stream: StreamParts, tokenizer: Any, data: Mapping[str, Any], counts: Sequence[_LabelledRows]
+    stream: StreamParts, tokenizer: Any, data: DataSettings, counts: Sequence[_LabelledRows]
 ) -> list[int]:
     """Return the parts that have a row with a label, and reset their counts.
 
@@ -231,13 +232,13 @@ def _find_labelled(
 def _mix(
     stream: StreamParts,
     tokenizer: Any,
-    data: Mapping[str, Any],
+    data: DataSettings,
     seed: int,
     extra: Extra | None = None,
     counts: Sequence[_LabelledRows] | None = None,
 ) -> IterableDataset:
     """Tokenize and interleave the parts; `counts` count their rows."""
-    counts = counts or [_LabelledRows(data["source_column"]) for _ in stream.parts]
+    counts = counts or [_LabelledRows(data.source_column) for _ in stream.parts]
     parts = [_tokenize(part, tokenizer, data, extra, count) for part, count in zip(stream.parts, counts, strict=True)]
     if len(parts) == 1:
         return parts[0]
@@ -248,11 +249,11 @@ def _mix(
 
 
 def _tokenize(
-    part: IterableDataset, tokenizer: Any, data: Mapping[str, Any], extra: Extra | None, is_labelled: _LabelledRows
+    part: IterableDataset, tokenizer: Any, data: DataSettings, extra: Extra | None, is_labelled: _LabelledRows
 ) -> IterableDataset:
-    columns, column = column_names(part), data["source_column"]
-    chosen = choose_format(data["format"], columns)
-    tokenize = tokenizer_of_format(chosen, tokenizer, data["max_length"])
+    columns, column = column_names(part), data.source_column
+    chosen = choose_format(data.format, columns)
+    tokenize = tokenizer_of_format(chosen, tokenizer, data.max_length)
     place = part.info.description
 
     def tokenize_row(row: Mapping[str, Any], number: int) -> dict[str, Any]:

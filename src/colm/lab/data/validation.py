@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -12,13 +11,14 @@ from datasets import Dataset, concatenate_datasets
 
 from colm.lab.data.formats import tokenizer_of_format
 from colm.lab.data.held_rows import Parts, TextRows, part_sources
+from colm.lab.data.settings import DataSettings
 from colm.lab.data.tokenize import UnlabelledError, tokenize_rows
 from colm.step.pool import is_learnable
 
 logger = logging.getLogger(__name__)
 
 
-def tokenize_held_out(parts: Parts, tokenizer: Any, data: Mapping[str, Any]) -> Dataset | None:
+def tokenize_held_out(parts: Parts, tokenizer: Any, data: DataSettings) -> Dataset | None:
     """Return the tokens of held-out rows that have a labeled token, see `tokenize_rows`; None if no row has one.
 
     Training does not need them: sources without a row left are only logged.
@@ -31,12 +31,12 @@ def tokenize_held_out(parts: Parts, tokenizer: Any, data: Mapping[str, Any]) -> 
     Raises:
         DataError: no format fits a part.
     """
-    column, limit = data["source_column"], data["max_length"]
+    column, limit = data.source_column, data.max_length
     tables = [part for part in parts if not isinstance(part, TextRows)]
     texts = [_tokenize_texts(part, tokenizer, column, limit) for part in parts if isinstance(part, TextRows)]
     found = [Dataset.from_list(rows) for rows in texts if rows]
     with suppress(UnlabelledError):
-        options = {"format_name": data["format"], "max_length": limit, "source_column": column}
+        options: dict[str, Any] = {"format_name": data.format, "max_length": limit, "source_column": column}
         found += [tokenize_rows(tables, tokenizer, **options)] if tables else []
     asked, measured = (Counter(name for part in side for name in part_sources(part, column)) for side in (parts, found))
     lost = ", ".join(f"{name} ({asked[name]})" for name in sorted(asked.keys() - measured.keys()))

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from colm.errors import ConfigError, one_line, suggest
-from colm.typed import hints_of
+from colm.hints import hints_of
 
 
 def add_lora(model: Any, lora: Mapping[str, Any]) -> Any:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields
 from typing import Any
 
-from transformers import TrainingArguments
+from colm.lab.run.arguments import fill_lora, fill_training
 
 # ---- Settings that may change on --resume, since what is trained stays the same; all others may not ----
 
@@ -99,18 +98,5 @@ def _may_change(key: str, held: Mapping[str, Any], given: Mapping[str, Any]) -> 
 
 def _filled(values: Mapping[str, Any], *, lora: bool) -> dict[str, Any]:
     """Fill in the defaults of training arguments and LoRA, so that spelling out a default is not a difference."""
-    filled = {**values, "training": {**_defaults(TrainingArguments), **values["training"]}}
-    if lora:
-        from peft import LoraConfig
-
-        filled["lora"] = {**_defaults(LoraConfig), **values["lora"]}
-    return filled
-
-
-def _defaults(config: type) -> dict[str, Any]:
-    found = {}
-    for field in fields(config):
-        if field.init:
-            made = field.default if field.default_factory is MISSING else field.default_factory()
-            found[field.name] = None if made is MISSING else made
-    return found
+    filled = {**values, "training": fill_training(values["training"])}
+    return {**filled, "lora": fill_lora(values["lora"])} if lora else filled

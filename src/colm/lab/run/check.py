@@ -25,39 +25,38 @@ def check_run(settings: RunSettings, *, whole: bool = True) -> None:
     Raises:
         ConfigError: missing packages, refused arguments, an adapter with other settings, or a pool that is too small.
     """
-    training = settings.training
     check_adapter(settings)
-    args = check_training(training, output_dir=str(settings.output_dir), seed=settings.seed)
+    args = check_training(settings.training, output_dir=str(settings.output_dir), seed=settings.seed)
     check_arguments(args, settings.selection)
     _check_evaluation(settings)
     _check_stream(settings, args)
-    if args.max_steps > 0 and "num_train_epochs" in training:
+    if args.max_steps > 0 and "num_train_epochs" in settings.training:
         logger.info(
             "training.max_steps=%d sets the length of the run, so num_train_epochs=%s is ignored.",
             args.max_steps,
-            training["num_train_epochs"],
+            settings.training["num_train_epochs"],
         )
     if whole:
-        slots = training.get("gradient_accumulation_steps", 1) * int(os.environ.get("WORLD_SIZE") or 1)
-        settings.selection.check_pool(training.get("per_device_train_batch_size", 8) * slots, slots)
+        slots = settings.arguments["gradient_accumulation_steps"] * int(os.environ.get("WORLD_SIZE") or 1)
+        settings.selection.check_pool(settings.arguments["per_device_train_batch_size"] * slots, slots)
 
 
 def holds_out(settings: RunSettings) -> bool:
     """Return whether the run has data to evaluate on."""
     data = settings.data
-    return bool(data["validation"] or data["validation_rows"] or data["train"] == "demo")
+    return bool(data.validation or data.validation_rows or data.train == "demo")
 
 
 def _check_evaluation(settings: RunSettings) -> None:
-    if settings.data["validation"] and settings.data["validation_rows"]:
+    if settings.data.validation and settings.data.validation_rows:
         logger.warning(
             "data.validation_rows=%s has no effect, because data.validation names the validation data.",
-            settings.data["validation_rows"],
+            settings.data.validation_rows,
         )
     if holds_out(settings):
         return
     for name in ("eval_strategy", "eval_on_start", "load_best_model_at_end"):
-        value = settings.training.get(name)
+        value = settings.arguments[name]
         if value and value != "no":
             raise ConfigError(
                 f"training.{name}={value} evaluates, but there is no validation data; set data.validation, or "
@@ -66,7 +65,7 @@ def _check_evaluation(settings: RunSettings) -> None:
 
 
 def _check_stream(settings: RunSettings, args: Any) -> None:
-    if not settings.data["streaming"]:
+    if not settings.data.streaming:
         return
     if args.max_steps <= 0:
         raise ConfigError("A stream has no known length; set training.max_steps.")

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from colm.errors import ConfigError, DataError
 from colm.lab.run.lock import hold_folder
 from colm.lab.run.manifest import Manifest, changed_manifest, read_manifest
-from colm.lab.run.recognize import RECOGNIZED, identify, is_recognized
+from colm.lab.run.ownership import is_copy, is_listed, is_plain_file, own_checkpoints, own_files
+from colm.lab.run.recognize import identify, is_recognized
 from colm.lab.run.staging import Staging, refuse
 from colm.lab.run.yaml12 import read_config_file
 from colm.step.files import probe, replace_lines, replacing
@@ -33,14 +34,7 @@ from colm.step.record import (
     SUMMARY_NAME,
     TRACE_NAME,
 )
-from colm.trainers.checkpoints import (
-    is_complete,
-    last_complete_checkpoint,
-    list_checkpoints,
-    may_be_written,
-    own_files,
-    step_of,
-)
+from colm.trainers.checkpoints import last_complete_checkpoint, may_be_written, step_of
 
 if TYPE_CHECKING:
     from colm.lab.data.fingerprint import Fingerprint
@@ -157,20 +151,7 @@ class RunFolder:
 
     def own(self) -> list[str]:
         """Return the relative paths of the files that colm wrote and nobody changed since."""
-        manifest = read_manifest(self.path)
-        older = self._is_older_run(manifest)
-        found = [name for name in manifest.files if self._is_listed(name, manifest)]
-        if not manifest.run:  # an older version wrote a run, or answers, without a list
-            names = RECOGNIZED if older else () if manifest.files else ANSWER_NAMES
-            found += [name for name in names if name not in manifest.files and is_recognized(self.path / name)]
-        checkpoints = self._checkpoints(manifest)
-        found += [f"{folder.name}/{name}" for folder in checkpoints for name in own_files(folder)]
-        if older:  # only a copy in a checkpoint shows that the model and tokenizer are ours
-            saved = [folder for folder in checkpoints if is_complete(folder)]
-            for path in self.path.iterdir():
-                if path.name not in found and _is_file(path) and any(_same(path, folder) for folder in saved):
-                    found.append(path.name)
-        return found
+        return own_files(self.path, read_manifest(self.path))
 
     def held(self) -> str | None:
         """Return the name of one of colm's files, or None if the folder contains none."""
@@ -236,10 +217,10 @@ class RunFolder:
     def list_copies(self, checkpoint: Path) -> None:
         """Add the files that the Trainer copied from a checkpoint for an upload, and the page that it wrote."""
         written = ("training_args.bin", *OPTIONAL)
-        names = [path.name for path in self.path.iterdir() if _is_file(path)]
+        names = [path.name for path in self.path.iterdir() if is_plain_file(path)]
         with changed_manifest(self.path) as manifest:
             for name in names:
-                if name in written or _same(self.path / name, checkpoint):
+                if name in written or is_copy(self.path / name, checkpoint):
                     manifest.files[name] = self._now(name)
 
     def begin(self, texts: Mapping[str, Iterable[str]], logs: Collection[str] = ()) -> None:
@@ -266,7 +247,7 @@ class RunFolder:
         own = self.own()
         with changed_manifest(self.path) as manifest:
             if not manifest.run:
-                manifest.checkpoints = [folder.name for folder in self._checkpoints(manifest)]
+                manifest.checkpoints = [folder.name for folder in own_checkpoints(self.path, manifest)]
                 manifest.files |= {name: self._now(name) for name in own if "/" not in name}
                 manifest.run = True
         self.began = True
@@ -302,29 +283,9 @@ class RunFolder:
 
     # ---- Helpers ----
 
-    def _is_listed(self, name: str, manifest: Manifest) -> bool:
-        path, held = self.path / name, manifest.files[name]
-        if not _is_file(path):
-            return False
-        return is_recognized(path) if held is None else identify(path) in held
-
     def _now(self, name: str) -> list[list[object]]:
         path = self.path / name
         return [identify(path)] if path.is_file() else []
-
-    def _is_older_run(self, manifest: Manifest) -> bool:
-        """Return whether a version without a manifest has trained here: there are steps or a checkpoint of ours."""
-        if manifest.run:
-            return False
-        steps = self.path / FILE_NAME
-        return (is_recognized(steps) and steps.stat().st_size > 0) or any(map(is_complete, list_checkpoints(self.path)))
-
-    def _checkpoints(self, manifest: Manifest) -> list[Path]:
-        return [
-            folder
-            for folder in list_checkpoints(self.path)
-            if not folder.is_symlink() and (folder.name in manifest.checkpoints or not manifest.run)
-        ]
 
     def _settle(self) -> None:
         """Record the final state of the logs, so that later changes are noticed."""
@@ -335,7 +296,7 @@ class RunFolder:
                 elif held is None:
                     if is_recognized(self.path / name):
                         manifest.files[name] = self._now(name)
-                elif len(held) > 1 and self._is_listed(name, manifest):
+                elif len(held) > 1 and is_listed(self.path, name, manifest):
                     manifest.files[name] = self._now(name)
 
 
@@ -343,12 +304,3 @@ def needed_names(*, profile: bool = False, card: bool = False) -> Callable[[str]
     """Return a test for the names of files that a training run writes, with a profile or a model card."""
     more = {*((PROFILE_NAME, TRACE_NAME) if profile else ()), *(OPTIONAL if card else ())}
     return lambda name: name in RUN_NAMES or name in more or MODEL_NAMES.fullmatch(name) is not None
-
-
-def _is_file(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
-
-
-def _same(path: Path, folder: Path) -> bool:
-    other = folder / path.name
-    return other.is_file() and other.stat().st_size == path.stat().st_size and identify(other) == identify(path)

@@ -24,8 +24,8 @@ def check_left(settings: RunSettings, counts: RowsLeft) -> None:
     rule = settings.selection.small_sources
     if not isinstance(rule, str):
         left = {name: rows for name, rows in sorted(counts.left.items()) if rows}
-        find_small_sources(data["source_sizes"] or left, rule, gone)
-    by_source = {f"data.{key}": data[key] for key in ("cap", "weights", "validation_rows", "source_sizes")}
+        find_small_sources(data.source_sizes or left, rule, gone)
+    by_source = {f"data.{key}": getattr(data, key) for key in ("cap", "weights", "validation_rows", "source_sizes")}
     by_source["sources.map"] = dict.fromkeys(settings.sources.map.values())
     for setting, names in by_source.items():
         for name in names if isinstance(names, dict) else ():

@@ -63,7 +63,7 @@ def check_output(
             f"{folder.path} already contains a run ({held}). Resume it with --resume, replace it with --overwrite, or "
             "choose another output_dir."
         )
-    needs = needed_names(profile=profile, card=bool(settings.training.get("push_to_hub")))
+    needs = needed_names(profile=profile, card=bool(settings.arguments["push_to_hub"]))
     if resume and held:
         if (folder.path / CONFIG_NAME).is_file():
             check_settings(settings)
@@ -75,7 +75,7 @@ def check_output(
                 "Restore the file, start over with --overwrite, or choose another output_dir."
             )
     folder.refuse_foreign(needs)
-    folder.refuse_checkpoints(step_of(checkpoint) if checkpoint else 0, settings.training.get("max_steps", 0))
+    folder.refuse_checkpoints(step_of(checkpoint) if checkpoint else 0, settings.arguments["max_steps"])
     if checkpoint is None:
         _refuse_own_input(settings, folder)
         if resume:
@@ -89,11 +89,11 @@ def _but(needs: Callable[[str], bool], left_out: str) -> Callable[[str], bool]:
 
 def _refuse_own_input(settings: RunSettings, folder: RunFolder) -> None:
     """Refuse to replace files of a run that the new run reads."""
-    parts = [settings.data, *settings.mixture, {"model": settings.model}]
-    given = [part[key] for part in parts for key in ("train", "validation", "path", "model") if part.get(key)]
+    data = settings.data
+    given = [data.train, data.validation, *(entry.path for entry in settings.mixture), settings.model]
     own = {(folder.path / name).resolve() for name in folder.own()}
     for name in given:
-        path = Path(name).resolve() if isinstance(name, str) and Path(name).exists() else None
+        path = Path(name).resolve() if name and Path(name).exists() else None
         if path is not None and any(path == file or path in file.parents for file in own):
             raise ConfigError(
                 f"{name} belongs to the run in {folder.path}, which would be replaced, but the new run reads it. "

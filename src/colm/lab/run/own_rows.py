@@ -43,12 +43,12 @@ def held_out_of(settings: RunSettings, folder: Path) -> Parts:
     if not is_older(folder):
         held = read_held_out(folder / HELD_OUT_NAME)
         _say_changed(settings, held)
-        return [_rename(part, data["columns"]) for part in held]
+        return [_rename(part, data.columns) for part in held]
     if not holds_out(settings):
         return []
-    if data["streaming"] and data["validation"]:
+    if data.streaming and data.validation:
         return read_validation(data)
-    known = None if data["streaming"] else RunFolder(folder).fingerprint()
+    known = None if data.streaming else RunFolder(folder).fingerprint()
     if known is None:
         raise DataError(
             f"The run in {folder} was made by an older version, which stored neither the held-out rows nor a "
@@ -76,7 +76,7 @@ def _rename(part: TextRows, columns: dict[str, str]) -> TextRows:
 
 def _say_changed(settings: RunSettings, held: Parts) -> None:
     """Log a warning if the validation file no longer contains the run's rows; hub data sets are not checked."""
-    name, column = settings.data["validation"], settings.data["source_column"]
+    name, column = settings.data.validation, settings.data.source_column
     if not name or not Path(name).exists():
         return
     try:

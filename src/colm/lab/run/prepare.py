@@ -63,7 +63,7 @@ def prepare_data(settings: RunSettings, *, resume: bool = False, kept: Path | No
         ConfigError: the tokenizer cannot be loaded, or the clusters were made with other settings.
     """
     data = settings.data
-    if data["streaming"]:
+    if data.streaming:
         return _prepare_stream(settings, kept)
     mixture, labelling = read_rows_of(settings, resume=resume, by_prompt=kept is None or not is_older(kept))
     if settings.model == "tiny":
@@ -74,12 +74,12 @@ def prepare_data(settings: RunSettings, *, resume: bool = False, kept: Path | No
     train, counts = tokenize_counted(
         mixture.train,
         tokenizer,
-        format_name=data["format"],
-        max_length=data["max_length"],
-        source_column=data["source_column"],
+        format_name=data.format,
+        max_length=data.max_length,
+        source_column=data.source_column,
     )
     check_left(settings, counts)
-    validation = _by_source(tokenize_held_out(mixture.validation, tokenizer, data), data["source_column"])
+    validation = _by_source(tokenize_held_out(mixture.validation, tokenizer, data), data.source_column)
     return PreparedData(tokenizer, train, validation, labelling=labelling, held_out=mixture.validation, counts=counts)
 
 
@@ -91,8 +91,7 @@ def is_older(folder: Path) -> bool:
 def longest_row(data: PreparedData, settings: RunSettings) -> int:
     """Return the length of the longest row in tokens; for a stream, the limit."""
     if data.window is not None:
-        limit: int = settings.data["max_length"]
-        return limit
+        return settings.data.max_length
     return _largest(data, pc.list_value_length)
 
 
@@ -118,10 +117,9 @@ def read_rows_of(
     Raises as `prepare_data`.
     """
     data, rules = settings.data, settings.sources
-    seed = settings.seed if data["seed"] is None else data["seed"]
     if not rules.any:
-        return read_mixture(data, settings.mixture, seed, by_prompt=by_prompt), None
-    path = rules.labels or settings.output_dir / LABELS_NAME
+        return read_mixture(data, settings.mixture, settings.data_seed, by_prompt=by_prompt), None
+    path = Path(rules.labels or settings.output_dir / LABELS_NAME)
     if rules.labels is not None and rules.cluster is None and (path.exists() or not rules.split):
         rules = replace(rules, cluster=saved_clustering(path))
     done: list[Relabelled] = []
@@ -135,15 +133,15 @@ def read_rows_of(
                     validation,
                     rules,
                     path,
-                    column=data["source_column"],
-                    format_name=data["format"],
-                    tuned=Tuned(settings.model, data["max_length"], lambda: _load_tuned(settings, train)),
+                    column=data.source_column,
+                    format_name=data.format,
+                    tuned=Tuned(settings.model, data.max_length, lambda: _load_tuned(settings, train)),
                     renew=rules.labels is None and not resume,
                 )
             )
         return done[0].train, done[0].validation
 
-    mixture = read_mixture(data, settings.mixture, seed, relabel, by_prompt=by_prompt)
+    mixture = read_mixture(data, settings.mixture, settings.data_seed, relabel, by_prompt=by_prompt)
     return mixture, done[0].labelling if done else None
 
 
@@ -178,20 +176,20 @@ def _load_tuned(settings: RunSettings, parts: Iterable[Dataset]) -> tuple[Any, A
 
 
 def _texts(parts: Iterable[Dataset], settings: RunSettings) -> Iterator[str]:
-    other = (settings.data["source_column"], COLUMN)  # columns that only scorers read
+    other = (settings.data.source_column, COLUMN)  # columns that only scorers read
     for part in parts:
         for row in part:
             yield from (str(text) for name, text in row.items() if name not in other)
 
 
 def _prepare_stream(settings: RunSettings, kept: Path | None) -> PreparedData:
-    data, column = settings.data, settings.data["source_column"]
+    data, column = settings.data, settings.data.source_column
     stream = read_stream(data, settings.mixture)
     saved = None if kept is None else last_complete_checkpoint(kept) or kept
     if settings.model == "tiny" and saved is not None and (saved / "tokenizer.json").exists():
         tokenizer = load_tokenizer(str(saved))  # the first rows may have changed since
     elif settings.model == "tiny":
-        rows = [row for part in stream.parts for row in part.take(data["window"])]
+        rows = [row for part in stream.parts for row in part.take(data.window)]
         tokenizer = train_tiny_tokenizer(str(text) for row in rows for name, text in row.items() if name != column)
     else:
         tokenizer = load_named_tokenizer(settings.model)
@@ -201,14 +199,13 @@ def _prepare_stream(settings: RunSettings, kept: Path | None) -> PreparedData:
         held_out = read_held_out(kept / HELD_OUT_NAME)
     else:
         held_out = read_validation(data) or None
-    if older and held_out is None and data["validation_rows"]:
+    if older and held_out is None and data.validation_rows:
         logger.warning(
             "The run in %s was made by an older version, which did not store held-out rows. They are drawn again from "
             "the stream's first rows, which must not have changed.",
             kept,
         )
-    seed = settings.seed if data["seed"] is None else data["seed"]
-    mixture = prepare_stream(stream, tokenizer, data, seed, held_out=held_out, by_prompt=not older)
+    mixture = prepare_stream(stream, tokenizer, data, settings.data_seed, held_out=held_out, by_prompt=not older)
     check_left(settings, mixture.counts)
     validation = _by_source(mixture.validation, column)
     return PreparedData(

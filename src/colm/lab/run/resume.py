@@ -60,9 +60,9 @@ def check_data(folder: Path, found: Fingerprint | None) -> None:
 
 def fingerprint_run(settings: RunSettings, data: PreparedData) -> Fingerprint:
     """Return the fingerprint of the run's data; for a stream, of its held-out rows."""
-    if settings.data["streaming"]:
-        return fingerprint_stream(write_rows(data.held_out, settings.data["format"]))
-    return fingerprint_data(data.train, data.validation, settings.data["source_column"])
+    if settings.data.streaming:
+        return fingerprint_stream(write_rows(data.held_out, settings.data.format))
+    return fingerprint_data(data.train, data.validation, settings.data.source_column)
 
 
 Texts = Mapping[str, Iterable[str]]

@@ -6,45 +6,62 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
+from colm.lab.data.settings import DataSettings, MixtureEntry
+from colm.lab.run.arguments import fill_training
 from colm.lab.run.clustering import read_rules
-from colm.lab.run.mixing import check_mixing, name_entries
-from colm.lab.run.sections import DATA_HINTS, DataSettings, MixtureEntry, TopSettings
+from colm.lab.run.sections import SECTIONS, TopSettings
 from colm.lab.run.training import read_lora, read_training
 from colm.lab.run.yaml12 import read_config_file, read_yaml
-from colm.lab.sources.relabel import SourceRules, rules_to_dict
+from colm.lab.sources.config import SourceRules
 from colm.step.sources import source_name
-from colm.typed import check_keys, hints_of, read_section, show
-
-MODEL_COLUMNS = frozenset(
-    (
-        *("input_ids", "attention_mask", "labels", "label", "label_ids", "position_ids", "token_type_ids", "length"),
-        *("inputs_embeds", "past_key_values", "use_cache", "cache_position", "logits_to_keep", "num_items_in_batch"),
-        *("output_attentions", "output_hidden_states", "return_dict", "row_weights"),
-    )
-)
-"""Columns with the names of model or loss arguments, which would receive them."""
-
-DATA_DEFAULTS: dict[str, Any] = asdict(DataSettings())
+from colm.typed import read_value, show
 
 
 class RunSettings(NamedTuple):
-    """A resolved configuration; `values` is the content of `config.yaml` in the output folder."""
+    """A resolved configuration.
+
+    Attributes:
+        lora: given fields of `peft.LoraConfig`; None for full fine-tuning.
+        training: given fields of `transformers.TrainingArguments`, with colm's defaults; to read one, see `arguments`.
+    """
 
     model: str
     dtype: str
     lora: dict[str, Any] | None
-    data: dict[str, Any]
-    mixture: list[dict[str, Any]]
+    data: DataSettings
+    mixture: list[MixtureEntry]
     sources: SourceRules
     selection: SelectionConfig
     training: dict[str, Any]
     output_dir: Path
     seed: int
-    values: dict[str, Any]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The content of `config.yaml` in the output folder: plain values, which `resolve_settings` reads again."""
+        entries = (asdict(entry) for entry in self.mixture)
+        return {
+            **self._asdict(),
+            "data": asdict(self.data),
+            "mixture": [{key: value for key, value in entry.items() if value is not None} for entry in entries],
+            "sources": asdict(self.sources),
+            "selection": self.selection.to_dict(),
+            "output_dir": str(self.output_dir),
+        }
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Every field of `transformers.TrainingArguments`, as given or by default."""
+        return fill_training(self.training)
+
+    @property
+    def data_seed(self) -> int:
+        """Seed of the held-out rows, the clusters and the demo's tasks."""
+        return self.seed if self.data.seed is None else self.data.seed
 
 
 def load_settings(path: str, overrides: Sequence[str]) -> RunSettings:
@@ -67,34 +84,22 @@ def resolve_settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -
     given = copy.deepcopy(dict(values))
     for override in overrides:
         _apply(given, override)
-    check_keys(given, hints_of(TopSettings))
-    for name in ("model", "output_dir"):
-        if not given.get(name) or not isinstance(given[name], str):
-            raise ConfigError(f"{name} is {show(given.get(name))}; it must be set to a string.")
-    merged = {**asdict(TopSettings()), **read_section("", hints_of(TopSettings), given)}
-    merged["data"] = _data(merged["data"])
-    merged["mixture"] = _mixture(merged["mixture"], merged["data"])
-    merged["training"] = read_training(merged["training"])
-    merged["lora"] = read_lora(merged["lora"])
-    if not isinstance(merged["selection"] or {}, dict):
-        raise ConfigError(f"selection is {show(merged['selection'])}; it must be a mapping of settings.")
-    selection = SelectionConfig.from_dict({"seed": merged["seed"], **(merged["selection"] or {})})
-    merged["selection"] = selection.to_dict()
-    seed = merged["seed"] if merged["data"]["seed"] is None else merged["data"]["seed"]
-    rules = read_rules(merged["sources"], merged["data"], seed)
-    merged["sources"] = rules_to_dict(rules)
+    top = TopSettings.read("", {key: value for key, value in given.items() if key not in SECTIONS})
+    data = DataSettings.read("data", given.get("data"))
+    selection = {} if given.get("selection") is None else given["selection"]
+    if not isinstance(selection, dict):
+        raise ConfigError(f"selection is {show(selection)}; it must be a mapping of settings.")
     return RunSettings(
-        model=merged["model"],
-        dtype=merged["dtype"],
-        lora=merged["lora"],
-        data=merged["data"],
-        mixture=merged["mixture"],
-        sources=rules,
-        selection=selection,
-        training=merged["training"],
-        output_dir=Path(merged["output_dir"]),
-        seed=merged["seed"],
-        values=merged,
+        model=top.model,
+        dtype=top.dtype,
+        lora=read_lora(given.get("lora")),
+        data=data,
+        mixture=_read_mixture(given.get("mixture"), data),
+        sources=read_rules(given.get("sources"), data, top.seed if data.seed is None else data.seed),
+        selection=SelectionConfig.from_dict({"seed": top.seed, **selection}),
+        training=read_training(given.get("training")),
+        output_dir=Path(top.output_dir),
+        seed=top.seed,
     )
 
 
@@ -123,27 +128,11 @@ def _find_key(place: Mapping[Any, Any], name: str) -> Any:
     return next((key for key in place if not isinstance(key, tuple) and source_name(key) == name), name)
 
 
-def _data(values: Any) -> dict[str, Any]:
-    merged = {**DATA_DEFAULTS, **read_section("data", DATA_HINTS, values)}
-    check_mixing(merged)
-    if merged["source_column"] in MODEL_COLUMNS:
-        raise ConfigError(
-            f"data.source_column={merged['source_column']!r} is the name of a token column or a model argument. "
-            f"Rename it: data.columns={{source: {merged['source_column']}}}, and leave data.source_column out."
-        )
-    return merged
-
-
-def _mixture(values: Any, data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    if not isinstance(values or [], list) or not all(isinstance(entry, dict) for entry in values or []):
-        raise ConfigError(
-            f"mixture is {show(values)}; it must be a list of entries such as {{path: a.jsonl, source: a}}."
-        )
-    if values and data["train"]:
+def _read_mixture(values: Any, data: DataSettings) -> list[MixtureEntry]:
+    hint = Annotated[list[MixtureEntry], "a list of entries such as {path: a.jsonl, source: a}"]
+    entries: list[MixtureEntry] = [] if values is None else read_value("mixture", hint, values)
+    if entries and data.train:
         raise ConfigError(
             "Both data.train and mixture are set; list every file under mixture, or use data.train alone."
         )
-    hints = hints_of(MixtureEntry)
-    for number, entry in enumerate(values or []):
-        read_section(f"mixture[{number}]", hints, entry, "in a mixture entry")
-    return name_entries(values or [])
+    return entries

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,7 +130,7 @@ def _assign(
 
 def describe(config: ClusterConfig, tuned: Tuned | None) -> dict[str, Any]:
     """Return only the settings that affect the labels."""
-    values = config.to_dict()
+    values = asdict(config)
     unused = {
         "tfidf": ("encoder", "layer", "positions"),
         "sentence": ("layer", "positions", "dimensions", "terms"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -11,13 +11,12 @@ import numpy as np
 from colm.config import SelectionConfig
 from colm.errors import DataError, suggest
 from colm.lab.sources.duplicates import find_near_duplicates
-from colm.lab.sources.outlook import Outlook, SourceOutlook, even_share, expect_pool
+from colm.lab.sources.pools import Outlook, SourceOutlook, even_share, expect_pool
 from colm.lab.sources.words import count_words, distinguishing_words
 from colm.step.sources import RowsLeft, count_sources, name_keys, name_sources
 
 SAMPLE = 2000
 """Maximum rows of a source to read for words and near-duplicates; larger sources are sampled."""
-EXAMPLES = 3
 SHOWN = 400
 """Maximum characters of an example."""
 NOTICED = 0.01
@@ -125,7 +124,7 @@ def survey_mixture(
                 outlook=outlook.sources[name],
             )
         )
-    warnings = find_warnings(sizes, selection, outlook, facts)
+    warnings = list(find_warnings(sizes, selection, outlook, facts))
     if counts is None:
         return Survey(facts, outlook, warnings)
     return Survey(facts, outlook, [*_warn_of_gone(counts), *warnings], counts.describe())
@@ -142,12 +141,11 @@ def _warn_of_gone(counts: RowsLeft) -> list[Caution]:
 def _examples(rows: Any, held: Sequence[int], lengths: np.ndarray, tokenizer: Any) -> list[tuple[int, str]]:
     """Return rows at the quartiles of length: a short, a medium and a long one."""
     ranked = sorted(held, key=lambda row: (lengths[row], row))
-    wanted = [ranked[round(share * (len(ranked) - 1))] for share in (0.25, 0.5, 0.75)]
     found = []
-    for row in dict.fromkeys(wanted):
+    for row in dict.fromkeys(ranked[round(share * (len(ranked) - 1))] for share in (0.25, 0.5, 0.75)):
         text = tokenizer.decode(rows[int(row)]["input_ids"], skip_special_tokens=True)
         found.append((int(row), text if len(text) <= SHOWN else text[:SHOWN] + " \N{HORIZONTAL ELLIPSIS}"))
-    return found[:EXAMPLES]
+    return found
 
 
 def _why(name: str, sizes: Mapping[str, int], selection: SelectionConfig, outlook: Outlook) -> str:
@@ -162,8 +160,8 @@ def _why(name: str, sizes: Mapping[str, int], selection: SelectionConfig, outloo
 
 def find_warnings(
     sizes: Mapping[str, int], selection: SelectionConfig, outlook: Outlook, facts: Sequence[SourceFacts] = ()
-) -> list[Caution]:
-    """Return the reasons why the method would help little on a mixture or go wrong, the worst first.
+) -> Iterator[Caution]:
+    """Yield the reasons why the method would help little on a mixture or go wrong, the worst first.
 
     Args:
         sizes: rows of each source.
@@ -171,33 +169,26 @@ def find_warnings(
         outlook: outlook of the mixture.
         facts: facts about its sources, for near-duplicates.
     """
-    found = []
     small = [name for name, source in outlook.sources.items() if source.small]
     if outlook.overflow >= NOTICED:
-        found.append(
-            Caution(
-                "Small sources fill the budget",
-                f"In {outlook.overflow:.0%} of the pools, the small sources alone have more than the {outlook.keep} "
-                f"kept rows ({outlook.small_rows:.1f} on average); then no row of a big source is trained on.",
-                "Raise keep, list fewer small_sources, or use balance with small_sources: none.",
-            )
+        yield Caution(
+            "Small sources fill the budget",
+            f"In {outlook.overflow:.0%} of the pools, the small sources alone have more than the {outlook.keep} "
+            f"kept rows ({outlook.small_rows:.1f} on average); then no row of a big source is trained on.",
+            "Raise keep, list fewer small_sources, or use balance with small_sources: none.",
         )
     if outlook.keep >= outlook.pool:
-        found.append(
-            Caution(
-                "Every row is kept",
-                f"A pool of {outlook.pool} rows keeps {outlook.keep}, so selection only costs time.",
-                "Lower keep, or enlarge the pool.",
-            )
+        yield Caution(
+            "Every row is kept",
+            f"A pool of {outlook.pool} rows keeps {outlook.keep}, so selection only costs time.",
+            "Lower keep, or enlarge the pool.",
         )
     if len(sizes) == 1:
-        found.append(
-            Caution(
-                "One source",
-                f"There is one source only, {next(iter(sizes))!r}, so none is small: much of the method's benefit "
-                "comes from keeping small sources whole.",
-                "Label the rows' sources with data.source_column, or find sources by clustering (sources.cluster).",
-            )
+        yield Caution(
+            "One source",
+            f"There is one source only, {next(iter(sizes))!r}, so none is small: much of the method's benefit "
+            "comes from keeping small sources whole.",
+            "Label the rows' sources with data.source_column, or find sources by clustering (sources.cluster).",
         )
     elif not small:
         largest, least = max(sizes.values()), min(sizes.values())
@@ -206,39 +197,29 @@ def find_warnings(
             if selection.small_sources == "none"
             else f"the {len(sizes)} sources have from {least:,} to {largest:,} rows, none below {even_share(sizes):,}"
         )
-        found.append(
-            Caution(
-                "No small source",
-                f"{how[0].upper()}{how[1:]}: no source is kept whole, and random rows already have the mixture's "
-                "shares.",
-                "Any gain can come from the gradients only; compare with the control (colm compare).",
-            )
+        yield Caution(
+            "No small source",
+            f"{how[0].upper()}{how[1:]}: no source is kept whole, and random rows already have the mixture's shares.",
+            "Any gain can come from the gradients only; compare with the control (colm compare).",
         )
     elif max(sizes.values()) < 2 * min(sizes.values()):
-        found.append(
-            Caution(
-                "Balanced sources",
-                f"The largest source has {max(sizes.values()):,} rows, the smallest {min(sizes.values()):,}: random "
-                "rows rarely miss sources that differ by less than a factor of 2.",
-                "Expect little gain; compare with random and with the control (colm compare).",
-            )
+        yield Caution(
+            "Balanced sources",
+            f"The largest source has {max(sizes.values()):,} rows, the smallest {min(sizes.values()):,}: random "
+            "rows rarely miss sources that differ by less than a factor of 2.",
+            "Expect little gain; compare with random and with the control (colm compare).",
         )
     elif outlook.small_rows < 1:
-        found.append(
-            Caution(
-                "Small sources are rarely in a pool",
-                f"A pool of {outlook.pool} rows has {outlook.small_rows:.2f} rows of small sources on average: "
-                "almost nothing to keep whole.",
-                "Enlarge the pool (gradient_accumulation_steps), or give small sources more weight (data.weights).",
-            )
+        yield Caution(
+            "Small sources are rarely in a pool",
+            f"A pool of {outlook.pool} rows has {outlook.small_rows:.2f} rows of small sources on average: "
+            "almost nothing to keep whole.",
+            "Enlarge the pool (gradient_accumulation_steps), or give small sources more weight (data.weights).",
         )
     repeated = [f"{source.name} ({source.duplicates:.0%})" for source in facts if source.duplicates > 0.1]
     if repeated:
-        found.append(
-            Caution(
-                "Near-duplicates",
-                f"More than a tenth of the rows are near-duplicates of others in {', '.join(repeated)}.",
-                "Medoids skip them, but small sources and random rows keep them: remove them unless intended.",
-            )
+        yield Caution(
+            "Near-duplicates",
+            f"More than a tenth of the rows are near-duplicates of others in {', '.join(repeated)}.",
+            "Medoids skip them, but small sources and random rows keep them: remove them unless intended.",
         )
-    return found

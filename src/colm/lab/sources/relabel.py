@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from datasets import Dataset
 
 from colm.errors import DataError
 from colm.lab.data.mix import check_names
-from colm.lab.sources.config import ClusterConfig
+from colm.lab.sources.config import ClusterConfig, SourceRules
 from colm.lab.sources.embed import Tuned
 from colm.lab.sources.labelling import Labelling, assign_rows, label_rows
 from colm.lab.sources.rows import Rows
@@ -23,45 +23,12 @@ from colm.step.sources import name_sources
 Parts = Sequence[Dataset]
 
 
-@dataclass(frozen=True)
-class SourceRules:
-    """Rules that reassign sources, applied in this order.
-
-    Attributes:
-        cluster: cluster all rows, whatever their labels; None to keep the labels.
-        map: old name -> new name.
-        split: source -> settings for clustering within the source.
-        merge_below: sources with fewer rows are merged into one.
-        merged: name of the merged source.
-        labels: file of the clusters; a split source's file is next to it.
-    """
-
-    cluster: ClusterConfig | None = None
-    map: Mapping[str, str] = field(default_factory=dict)
-    split: Mapping[str, ClusterConfig] = field(default_factory=dict)
-    merge_below: int = 0
-    merged: str = "other"
-    labels: Path | None = None
-
-    @property
-    def any(self) -> bool:
-        """Whether any rule is set."""
-        return bool(self.cluster or self.map or self.split or self.merge_below or self.labels)
-
-
 class Relabelled(NamedTuple):
     """Rows with new sources."""
 
     train: list[Dataset]
     validation: list[Dataset]
     labelling: Labelling | None  # of all rows
-
-
-class _Names(NamedTuple):
-    """Each row's source, for training and validation rows."""
-
-    train: list[str]
-    validation: list[str]
 
 
 def relabel_parts(
@@ -93,23 +60,31 @@ def relabel_parts(
         DataError: a rule names a source that does not exist, or merges all of them; see also `label_rows`.
         ConfigError: see `label_rows`.
     """
+
+    def cluster(train: Parts, validation: Parts, config: ClusterConfig, path: Path) -> tuple[Labelling, list[str]]:
+        """Return the clusters of the training rows, and those of the validation rows."""
+        found = label_rows(Rows(train, format_name), config, path, tuned=tuned, renew=renew)
+        rows = Rows(validation, format_name)
+        return found, assign_rows(rows, config, found.path, tuned=tuned) if len(rows) else []
+
     labelling = None
     if rules.cluster is not None:
-        labelling = label_rows(Rows(train, format_name), rules.cluster, path, tuned=tuned, renew=renew)
-        path_used = labelling.path
-        held = assign_rows(Rows(validation, format_name), rules.cluster, path_used, tuned=tuned) if validation else []
-        names = _Names(labelling.names, held)
+        labelling, held = cluster(train, validation, rules.cluster, path)
+        names = [labelling.names, held]  # each row's source, of the training rows and of the validation rows
     else:
-        names = _Names(_read_names(train, column, "training"), _read_names(validation, column, "validation"))
+        names = [_read_names(train, column, "training"), _read_names(validation, column, "validation")]
     if rules.map:
-        check_names("sources.map", rules.map, sorted(set(names.train)))
-        names = _Names(*([rules.map.get(name, name) for name in part] for part in names))
-    check_names("sources.split", rules.split, sorted(set(names.train)))
-    for name, config in rules.split.items():
-        names = _split(train, validation, names, name, config, path, format_name, tuned, renew)
+        check_names("sources.map", rules.map, sorted(set(names[0])))
+        names = [[rules.map.get(name, name) for name in part] for part in names]
+    check_names("sources.split", rules.split, sorted(set(names[0])))
+    for source, config in rules.split.items():
+        own, other = (_select(parts, held, source) for parts, held in zip((train, validation), names, strict=True))
+        found, held = cluster(own, other, config, split_path(path, source))
+        names = [_within(source, *pair) for pair in zip(names, (found.names, held), strict=True)]
     if rules.merge_below:
-        names = _merge(names, rules.merge_below, rules.merged)
-    return Relabelled(_write(train, names.train, column), _write(validation, names.validation, column), labelling)
+        small = _find_below(names[0], rules.merge_below)
+        names = [[rules.merged if name in small else name for name in part] for part in names]
+    return Relabelled(_write(train, names[0], column), _write(validation, names[1], column), labelling)
 
 
 def split_path(path: Path, source: str) -> Path:
@@ -119,47 +94,28 @@ def split_path(path: Path, source: str) -> Path:
     return path.with_name(f"{path.stem}.split-{plain}-{digest}{path.suffix}")
 
 
-def _split(
-    train: Parts,
-    validation: Parts,
-    names: _Names,
-    source: str,
-    config: ClusterConfig,
-    path: Path,
-    format_name: str,
-    tuned: Tuned | None,
-    renew: bool,
-) -> _Names:
-    own = split_path(path, source)
-    labelling = label_rows(_rows_of(train, names.train, source, format_name), config, own, tuned=tuned, renew=renew)
-    of_validation = _rows_of(validation, names.validation, source, format_name)
-    held = assign_rows(of_validation, config, labelling.path, tuned=tuned) if len(of_validation) else []
-    found = []
-    for outer, part in zip(names, (labelling.names, held), strict=True):
-        rest = iter(part)
-        found.append([f"{source}/{next(rest)}" if name == source else name for name in outer])
-    return _Names(*found)
+def _within(source: str, names: Sequence[str], clusters: Sequence[str]) -> list[str]:
+    """Return the names with those of a source extended by its rows' clusters."""
+    rest = iter(clusters)
+    return [f"{source}/{next(rest)}" if name == source else name for name in names]
 
 
-def _rows_of(parts: Parts, names: Sequence[str], source: str, format_name: str) -> Rows:
-    found, start = [], 0
-    for part in parts:
-        held = [row for row in range(len(part)) if names[start + row] == source]
-        start += len(part)
-        if held:
-            found.append(part.select(held))
-    return Rows(found, format_name)
+def _select(parts: Parts, names: Sequence[str], source: str) -> list[Dataset]:
+    """Return the parts' rows of one source, without empty parts."""
+    rest = iter(names)
+    held = [[row for row in range(len(part)) if next(rest) == source] for part in parts]
+    return [part.select(rows) for part, rows in zip(parts, held, strict=True) if rows]
 
 
-def _merge(names: _Names, below: int, merged: str) -> _Names:
-    sizes = Counter(names.train)
+def _find_below(names: Sequence[str], below: int) -> set[str]:
+    sizes = Counter(names)
     small = {name for name, size in sizes.items() if size < below}
     if small == set(sizes):
         raise DataError(
             f"sources.merge_below={below} merges all {len(sizes)} sources, the largest of which has "
             f"{max(sizes.values()):,} rows; use at most that number."
         )
-    return _Names(*([merged if name in small else name for name in part] for part in names))
+    return small
 
 
 def _read_names(parts: Parts, column: str, what: str) -> list[str]:
@@ -175,22 +131,6 @@ def _read_names(parts: Parts, column: str, what: str) -> list[str]:
 
 
 def _write(parts: Parts, names: Sequence[str], column: str) -> list[Dataset]:
-    found, start = [], 0
-    for part in parts:
-        own = list(names[start : start + len(part)])
-        start += len(part)
-        part = part.remove_columns(column) if column in part.column_names else part
-        found.append(part.add_column(column, own))
-    return found
-
-
-def rules_to_dict(rules: SourceRules) -> dict[str, Any]:
-    """Return the rules in the format of a configuration."""
-    return {
-        "cluster": rules.cluster.to_dict() if rules.cluster else None,
-        "map": dict(rules.map),
-        "split": {name: config.to_dict() for name, config in rules.split.items()},
-        "merge_below": rules.merge_below,
-        "merged": rules.merged,
-        "labels": str(rules.labels) if rules.labels else None,
-    }
+    rest = iter(names)
+    bare = [part.remove_columns(column) if column in part.column_names else part for part in parts]
+    return [part.add_column(column, list(islice(rest, len(part)))) for part in bare]

@@ -77,9 +77,9 @@ def read_asked(data: Sequence[str], options: str, settings: Mapping[str, Any]) -
     how, overrides = parse_eval(["run", "--data", *data, *split_words("--eval-options", options)])
     check_options(how)
     run = resolve_settings(settings, overrides)
-    column = how.source_column or run.data["source_column"]
-    parts = read_question_files(how.data, run.data["columns"], column)
-    questions = read_questions(parts, source_column=column, format_name=run.data["format"])
+    column = how.source_column or run.data.source_column
+    parts = read_question_files(how.data, run.data.columns, column)
+    questions = read_questions(parts, source_column=column, format_name=run.data.format)
     return Asked(how, {**how.recorded(), "dtype": run.dtype, "rows": questions.digest})
 
 

@@ -59,8 +59,7 @@ def check_run(run: Run, others: Sequence[Run] = ()) -> list[Verdict]:
     ]
     if others and not is_control(run):
         verdicts += [check_lag(run, control), check_memory(run, control)]
-    order = ("problem", "unknown", "fine")
-    return sorted(verdicts, key=lambda verdict: order.index(verdict.state))
+    return sorted(verdicts, key=lambda verdict: ("problem", "unknown", "fine").index(verdict.state))
 
 
 def is_control(run: Run) -> bool:
@@ -70,9 +69,8 @@ def is_control(run: Run) -> bool:
 
 def find_control(runs: Sequence[Run]) -> Run | None:
     """Return the control run: without features, preferably with small sources kept."""
-    controls = [run for run in runs if is_control(run)]
-    ruled = [run for run in controls if run.selection.get("small_sources") != "none"]
-    return next(iter(ruled or controls), None)
+    controls = filter(is_control, runs)
+    return min(controls, key=lambda run: run.selection.get("small_sources") == "none", default=None)
 
 
 def check_finite_losses(run: Run) -> Verdict:
@@ -179,10 +177,11 @@ def check_match(run: Run) -> Verdict:
     if closed > GAIN:
         return Verdict("fine", title, evidence)
     cause = (
-        "The features do not distinguish rows: they are nearly orthogonal and of similar norm, so no subset stands out."
+        "The zeroth-order estimate is mostly noise: few probes reveal little about a row's gradient."
+        if features == "spsa"
+        else "The features do not distinguish rows: they are nearly orthogonal and of similar norm, so no subset "
+        "stands out."
     )
-    if features == "spsa":
-        cause = "The zeroth-order estimate is mostly noise: few probes reveal little about a row's gradient."
     return Verdict(
         "problem",
         "The kept rows match the pool no better than random ones",
@@ -214,10 +213,8 @@ def check_selection_time(run: Run) -> Verdict:
     if selection <= saved:
         return Verdict("fine", title, evidence)
     if left_out <= 0:
-        cause, advice = (
-            "Every row is kept, so there is nothing to select.",
-            "Lower selection.keep, or set features: none.",
-        )
+        cause = "Every row is kept, so there is nothing to select."
+        advice = "Lower selection.keep, or set features: none."
     else:
         cause = "Micro-batches too small to keep the device busy, or small chunks of the output head."
         advice = (

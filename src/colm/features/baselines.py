@@ -1,11 +1,12 @@
-"""Hidden states of the last layer, as baseline features for gradients."""
+"""Baseline features to compare gradients with: hidden states, losses, and the norms of gradients."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from colm.features.capture import read_hidden, undisturbed
+from colm.features.capture import read_hidden, run_to_losses, undisturbed
+from colm.features.exact import exact_piece
 from colm.features.factors import GradientPiece, PieceFeatures, renumber
 from colm.features.head import hidden_size
 from colm.features.site import ValueSite, unwrap
@@ -35,6 +36,37 @@ def last_hidden_features(
 ) -> PieceFeatures:
     """Return the output head's input at each row's last attended token, (n, d); see `mean_hidden_features`."""
     return _hidden_features(model, pool, groups, last=True)
+
+
+def loss_features(
+    model: nn.Module, site: ValueSite, pool: Pool, groups: list[list[int]], *, head_chunk_tokens: int | None = None
+) -> PieceFeatures:
+    """Return each row's mean loss over its labeled tokens, (n, 1), with dropout off.
+
+    Args: see `exact_features`.
+    """
+    pieces = []
+    for group in groups:
+        with undisturbed(model):
+            captured = run_to_losses(
+                model, site, pool.collate(group, side="right"), head_chunk_tokens=head_chunk_tokens
+            )
+        pieces.append(GradientPiece(captured.losses.float()[:, None], None, None))
+    return PieceFeatures(pieces, renumber(groups), 1, pieces[0].device if pieces else pool.device)
+
+
+def gradient_norm_features(
+    model: nn.Module, site: ValueSite, pool: Pool, groups: list[list[int]], *, head_chunk_tokens: int | None = None
+) -> PieceFeatures:
+    """Return the l2 norm of each row's gradient of the last value projection, (n, 1).
+
+    Args: see `exact_features`.
+    """
+    pieces = []
+    for group in groups:
+        norms = exact_piece(model, site, pool, group, head_chunk_tokens=head_chunk_tokens).norms()
+        pieces.append(GradientPiece(norms[:, None], None, None))
+    return PieceFeatures(pieces, renumber(groups), 1, pieces[0].device if pieces else pool.device)
 
 
 def _hidden_features(model: nn.Module, pool: Pool, groups: list[list[int]], *, last: bool) -> PieceFeatures:

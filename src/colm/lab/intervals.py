@@ -1,14 +1,63 @@
-"""Shares of correct answers with confidence intervals."""
+"""Confidence intervals: of means over seeds, and of shares of right answers over rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import sqrt
 from statistics import NormalDist, fmean
 from typing import NamedTuple
 
+from scipy import stats
+
 CONFIDENCE = 0.95
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+
+
+class Interval(NamedTuple):
+    """A mean over seeds; `half` is half the width of its 95% t-interval, or None with a single seed."""
+
+    mean: float
+    half: float | None
+    seeds: int
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 if the whole interval lies above or below zero; 0 otherwise or without an interval."""
+        if self.half is None or abs(self.mean) <= self.half:
+            return 0
+        return 1 if self.mean > 0 else -1
+
+
+def estimate_mean(values: Sequence[float]) -> Interval | None:
+    """Return the mean with its 95% t-interval, or None without values.
+
+    The interval treats the seeds as independent draws from a normal distribution.
+
+    >>> estimate_mean([1.0, 2.0, 3.0])
+    Interval(mean=2.0, half=2.48..., seeds=3)
+    >>> estimate_mean([4.0])
+    Interval(mean=4.0, half=None, seeds=1)
+    """
+    if not values:
+        return None
+    mean = fmean(values)
+    if len(values) == 1:
+        return Interval(mean, None, 1)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, df=len(values) - 1) * stats.sem(values))
+    return Interval(mean, half, len(values))
+
+
+def estimate_difference(values: Mapping[str, float], base: Mapping[str, float]) -> Interval | None:
+    """Return the mean of value minus base over the seeds common to both, with its paired 95% t-interval.
+
+    Args:
+        values: seed -> result of the method.
+        base: seed -> the same result of the method to compare with.
+
+    >>> estimate_difference({"0": 1.0, "1": 2.5, "2": 9.0}, {"0": 2.0, "1": 3.0})
+    Interval(mean=-0.75, half=3.17..., seeds=2)
+    """
+    return estimate_mean([values[seed] - base[seed] for seed in values if seed in base])
 
 
 class Share(NamedTuple):
@@ -33,11 +82,8 @@ def estimate_share(right: int, rows: int) -> Share:
     >>> [round(value, 3) for value in estimate_share(0, 10)]
     [0.0, 0.0, 0.278]
     """
-    share = right / rows
-    scale = 1 + Z * Z / rows
-    centre = (share + Z * Z / (2 * rows)) / scale
-    half = Z * sqrt(share * (1 - share) / rows + Z * Z / (4 * rows * rows)) / scale
-    return Share(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
+    interval = stats.binomtest(right, rows).proportion_ci(CONFIDENCE, method="wilson")
+    return Share(right / rows, float(interval.low), float(interval.high))
 
 
 def estimate_macro(shares: Sequence[Share]) -> Share | None:

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colm.select.fitting import RIDGE, fit_weights
+from colm.select.weighting import RIDGE, fit_weights
 
 
 def descend(features: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support.models import ragged_batch, tiny_model
 
 from colm import ConfigError, CoresetSelector, DataError, SelectionConfig
-from colm.lab.sources.outlook import even_share, expect_pool
+from colm.lab.sources.pools import even_share, expect_pool
 from colm.select.quota import source_quotas
 from colm.step.sources import find_small_sources
 

@@ -1,0 +1,93 @@
+"""Save checkpoints whole, with the state of the selection, and resume only from whole ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers.trainer import OPTIMIZER_NAME, TRAINING_ARGS_NAME
+
+from colm.errors import ConfigError
+from colm.trainers.checkpoints import (
+    STATE_NAME,
+    begin_checkpoint,
+    drop_old_checkpoints,
+    is_complete,
+    last_complete_checkpoint,
+    mark_complete,
+)
+
+if TYPE_CHECKING:
+    from transformers import Trainer as _TrainerSeams
+else:
+    _TrainerSeams = object  # the subclass adds the Trainer, or TRL's
+
+
+class SavingMixin(_TrainerSeams):
+    """Makes a Trainer mark complete checkpoints and store the selection's state in them."""
+
+    announce: Callable[[str], None] | None = None
+    """Called with each checkpoint's name before it is written, in the process that writes it."""
+
+    def coreset_state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds in addition to the Trainer's files."""
+        raise NotImplementedError
+
+    def load_coreset_state(self, state: Mapping[str, Any]) -> None:
+        """Restore the state returned by `coreset_state`."""
+        raise NotImplementedError
+
+    # ---- Overridden Trainer methods ----
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Save the Trainer's files, the selection's, and the completion marker; then delete old checkpoints."""
+        run_folder = Path(self._get_output_dir(trial=trial))
+        folder = run_folder / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            if self.announce is not None:
+                self.announce(folder.name)
+            begin_checkpoint(folder)
+        self.accelerator.wait_for_everyone()  # other ranks must not write before this
+        # The Trainer would delete the last complete checkpoint before this one is complete.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            torch.save(self.args, folder / TRAINING_ARGS_NAME)  # with the limit
+            torch.save(self.coreset_state(), folder / STATE_NAME)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            mark_complete(folder)
+            drop_old_checkpoints(run_folder, limit, self.state.best_model_checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Also load the selection's state."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        folder = Path(checkpoint)
+        if not is_complete(folder) or not (folder / STATE_NAME).exists():
+            raise ConfigError(
+                f"{folder} is not a complete checkpoint of a coreset run (its marker or one of its files is missing). "
+                "Resume from an earlier checkpoint."
+            )
+        if not (folder / OPTIMIZER_NAME).exists():
+            raise ConfigError(
+                f"{folder} contains the model but no optimizer state, as saved with save_only_model=True, so the run "
+                "cannot be resumed exactly. Start a new run with save_only_model=False."
+            )
+        self.load_coreset_state(torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True))
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train as the Trainer does; ``True`` resumes from the last complete checkpoint."""
+        if resume_from_checkpoint is True:
+            found = last_complete_checkpoint(Path(self.args.output_dir))
+            if found is None:
+                raise ConfigError(f"{self.args.output_dir} contains no complete checkpoint to resume from.")
+            resume_from_checkpoint = str(found)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
