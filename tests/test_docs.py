@@ -14,6 +14,7 @@ import torch
 import yaml
 from datasets import Dataset
 
+from colm import __version__
 from colm.lab.run.settings import resolve_settings
 from colm.models import train_tiny_tokenizer
 from tests.conftest import ragged_batch, tiny_model
@@ -161,3 +162,9 @@ def test_the_summary_lists_every_results_page() -> None:
     index = (ROOT / "docs" / "results" / "index.md").read_text()
     for path in (ROOT / "docs" / "results").glob("*.md"):
         assert path.name == "index.md" or f"]({path.name})" in index, path.name
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+    assert f"## {__version__} - " in (ROOT / "CHANGELOG.md").read_text()

@@ -1,4 +1,4 @@
-"""Pools of padded micro-batches: count labelled tokens, take rows, pad them again.
+"""Pools of padded micro-batches: count labeled tokens, take rows, pad them again.
 
 Rows are handled by their span, the columns from the first to the last that is attended to or
 labelled, so regrouped rows carry no more padding than they need.
@@ -33,7 +33,7 @@ def is_learnable(labels: Sequence[int]) -> bool:
 
 
 def count_labelled(labels: Tensor) -> Tensor:
-    """Count each row's labelled tokens after the shift: (n, T) -> (n,) int64.
+    """Count each row's labeled tokens after the shift: (n, T) -> (n,) int64.
 
     Position 0 is never a target of a causal model, so its label does not count.
     """
@@ -99,7 +99,7 @@ class Pool:
     Attributes:
         batches: the micro-batches as handed over.
         lengths: list[int], tokens in each row's span.
-        labelled: list[int], labelled tokens of each row after the shift.
+        labelled: list[int], labeled tokens of each row after the shift.
 
     Raises:
         DataError: see `as_micro_batches`.
@@ -123,7 +123,7 @@ class Pool:
         """Look at the tokens of further rows: where each begins and ends, and how many have a label."""
         first = self._where[-1][0] + 1 if self._where else 0
         for number, batch in enumerate(batches, first):
-            # One host transfer a micro-batch: start, end and labelled count of each row.
+            # One host transfer a micro-batch: start, end and labeled count of each row.
             facts = torch.stack([*_spans(batch), count_labelled(batch["labels"])], 1).tolist()
             width = batch["input_ids"].shape[1]
             for row, (start, end, labelled) in enumerate(facts):
@@ -203,7 +203,7 @@ class Pool:
             yield group
 
     def cut_behind(self, targets: int) -> Pool:
-        """Return the pool with each row cut behind its labelled token of this number, at least 1.
+        """Return the pool with each row cut behind its labeled token of this number, at least 1.
 
         A row with fewer stays as it is, and the side of the padding is kept.
         """
