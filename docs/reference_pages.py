@@ -274,7 +274,8 @@ def table(
         kind = (kinds or {}).get(name) or ("any value" if hint is Any else describe(hint))
         shown = defaults.get(name, MISSING)
         default = "required" if shown is MISSING else f"`{json.dumps(shown, default=str)}`"
-        cells = (f"`{name}`", kind, default, meanings.get(name, ""))
+        meaning = meanings.get(name, "")
+        cells = (f"`{name}`", kind, default, meaning[:1].upper() + meaning[1:])
         yield "| " + " | ".join(re.sub(r"(?<!\\)\|", r"\\|", cell) for cell in cells) + " |"
     yield ""
 
