@@ -8,7 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import tomllib
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10, on which pytest brings it
+    import tomli as tomllib
 
 from colm.__main__ import LAB
 

@@ -54,7 +54,7 @@ class Step:
 
     @cached_property
     def big(self) -> list[int]:
-        """Learnable rows of big sources, in the order of the data set."""
+        """Learnable rows of large sources, in the order of the data set."""
         return [p for p in self.facts.learnable if self.facts.source[p] not in self.small_sources]
 
     def candidates(self, rows: list[int], budget: int) -> Candidates:
@@ -116,7 +116,7 @@ class ByFeatures:
     recording: Callable[[list[list[int]]], AbstractContextManager[None]] | None = None
 
     def choose(self, step: Step) -> Chosen:
-        """Run the selection pass over the big sources' rows and pick among them."""
+        """Run the selection pass over the large sources' rows and pick among them."""
         picks = self._pick(step)
         counts = dict.fromkeys(step.small, 1.0) | dict(zip(picks.positions, picks.stands_for, strict=True))
         needed = max(0, step.facts.slots - len(counts))  # no micro-batch may be empty

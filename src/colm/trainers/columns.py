@@ -132,12 +132,12 @@ def _add_codes(dataset: Dataset, codes: Sequence[int]) -> Dataset:
         return coded.with_format(kept["type"], **options, **kept["format_kwargs"])
     transform = kept["format_kwargs"]["transform"]
 
-    def transform_beside_codes(batch: Mapping[str, Any]) -> Any:
+    def transform_with_codes(batch: Mapping[str, Any]) -> Any:
         made = transform({key: value for key, value in batch.items() if key not in keys})
-        beside = {key: batch[key] for key in keys if key in batch}  # a view for lengths may omit them
-        return {**made, **beside} if isinstance(made, Mapping) else made
+        codes = {key: batch[key] for key in keys if key in batch}  # a view for lengths may omit them
+        return {**made, **codes} if isinstance(made, Mapping) else made
 
-    return coded.with_transform(transform_beside_codes, **options)
+    return coded.with_transform(transform_with_codes, **options)
 
 
 def has_label(row: Mapping[str, Any]) -> bool:

@@ -63,7 +63,7 @@ def test_near_duplicates_and_short_sources_are_seen() -> None:
         ({"a": 90, "b": 10}, {"small_sources": "none"}, "No small source", "Small_sources is none"),
         ({"a": 60, "b": 40}, {}, "Balanced sources", "differ by less than a factor of 2"),
         ({"a": 9990, "b": 10}, {}, "Small sources are rarely in a pool", "0.03 rows of small sources"),
-        ({"a": 45, "b": 28, "c": 27}, {"keep": 0.25}, "Small sources fill the budget", "no row of a big source"),
+        ({"a": 45, "b": 28, "c": 27}, {"keep": 0.25}, "Small sources fill the budget", "no row of a large source"),
         ({"a": 90, "b": 10}, {"keep": 1.0}, "Every row is kept", "only costs time"),
     ],
 )

@@ -174,7 +174,7 @@ def find_warnings(
         yield Caution(
             "Small sources fill the budget",
             f"In {outlook.overflow:.0%} of the pools, the small sources alone have more than the {outlook.keep} "
-            f"kept rows ({outlook.small_rows:.1f} on average); then no row of a big source is trained on.",
+            f"kept rows ({outlook.small_rows:.1f} on average); then no row of a large source is trained on.",
             "Raise keep, list fewer small_sources, or use balance with small_sources: none.",
         )
     if outlook.keep >= outlook.pool:
