@@ -18,11 +18,11 @@ ROOT = REPOSITORY / "src" / "colm"
 LAYERS = [
     {"errors", "types", "typed", "config_checks"},
     {"step"},
-    {"config_parts", "config", "losses", "models"},
+    {"config_parts", "config", "losses", "mixing", "models"},
     {"features", "select"},
     {"picking", "reuse"},
     {"choosing"},
-    {"selector"},
+    {"selector", "sampler"},
     {"trainers"},
     {"integrations"},  # old names
     {"lab.answers"},
@@ -45,6 +45,7 @@ OPTIONAL = {"trl", "tokenizers"}
 
 PUBLIC = {
     "colm": ["CoresetSelector", "SelectionConfig", "CoresetTrainer", "CoresetSFTTrainer", "Coreset", "example_mean"],
+    "colm.sampler": ["MixtureBatchSampler"],
     "colm.features.exact": ["value_gradients"],
     "colm.features.spsa": ["spsa_gradients"],
     "colm.select.facility": ["facility_location"],
