@@ -15,6 +15,31 @@ from colm.step.sources import name_keys
 from colm.typed import show
 
 
+def check_names(
+    what: str, names: Mapping[str, object], sources: Sequence[str], gone: Mapping[str, str] | None = None
+) -> None:
+    """Check that a setting by source names only existing sources.
+
+    Args:
+        what: the setting's name.
+        names: the source names in the setting.
+        sources: the existing sources.
+        gone: sources without a row left, as `RowsLeft.gone`.
+
+    Raises:
+        DataError: a source does not exist (the message suggests the nearest one), or has no row left (and why).
+    """
+    known = set(sources)
+    for name in names:
+        if name not in known and gone and name in gone:
+            raise DataError(f"{what} names {name!r}, which {gone[name]}. The other sources are: {', '.join(sources)}.")
+        if name not in known:
+            raise DataError(
+                f"{what} names {name!r}, which is not a source of the data.{suggest(name, sources)} "
+                f"The sources are: {', '.join(sources)}."
+            )
+
+
 def temperature_shares(sizes: Mapping[str, int], temperature: float) -> dict[str, float]:
     """Return each source's share of the rows, in proportion to size^(1 / temperature).
 
@@ -63,16 +88,8 @@ def fixed_shares(
     {'a': 0.75, 'b': 0.25}
     """
     weights = name_keys(setting, weights)
+    check_names(setting, weights, sources, gone)
     for name, weight in weights.items():
-        if name not in sources and gone and name in gone:
-            raise DataError(
-                f"{setting} names {name!r}, which {gone[name]}. The other sources are: {', '.join(sources)}."
-            )
-        if name not in sources:
-            raise DataError(
-                f"{setting} names {name!r}, which is not a source of the data.{suggest(name, sources)} "
-                f"The sources are: {', '.join(sources)}."
-            )
         if not isinstance(weight, int | float) or not math.isfinite(weight) or weight < 0:
             raise ConfigError(f"{setting}[{name!r}]={show(weight)} must be a finite number of at least 0.")
     missing = [name for name in sources if name not in weights]

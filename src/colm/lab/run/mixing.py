@@ -22,6 +22,14 @@ def check_mixing(data: dict[str, Any]) -> None:
     for key in BY_SOURCE:
         if isinstance(data[key], dict):
             data[key] = name_keys(f"data.{key}", data[key])
+    if data["weights"] and data["temperature"] is not None:
+        raise ConfigError(
+            f"data.weights and data.temperature={data['temperature']} both set the sources' shares; leave one out."
+        )
+    if data["streaming"] and data["temperature"] is not None and not data["source_sizes"]:
+        raise ConfigError(
+            "data.temperature needs the rows of each source, which a stream does not count; set source_sizes."
+        )
     if data["streaming"] and data["cap"] is not None:
         raise ConfigError("data.cap needs counted rows, and a stream's rows are not counted; use data.weights.")
     if data["streaming"] and data["train"] == "demo":

@@ -33,6 +33,8 @@ class DataSettings:
     labels: LabelTexts = field(default_factory=dict)  # column -> the texts that its values stand for
     # Source -> weight: each source's share of the rows.
     weights: dict[Any, Annotated[float, Range(0)]] = field(default_factory=dict)
+    # Draw each source in proportion to its rows^(1 / temperature); the alternative to weights.
+    temperature: Annotated[float, Range(0, open="both")] | None = None
     cap: Count | dict[Any, Count] | None = None  # maximum rows of a source: one number, or source -> number
     streaming: bool = False  # read rows on demand
     source_sizes: dict[Any, Count] = field(default_factory=dict)  # source -> rows, of a stream; default estimated
