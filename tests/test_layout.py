@@ -44,7 +44,17 @@ OPTIONAL = {"trl", "tokenizers"}
 """Of the library: an extra, and a package that transformers brings."""
 
 PUBLIC = {
-    "colm": ["CoresetSelector", "SelectionConfig", "CoresetTrainer", "CoresetSFTTrainer", "Coreset", "example_mean"],
+    "colm": [
+        "CoresetSelector",
+        "SelectionConfig",
+        "CoresetTrainer",
+        "CoresetSFTTrainer",
+        "Coreset",
+        "example_mean",
+        "MixtureBatchSampler",
+        "pack_by_source",
+        "use_mixture_sampler",
+    ],
     "colm.sampler": ["MixtureBatchSampler"],
     "colm.features.exact": ["value_gradients"],
     "colm.features.spsa": ["spsa_gradients"],

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from colm.config import SelectionConfig
 from colm.errors import ColmError, ConfigError, DataError, UnsupportedModelError
 from colm.losses import example_mean
-from colm.sampler import MixtureBatchSampler
 from colm.selector import CoresetSelector
 from colm.types import Coreset, StepRecord
 
 if TYPE_CHECKING:
+    from colm.sampler import MixtureBatchSampler
     from colm.trainers.hf import CoresetTrainer
     from colm.trainers.sampling import pack_by_source, use_mixture_sampler
     from colm.trainers.trl import CoresetSFTTrainer
@@ -38,9 +38,10 @@ __all__ = [
 ]
 
 
-_LAZY = {  # importing the Trainer takes seconds, which a plain loop should not pay
+_LAZY = {  # importing the Trainer, or datasets, takes seconds, which a plain loop should not pay
     "CoresetTrainer": "colm.trainers.hf",
     "CoresetSFTTrainer": "colm.trainers.trl",
+    "MixtureBatchSampler": "colm.sampler",
     "pack_by_source": "colm.trainers.sampling",
     "use_mixture_sampler": "colm.trainers.sampling",
 }
