@@ -22,11 +22,11 @@ ROOT = REPOSITORY / "src" / "colm"
 LAYERS = [
     {"errors", "types", "hints", "typed", "config_checks"},
     {"step"},
-    {"config_parts", "config", "losses", "models"},
+    {"config_parts", "config", "losses", "mixing", "models"},
     {"features", "select"},
     {"picking", "reuse"},
     {"choosing"},
-    {"selector"},
+    {"selector", "sampler"},
     {"trainers"},
     {"integrations"},  # old names
     {"lab.answers", "lab.intervals"},
@@ -48,7 +48,18 @@ OPTIONAL = {"trl", "tokenizers"}
 """Of the library: an extra, and a package that transformers brings."""
 
 PUBLIC = {
-    "colm": ["CoresetSelector", "SelectionConfig", "CoresetTrainer", "CoresetSFTTrainer", "Coreset", "example_mean"],
+    "colm": [
+        "CoresetSelector",
+        "SelectionConfig",
+        "CoresetTrainer",
+        "CoresetSFTTrainer",
+        "Coreset",
+        "example_mean",
+        "MixtureBatchSampler",
+        "pack_by_source",
+        "use_mixture_sampler",
+    ],
+    "colm.sampler": ["MixtureBatchSampler"],
     "colm.features.exact": ["value_gradients"],
     "colm.features.spsa": ["spsa_gradients"],
     "colm.select.facility": ["facility_location"],

@@ -36,7 +36,7 @@ class Step:
     """What a step chooses from, and how much of it."""
 
     number: int  # optimizer steps before this one
-    pool: Pool  # this rank's rows
+    pool: Pool | None  # this rank's rows; None if only the sources are known, as in a sampler
     facts: PoolFacts  # of all ranks' rows
     config: SelectionConfig
     small_sources: frozenset[str]
@@ -95,13 +95,15 @@ class AtRandom:
 
     def choose(self, step: Step) -> Chosen:
         """Draw with the step's own generator; a pool of fewer rows than micro-batches is filled up."""
+        counts = self.draw(step)
+        return Chosen(_weigh(step, counts | dict.fromkeys(fillers(counts, step.facts), 1.0)))
+
+    def draw(self, step: Step) -> dict[int, float]:
+        """Return how many rows of the pool each kept row stands for."""
         by_source, left = step.config.by_source, step.budget - len(step.small)
         if left < 0:
-            counts = pick_at_random(step.candidates(step.small, step.budget), by_source=by_source)
-        else:
-            counts = dict.fromkeys(step.small, 1.0)
-            counts |= pick_at_random(step.candidates(step.big, left), by_source=by_source)
-        return Chosen(_weigh(step, counts | dict.fromkeys(fillers(counts, step.facts), 1.0)))
+            return pick_at_random(step.candidates(step.small, step.budget), by_source=by_source)
+        return dict.fromkeys(step.small, 1.0) | pick_at_random(step.candidates(step.big, left), by_source=by_source)
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class ByFeatures:
 
     def _pick(self, step: Step) -> Picks:
         config, facts = step.config, step.facts
+        assert step.pool is not None
         local = [p - facts.first for p in step.big if facts.is_local(p)]
         fixed = self.wanted.spsa is not None and self.wanted.spsa.fixed
         directions = step.generator(0 if fixed else step.number, stream=1)

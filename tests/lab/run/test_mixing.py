@@ -31,6 +31,9 @@ def resolve(**data: Any) -> Any:
         ({"streaming": True, "cap": 5}, "data.cap needs counted rows"),
         ({"streaming": True, "train": "demo"}, "not the demo; set it to false"),
         ({"source_sizes": {"a": 5}}, "data.source_sizes applies only to streams; leave it out"),
+        ({"temperature": 0}, "data.temperature=0 must be a number above 0"),
+        ({"temperature": 2, "weights": {"a": 1}}, "data.weights and data.temperature=2 both set"),
+        ({"streaming": True, "temperature": 2}, "data.temperature needs the rows of each source"),
         ({"source_sizes": {"a": 0}, "streaming": True}, "data.source_sizes.a=0 must be a whole number of at least 1"),
     ],
 )
