@@ -243,7 +243,7 @@ class Pool:
 
 
 def _is_by_token(batch: Batch, key: str) -> bool:
-    """True for a tensor with an entry for each row and token; in all batches of a pool, that is no coincidence."""
+    """True for a tensor with an entry for each row and token; in all batches of a pool, this is not a coincidence."""
     value = batch[key]
     return isinstance(value, Tensor) and value.shape[:2] == batch["input_ids"].shape
 
