@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 OLDEST := $(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 RUN := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: install demo tiny test test-slow gpu-rehearsal check format clean
+.PHONY: install demo tiny test test-slow gpu-rehearsal check docs dist oldest-transformers format clean
 
 install: $(VENV)/installed
 
@@ -50,7 +50,8 @@ test-slow: install $(VENV)/browser/installed $(VENV)/oldest/installed
 	second=$$?; wait $$first && exit $$second
 	$(RUN) PYTHONPATH=$(VENV)/quantisers $(BIN)/python -m pytest -m quantised tests/features/test_quantised.py
 	$(RUN) PYTHONPATH=$(VENV)/oldest $(BIN)/python -m pytest -n 2 -W 'ignore:`torch.jit.script`:DeprecationWarning' \
-		tests/trainers tests/features tests/lab/cli/test_commands.py tests/lab/cli/test_named.py
+		tests/trainers tests/features tests/lab/cli/test_commands.py tests/lab/run/test_named.py
+	$(MAKE) dist
 
 # The GPU suite in tiny sizes on a CPU, also with planted faults.
 gpu-rehearsal: install
@@ -60,6 +61,20 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/mypy
+
+# The site in build/docs; a warning is an error, and so is a link or an anchor that leads nowhere.
+docs: install
+	$(RUN) $(BIN)/python -m sphinx -W --keep-going -n -q -d build/doctrees docs build/docs
+
+# Wheel and source archive in dist/, and a new user's way with the wheel in an empty environment.
+dist: install
+	rm -rf dist build/lib
+	$(BIN)/python -m build -q
+	$(BIN)/twine check --strict dist/*
+	$(RUN) .ci/try_wheel dist/*.whl "$(TORCH)" $(BIN)/python
+
+oldest-transformers:
+	@echo $(OLDEST)
 
 format: install
 	$(BIN)/ruff format .

@@ -36,7 +36,7 @@ from colm import CoresetSelector, SelectionConfig, example_mean
 from colm.lab.data.formats import Rendering
 from colm.lab.data.read import read_rows
 from colm.lab.data.tokenize import tokenize_rows
-from colm.lab.report.intervals import estimate_mean
+from colm.lab.intervals import estimate_mean
 from colm.lab.run.settings import load_settings
 from colm.models import load_model, load_tokenizer
 from colm.step.sources import count_sources

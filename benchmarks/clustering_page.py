@@ -12,7 +12,7 @@ from typing import Any
 
 from clustering_runs import KEPT, LABELS, MIXTURES
 
-from colm.lab.report.intervals import estimate_mean
+from colm.lab.intervals import estimate_mean
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 PAGE = RESULTS / "sources.md"

@@ -33,7 +33,7 @@ from colm.errors import ConfigError
         ({"pass_tokens": 0}, "pass_tokens=0"),
         ({"pass_labels": 0}, "pass_labels=0 must be a whole number of at least 1"),
         ({"pass_dtype": "float32"}, "pass_dtype='float32' is not one of 'bfloat16', 'float16'"),
-        ({"pass_dtype": "bfloat16", "features": "spsa"}, "pass_dtype='bfloat16' rounds away the differences"),
+        ({"pass_dtype": "bfloat16", "features": "spsa"}, "pass_dtype='bfloat16' is too coarse"),
         ({"pass_labels": 4, "reuse_forward": True}, "reuse_forward=True .* pass_labels=4 makes it another one"),
         ({"pass_dtype": "bfloat16", "reuse_forward": True}, "pass_dtype='bfloat16' makes it another one"),
         ({"warmup_steps": -1}, "warmup_steps=-1 must be a whole number of at least 0"),

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from colm.losses import example_losses, example_mean
+from tests.support.models import ragged_batch, tiny_model
 
 
-def test_equals_the_models_own_loss_row_by_row(build: Any, ragged: Any) -> None:
-    model, batch = build().eval(), ragged([9, 4, 7])
+def test_equals_the_models_own_loss_row_by_row() -> None:
+    model, batch = tiny_model().eval(), ragged_batch([9, 4, 7])
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     found = example_losses(logits, batch["labels"])
     for row in range(3):

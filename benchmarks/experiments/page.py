@@ -15,6 +15,7 @@ import yaml
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
 
+from colm.lab.intervals import Interval, estimate_difference, estimate_mean
 from colm.lab.report.comparison import (
     METRICS,
     Axis,
@@ -28,7 +29,6 @@ from colm.lab.report.comparison import (
     macro_loss,
     read_comparison,
 )
-from colm.lab.report.intervals import Interval, estimate_difference, estimate_mean
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from keep import KEPT

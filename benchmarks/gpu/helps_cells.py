@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from colm.lab.report.intervals import Interval, estimate_difference
+from colm.lab.intervals import Interval, estimate_difference
 
 BASES = ("random", "control", "control-half")
 """Baselines without selection cost: those with the same number of rows, or half as many."""

@@ -9,7 +9,8 @@ from typing import Any
 from cells import RED, plain, table
 from helps_cells import BASES, interpolate, less_bases, mean_of, show
 
-from colm.lab.report.intervals import estimate_mean, find_first_reach
+from colm.lab.intervals import estimate_mean
+from colm.lab.report.comparison import find_first_reach
 
 TIMED = "control"
 """The method whose run sets the common time."""

@@ -36,7 +36,7 @@ class Step:
     """What a step chooses from, and how much of it."""
 
     number: int  # optimizer steps before this one
-    pool: Pool  # this rank's rows
+    pool: Pool | None  # this rank's rows; None if only the sources are known, as in a sampler
     facts: PoolFacts  # of all ranks' rows
     config: SelectionConfig
     small_sources: frozenset[str]
@@ -54,7 +54,7 @@ class Step:
 
     @cached_property
     def big(self) -> list[int]:
-        """Learnable rows of big sources, in the order of the data set."""
+        """Learnable rows of large sources, in the order of the data set."""
         return [p for p in self.facts.learnable if self.facts.source[p] not in self.small_sources]
 
     def candidates(self, rows: list[int], budget: int) -> Candidates:
@@ -95,13 +95,15 @@ class AtRandom:
 
     def choose(self, step: Step) -> Chosen:
         """Draw with the step's own generator; a pool of fewer rows than micro-batches is filled up."""
+        counts = self.draw(step)
+        return Chosen(_weigh(step, counts | dict.fromkeys(fillers(counts, step.facts), 1.0)))
+
+    def draw(self, step: Step) -> dict[int, float]:
+        """Return how many rows of the pool each kept row stands for."""
         by_source, left = step.config.by_source, step.budget - len(step.small)
         if left < 0:
-            counts = pick_at_random(step.candidates(step.small, step.budget), by_source=by_source)
-        else:
-            counts = dict.fromkeys(step.small, 1.0)
-            counts |= pick_at_random(step.candidates(step.big, left), by_source=by_source)
-        return Chosen(_weigh(step, counts | dict.fromkeys(fillers(counts, step.facts), 1.0)))
+            return pick_at_random(step.candidates(step.small, step.budget), by_source=by_source)
+        return dict.fromkeys(step.small, 1.0) | pick_at_random(step.candidates(step.big, left), by_source=by_source)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class ByFeatures:
     recording: Callable[[list[list[int]]], AbstractContextManager[None]] | None = None
 
     def choose(self, step: Step) -> Chosen:
-        """Run the selection pass over the big sources' rows and pick among them."""
+        """Run the selection pass over the large sources' rows and pick among them."""
         picks = self._pick(step)
         counts = dict.fromkeys(step.small, 1.0) | dict(zip(picks.positions, picks.stands_for, strict=True))
         needed = max(0, step.facts.slots - len(counts))  # no micro-batch may be empty
@@ -125,6 +127,7 @@ class ByFeatures:
 
     def _pick(self, step: Step) -> Picks:
         config, facts = step.config, step.facts
+        assert step.pool is not None
         local = [p - facts.first for p in step.big if facts.is_local(p)]
         fixed = self.wanted.spsa is not None and self.wanted.spsa.fixed
         directions = step.generator(0 if fixed else step.number, stream=1)

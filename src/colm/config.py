@@ -80,12 +80,11 @@ class SelectionConfig(Settings):
     random."""
 
     features: FeatureName = "exact"
-    """What the medoids are found among. ``exact``: per-example gradients of the last value
-    projection. ``spsa``: their zeroth-order estimate as in the paper. ``none``: no selection pass,
-    big sources sampled at random within the same quotas, which is the control that any claim for
-    the gradients must beat. Baselines to compare with: ``mean_hidden`` and ``last_hidden`` states
-    of the last layer (over a row's tokens, or at its last one), its ``loss``, its
-    ``gradient_norm``; these are taken as they are, so `adam` and `coordinates` do not apply."""
+    """What rows of large sources are compared by. ``exact``: per-example gradients of the last value projection.
+    ``spsa``: their zeroth-order estimate, as in the paper. ``none``: no selection pass; rows of large sources are
+    sampled at random within the same quotas. This is the control, the baseline for any claim about the gradients. Other
+    baselines: the ``mean_hidden`` or ``last_hidden`` state of the last layer, a row's ``loss``, or its
+    ``gradient_norm``; `adam` and `coordinates` do not apply to these."""
 
     metric: Metric = "l1"
     """Distance between sparsified features in the facility location."""
@@ -97,12 +96,12 @@ class SelectionConfig(Settings):
     ``sample`` (at random with chances in proportion to the norm)."""
 
     weights: WeightName = "uniform"
-    """How much a kept row counts in the training loss. ``uniform``: all the same, as in the paper.
-    ``represented``: as many rows of the pool as it stands for: a medoid for its cluster, a sampled row for
-    1 / its chance, a row of a small source for itself. The loss then estimates the whole pool's.
-    ``relative``: as represented among the big sources, 1 in the mean there, and rows of small sources 1, which keeps
-    the balance that uniform weights give to small sources. ``fitted``: rows of small sources 1, the others such
-    that their weighted sum is nearest to that of as many average rows of big sources; needs ``shorten="sketch"``."""
+    """How much a kept row counts in the training loss. ``uniform``: all rows count the same, as in the paper.
+    ``represented``: a row counts as often as the pool rows that it represents: a medoid for its cluster, a sampled row
+    for 1 / its probability, a row of a small source for itself. The loss then estimates the whole pool's.
+    ``relative``: the same among the large sources, scaled to a mean of 1, and 1 for rows of small sources, which keeps
+    the balance that uniform weights give to small sources. ``fitted``: 1 for rows of small sources; the other weights
+    make the weighted sum nearest to that of as many average rows of large sources. Needs ``shorten="sketch"``."""
 
     carry: Fraction = 0.0
     """Fraction, from 0 to 1, of the residual between the large sources' mean gradient and the coresets so far that is
@@ -110,25 +109,25 @@ class SelectionConfig(Settings):
     ``shorten="sketch"`` and ``by_source=False``."""
 
     balance: Fraction = 0.0
-    """How far sources are evened out by weights, from 0 to 1: each row counts (its source's share of all
-    examples)^-balance times, scaled to 1 in the mean over all examples. 0 leaves the mixture
-    unchanged; 1 gives every source the same total weight. Applies to random rows, too, and to what is matched. With
+    """How far weights even out the sources, from 0 to 1: each row counts (its source's share of all
+    examples)^-balance times, scaled to a mean of 1 over all examples. 0 leaves the mixture unchanged; 1 gives every
+    source the same total weight. Applies to random rows, too, and to the target of matching. With
     ``small_sources="none"`` it replaces the rule that keeps small sources whole."""
 
     by_source: bool = True
-    """Pick from each big source its share of the budget; false: from all of them as one."""
+    """Pick from each large source its share of the budget; if false, from all of them as one."""
 
     adam: bool = True
-    """Turn each gradient into the step that Adam would take with it. Uses the optimizer's own betas and eps; an
+    """Turn each gradient into the step that Adam would take with it, with the optimizer's own betas and eps. An
     optimizer without two betas turns this off."""
 
     coordinates: Count = 2560
     """h, how many coordinates of the feature are compared, at least 1, at most D."""
 
     shorten: ShortenName = "largest"
-    """Where the h coordinates come from. ``largest``: each source's own of largest mean, the paper's
-    sparsification. ``sketch``: all D, added up at random with random signs, which keeps inner products of
-    rows of all sources; for ``pick="direction"`` and the like, not for the l1 metric."""
+    """Where the h coordinates come from. ``largest``: those with the largest mean in each source, the paper's
+    sparsification. ``sketch``: all D, added up at random with random signs, which preserves inner products between
+    rows of all sources; for ``pick="direction"``, not for the l1 metric."""
 
     small_sources: Annotated[
         Literal["auto", "none"] | tuple[SourceName, ...], "'auto', 'none', or a list of source names"
@@ -139,7 +138,7 @@ class SelectionConfig(Settings):
 
     loss: LossName = "example"
     """``example``: every kept example counts the same (the paper's uniform weights). ``token``: the
-    Trainer's own mean over labelled tokens, counted again over the kept rows."""
+    Trainer's own mean over labeled tokens, counted over the kept rows."""
 
     spsa_probes: Count = 1
     """Random directions per step for ``features="spsa"``, at least 1."""
@@ -159,7 +158,7 @@ class SelectionConfig(Settings):
     alone). Default: as many as the largest micro-batch of the pool holds."""
 
     pass_labels: Count | None = None
-    """Labelled tokens of each row, the first ones, at least 1, that the selection pass sees; rows are cut after
+    """Labeled tokens of each row, the first ones, at least 1, that the selection pass sees; rows are cut after
     them. Default: all. Fewer tokens make features cheaper and a little less accurate; see docs/results/speed.md."""
 
     pass_dtype: PassDtypeName | None = None
@@ -167,20 +166,20 @@ class SelectionConfig(Settings):
     training's precision, or your own loop's autocast."""
 
     head_chunk_tokens: Count | None = None
-    """Labelled tokens that go through the output head at a time in the selection pass, at least 1.
+    """Labeled tokens that go through the output head at a time in the selection pass, at least 1.
     Default: as many as make 256 MiB of float32 logits."""
 
     reuse_forward: bool = False
     """With gradient checkpointing: keep the layers' inputs from the selection pass and train the kept rows from them,
-    so that their forward is not paid twice. Takes memory for the layers' inputs of the whole pool, as checkpointing
+    so that their forward runs only once. Takes memory for the layers' inputs of the whole pool, as checkpointing
     the pool in one micro-batch does; see `reuse_offload`. Needs a model without dropout, and padding on the right."""
 
     reuse_offload: bool = False
-    """Hold what `reuse_forward` keeps in host memory, at the cost of copying it there and back."""
+    """Store what `reuse_forward` keeps in host memory, at the cost of copying it there and back."""
 
     log_sources: bool = True
-    """Write each source's figures into the Trainer's log: rows, tokens, loss and shares. With hundreds of
-    sources these are many; ``selection.jsonl`` has them in any case."""
+    """Write the rows, tokens, loss and shares of each source to the Trainer's log. Set it to false with hundreds of
+    sources; ``selection.jsonl`` always has these figures."""
 
     seed: Seed = 0
     """Seed of the selection's own random draws; at least 0."""
@@ -230,7 +229,7 @@ class SelectionConfig(Settings):
 
     @property
     def measured(self) -> Features | None:
-        """What rows of big sources are compared by; None where they are drawn at random."""
+        """What rows of large sources are compared by; None if they are drawn at random."""
         if self.features == "none":
             return None
         adam = self.adam and self.features in ("exact", "spsa")
@@ -244,7 +243,7 @@ class SelectionConfig(Settings):
 
     @property
     def picking(self) -> Pick:
-        """How rows of big sources are picked by their features, and weighed."""
+        """How rows of large sources are picked by their features, and weighted."""
         return Pick(
             by=self.pick,
             metric=self.metric,
@@ -259,7 +258,7 @@ class SelectionConfig(Settings):
         """Return K for a pool: the budget, at least one row a slot, at most the pool.
 
         Args:
-            pool_rows: N, labelled rows in the pool over all ranks.
+            pool_rows: N, labeled rows in the pool over all ranks.
             slots: ranks x micro-batches, each of which needs a row.
             step: optimizer steps before this one.
         """

@@ -64,8 +64,8 @@ def _check_features(config: SelectionConfig) -> None:
         )
     if config.pass_dtype is not None and config.features == "spsa":
         raise ConfigError(
-            f"pass_dtype={config.pass_dtype!r} rounds away the differences of losses that features='spsa' lives "
-            "on; leave it out, or use features='exact'."
+            f"pass_dtype={config.pass_dtype!r} is too coarse for features='spsa', which relies on small "
+            "differences of losses; leave it out, or use features='exact'."
         )
 
 

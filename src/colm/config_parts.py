@@ -41,7 +41,7 @@ class Spsa:
 
 @dataclass(frozen=True)
 class Features:
-    """What rows of big sources are compared by."""
+    """What rows of large sources are compared by."""
 
     kind: FeatureName  # not "none"
     adam: bool  # of gradients alone
@@ -61,7 +61,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Pick:
-    """How rows of big sources are picked by their features, and weighed; see `SelectionConfig` for the values."""
+    """How rows of large sources are picked by their features, and weighted; see `SelectionConfig` for the values."""
 
     by: PickName = "medoids"
     metric: Metric = "l1"

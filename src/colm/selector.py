@@ -2,7 +2,7 @@
 
     pool (n rows on each rank, N over all)
       -> small sources' rows are kept whole
-      -> features of the big sources' rows (n, D), as factors
+      -> features of the large sources' rows (n, D), as factors
       -> Adam-normalized, h coordinates chosen per source, gathered (N, h)
       -> quotas per source, medoids by facility location
       -> Coreset(indices (K,), weights (K,)), the same on every rank
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 OVERFLOW = (
     "Overflow: the small sources alone have %d rows in the pool, above the budget of %d, so a random sample of them in "
-    "proportion is kept and no row of a big source. Raise keep, or list fewer small_sources. Said once."
+    "proportion is kept and no row of a large source. Raise keep, or list fewer small_sources."
 )
 
 
@@ -62,7 +62,7 @@ class CoresetSelector:
         model: a Hugging Face causal language model as it is trained: bare, with PEFT adapters, or in
             DistributedDataParallel.
         config: the settings.
-        source_sizes: number of examples with a labelled token in each source of the whole data; may be 0. Needed by
+        source_sizes: number of examples with a labeled token in each source of the whole data; may be 0. Needed by
             ``small_sources="auto"``.
         optimizer: its betas and eps normalize the features. It may be set later as an attribute. Without an
             optimizer, Adam's defaults are used.

@@ -135,8 +135,10 @@ def read_value(name: str, hint: Any, value: Any) -> Any:
         for fit in (_fits, _converted):
             for kind, rule in arms:
                 found = fit(kind, value)
+                if found is not _NOTHING and (kind is Any or _allows(rule, found)):
+                    return found
                 if found is not _NOTHING:
-                    return value if kind is Any else _allowed(name, hint, found, rule)
+                    raise _wrong(name, hint, value)
     raise _wrong(name, hint, value)
 
 
@@ -152,8 +154,8 @@ def show(value: Any) -> str:
 def describe(hint: Any) -> str:
     """Describe in words what a hint asks for.
 
-    >>> describe(Annotated[int, Range(1)] | None)
-    'a whole number of at least 1 or null'
+    >>> describe(int | None)
+    'a whole number or null'
     """
     given = extras_of(hint, str)
     words = given or list(dict.fromkeys(_describe_arm(arm) for arm in arms_of(hint)))
@@ -203,17 +205,14 @@ def _converted(kind: Any, value: Any) -> Any:
     return value if kind in (int, float) and number else _NOTHING
 
 
-def _allowed(name: str, hint: Any, value: Any, rule: Range | Form | Convert | None) -> Any:
-    """Return a number in its range (NaN never is) or a string of its form; return other values unchanged."""
-    if isinstance(value, str) and isinstance(rule, Form) and not re.search(rule.pattern, value):
-        raise _wrong(name, hint, value)
+def _allows(rule: Range | Form | Convert | None, value: Any) -> bool:
+    """Return whether a number is in its range (NaN never is), and a string of its form; other values always are."""
+    if isinstance(value, str):
+        return not isinstance(rule, Form) or re.search(rule.pattern, value) is not None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return value
+        return True
     too_large = isinstance(value, int) and abs(value) > LARGEST
-    bounds = rule if isinstance(rule, Range) else Range(open="both")
-    if too_large or not bounds.holds(value):
-        raise _wrong(name, hint, value)
-    return value
+    return not too_large and (rule if isinstance(rule, Range) else Range(open="both")).holds(value)
 
 
 def _read_mapping(name: str, kind: Any, value: Mapping[Any, Any]) -> dict[Any, Any]:

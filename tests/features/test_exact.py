@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tests.support.gradients import FAMILIES, Interrupted, one_backward_per_example
+from tests.support.models import ragged_batch, tiny_model
 from torch import Tensor
 
 from colm.features.exact import exact_features, value_gradients
@@ -18,8 +19,8 @@ from colm.step.pool import Pool
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_equals_one_backward_per_example(build: Any, ragged: Any, family: str, lora: bool, side: str) -> None:
-    model, batch = build(family, lora=lora), ragged([13, 5, 9, 2], side=side)
+def test_equals_one_backward_per_example(family: str, lora: bool, side: str) -> None:
+    model, batch = tiny_model(family, lora=lora), ragged_batch([13, 5, 9, 2], side=side)
     expected = one_backward_per_example(model, batch)
     found = value_gradients(model, batch)
     assert found.dtype == torch.float32
@@ -27,23 +28,23 @@ def test_equals_one_backward_per_example(build: Any, ragged: Any, family: str, l
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_padding_and_micro_batches_do_not_matter(build: Any, ragged: Any, family: str) -> None:
-    model = build(family)
+def test_padding_and_micro_batches_do_not_matter(family: str) -> None:
+    model = tiny_model(family)
     lengths = [13, 5, 9, 2, 7, 11]
-    whole = value_gradients(model, ragged(lengths))
-    padded = value_gradients(model, ragged(lengths, width=20))
-    left = value_gradients(model, ragged(lengths, side="left", width=17))
-    pool = Pool(ragged(lengths))
+    whole = value_gradients(model, ragged_batch(lengths))
+    padded = value_gradients(model, ragged_batch(lengths, width=20))
+    left = value_gradients(model, ragged_batch(lengths, side="left", width=17))
+    pool = Pool(ragged_batch(lengths))
     features = exact_features(model, locate_value_site(model), pool, [[3, 0], [5, 1, 4], [2]])
     scale = 1e-6 * float(whole.abs().max())
     for other in (padded, left, features.rows(torch.arange(6))):
         torch.testing.assert_close(other, whole, rtol=1e-4, atol=scale)
 
 
-def test_a_row_without_labels_has_a_zero_gradient(build: Any, ragged: Any) -> None:
-    batch = ragged([6, 8])
+def test_a_row_without_labels_has_a_zero_gradient() -> None:
+    batch = ragged_batch([6, 8])
     batch["labels"][0] = -100
-    gradients = value_gradients(build(), batch)
+    gradients = value_gradients(tiny_model(), batch)
     assert gradients[0].abs().max() == 0
     assert gradients[1].abs().max() > 0
 
@@ -62,8 +63,8 @@ def test_factors_and_matrix_are_the_same_gradient() -> None:
 
 
 @pytest.mark.parametrize("raising", [False, True], ids=["returns", "raises"])
-def test_the_model_is_unchanged_afterwards(build: Any, ragged: Any, raising: bool) -> None:
-    model = build(lora=True)
+def test_the_model_is_unchanged_afterwards(raising: bool) -> None:
+    model = tiny_model(lora=True)
     model.train()
     frozen = model.base_model.model.model.layers[1]
     frozen.eval()  # a user's own mode of one layer must survive too
@@ -81,9 +82,9 @@ def test_the_model_is_unchanged_afterwards(build: Any, ragged: Any, raising: boo
     state = torch.random.get_rng_state()
     if raising:
         with pytest.raises(Interrupted):
-            exact_features(model, site, Pool(ragged([4, 6])), [[0, 1]])
+            exact_features(model, site, Pool(ragged_batch([4, 6])), [[0, 1]])
     else:
-        value_gradients(model, ragged([4, 6]))
+        value_gradients(model, ragged_batch([4, 6]))
     if handle is not None:
         handle.remove()
     assert torch.is_grad_enabled()
@@ -94,8 +95,8 @@ def test_the_model_is_unchanged_afterwards(build: Any, ragged: Any, raising: boo
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_gradient_checkpointing_changes_nothing(build: Any, ragged: Any) -> None:
-    model, batch = build(), ragged([7, 4])
+def test_gradient_checkpointing_changes_nothing() -> None:
+    model, batch = tiny_model(), ragged_batch([7, 4])
     plain = value_gradients(model, batch)
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable()
@@ -103,8 +104,8 @@ def test_gradient_checkpointing_changes_nothing(build: Any, ragged: Any) -> None
     torch.testing.assert_close(value_gradients(model, batch), plain)
 
 
-def test_only_labeled_positions_reach_the_head_in_chunks(build: Any, ragged: Any) -> None:
-    model, batch = build(), ragged([12, 6])
+def test_only_labeled_positions_reach_the_head_in_chunks() -> None:
+    model, batch = tiny_model(), ragged_batch([12, 6])
     labelled = int((batch["labels"][:, 1:] != -100).sum())
     site, pool = locate_value_site(model), Pool(batch)
     seen: list[int] = []
@@ -118,8 +119,8 @@ def test_only_labeled_positions_reach_the_head_in_chunks(build: Any, ragged: Any
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 1000])
-def test_chunks_of_the_head_change_nothing(build: Any, ragged: Any, chunk: int) -> None:
-    model, pool = build(), Pool(ragged([12, 6, 9]))
+def test_chunks_of_the_head_change_nothing(chunk: int) -> None:
+    model, pool = tiny_model(), Pool(ragged_batch([12, 6, 9]))
     site = locate_value_site(model)
     assert site.head is not None
     index = torch.arange(3)
@@ -133,17 +134,17 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_bfloat16_against_a_bfloat16_backward_per_example(build: Any, ragged: Any, lora: bool) -> None:
-    model, batch = build(lora=lora).to(torch.bfloat16), ragged([13, 5, 9, 7])
+def test_bfloat16_against_a_bfloat16_backward_per_example(lora: bool) -> None:
+    model, batch = tiny_model(lora=lora).to(torch.bfloat16), ragged_batch([13, 5, 9, 7])
     found = value_gradients(model, batch)
     assert found.dtype == torch.float32
     assert cosine(found, one_backward_per_example(model, batch)).min() > 0.999
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_is_followed(build: Any, ragged: Any, dtype: torch.dtype) -> None:
+def test_autocast_is_followed(dtype: torch.dtype) -> None:
     """A training forward in the same autocast region must still give gradients afterwards."""
-    model, batch = build(), ragged([13, 5, 9, 7])
+    model, batch = tiny_model(), ragged_batch([13, 5, 9, 7])
     plain = value_gradients(model, batch)
     kinds: list[torch.dtype] = []
     handle = model.lm_head.register_forward_hook(lambda module, args, output: kinds.append(output.dtype))
@@ -156,8 +157,8 @@ def test_autocast_is_followed(build: Any, ragged: Any, dtype: torch.dtype) -> No
     assert cosine(found, plain).min() > 0.99
 
 
-def test_the_trunk_keeps_no_activations(build: Any, ragged: Any) -> None:
-    model, batch = build(), ragged([12, 6])
+def test_the_trunk_keeps_no_activations() -> None:
+    model, batch = tiny_model(), ragged_batch([12, 6])
     inside: list[bool] = []
     first = model.model.layers[0].register_forward_hook(
         lambda module, args, output: inside.append(output.requires_grad)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tests.support.architectures import build_architecture
+from tests.support.models import ragged_batch, tiny_model
 
 from colm.features.exact import value_gradients
 from colm.features.locate import locate_value_site
@@ -32,25 +33,25 @@ def losses_with_weight_moved(model: Any, site: Any, batch: dict[str, Any], chang
 
 @pytest.mark.parametrize("family", ["llama", "phi", "gpt2", "phi3"])
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_equals_true_finite_differences(build: Any, ragged: Any, family: str, lora: bool) -> None:
-    model = build(family, lora=lora).double().eval()  # float64, where a difference keeps its digits
+def test_equals_true_finite_differences(family: str, lora: bool) -> None:
+    model = tiny_model(family, lora=lora).double().eval()  # float64, where a difference keeps its digits
     site = site_for_copies(model, locate_value_site(model))
     assert len(site.layers) == 1
-    check_against_true_differences(model, site, ragged([9, 4, 7]))
+    check_against_true_differences(model, site, ragged_batch([9, 4, 7]))
 
 
 @pytest.mark.parametrize("model_type", ["mpt", "bloom", "gemma3n_text", "hrm_text"])
-def test_models_where_only_the_input_can_be_repeated(ragged: Any, model_type: str) -> None:
+def test_models_where_only_the_input_can_be_repeated(model_type: str) -> None:
     """As many heads as rows, rows in another dimension, layers that run again."""
     model = build_architecture(model_type).double()
     site = site_for_copies(model, locate_value_site(model))
     assert site.layers == ()
-    check_against_true_differences(model, site, ragged([9, 4, 7]))
+    check_against_true_differences(model, site, ragged_batch([9, 4, 7]))
 
 
-def test_layers_that_mix_up_repeated_rows_are_detected(build: Any) -> None:
+def test_layers_that_mix_up_repeated_rows_are_detected() -> None:
     """A layer repeats a per-row memory row by row, while the copies of the batch are consecutive."""
-    model = build()
+    model = tiny_model()
     last = model.model.layers[-1]
     memory: dict[str, torch.Tensor] = {}
 
@@ -67,7 +68,7 @@ def test_layers_that_mix_up_repeated_rows_are_detected(build: Any) -> None:
     assert site_for_copies(model, site).layers == ()
 
 
-def test_dora_with_as_many_tokens_as_its_rank(ragged: Any) -> None:
+def test_dora_with_as_many_tokens_as_its_rank() -> None:
     """DoRA runs B on the identity of its rank: here that looks like 4 rows of 1 token."""
     from peft import LoraConfig, get_peft_model
 
@@ -78,7 +79,7 @@ def test_dora_with_as_many_tokens_as_its_rank(ragged: Any) -> None:
     model = model.double()
     site = site_for_copies(model, locate_value_site(model))
     directions = draw_directions(site, 2, torch.Generator().manual_seed(5)).double()
-    batch = ragged([3, 3])  # 2 rows x 3 tokens x 2 signs x 2 probes = 24
+    batch = ragged_batch([3, 3])  # 2 rows x 3 tokens x 2 signs x 2 probes = 24
     eps = 1e-3
     slopes = spsa_features(model, site, Pool(batch), [[0, 1]], directions, eps).slopes
     exact = value_gradients(model, batch).double()
@@ -99,8 +100,8 @@ def check_against_true_differences(model: Any, site: Any, batch: dict[str, Any])
     )
 
 
-def test_error_falls_like_one_over_the_root_of_the_probes(build: Any, ragged: Any) -> None:
-    model, batch = build(lora=True), ragged([9, 4, 7, 11])
+def test_error_falls_like_one_over_the_root_of_the_probes() -> None:
+    model, batch = tiny_model(lora=True), ragged_batch([9, 4, 7, 11])
     exact = value_gradients(model, batch)
     errors = {}
     for probes in (64, 1024):
@@ -111,8 +112,8 @@ def test_error_falls_like_one_over_the_root_of_the_probes(build: Any, ragged: An
     assert 2.5 < errors[64] / errors[1024] < 6.4  # 4 in expectation
 
 
-def test_groups_do_not_matter_and_the_trunk_runs_once(build: Any, ragged: Any) -> None:
-    model, pool = build(), Pool(ragged([9, 4, 7, 11, 5]))
+def test_groups_do_not_matter_and_the_trunk_runs_once() -> None:
+    model, pool = tiny_model(), Pool(ragged_batch([9, 4, 7, 11, 5]))
     site = locate_value_site(model)
     directions = draw_directions(site, 2, torch.Generator().manual_seed(0))
     rows: list[int] = []
@@ -125,10 +126,10 @@ def test_groups_do_not_matter_and_the_trunk_runs_once(build: Any, ragged: Any) -
     torch.testing.assert_close(two.rows(torch.arange(5)), whole, rtol=1e-2, atol=1e-2 * float(whole.abs().max()))
 
 
-def test_as_many_rows_as_tokens(build: Any, ragged: Any) -> None:
+def test_as_many_rows_as_tokens() -> None:
     """A (tokens, d) tensor must not pass for one by row when the two numbers agree."""
-    model = build("llama")
-    batch = ragged([4, 4, 3, 4])
+    model = tiny_model("llama")
+    batch = ragged_batch([4, 4, 3, 4])
     one = spsa_gradients(model, batch, probes=2, eps=1e-2, generator=torch.Generator().manual_seed(0))
     rows = [
         spsa_gradients(
@@ -144,8 +145,8 @@ def test_as_many_rows_as_tokens(build: Any, ragged: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["layers.0.self_attn.v_proj", "layers.1.mlp.down_proj"])
-def test_layers_after_the_site_see_as_many_masks_as_rows(build: Any, ragged: Any, name: str) -> None:
-    model, batch = build(), ragged([9, 4, 7])
+def test_layers_after_the_site_see_as_many_masks_as_rows(name: str) -> None:
+    model, batch = tiny_model(), ragged_batch([9, 4, 7])
     exact = value_gradients(model, batch, value_module=name)
     generator = torch.Generator().manual_seed(0)
     found = sum(
@@ -156,8 +157,8 @@ def test_layers_after_the_site_see_as_many_masks_as_rows(build: Any, ragged: Any
     )  # of 512 probes in over 512 dimensions
 
 
-def test_weights_are_not_touched(build: Any, ragged: Any) -> None:
-    model = build()
+def test_weights_are_not_touched() -> None:
+    model = tiny_model()
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    spsa_gradients(model, ragged([5, 6]), probes=2, generator=torch.Generator().manual_seed(0))
+    spsa_gradients(model, ragged_batch([5, 6]), probes=2, generator=torch.Generator().manual_seed(0))
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

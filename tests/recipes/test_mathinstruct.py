@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.support.mathinstruct import ROWS, SIZES, SMALL
 
 from colm import SelectionConfig
-from colm.lab.sources.outlook import expect_pool
+from colm.lab.sources.pools import expect_pool
 from colm.step.sources import find_small_sources
 
 LEFT_OVER = ROWS - sum(size for name, size in SIZES.items() if "number_comparison" not in name)

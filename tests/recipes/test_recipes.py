@@ -14,6 +14,7 @@ import torch
 import yaml
 from datasets import Dataset
 from reasoning_gym import create_dataset
+from tests.support.files import read_lines
 from tests.support.mathinstruct import SIZES, SMALL
 from transformers import LlamaConfig, Phi3Config, PhiConfig, StableLmConfig
 
@@ -155,7 +156,7 @@ def test_a_recipe_trains(recipe: Path, tmp_path: Path, monkeypatch: pytest.Monke
     if recipe.stem == STREAM:
         changes += ["data.validation_rows=0", "data.window=200"]
     assert main(["train", config, *changes]) == 0
-    lines = [json.loads(line) for line in (tmp_path / "run" / "selection.jsonl").read_text().splitlines()]
+    lines = read_lines(tmp_path / "run" / "selection.jsonl")
     pools = [sum(map(len, line["pool"].values())) for line in lines]
     assert len(lines) == 2
     assert pools[0] == 128

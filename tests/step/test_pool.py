@@ -45,16 +45,16 @@ def test_regrouped_rows_keep_their_tokens_and_labels(
         assert taken["attention_mask"][index, padding].eq(0).all()
 
 
-def test_a_whole_pool_in_order_is_the_input(ragged: Any) -> None:
-    batches = [ragged([5, 3], side="left"), ragged([4, 6], side="left", seed=1)]
+def test_a_whole_pool_in_order_is_the_input() -> None:
+    batches = [ragged_batch([5, 3], side="left"), ragged_batch([4, 6], side="left", seed=1)]
     pool = Pool(batches)
     for number, run in enumerate(split_evenly(range(4), 2)):
         for key, expected in batches[number].items():
             assert torch.equal(pool.collate(run)[key], expected)
 
 
-def test_other_keys_travel_with_their_rows(ragged: Any) -> None:
-    batch = ragged([3, 5])
+def test_other_keys_travel_with_their_rows() -> None:
+    batch = ragged_batch([3, 5])
     batch |= {
         "position_ids": torch.arange(5).repeat(2, 1),
         "weight": torch.tensor([0.5, 1.5]),
@@ -94,25 +94,28 @@ def test_even_runs(count: int, slots: int) -> None:
         ({"cu_seq_lens_q": torch.zeros(3)}, "is packed"),
     ],
 )
-def test_batches_that_cannot_be_selected_from(ragged: Any, change: dict[str, Any], message: str) -> None:
+def test_batches_that_cannot_be_selected_from(change: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        Pool({**ragged([4, 2]), **change})
+        Pool({**ragged_batch([4, 2]), **change})
 
 
-def test_no_batch_and_keys_that_cannot_be_regrouped(ragged: Any) -> None:
+def test_no_batch_and_keys_that_cannot_be_regrouped() -> None:
     with pytest.raises(DataError, match="no micro-batch"):
         Pool([])
-    second = ragged([2])
+    second = ragged_batch([2])
     del second["attention_mask"]
     with pytest.raises(DataError, match="Micro-batches 0 and 1 differ in 'attention_mask'"):
-        Pool([ragged([2]), second])
+        Pool([ragged_batch([2]), second])
     for value in (torch.zeros(10, 2), torch.tensor(3.0), ["only one"]):
         with pytest.raises(DataError, match="'images' does not have one entry per row"):
-            Pool({**ragged([2, 3]), "images": value})
+            Pool({**ragged_batch([2, 3]), "images": value})
 
 
-def test_a_width_that_equals_the_tokens_once_is_not_a_token_axis(ragged: Any) -> None:
-    batches = [{**ragged([6, 2]), "scores": torch.ones(2, 6)}, {**ragged([4, 3]), "scores": torch.ones(2, 6)}]
+def test_a_width_that_equals_the_tokens_once_is_not_a_token_axis() -> None:
+    batches = [
+        {**ragged_batch([6, 2]), "scores": torch.ones(2, 6)},
+        {**ragged_batch([4, 3]), "scores": torch.ones(2, 6)},
+    ]
     assert Pool(batches).collate([1, 3])["scores"].shape == (2, 6)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 from collections.abc import Iterator
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from datasets import Dataset
+from tests.support.files import write_lines, write_settings
 from tests.support.models import tiny_model
-from tests.support.trainers import arguments, collate, lines, weights
+from tests.support.trainers import arguments, collate, lines, same_weights, weights
 from torch.utils.data import IterableDataset, get_worker_info
 
 from colm import CoresetTrainer, SelectionConfig
@@ -79,9 +78,10 @@ def make_data(folder: Path, case: dict[str, Any], world: int = 1) -> Any:
         {"source": "big" if i % 4 else "small", "prompt": "x" * draw.randint(1, 9), "completion": f"{i}"}
         for i in range(case["rows"] + 16 * (world - 1) + capped)
     ]
-    for name in ("big", "small"):
-        held = [row for row in rows if row["source"] == name]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held))
+    mixture = [
+        {"source": name, "path": write_lines(folder / f"{name}.jsonl", (row for row in rows if row["source"] == name))}
+        for name in ("big", "small")
+    ]
     big = sum(row["source"] == "big" for row in rows)
     values = {
         "model": "tiny",
@@ -91,11 +91,10 @@ def make_data(folder: Path, case: dict[str, Any], world: int = 1) -> Any:
             **({"weights": {"big": 0.6, "small": 0.4}} if "weights" in case["mixing"] else {}),
             **({"streaming": True, "window": 8} if case["data"] == "stream" else {}),
         },
-        "mixture": [{"path": str(folder / f"{name}.jsonl"), "source": name} for name in ("big", "small")],
+        "mixture": mixture,
         "output_dir": str(folder / "unused"),
     }
-    (folder / "run.yaml").write_text(yaml.safe_dump(values))
-    data = prepare_data(load_settings(str(folder / "run.yaml"), [])).train
+    data = prepare_data(load_settings(write_settings(folder, values), [])).train
     if case["data"] == "shards":
         return data.to_iterable_dataset(num_shards=2).shuffle(seed=0, buffer_size=5)
     made = {"own stream": OwnNumberedStream, "own generator": OwnStream}.get(case["data"])
@@ -189,6 +188,6 @@ def differences(whole: dict[str, Any], again: dict[str, Any]) -> list[str]:
     if [line["step"] for line in whole["lines"]] != [line["step"] for line in again["lines"]]:
         found.append("steps")
     found += [f"line of step {a['step']}" for a, b in zip(whole["lines"], again["lines"], strict=False) if a != b][:1]
-    if not all(torch.equal(a, b) for a, b in zip(whole["weights"], again["weights"], strict=True)):
+    if not same_weights(whole["weights"], again["weights"]):
         found.append("weights")
     return found

@@ -19,8 +19,6 @@ ODD: list[Any] = [
     *([], [1], ["abc"], [None], [[]], (1,), {1}, b"x"),
     *({}, {"a": 1}, {"a": None}, {"a": "b"}, {"a": [1]}, {"a": {}}, {1: [2]}, {None: None}),
 ]
-
-
 FIELDS = {
     "training": [field.name for field in fields(TrainingArguments) if field.init],
     "lora": [field.name for field in fields(LoraConfig) if field.init],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from tests.support.files import write_lines
 
 SIZES = {"algebra": 4200, "code": 2600, "dialogue": 1900, "history": 160, "poems": 60}
 MANY = {f"source-{chr(97 + i)}-of-a-long-name": round(9000 * 0.62**i) + 20 for i in range(14)}
@@ -156,10 +157,6 @@ def write_run(
     }
     (folder / "examples.json").write_text(json.dumps(examples))
     return folder
-
-
-def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(each) + "\n" for each in lines))
 
 
 def write_comparison_folder(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from tests.support.files import read_lines
 from tests.support.models import tiny_model
 from transformers import Trainer, TrainingArguments
 
@@ -74,7 +74,7 @@ def coreset_trainer(folder: Path, *, selection: SelectionConfig | None = None, *
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in (folder / "selection.jsonl").read_text().splitlines()]
+    found = read_lines(folder / "selection.jsonl")
     for line in found:
         del line["seconds"], line["step_seconds"]
     return found
@@ -82,3 +82,9 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 def weights(trainer: Trainer) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in trainer.model.parameters()]
+
+
+def same_weights(one: Trainer | list[torch.Tensor], other: Trainer | list[torch.Tensor]) -> bool:
+    """Return whether the weights, of trainers or as they were kept, are equal bit for bit."""
+    held = [each if isinstance(each, list) else weights(each) for each in (one, other)]
+    return all(torch.equal(a, b) for a, b in zip(*held, strict=True))

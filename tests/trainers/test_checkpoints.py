@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support.commands import read_lines, write_run
+from tests.support.commands import write_run
+from tests.support.files import read_lines
 from tests.support.processes import children, start, wait_for_lines
-from tests.support.trainers import coreset_trainer, lines, weights
+from tests.support.trainers import coreset_trainer, lines, same_weights
 
 from colm import ConfigError
 from colm.trainers.checkpoints import (
@@ -111,7 +112,7 @@ def test_a_checkpoint_of_the_last_step_trains_no_further_step(tmp_path: Path) ->
     again.train(resume_from_checkpoint=True)
     assert again.state.global_step == 6
     assert [line["step"] for line in lines(tmp_path)] == list(range(6))
-    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
+    assert same_weights(whole, again)
 
 
 def test_the_last_complete_checkpoint_stays_until_the_next_is_complete(

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 import torch
 from tests.support.models import tiny_model
-from tests.support.trainers import arguments, collate, coreset_trainer, example_mean_of_outputs, lines, mixture, weights
+from tests.support.trainers import (
+    arguments,
+    collate,
+    coreset_trainer,
+    example_mean_of_outputs,
+    lines,
+    mixture,
+    same_weights,
+    weights,
+)
 from transformers import Trainer, TrainerCallback
 
 from colm import ConfigError, CoresetTrainer, SelectionConfig
@@ -27,7 +36,7 @@ def test_a_run_learns_records_and_repeats(tmp_path: Path, features: Any) -> None
         after = trainer.evaluate(mixture(seed=1))["eval_loss"]
         assert after < before - 0.3
         runs.append((weights(trainer), lines(tmp_path / name)))
-    assert all(torch.equal(a, b) for a, b in zip(runs[0][0], runs[1][0], strict=True))
+    assert same_weights(runs[0][0], runs[1][0])
     assert runs[0][1] == runs[1][1]
     assert [line["step"] for line in runs[0][1]] == list(range(20))
     for line in runs[0][1]:
@@ -112,7 +121,7 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(tmp_path: Path, features: 
     resumed = coreset_trainer(tmp_path / "cut", selection=selection, args=args)
     resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-4"))
     assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
-    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+    assert same_weights(whole, resumed)
     assert resumed.figures.pooled == whole.figures.pooled
     (tmp_path / "cut" / "checkpoint-6" / "coreset_complete.json").unlink()
     with pytest.raises(ConfigError, match="checkpoint-6 is not a complete checkpoint"):
@@ -283,7 +292,7 @@ def test_a_replay_ends_at_the_same_weights(tmp_path: Path, selection: dict[str, 
     torch.manual_seed(0)
     again.train()
     assert lines(tmp_path / "again") == lines(tmp_path / "run")
-    assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(again), strict=True))
+    assert same_weights(first, again)
     assert again.selector.state_dict()["m"] is None  # nothing was selected
 
     longer = coreset_trainer(

@@ -1,4 +1,4 @@
-"""Options that users of the Trainer enable work with selection, or are rejected."""
+"""Options of the Trainer with selection: each takes effect, changes nothing that it must not, or is refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tests.support.models import ragged_batch, tiny_model
-from tests.support.trainers import arguments, collate, coreset_trainer, lines, mixture, weights
+from tests.support.trainers import arguments, collate, coreset_trainer, lines, mixture, same_weights, weights
 from transformers import TrainerCallback
 
 from colm import ConfigError, CoresetSelector, CoresetTrainer, SelectionConfig, example_mean
@@ -34,8 +34,12 @@ def run(folder: Path, *, selection: SelectionConfig | None = None, **changes: An
     return trainer, gradient.found
 
 
-def without_logs_of_time(line: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in line.items() if key not in ("match", "match_random", "nonfinite")}
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], list[torch.Tensor]]:
+    """Return lines and weights of a run without further options."""
+    folder = tmp_path_factory.mktemp("plain")
+    trainer, _ = run(folder)
+    return lines(folder), weights(trainer)
 
 
 @pytest.mark.parametrize("accumulation", [2, 16, 64])
@@ -67,12 +71,65 @@ def test_accumulation_changes_nothing(tmp_path: Path, accumulation: int) -> None
     ],
     ids=str,
 )
-def test_options_that_must_not_change_the_training(tmp_path: Path, args: dict[str, Any]) -> None:
-    plain, _ = run(tmp_path / "plain")
-    other, _ = run(tmp_path / "other", args=args, eval_dataset=mixture(8, seed=1))
-    assert lines(tmp_path / "other") == lines(tmp_path / "plain")
-    for a, b in zip(weights(plain), weights(other), strict=True):
+def test_options_that_must_not_change_the_training(tmp_path: Path, plain: Any, args: dict[str, Any]) -> None:
+    other, _ = run(tmp_path, args=args, eval_dataset=mixture(8, seed=1))
+    assert lines(tmp_path) == plain[0]
+    for a, b in zip(plain[1], weights(other), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_embedding_noise_affects_training_but_not_selection(tmp_path: Path, plain: Any) -> None:
+    noisy, _ = run(tmp_path, args={"neftune_noise_alpha": 5})
+    assert lines(tmp_path)[0]["kept"] == plain[0][0]["kept"]  # the selection pass is in eval mode
+    assert not same_weights(noisy, plain[1])
+    reuse = SelectionConfig(reuse_forward=True)
+    with pytest.raises(ConfigError, match="neftune_noise_alpha=5 adds noise .* set one to null or False"):
+        run(tmp_path, selection=reuse, args={"neftune_noise_alpha": 5, "gradient_checkpointing": True})
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"data_seed": 1},
+        {"train_sampling_strategy": "sequential"},
+        {"train_sampling_strategy": "group_by_length"},
+    ],
+    ids=str,
+)
+def test_options_that_order_the_rows_take_effect(tmp_path: Path, plain: Any, args: dict[str, Any]) -> None:
+    run(tmp_path, args=args)
+    assert [line["pool"] for line in lines(tmp_path)[:2]] != [line["pool"] for line in plain[0][:2]]
+    assert [line["pool_count"] for line in lines(tmp_path)] == [12] * 6
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"weight_decay": 0.5},
+        {"max_grad_norm": 1e-3},
+        {"optim": "sgd"},
+        {"lr_scheduler_type": "constant"},
+        {"warmup_steps": 2},
+    ],
+    ids=str,
+)
+def test_options_that_shape_the_steps_take_effect(tmp_path: Path, plain: Any, args: dict[str, Any]) -> None:
+    other, _ = run(tmp_path, args=args)
+    assert not same_weights(other, plain[1])
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"accelerator_config": {"split_batches": True}}, "split_batches=True in accelerator_config"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 would be ignored"),
+        ({"auto_find_batch_size": True}, "auto_find_batch_size changes the pool"),
+    ],
+)
+@pytest.mark.parametrize("loss", ["example", "token"])
+def test_options_without_effect_are_refused(tmp_path: Path, args: dict[str, Any], message: str, loss: Any) -> None:
+    with pytest.raises(ConfigError, match=message):
+        coreset_trainer(tmp_path, args=args, selection=SelectionConfig(loss=loss), train_dataset=mixture())
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -113,11 +170,6 @@ def test_float16_with_a_loss_scaler_in_your_own_loop(features: Any) -> None:
     assert selector.state_dict()["updates"] == (stepped.count(True) if features in ("exact", "spsa") else 0)
 
 
-def test_rows_grouped_by_length(tmp_path: Path) -> None:
-    run(tmp_path, args={"train_sampling_strategy": "group_by_length"})
-    assert [line["pool_count"] for line in lines(tmp_path)] == [12] * 6
-
-
 def test_the_best_model_is_loaded(tmp_path: Path) -> None:
     class Worse(TrainerCallback):
         """Lets every evaluation after the first look worse."""
@@ -140,8 +192,8 @@ def test_the_best_model_is_loaded(tmp_path: Path) -> None:
     best = coreset_trainer(tmp_path / "again", args={"max_steps": 2, "lr_scheduler_type": "constant"})
     resumed = coreset_trainer(tmp_path, args={"max_steps": 2})
     resumed._load_from_checkpoint(str(tmp_path / "checkpoint-2"))
-    assert all(torch.equal(a, b) for a, b in zip(weights(trainer), weights(resumed), strict=True))
-    assert not all(torch.equal(a, b) for a, b in zip(weights(trainer), weights(best), strict=True))
+    assert same_weights(trainer, resumed)
+    assert not same_weights(trainer, best)
 
 
 def test_a_search_for_hyperparameters(tmp_path: Path) -> None:
@@ -190,4 +242,4 @@ def test_the_trainers_just_in_time_checkpoint_has_the_step_that_it_ends(tmp_path
     resumed = coreset_trainer(tmp_path / "cut")
     resumed.train(resume_from_checkpoint=True)
     assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
-    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+    assert same_weights(whole, resumed)

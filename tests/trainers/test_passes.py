@@ -17,7 +17,7 @@ from tests.support import resume_on_ranks
 from tests.support.interrupted import FACTORS, differences, interrupt, possible
 from tests.support.pairs import all_pairs, pairs_of
 from tests.support.sft import sft_settings
-from tests.support.trainers import coreset_trainer, lines, mixture, weights
+from tests.support.trainers import coreset_trainer, lines, mixture, same_weights, weights
 from torch.utils.data import RandomSampler
 
 from colm import ConfigError, CoresetSFTTrainer
@@ -59,9 +59,7 @@ def test_also_on_two_ranks(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     for rank in range(2):
         found = json.loads((tmp_path / f"found-{rank}.json").read_text())
-        assert {
-            name(case): differing for case, differing in zip(resume_on_ranks.CASES, found, strict=True) if differing
-        } == {}
+        assert {name(case): each for case, each in zip(resume_on_ranks.CASES, found, strict=True) if each} == {}
 
 
 @pytest.mark.slow
@@ -119,7 +117,7 @@ def test_trl_resumes_in_the_second_pass(tmp_path: Path, streams: bool) -> None:
         trainer.train(resume_from_checkpoint=checkpoint)
         found.append((weights(trainer), lines(tmp_path)))
     assert found[0][1] == found[1][1]
-    assert all(torch.equal(a, b) for a, b in zip(found[0][0], found[1][0], strict=True))
+    assert same_weights(found[0][0], found[1][0])
 
 
 def test_runs_that_cannot_be_resumed_exactly_are_refused(tmp_path: Path) -> None:

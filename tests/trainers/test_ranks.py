@@ -14,6 +14,7 @@ import pytest
 import torch
 from tests.support import train_on_ranks
 from tests.support.commands import write_run
+from tests.support.files import read_lines
 from tests.support.train_on_ranks import CASES
 
 SCRIPT = Path(train_on_ranks.__file__)
@@ -58,7 +59,7 @@ def test_the_command_line_in_two_processes(tmp_path: Path, launcher: str) -> Non
         assert done.stdout.count("Summary by source") == 1
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["steps"] == 8
-    lines = [json.loads(line) for line in (tmp_path / "run" / "selection.jsonl").read_text().splitlines()]
+    lines = read_lines(tmp_path / "run" / "selection.jsonl")
     assert [line["step"] for line in lines] == list(range(8))
     assert lines[0]["pool_count"] == 16  # 4 rows x 2 micro-batches x 2 ranks
     pooled = sum(source["pooled"] for source in summary["sources"].values())
@@ -75,7 +76,7 @@ def test_a_run_resumes_with_fewer_processes(tmp_path: Path) -> None:
     for command in (two, one):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
-        lines = map(json.loads, (run / "selection.jsonl").read_text().splitlines())
+        lines = read_lines(run / "selection.jsonl")
         found.append([(line["pool"], line["kept"]) for line in lines])
         shutil.rmtree(run / "checkpoint-6")
     assert len(found[0]) == 6

@@ -13,7 +13,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from tests.support.models import tiny_model
 from tests.support.sft import sft_settings, text_rows
-from tests.support.trainers import collate, lines, mixture, weights
+from tests.support.trainers import collate, lines, mixture, same_weights, weights
 from transformers import TrainingArguments
 from trl import SFTConfig
 
@@ -181,7 +181,7 @@ def test_lora_checkpointing_and_a_resume(tmp_path: Path, tokenizer: Any) -> None
     resumed = build("cut")
     resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-4"))
     assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
-    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+    assert same_weights(whole, resumed)
 
 
 def test_rows_that_trl_drops_keep_their_numbers(tmp_path: Path, tokenizer: Any) -> None:

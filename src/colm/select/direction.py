@@ -9,7 +9,7 @@ from torch import Tensor
 def match_direction(features: Tensor, budget: int, goal: Tensor | None = None) -> Tensor:
     """Pick rows one at a time so that the picks' sum comes closest to the goal's direction.
 
-    Greedy on the cosine, using only inner products. Not submodular, so there is no guarantee.
+    Greedy on the cosine, using only inner products. Not submodular, so there is no guarantee of optimality.
 
     Args:
         features: (n, d), finite.

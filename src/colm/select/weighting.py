@@ -14,7 +14,7 @@ def weigh_picks(stands_for: Tensor, big: Tensor, pool_rows: int, kind: str) -> T
 
     Args:
         stands_for: (K,) float, how many pool rows each kept row represents; or fitted weights.
-        big: (K,) bool, which rows come from big sources.
+        big: (K,) bool, which rows come from large sources.
         pool_rows: N, number of candidate rows.
         kind: ``uniform``, ``represented``, ``relative`` or ``fitted``, see `SelectionConfig.weights`.
 

@@ -24,7 +24,7 @@ class PoolFacts:
 
     source: list[str]
     dataset_index: list[int]  # REPEATED for a row that only fills a batch
-    labelled: list[int]  # labelled tokens after the shift
+    labelled: list[int]  # labeled tokens after the shift
     tokens: list[int]  # tokens without padding
     slots: int  # micro-batches over all ranks
     rows_by_rank: list[int]
@@ -37,7 +37,7 @@ class PoolFacts:
 
     @cached_property
     def learnable(self) -> list[int]:
-        """Rows with a labelled token, which may be kept, in this order."""
+        """Rows with a labeled token, which may be kept, in this order."""
         return [p for p in self.order if self.labelled[p] > 0]
 
     @cached_property

@@ -7,6 +7,7 @@ of times, in the same order.
 from __future__ import annotations
 
 import gc
+import os
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,13 @@ def rank_and_world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def launched_rank_and_world() -> tuple[int, int]:
+    """Return `rank_and_world`, or what a launcher such as torchrun set in the environment before the group is made."""
+    if dist.is_available() and dist.is_initialized():
+        return rank_and_world()
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def leave_ranks() -> None:

@@ -14,12 +14,12 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import torch
 from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 
 from colm.errors import DataError, suggest
+from colm.step.labels import has_label
 from colm.step.pool import IGNORE
 from colm.step.pool_info import REPEATED
 from colm.step.sources import name_sources
@@ -27,8 +27,6 @@ from colm.types import Batch
 
 SOURCE_KEY = "colm_source"
 INDEX_KEY = "colm_index"
-
-LABELS = "labels"
 
 NO_TENSOR = (str, date, time, timedelta, Decimal, type(None))
 """Types of source labels that collators cannot convert to tensors."""
@@ -132,38 +130,12 @@ def _add_codes(dataset: Dataset, codes: Sequence[int]) -> Dataset:
         return coded.with_format(kept["type"], **options, **kept["format_kwargs"])
     transform = kept["format_kwargs"]["transform"]
 
-    def transform_beside_codes(batch: Mapping[str, Any]) -> Any:
+    def transform_with_codes(batch: Mapping[str, Any]) -> Any:
         made = transform({key: value for key, value in batch.items() if key not in keys})
-        beside = {key: batch[key] for key in keys if key in batch}  # a view for lengths may omit them
-        return {**made, **beside} if isinstance(made, Mapping) else made
+        codes = {key: batch[key] for key in keys if key in batch}  # a view for lengths may omit them
+        return {**made, **codes} if isinstance(made, Mapping) else made
 
-    return coded.with_transform(transform_beside_codes, **options)
-
-
-def has_label(row: Mapping[str, Any]) -> bool:
-    """Return whether a row has at least one label; a row without a labels key gets labels from the collator."""
-    labels = row.get(LABELS)
-    if labels is None or np.ndim(labels) != 1:
-        return True
-    return bool((np.asarray(labels)[1:] != IGNORE).any())  # nothing predicts a row's first token
-
-
-def find_learnable(dataset: Dataset) -> np.ndarray:
-    """Return which rows of a dataset have at least one label, (len,) bool; see `has_label`."""
-    learnable = np.ones(len(dataset), dtype=bool)
-    if LABELS not in dataset.column_names or dataset.format["type"] == "custom":  # a transform may create other labels
-        return learnable
-    plain, start = dataset.with_format("arrow").select_columns([LABELS]), 0
-    for table in plain.iter(batch_size=10_000):
-        lists = table[LABELS].combine_chunks()
-        if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)) or lists.null_count:
-            return learnable
-        told = np.concatenate([[0], np.cumsum(lists.flatten().to_numpy(zero_copy_only=False) != IGNORE)])
-        ends = np.cumsum(lists.value_lengths().to_numpy(zero_copy_only=False))
-        firsts = np.minimum(ends, np.concatenate([[0], ends[:-1]]) + 1)
-        learnable[start : start + len(lists)] = told[ends] > told[firsts]
-        start += len(lists)
-    return learnable
+    return coded.with_transform(transform_with_codes, **options)
 
 
 class CollatorWithCodes:

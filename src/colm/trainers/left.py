@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from colm.errors import DataError
+from colm.step.labels import find_learnable, has_label
 from colm.step.sources import RowsLeft, find_small_sources
-from colm.trainers.columns import SOURCE_KEY, CodedRows, EncodedData, find_learnable, has_label
+from colm.trainers.columns import SOURCE_KEY, CodedRows, EncodedData
 from colm.trainers.streams import is_stream
 
 

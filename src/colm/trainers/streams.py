@@ -12,8 +12,9 @@ from datasets import IterableDataset as HubStream
 from torch.utils.data import IterableDataset
 
 from colm.errors import ConfigError, DataError, suggest
+from colm.step.labels import has_label
 from colm.step.sources import count_sources, name_keys, name_of_row, name_sources
-from colm.trainers.columns import INDEX_KEY, SOURCE_KEY, EncodedData, has_label
+from colm.trainers.columns import INDEX_KEY, SOURCE_KEY, EncodedData
 
 WINDOW = 1000
 """Default number of rows from which source sizes are estimated."""

@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from tests.support.commands import read_lines, write_run
+from tests.support.commands import write_run
+from tests.support.files import read_lines
 from tests.support.topics import topic_rows
 
 from colm.lab.cli import main

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.support.commands import read_lines, write_run
+from tests.support.commands import write_run
+from tests.support.files import read_lines
 from tests.support.models import tiny_model
 
 from colm import ConfigError
@@ -43,7 +44,7 @@ def test_train_leaves_a_run_that_loads_and_goes_on(tmp_path: Path, capsys: pytes
     assert rare["rows"] == 4
     assert rare["kept"] == rare["pooled"] > 0
     assert sum(source["kept"] for source in summary["sources"].values()) == 24
-    lines = [json.loads(line) for line in (run / "selection.jsonl").read_text().splitlines()]
+    lines = read_lines(run / "selection.jsonl")
     assert [line["kept_count"] for line in lines] == [4] * 6
     assert yaml.safe_load((run / "config.yaml").read_text())["selection"]["keep"] == 0.5
 
@@ -54,7 +55,7 @@ def test_train_leaves_a_run_that_loads_and_goes_on(tmp_path: Path, capsys: pytes
 
     assert main(["train", config]) == 2
     assert "already contains a run" in capsys.readouterr().err
-    evaluations = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+    evaluations = read_lines(run / "evaluations.jsonl")
     assert [(line["step"], line["rows"]) for line in evaluations] == [(0, 0), (6, 24)]
     assert evaluations[1]["losses"]["rare"] == rare["eval_loss_after"]
     assert evaluations[1]["seconds"] == summary["seconds"]
@@ -62,9 +63,9 @@ def test_train_leaves_a_run_that_loads_and_goes_on(tmp_path: Path, capsys: pytes
     assert {example["source"] for kind in examples.values() for example in kind} == {"adding"}
     assert all(example["kept"] > 0 and example["text"] for example in examples["most_kept"])
     assert main(["train", config, "training.max_steps=8", "--resume"]) == 0
-    resumed = [json.loads(line)["step"] for line in (run / "selection.jsonl").read_text().splitlines()]
+    resumed = [line["step"] for line in read_lines(run / "selection.jsonl")]
     assert resumed == list(range(8))
-    resumed_evaluations = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+    resumed_evaluations = read_lines(run / "evaluations.jsonl")
     assert resumed_evaluations[:2] == evaluations
     assert [line["step"] for line in resumed_evaluations] == [0, 6, 8]
     assert json.loads((run / "summary.json").read_text())["steps"] == 8

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.support.commands import write_run
+from tests.support.files import read_lines, write_lines
 
 from colm.errors import ConfigError
 from colm.lab.cli import main
@@ -99,8 +100,7 @@ def test_runs_share_data_and_what_is_finished_is_not_run_again(
     assert found["random"]["0"]["macro"] != found["random"]["1"]["macro"]
 
     def lines(method: str, seed: int) -> list[dict[str, Any]]:
-        path = out / method / f"seed-{seed}" / "selection.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        return read_lines(out / method / f"seed-{seed}" / "selection.jsonl")
 
     def rows(held: dict[str, list[int]]) -> list[int]:
         return sorted(row for part in held.values() for row in part)
@@ -152,9 +152,10 @@ def test_runs_on_other_data_are_refused(
 
 @pytest.mark.slow
 def test_every_run_answers_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config, questions = write_run(tmp_path, training=TRAINING), tmp_path / "questions.jsonl"
+    config = write_run(tmp_path, training=TRAINING)
     rows = [{"source": name, "prompt": "1 + 1 = ", "answer": "2"} for name in ("adding", "other")]
-    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    questions = tmp_path / "questions.jsonl"
+    write_lines(questions, rows)
     command = ["compare", config, "--methods", "random", "--seeds", "0"]
     assert main(command) == 0
     asked = [*command, "--eval-data", str(questions), "--eval-options", "--max-new-tokens 4"]

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from tests.support.commands import write_run
+from tests.support.files import read_lines, write_lines
 
 from colm.errors import ConfigError
 from colm.lab.cli import main
@@ -26,21 +27,12 @@ QUESTIONS = [
 ]
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a run that has learned the answers of its three sources."""
     folder = tmp_path_factory.mktemp("trained")
     training = {"per_device_train_batch_size": 8, "max_steps": 80, "learning_rate": 5e-3, "use_cpu": True}
-    data = {"train": write(folder / "questions.jsonl", QUESTIONS), "validation_rows": 3, "max_length": 64}
+    data = {"train": write_lines(folder / "questions.jsonl", QUESTIONS), "validation_rows": 3, "max_length": 64}
     config = write_run(folder, data=data, training={**training, "save_strategy": "no"}, selection={"features": "none"})
     assert main(["train", config]) == 0
     return folder / "run"
@@ -57,7 +49,7 @@ def test_a_run_is_asked_what_it_held_out(trained: Path, tmp_path: Path, capsys: 
     assert figures["in_domain"]["macro"]["value"] > 0.6
     assert figures["out_of_domain"] is None
     assert figures["settings"]["temperature"] == 0
-    lines = read(trained / "answers.jsonl")
+    lines = read_lines(trained / "answers.jsonl")
     assert [line["index"] for line in lines] == list(range(9))
     right = [line for line in lines if line["right"]]
     assert right[0]["completion"].startswith("So.\nThe answer is")
@@ -70,9 +62,9 @@ def test_other_data_is_out_of_domain_and_runs_stand_beside_each_other(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    held = write(tmp_path / "held.jsonl", QUESTIONS[:12])
+    held = write_lines(tmp_path / "held.jsonl", QUESTIONS[:12])
     other = [{"instruction": f"other {i}", "answer": "5" if i else None} for i in range(4)]
-    files = f"{held},{write(tmp_path / 'other.jsonl', other)}"
+    files = f"{held},{write_lines(tmp_path / 'other.jsonl', other)}"
     command = ["eval", str(trained), str(trained), "--data", files]
     assert main(command) == 2
     assert "is given twice" in capsys.readouterr().err
@@ -103,8 +95,8 @@ def test_an_adapter_on_a_random_base_answers_as_it_was_trained(tmp_path: Path) -
     config = write_run(tmp_path, lora={"r": 4}, seed=3)
     assert main(["train", config, "training.max_steps=2", 'training.save_strategy="no"']) == 0
     model, tokenizer = targets.load_target(targets.find_target(str(tmp_path / "run"), []))
-    evaluations = read(tmp_path / "run" / "evaluations.jsonl")
-    rows = [row for row in read(tmp_path / "rows.jsonl") if row["source"] == "rare"]
+    evaluations = read_lines(tmp_path / "run" / "evaluations.jsonl")
+    rows = [row for row in read_lines(tmp_path / "rows.jsonl") if row["source"] == "rare"]
     losses = []
     for row in rows:
         head, tail = tokenizer(row["prompt"])["input_ids"], tokenizer(row["completion"])["input_ids"]
@@ -139,19 +131,19 @@ def test_an_evaluation_goes_on_where_it_was_killed(
     monkeypatch.setattr(judge, "generate_batch", killed)
     assert main(command) == 130
     assert {path.name for path in tmp_path.iterdir()} == {PARTIAL_ANSWERS_NAME, MANIFEST_NAME}
-    assert len(read(tmp_path / PARTIAL_ANSWERS_NAME)) == 4
+    assert len(read_lines(tmp_path / PARTIAL_ANSWERS_NAME)) == 4
     with (tmp_path / PARTIAL_ANSWERS_NAME).open("a") as file:
         file.write('{"source": "colo')  # cut off while it was written
     assert main(command) == 0
     assert calls == [3, 3, 3, 3]
     assert {path.name for path in tmp_path.iterdir()} == {"answers.json", "answers.jsonl", MANIFEST_NAME}
-    lines = read(tmp_path / "answers.jsonl")
+    lines = read_lines(tmp_path / "answers.jsonl")
     assert [line["index"] for line in lines] == list(range(9))
     RunFolder(tmp_path).grow([PARTIAL_ANSWERS_NAME])
     (tmp_path / PARTIAL_ANSWERS_NAME).write_text('{"run": "", "questions": "", "weights": []}\n')  # of other settings
     assert main(command) == 0
     assert calls == [3] * 7
-    assert read(tmp_path / "answers.jsonl") == lines
+    assert read_lines(tmp_path / "answers.jsonl") == lines
 
 
 def test_a_batch_too_large_for_the_memory(
@@ -169,7 +161,7 @@ def test_programs_run_only_where_asked_for(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [{"source": "code", "prompt": f"{i}: ", "completion": "print(2 + 3)"} for i in range(2)]
-    command = ["eval", str(trained), "--data", write(tmp_path / "code.jsonl", rows), "--max-new-tokens", "2"]
+    command = ["eval", str(trained), "--data", write_lines(tmp_path / "code.jsonl", rows), "--max-new-tokens", "2"]
     command += ["--out", str(tmp_path)]
     ran: list[str] = []
     monkeypatch.setattr("colm.lab.cli.eval.run_program", lambda source: ran.append(source) or "5\n")
@@ -177,7 +169,7 @@ def test_programs_run_only_where_asked_for(
     assert ran == []
     assert main([*command, "--run-programs"]) == 0
     assert ran[:2] == ["print(2 + 3)"] * 2
-    assert {line["expected"] for line in read(tmp_path / "answers.jsonl")} == {"5"}
+    assert {line["expected"] for line in read_lines(tmp_path / "answers.jsonl")} == {"5"}
     assert run_written("no program") is None
 
     def refuse(source: str) -> None:
@@ -214,12 +206,15 @@ def test_tasks_of_the_harness(
         (["RUN", "--data", "text.jsonl"], "only text, which has no prompt to answer"),
         (["RUN", "--data", "wrong.jsonl"], "no question with its answer. Did you mean 'prompt'"),
         (["RUN", "--data", "null.jsonl"], "None of the 1 rows has a final answer"),
-        (["RUN", "--limit", "0"], "--limit 0 must be at least 1"),
-        (["RUN", "--seed", "-1"], "--seed -1 must be a whole number"),
-        (["RUN", "--seed", str(10**22)], f"--seed {10**22} must be a whole number of at least 0 and below 2**32"),
-        (["RUN", "--sample", "-0.5"], "--sample -0.5 must be a temperature from 0"),
-        (["RUN", "--batch-size", "0"], "--batch-size must be at least 1; it is 0"),
-        (["RUN", "--max-new-tokens", "0"], "--max-new-tokens must be at least 1; it is 0"),
+        (["RUN", "--limit", "0"], "--limit=0 must be at least 1 row per source"),
+        (["RUN", "--seed", "-1"], "--seed=-1 must be a whole number of at least 0"),
+        (
+            ["RUN", "--seed", str(10**22)],
+            f"--seed={10**22} must be a whole number of at least 0 and at most 4,294,967,295",
+        ),
+        (["RUN", "--sample", "-0.5"], "--sample=-0.5 must be a temperature from 0"),
+        (["RUN", "--batch-size", "0"], "--batch-size=0 must be a whole number of at least 1"),
+        (["RUN", "--max-new-tokens", "0"], "--max-new-tokens=0 must be a whole number of at least 1"),
         (["RUN", "--max-new-tokens", "512"], "leaves no room for a prompt in the model's context of 512"),
         (["RUN", "selection.keep=0.25"], "'selection.keep=0.25' has no effect on an evaluation"),
     ],
@@ -241,10 +236,10 @@ def test_what_can_not_be_evaluated(
         (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(settings))
     (tmp_path / "unheld" / "summary.json").write_bytes((trained / "summary.json").read_bytes())
     (tmp_path / "compared" / "compare.json").write_text("{}")
-    write(tmp_path / "held.jsonl", QUESTIONS[:3])
-    write(tmp_path / "text.jsonl", [{"text": "abc"}])
-    write(tmp_path / "wrong.jsonl", [{"promt": "abc", "answer": "5"}])
-    write(tmp_path / "null.jsonl", [{"prompt": "abc", "answer": None}])
+    write_lines(tmp_path / "held.jsonl", QUESTIONS[:3])
+    write_lines(tmp_path / "text.jsonl", [{"text": "abc"}])
+    write_lines(tmp_path / "wrong.jsonl", [{"promt": "abc", "answer": "5"}])
+    write_lines(tmp_path / "null.jsonl", [{"prompt": "abc", "answer": None}])
     arguments = [str(trained) if argument == "RUN" else argument for argument in arguments]
     assert main(["eval", *arguments]) == 2
     error = capsys.readouterr().err
@@ -254,8 +249,8 @@ def test_what_can_not_be_evaluated(
 
 def test_columns_may_be_mapped(trained: Path, tmp_path: Path) -> None:
     rows = [{"kind": "colour", "question": "colour 3: ", "solution": "red"}]
-    command = ["eval", str(trained), "--data", write(tmp_path / "q.jsonl", rows), "--source-column", "kind"]
+    command = ["eval", str(trained), "--data", write_lines(tmp_path / "q.jsonl", rows), "--source-column", "kind"]
     command += ["data.columns={prompt: question, answer: solution}", "--max-new-tokens", "12", "--out", str(tmp_path)]
     assert main(command) == 0
-    (line,) = read(tmp_path / "answers.jsonl")
+    (line,) = read_lines(tmp_path / "answers.jsonl")
     assert (line["source"], line["expected"], line["prompt"]) == ("colour", "red", "colour 3: ")

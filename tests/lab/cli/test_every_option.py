@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import yaml
+from tests.support.files import write_lines, write_settings
 
 from colm.errors import ColmError, ConfigError, DataError
 from colm.lab.cli import main
@@ -98,13 +97,11 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = [
         {"source": name, "prompt": f"{name} {i} is ", "completion": f"{i * 7 % 13}"} for i, name in enumerate(names)
     ]
-    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(Path("rows.jsonl"), rows)
     sizes = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 2}
     training = {**sizes, "logging_steps": 1, "save_strategy": "no", "eval_strategy": "steps", "eval_steps": 1}
     data = {"train": "rows.jsonl", "max_length": 64, "validation_rows": 4}
-    Path("run.yaml").write_text(
-        yaml.safe_dump({"model": "tiny", "data": data, "training": training, "output_dir": "out"})
-    )
+    write_settings(tmp_path, {"model": "tiny", "data": data, "training": training, "output_dir": "out"})
     Path("folder").mkdir()
     for name, content in (
         ("binary.yaml", b"\x89PNG\x00"),

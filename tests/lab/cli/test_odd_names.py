@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support.commands import read_lines, write_run
+from tests.support.commands import write_run
+from tests.support.files import read_lines, write_lines
 from transformers import PreTrainedModel
 
 from colm.lab.cli import main
@@ -28,7 +29,7 @@ def write_named(folder: Path, names: list[str]) -> str:
         for place, name in enumerate(names)
         for i in range(6)
     ]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(folder / "rows.jsonl", rows)
     return config
 
 

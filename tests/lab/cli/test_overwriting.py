@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support.commands import contents, read_lines, write_run
+from tests.support.commands import write_run
+from tests.support.files import contents, read_lines
 from transformers import Trainer
 
 from colm.lab.cli import main
@@ -78,7 +79,7 @@ def test_the_settings_and_the_data_may_stand_in_the_output_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_run(tmp_path, training=FEW, output_dir=".", data={"train": "data.json", "max_length": 32})
-    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    rows = read_lines(tmp_path / "rows.jsonl")
     (tmp_path / "data.json").write_text(json.dumps(rows))
     (tmp_path / "run.yaml").rename(tmp_path / "config.yaml")
     before = contents(tmp_path)

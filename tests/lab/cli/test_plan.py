@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from tests.support.files import write_settings
 from tests.support.models import tiny_model
 
 from colm.lab.cli import main
@@ -21,8 +21,7 @@ def write(folder: Path, **changes: Any) -> str:
         "output_dir": str(folder / "run"),
         **changes,
     }
-    (folder / "run.yaml").write_text(yaml.safe_dump(values))
-    return str(folder / "run.yaml")
+    return write_settings(folder, values)
 
 
 def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.files import write_lines
 
 from colm.errors import ConfigError, DataError
 from colm.lab.data.fingerprint import fingerprint_data
@@ -55,8 +56,7 @@ def rows_of(labels: list[Any]) -> list[dict[str, Any]]:
 
 
 def write_jsonl(path: Path, labels: list[Any]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows_of(labels)))
-    return str(path)
+    return write_lines(path, rows_of(labels))
 
 
 def write_parquet(path: Path, labels: list[Any]) -> str:

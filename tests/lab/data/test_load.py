@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
+from tests.support.files import write_lines
 
 from colm.errors import DataError
 from colm.lab.data.demo import SHARES, demo_rows
@@ -25,7 +26,7 @@ def data(**changes: Any) -> DataSettings:
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:
     if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_lines(path, rows)
     elif path.suffix == ".json":
         path.write_text(json.dumps(rows))
     elif path.suffix == ".csv":

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from colm.errors import DataError
 from colm.lab.data.held_out import hold_out
 from colm.lab.data.load import read_mixture
-from colm.lab.data.mix import cap_rows, share_of_weights, weigh_rows
+from colm.lab.data.mix import cap_rows, weigh_rows
 from colm.lab.data.settings import DataSettings, MixtureEntry
+from colm.mixing import fixed_shares
 
 
 def parts_of(*sizes: dict[str, int]) -> list[Dataset]:
@@ -59,6 +60,12 @@ def test_weights_are_shares_of_as_many_rows() -> None:
     assert len(weigh_rows(parts, "source", {"maths": 0, "code": 1}, 0)) == 1  # an empty part is dropped
 
 
+def test_temperature_draws_powers_of_the_sizes() -> None:
+    parts = parts_of({"maths": 81, "code": 1})
+    assert count(weigh_rows(parts, "source", {}, 0, 4.0)) == {"maths": 62, "code": 20}  # 3 : 1
+    assert count(weigh_rows(parts, "source", {}, 0, 1.0)) == {"maths": 81, "code": 1}
+
+
 @settings(max_examples=25)
 @given(
     st.dictionaries(st.sampled_from("abc"), st.integers(1, 12), min_size=1),
@@ -75,11 +82,11 @@ def test_no_row_is_repeated_before_all_of_its_source_are_used(sizes: dict[str, i
 
 def test_a_weight_for_an_unknown_source_and_a_source_without_weight() -> None:
     with pytest.raises(DataError, match="data.weights names 'mahts', which is not a source .* Did you mean 'maths'"):
-        share_of_weights({"mahts": 1}, ["code", "maths"])
+        fixed_shares("data.weights", {"mahts": 1}, ["code", "maths"])
     with pytest.raises(DataError, match="no weight for the source 'maths'; give every source one, 0 to leave it out"):
-        share_of_weights({"code": 1}, ["code", "maths"])
+        fixed_shares("data.weights", {"code": 1}, ["code", "maths"])
     with pytest.raises(DataError, match="All data.weights are 0"):
-        share_of_weights({"code": 0}, ["code"])
+        fixed_shares("data.weights", {"code": 0}, ["code"])
 
 
 def test_rows_are_held_out_of_a_source_not_of_a_file() -> None:
@@ -113,6 +120,8 @@ def test_rows_are_held_out_then_capped_then_weighted(tmp_path: Any) -> None:
     assert count(mixture.train) == {"a": 20, "b": 20}
     held = {row["prompt"] for part in mixture.validation for row in part}
     assert not held & {row["prompt"] for part in mixture.train for row in part}
+    warm = read_mixture(replace(data, weights={}, temperature=10.0**9), [], seed=0)
+    assert count(warm.train) == {"a": 20, "b": 20}
     with pytest.raises(DataError, match="data.validation_rows names 'c', which is not a source"):
         read_mixture(replace(data, validation_rows={"c": 1}), [], seed=0)
     with pytest.raises(DataError, match="The demo holds out the same number of rows of each source"):

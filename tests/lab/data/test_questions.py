@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset
+from tests.support.files import write_lines
 from tests.support.templates import CHAT
 from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
@@ -21,11 +21,6 @@ from colm.step.pool import IGNORE
 
 def ask(rows: list[dict[str, Any]], **changes: Any) -> Questions:
     return read_questions([Dataset.from_list(rows)], **{"source_column": "source", **changes})
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +126,8 @@ def test_the_demo_carries_what_its_scorers_need_and_trains_as_before(tokenizer: 
 
 
 def test_files_without_a_source_column_are_sources(tmp_path: Path) -> None:
-    first = write(tmp_path / "sums.jsonl", [{"question": "2 + 3?", "solution": "5"}])
-    second = write(tmp_path / "other.jsonl", [{"prompt": "?", "completion": "x", "kind": "named"}])
+    first = write_lines(tmp_path / "sums.jsonl", [{"question": "2 + 3?", "solution": "5"}])
+    second = write_lines(tmp_path / "other.jsonl", [{"prompt": "?", "completion": "x", "kind": "named"}])
     columns = {"prompt": "question", "completion": "solution"}
     parts = read_question_files([first, second], columns, "kind")
     found = read_questions(parts, source_column="kind").asked

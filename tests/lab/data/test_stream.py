@@ -55,6 +55,7 @@ def test_a_streams_rows_are_those_of_the_data_set(entries: list[MixtureEntry]) -
         ({"weights": {"a": 3, "b": 1}}, 0.75),
         ({"source_sizes": {"a": 400, "b": 100}}, 0.8),
         ({"weights": {"a": 1, "b": 0}}, 1.0),
+        ({"source_sizes": {"a": 810, "b": 10}, "temperature": 4.0}, 0.75),
     ],
 )
 def test_entries_are_drawn_by_weight_or_size(entries: list[MixtureEntry], changes: Any, share: float) -> None:
@@ -151,6 +152,7 @@ def test_unsupported_stream_settings(tmp_path: Path, entries: list[MixtureEntry]
     for settings, message in (
         (data(weights={"a": 1, "c": 1}), "data.weights names 'c', which is not a source"),
         (data(weights={"a": 1}), "no weight for the source 'b'"),
+        (data(temperature=2.0, source_sizes={"a": 1}), "data.temperature needs the rows of 'b'"),
     ):
         with pytest.raises(DataError, match=message):
             read_stream(settings, entries)

@@ -1,4 +1,4 @@
-"""A comparison's results against its files."""
+"""A comparison's results against its files; the first reach of a loss against a fine grid."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 from tests.support.reports import SIZES, write_comparison_folder
 
@@ -23,6 +25,7 @@ from colm.lab.report.comparison import (
     average_differences,
     count_cost,
     final_losses,
+    find_first_reach,
     find_method,
     find_reach,
     list_sources,
@@ -192,3 +195,28 @@ def test_broken_comparisons_are_named(tmp_path: Path, held: Any, message: str) -
         (tmp_path / "compare.json").write_text(held if isinstance(held, str) else json.dumps(held))
     with pytest.raises(ConfigError, match=message):
         read_comparison(tmp_path)
+
+
+losses = st.floats(0.5, 5)
+
+
+@given(st.lists(losses, min_size=1, max_size=8), losses)
+def test_the_first_reach_is_where_the_line_first_is_low_enough(curve: list[float], target: float) -> None:
+    x = [10.0 * i for i in range(len(curve))]
+    fine = np.union1d(np.linspace(0, x[-1], 20001), x)
+    held = fine[np.interp(fine, x, curve) <= target * (1 + 1e-6)]
+    found = find_first_reach(x, curve, target)
+    if found is None:
+        assert not len(held)
+    else:
+        assert np.interp(found, x, curve) <= target * (1 + 2e-6)
+        if len(held):
+            assert found == pytest.approx(held[0], abs=2 * x[-1] / 20000 + 1e-3)
+
+
+def test_a_curve_reaches_its_own_end_and_skips_gaps() -> None:
+    assert find_first_reach([0, 10], [3.0, 2.0], 2.0) == 10
+    assert find_first_reach([0, 10], [3.0, 2.0 + 1e-9], 2.0) == 10
+    assert find_first_reach([0, 10, 20], [3.0, float("nan"), 1.0], 2.0) == 10
+    assert find_first_reach([0], [float("nan")], 2.0) is None
+    assert find_first_reach([], [], 2.0) is None

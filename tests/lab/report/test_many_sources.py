@@ -22,7 +22,7 @@ def test_a_report_plots_some_sources_and_lists_all(tmp_path: Path, monkeypatch: 
         drawn.append(alt)
         return "<svg></svg>"
 
-    monkeypatch.setattr("colm.lab.report.run_plots.draw_lines", draw)
+    monkeypatch.setattr("colm.lab.report.run_page.draw_lines", draw)
     counts = {}
     for count in (MOST_DRAWN, 100, 1000):
         sizes = sizes_of(count)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.files import read_lines
 from tests.support.reports import write_run
 
 from colm.lab.report import measures
@@ -43,7 +43,7 @@ def test_thin_drops_values_that_cannot_be_plotted() -> None:
 def test_traces_follow_the_lines(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "mine", steps=30)
     run = read_run(folder)
-    lines = [json.loads(line) for line in (folder / "selection.jsonl").read_text().splitlines()]
+    lines = read_lines(folder / "selection.jsonl")
     kept = sum(len(line["kept"].get("code", [])) for line in lines[20:])
     pooled = sum(len(line["pool"].get("code", [])) for line in lines[20:])
     assert measures.trace_kept_share(run, "code", 10).y[-1] == pytest.approx(kept / pooled)

@@ -7,8 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from colm.lab.report.plots import COLOURS, Line, draw_key, draw_lines
-from colm.lab.report.svg import PlotIds
+from colm.lab.report.plots import COLOURS, Line, PlotIds, draw_key, draw_lines
 
 LINE = Line([0, 10, 20], [4.0, 3.0, 2.5], 0, [3.9, 2.9, 2.4], [4.1, 3.1, 2.6])
 

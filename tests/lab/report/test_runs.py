@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.support.files import read_lines, write_lines
 from tests.support.reports import SIZES, find_small, write_run
 
 from colm.errors import ConfigError
@@ -54,6 +55,8 @@ def test_a_run_in_progress_is_judged_by_the_rows_seen(tmp_path: Path) -> None:
     assert sorted(run.small) == ["history", "poems"]
     listed = read_run(write_run(tmp_path / "listed", finished=False, selection={"small_sources": ["code"]}))
     assert listed.small == {"code"}
+    assert read_run(write_run(tmp_path / "all", finished=False, selection={"small_sources": "none"})).small == set()
+    assert read_run(write_run(tmp_path / "one", finished=False, sizes={"code": 9})).small == set()
 
 
 def test_a_run_resumed_after_its_summary_has_not_finished(tmp_path: Path) -> None:
@@ -76,9 +79,9 @@ def test_an_older_run_without_the_newer_files_and_fields(tmp_path: Path) -> None
     summary["sources"]["poems"]["eval_loss_before"] = None
     (folder / "summary.json").write_text(json.dumps(summary))
     newer = ("step_seconds", "match", "match_random")
-    lines = [json.loads(line) for line in (folder / "selection.jsonl").read_text().splitlines()]
+    lines = read_lines(folder / "selection.jsonl")
     cut = [{key: value for key, value in line.items() if key not in newer} for line in lines]
-    (folder / "selection.jsonl").write_text("".join(json.dumps(line) + "\n" for line in cut))
+    write_lines(folder / "selection.jsonl", cut)
     run = read_run(folder)
     assert run.finished
     assert sorted(run.small) == ["history", "poems"]

@@ -19,10 +19,10 @@ from colm.errors import ConfigError
 from colm.hints import Also, Range, arms_of, extras_of, hints_of, options_of, stem_of
 from colm.lab.cli import main
 from colm.lab.data.settings import DataSettings, MixtureEntry
+from colm.lab.run.arguments import lora_hints, training_hints
 from colm.lab.run.schema import describe_fields, make_schema
 from colm.lab.run.sections import SECTIONS, TopSettings
 from colm.lab.run.settings import resolve_settings
-from colm.lab.run.training import lora_hints, training_hints
 from colm.lab.sources.config import ClusterConfig, SourceRules
 
 ROOT = Path(__file__).parents[3]
@@ -81,7 +81,8 @@ ODD = st.one_of(
 def values_of(hint: Any, depth: int = 0) -> st.SearchStrategy[Any]:
     """Return values near what a hint asks for, valid or not."""
     arms = [*arms_of(hint), *(arm for also in extras_of(hint, Also) for arm in arms_of(also.hint))]
-    return st.one_of(*(values_of_arm(arm.kind, arm.rule, depth) for arm in arms), ODD)
+    near = st.one_of(*(values_of_arm(arm.kind, arm.rule, depth) for arm in arms))
+    return st.integers(0, 5).flatmap(lambda draw: near if draw else ODD)
 
 
 def values_of_arm(kind: Any, rule: Any, depth: int) -> st.SearchStrategy[Any]:
@@ -216,4 +217,8 @@ def test_the_command_prints_or_writes_it(tmp_path: Path, capsys: pytest.CaptureF
     path = tmp_path / "schema.json"
     assert main(["schema", "--out", str(path)]) == 0
     Draft202012Validator.check_schema(json.loads(path.read_text()))
-    assert main(["schema", "--out", str(tmp_path / "none" / "schema.json")]) == 2
+    assert main(["schema", "--out", str(path)]) == 0
+    path.write_text("mine")
+    assert main(["schema", "--out", str(path)]) == 2
+    assert "was not written by colm" in capsys.readouterr().err
+    assert path.read_text() == "mine"

@@ -13,7 +13,7 @@ from colm.lab.data.formats import Rendering
 from colm.lab.data.tokenize import tokenize_rows
 from colm.lab.sources import mixture
 from colm.lab.sources.mixture import find_warnings, survey_mixture
-from colm.lab.sources.outlook import expect_pool
+from colm.lab.sources.pools import expect_pool
 from colm.models import train_tiny_tokenizer
 
 
@@ -64,7 +64,7 @@ def test_near_duplicates_and_short_sources_are_seen() -> None:
         ({"a": 90, "b": 10}, {"small_sources": "none"}, "No small source", "Small_sources is none"),
         ({"a": 60, "b": 40}, {}, "Balanced sources", "differ by less than a factor of 2"),
         ({"a": 9990, "b": 10}, {}, "Small sources are rarely in a pool", "0.03 rows of small sources"),
-        ({"a": 45, "b": 28, "c": 27}, {"keep": 0.25}, "Small sources fill the budget", "no row of a big source"),
+        ({"a": 45, "b": 28, "c": 27}, {"keep": 0.25}, "Small sources fill the budget", "no row of a large source"),
         ({"a": 90, "b": 10}, {"keep": 1.0}, "Every row is kept", "only costs time"),
     ],
 )

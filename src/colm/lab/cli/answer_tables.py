@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from colm.lab.evaluate.judge import Line
-from colm.lab.evaluate.shares import Share, estimate_gain
+from colm.lab.intervals import Share, estimate_gain
 
 GROUPS = {"in_domain": "in-domain", "out_of_domain": "out-of-domain", "all": "all sources"}
 

@@ -45,7 +45,7 @@ def cluster_command(data: str, config: str | None, overrides: Sequence[str], out
     RunFolder(Path(labels).parent).prepare()
     fixed = [f"data.train={data}", f"sources.labels={labels}", "mixture=[]", "sources.map={}", "sources.split={}"]
     fixed += ["sources.merge_below=0", "data.validation=null", "data.validation_rows=0", "data.cap=null"]
-    fixed += ["data.weights={}"]  # every row gets a label, in the order of the data
+    fixed += ["data.weights={}", "data.temperature=null"]  # every row gets a label, in the order of the data
     if config is None:
         base = {"model": "none", "output_dir": "none", "sources": {"cluster": {}}}
         settings = resolve_settings(base, [*overrides, *fixed])

@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from colm.errors import ConfigError
+
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to a parser's commands."""
@@ -17,12 +19,17 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def run(options: argparse.Namespace) -> None:
     """Print the schema, or write it to a file."""
-    from colm.lab.run.schema import make_schema
+    from colm.lab.run.folder import RunFolder
+    from colm.lab.run.schema import TITLE, make_schema
     from colm.step.files import replace_file
 
     text = json.dumps(make_schema(), indent=2) + "\n"
     if options.out is None:
         print(text, end="")
     else:
-        replace_file(Path(options.out), text)
+        path = Path(options.out)
+        RunFolder(path.parent).prepare()
+        if path.exists() and not (path.is_file() and TITLE in path.read_text(encoding="utf-8", errors="replace")):
+            raise ConfigError(f"{path} was not written by colm. Move it, or choose another file.")
+        replace_file(path, text)
         print(f"Written to {options.out}.")

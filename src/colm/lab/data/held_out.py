@@ -12,8 +12,8 @@ import numpy.typing as npt
 from datasets import Dataset
 
 from colm.lab.data.held_rows import Parts, part_keys, part_sources
-from colm.lab.data.mix import check_names
 from colm.lab.data.prompts import HeldPrompts, Keys
+from colm.mixing import check_names
 from colm.step.sources import count_sources
 
 logger = logging.getLogger(__name__)

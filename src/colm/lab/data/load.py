@@ -90,8 +90,8 @@ def read_mixture(
         warn_shared(keys, validation, format_name, column, what=what)
     if data.cap is not None:
         train = cap_rows(train, column, data.cap, seed)
-    if data.weights:
-        train = weigh_rows(train, column, data.weights, seed)
+    if data.weights or data.temperature is not None:
+        train = weigh_rows(train, column, data.weights, seed, data.temperature)
     return Mixture(train, validation)
 
 

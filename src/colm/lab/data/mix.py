@@ -1,4 +1,4 @@
-"""The number of rows of each source that are trained on: caps and weights."""
+"""The number of rows of each source that are trained on: caps, weights, and temperature."""
 
 from __future__ import annotations
 
@@ -7,36 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from datasets import Dataset
 
-from colm.errors import DataError, suggest
+from colm.mixing import check_names, fixed_shares, rows_by_share, temperature_shares
 from colm.step.sources import name_keys, name_sources
 
 Place = tuple[int, int]
 """Index of a part, and of a row in that part."""
-
-
-def check_names(
-    what: str, names: Mapping[str, object], sources: Sequence[str], gone: Mapping[str, str] | None = None
-) -> None:
-    """Check that a setting by source names only existing sources.
-
-    Args:
-        what: the setting's name.
-        names: the source names in the setting.
-        sources: the existing sources.
-        gone: sources without a row left, as `RowsLeft.gone`.
-
-    Raises:
-        DataError: a source does not exist (the message suggests the nearest one), or has no row left (and why).
-    """
-    known = set(sources)
-    for name in names:
-        if name not in known and gone and name in gone:
-            raise DataError(f"{what} names {name!r}, which {gone[name]}. The other sources are: {', '.join(sources)}.")
-        if name not in known:
-            raise DataError(
-                f"{what} names {name!r}, which is not a source of the data.{suggest(name, sources)} "
-                f"The sources are: {', '.join(sources)}."
-            )
 
 
 def cap_rows(parts: Sequence[Dataset], column: str, cap: int | Mapping[str, int], seed: int) -> list[Dataset]:
@@ -62,8 +37,14 @@ def cap_rows(parts: Sequence[Dataset], column: str, cap: int | Mapping[str, int]
     return _take(parts, kept)
 
 
-def weigh_rows(parts: Sequence[Dataset], column: str, weights: Mapping[str, float], seed: int) -> list[Dataset]:
-    """Resample so that each source's share of the rows equals its weight; the total number of rows is unchanged.
+def weigh_rows(
+    parts: Sequence[Dataset],
+    column: str,
+    weights: Mapping[str, float],
+    seed: int,
+    temperature: float | None = None,
+) -> list[Dataset]:
+    """Resample so that each source has its share of the rows; the total number of rows is unchanged, up to rounding.
 
     A source that needs more rows than it has is repeated: as many full copies as fit, and the rest at random. A source
     that needs fewer is sampled. So no row is repeated before all other rows of its source are used.
@@ -73,40 +54,23 @@ def weigh_rows(parts: Sequence[Dataset], column: str, weights: Mapping[str, floa
         column: the source column.
         weights: source -> weight, at least 0, one for every source; 0 leaves a source out.
         seed: random seed.
+        temperature: sets the shares instead of `weights`, see `temperature_shares`.
 
     Raises:
         DataError: a source does not exist or has no weight, or no weight is above 0.
     """
     places = _find_places(parts, column)
-    shares = share_of_weights(weights, list(places))
-    total = sum(map(len, places.values()))
+    sizes = {name: len(held) for name, held in places.items()}
+    if temperature is None:
+        shares = fixed_shares("data.weights", weights, list(places))
+    else:
+        shares = temperature_shares(sizes, temperature)
     draw = random.Random(seed)
     kept: dict[str, list[Place]] = {}
-    for name, held in places.items():
-        wanted = max(1, round(total * shares[name])) if shares[name] else 0
-        whole, rest = divmod(wanted, len(held))
-        kept[name] = held * whole + draw.sample(held, rest)
+    for name, wanted in rows_by_share(sum(sizes.values()), shares).items():
+        whole, rest = divmod(wanted, sizes[name])
+        kept[name] = places[name] * whole + draw.sample(places[name], rest)
     return _take(parts, kept)
-
-
-def share_of_weights(weights: Mapping[str, float], sources: Sequence[str]) -> dict[str, float]:
-    """Return each source's weight as a fraction of the total. Raises the same errors as `weigh_rows`.
-
-    >>> share_of_weights({"a": 3, "b": 1}, ["a", "b"])
-    {'a': 0.75, 'b': 0.25}
-    """
-    weights = name_keys("data.weights", weights)
-    check_names("data.weights", weights, sources)
-    missing = [name for name in sources if name not in weights]
-    if missing:
-        raise DataError(
-            f"data.weights has no weight for the source {missing[0]!r}; give every source one, 0 to leave it out. "
-            f"The sources are: {', '.join(sources)}."
-        )
-    total = sum(weights.values())
-    if total <= 0:
-        raise DataError("All data.weights are 0, so no rows remain; give at least one source a weight above 0.")
-    return {name: weights[name] / total for name in sources}
 
 
 def _find_places(parts: Sequence[Dataset], column: str) -> dict[str, list[Place]]:

@@ -89,6 +89,9 @@ class DataSettings(Settings):
     weights: dict[SourceName, Annotated[float, Range(0)]] = field(default_factory=dict)
     """Source -> weight: each source's share of the rows."""
 
+    temperature: Annotated[float, Range(0, open="both")] | None = None
+    """Each source's share of the rows is in proportion to its rows^(1 / temperature): the alternative to weights."""
+
     cap: Count | dict[SourceName, Count] | None = None
     """Maximum rows of a source: one number for all, or source -> number."""
 
@@ -103,6 +106,14 @@ class DataSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.weights and self.temperature is not None:
+            raise ConfigError(
+                f"data.weights and data.temperature={self.temperature} both set the sources' shares; leave one out."
+            )
+        if self.streaming and self.temperature is not None and not self.source_sizes:
+            raise ConfigError(
+                "data.temperature needs the rows of each source, which a stream does not count; set data.source_sizes."
+            )
         if self.streaming and self.cap is not None:
             raise ConfigError("data.cap needs counted rows, and a stream's rows are not counted; use data.weights.")
         if self.streaming and self.train == "demo":

@@ -17,12 +17,12 @@ from colm.lab.data.formats import rendering_of, tokenizer_of_format
 from colm.lab.data.held_out import HELD, draw_rows, warn_shared
 from colm.lab.data.held_rows import Parts, group_rows, part_keys, write_row
 from colm.lab.data.load import column_names, read_entries, read_entry
-from colm.lab.data.mix import check_names, share_of_weights
 from colm.lab.data.prompts import HeldPrompts, prompt_keys
 from colm.lab.data.schemas import choose_format
 from colm.lab.data.settings import DataSettings, MixtureEntry
 from colm.lab.data.tokenize import say_rendering
 from colm.lab.data.validation import tokenize_held_out
+from colm.mixing import check_names, fixed_shares, temperature_shares
 from colm.step.pool import is_learnable
 from colm.step.sources import RowsLeft, name_of_row
 
@@ -66,7 +66,7 @@ def read_stream(data: DataSettings, entries: Sequence[MixtureEntry]) -> StreamPa
     """Open every file and hub data set of a mixture.
 
     With ``data.weights``, each entry is one source, drawn in proportion to its weight. Otherwise entries are drawn in
-    proportion to ``data.source_sizes`` or, without sizes, uniformly.
+    proportion to ``data.source_sizes``, with ``data.temperature``, or, without sizes, uniformly.
 
     Args:
         data: the ``data`` section of a run's configuration.
@@ -93,13 +93,21 @@ def read_stream(data: DataSettings, entries: Sequence[MixtureEntry]) -> StreamPa
                 "mixture."
             )
     weights = data.weights or {name: size for name, size in data.source_sizes.items() if name in names}
-    if data.weights and not names:
-        raise DataError("With a stream, data.weights applies to the mixture entries; list each source under mixture.")
+    for setting in ("weights", "temperature"):
+        if getattr(data, setting) and not names:
+            raise DataError(
+                f"With a stream, data.{setting} applies to the mixture entries; list each source under mixture."
+            )
+    if data.temperature is not None:
+        missing = [name for name in names if name not in data.source_sizes]
+        if missing:
+            raise DataError(f"data.temperature needs the rows of {missing[0]!r}; add it to data.source_sizes.")
+        weights = temperature_shares({name: data.source_sizes[name] for name in set(names)}, data.temperature)
     if not weights or len(names) < 2:
         return StreamParts(parts, None)
     if not data.weights and len(weights) < len(names):
         return StreamParts(parts, None)
-    shares = share_of_weights(weights, sorted(set(names)))
+    shares = fixed_shares("data.weights", weights, sorted(set(names)))
     chances = [shares[name] / names.count(name) for name in names]
     held = [place for place, chance in enumerate(chances) if chance > 0]
     return StreamParts([parts[place] for place in held], [chances[place] for place in held])

@@ -15,7 +15,7 @@ from colm.lab.answers.reasoning import CHANNEL_TOKENS, TAG, ends_in_reasoning, w
 from colm.lab.data.formats import prompt_of_format
 from colm.lab.data.questions import Question
 from colm.lab.evaluate.generate import end_tokens, generate_batch, plan_batches, prompt_room
-from colm.lab.evaluate.shares import Share, estimate_macro, estimate_share
+from colm.lab.intervals import Share, estimate_macro, estimate_share
 
 PROMPT_CHARACTERS = 1000
 """Trailing characters of a prompt stored in a line of `answers.jsonl`."""

@@ -5,24 +5,27 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
-from colm.errors import ConfigError
+from colm.hints import Count, Range, Seed, hints_of
+from colm.typed import read_value
 
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 
 
-class EvalOptions(NamedTuple):
+@dataclass(frozen=True)
+class EvalOptions:
     """The options of `colm eval`."""
 
-    data: Sequence[str] = ()
-    tasks: Sequence[str] = ()
+    data: list[str] = field(default_factory=list)
+    tasks: list[str] = field(default_factory=list)
     source_column: str | None = None
-    max_new_tokens: int = 256
-    batch_size: int = 16
-    limit: int | None = None
-    seed: int = 0
-    temperature: float = 0.0
+    max_new_tokens: Count = 256
+    batch_size: Count = 16
+    limit: Annotated[Count | None, "at least 1 row per source"] = None
+    seed: Seed = 0
+    temperature: Annotated[float, Range(0, 100, open=""), "a temperature from 0 (greedy) to 100"] = 0.0
     run_programs: bool = False
     out: str | None = None
 
@@ -34,15 +37,9 @@ class EvalOptions(NamedTuple):
 
 def check_options(options: EvalOptions) -> None:
     """Raise ConfigError if a value is out of range."""
-    if options.limit is not None and options.limit < 1:
-        raise ConfigError(f"--limit {options.limit} must be at least 1 row per source.")
-    if not 0 <= options.seed < 2**32:
-        raise ConfigError(f"--seed {options.seed} must be a whole number of at least 0 and below 2**32.")
-    if not 0 <= options.temperature <= 100:
-        raise ConfigError(f"--sample {options.temperature} must be a temperature from 0 (greedy) to 100.")
-    if options.batch_size < 1 or options.max_new_tokens < 1:
-        low = "batch-size" if options.batch_size < 1 else "max-new-tokens"
-        raise ConfigError(f"--{low} must be at least 1; it is {min(options.batch_size, options.max_new_tokens)}.")
+    for name, hint in hints_of(EvalOptions).items():
+        flag = "sample" if name == "temperature" else name.replace("_", "-")
+        read_value(f"--{flag}", hint, getattr(options, name))
 
 
 def add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -99,5 +96,5 @@ def parse_arguments(parser: argparse.ArgumentParser, given: Sequence[str]) -> An
 
 def eval_options(given: argparse.Namespace) -> EvalOptions:
     """Return the parsed options."""
-    held = {name: getattr(given, name) for name in EvalOptions._fields}
+    held = {name: getattr(given, name) for name in hints_of(EvalOptions)}
     return EvalOptions(**{**held, "data": [name for names in given.data for name in names if name]})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
 from colm.lab.plan.memory import optimizer_bytes, show_memory
@@ -183,24 +185,17 @@ class Outlook:
             own = (min(own[0], 4), min(own[1], 4))
         if (rows, micro_batches) == own:
             return self._select_run(*own)
-        base = self._select_run(*own)
         b, m = own
         fewer_rows = b // 2 if b > 1 else 2
         fewer_batches = m // 2 if m > 1 else 2
+        sizes = ((b, m), (fewer_rows, m), (b, fewer_batches))
+        base, by_batch, by_pool = (np.array(self._select_run(*size)) for size in sizes)
         # Some memory grows with the rows of a micro-batch, some with those of the pool.
-        by_batch = self._select_run(fewer_rows, m)
-        by_pool = self._select_run(b, fewer_batches)
-        each_pool_row = [(x - y) / (b * (m - fewer_batches)) for x, y in zip(base, by_pool, strict=True)]
-        each_row = [
-            ((x - y) - of_pool * m * (b - fewer_rows)) / (b - fewer_rows)
-            for x, y, of_pool in zip(base, by_batch, each_pool_row, strict=True)
-        ]
-        change = (rows - b, rows * micro_batches - b * m)
-        values = [
-            int(x + max(0.0, of_row) * change[0] + max(0.0, of_pool) * change[1])
-            for x, of_row, of_pool in zip(base, each_row, each_pool_row, strict=True)
-        ]
-        return Cost(*(max(0, value) for value in values))
+        each_pool_row = (base - by_pool) / (b * (m - fewer_batches))
+        each_row = (base - by_batch - each_pool_row * m * (b - fewer_rows)) / (b - fewer_rows)
+        more_rows, more_pool_rows = rows - b, rows * micro_batches - b * m
+        found = base + np.maximum(0, each_row) * more_rows + np.maximum(0, each_pool_row) * more_pool_rows
+        return Cost(*(max(0, int(value)) for value in found))
 
     def _select_run(self, rows: int, micro_batches: int) -> Cost:
         key = (rows, micro_batches)

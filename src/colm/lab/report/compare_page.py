@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
 
 from markupsafe import Markup
 
@@ -17,10 +15,8 @@ from colm.lab.report.comparison import (
     RANDOM,
     Axis,
     Band,
-    Cost,
-    Curve,
+    LossOf,
     Method,
-    Reach,
     average_curves,
     average_differences,
     count_cost,
@@ -32,12 +28,9 @@ from colm.lab.report.comparison import (
     macro_loss,
     read_comparison,
 )
-from colm.lab.report.intervals import Interval
-from colm.lab.report.measures import MOST_DRAWN, mean_micro
-from colm.lab.report.page import Plot, draw_legend, show_number, show_signed, write_page
-from colm.lab.report.plots import Line, draw_lines
-from colm.lab.report.runs import Evaluation
-from colm.lab.report.svg import PlotIds
+from colm.lab.report.measures import MOST_DRAWN, mean_macro, mean_micro
+from colm.lab.report.page import Plot, PlotGroup, draw_legend, show_number, show_signed, write_page
+from colm.lab.report.plots import Line, PlotIds, draw_lines
 
 PAGE_NAME = "compare.html"
 AXES: tuple[tuple[Axis, str, str], ...] = (
@@ -51,21 +44,12 @@ LOSSES = {
     "small": "mean over small sources",
     "big": "mean over big sources",
 }
-
-
-class LossPlots(NamedTuple):
-    """The plots of one loss."""
-
-    name: str
-    note: str
-    plots: list[Plot]
-
-
-class Differences(NamedTuple):
-    """A table of differences from one method."""
-
-    base: str
-    rows: list[tuple[str, dict[str, Interval | None]]]
+_MEANS: dict[str, LossOf] = {
+    "macro": macro_loss,
+    "micro": lambda evaluation, curve: mean_micro(evaluation.losses, curve.rows),
+    "small": lambda evaluation, curve: mean_macro(evaluation.losses, curve.rows.keys() & curve.small),
+    "big": lambda evaluation, curve: mean_macro(evaluation.losses, curve.rows.keys() - curve.small),
+}
 
 
 def write_comparison(folder: Path, *, out: Path | None = None, descriptions: Mapping[str, str] | None = None) -> Path:
@@ -100,11 +84,14 @@ def write_comparison(folder: Path, *, out: Path | None = None, descriptions: Map
             f"{method.name}/seed-{seed}" for method in methods for seed in method.figures if seed not in method.curves
         ],
         finals=[(method.name, len(method.figures), final_losses(method)) for method in methods],
-        differences=[_tabulate_differences(methods, each) for each in bases],
-        costs=_tabulate_costs(methods),
+        differences=[
+            (each.name, [(method.name, loss_differences(method, each)) for method in methods if method is not each])
+            for each in bases
+        ],
+        costs=[(method.name, count_cost(method)) for method in methods],
         target=target,
-        reaches=_tabulate_reaches(methods, target) if target is not None else [],
-        legend=draw_legend({method.name: i for i, method in enumerate(methods)}, ids),
+        reaches=[] if target is None else [(method.name, find_reach(method, target)) for method in methods],
+        legend=draw_legend([method.name for method in methods], ids),
         gaps=_draw_gaps(methods, bases[0], ids) if bases else [],
         base=bases[0].name if bases else "",
         means=_draw_means(methods, ids),
@@ -134,103 +121,72 @@ def state_difference(method: Method, base: Method) -> str:
     return f"{ends} (95% interval {span}, {found.seeds} seeds)."
 
 
-def _tabulate_differences(methods: Sequence[Method], base: Method) -> Differences:
-    return Differences(
-        base.name, [(method.name, loss_differences(method, base)) for method in methods if method is not base]
-    )
-
-
-def _tabulate_costs(methods: Sequence[Method]) -> list[tuple[str, Cost]]:
-    return [(method.name, count_cost(method)) for method in methods]
-
-
 def _mean_target(base: Method) -> float | None:
     held = [run.losses["macro"] for run in base.figures.values() if "macro" in run.losses]
     return fmean(held) if held else None
-
-
-def _tabulate_reaches(methods: Sequence[Method], target: float) -> list[tuple[str, Reach]]:
-    return [(method.name, find_reach(method, target)) for method in methods]
-
-
-def _mean_of(small: bool, evaluation: Evaluation, curve: Curve) -> float | None:
-    held = [loss for name, loss in evaluation.losses.items() if name in curve.rows and (name in curve.small) == small]
-    return fmean(held) if held else None
-
-
-def _micro_loss(evaluation: Evaluation, curve: Curve) -> float | None:
-    return mean_micro(evaluation.losses, curve.rows)
-
-
-def _source_loss(name: str, evaluation: Evaluation, curve: Curve) -> float | None:
-    return evaluation.losses.get(name)
-
-
-_MEANS: dict[str, Callable[[Evaluation, Curve], float | None]] = {
-    "macro": macro_loss,
-    "micro": _micro_loss,
-    "small": partial(_mean_of, True),
-    "big": partial(_mean_of, False),
-}
 
 
 def _draw_gaps(methods: Sequence[Method], base: Method, ids: PlotIds) -> list[Plot]:
     """Draw the difference of each mean loss from the base's, which separates methods that are close together."""
     plots = []
     for name, loss in _MEANS.items():
-        held = [(i, method) for i, method in enumerate(methods) if method is not base]
-        bands = [(i, average_differences(method, base, loss)) for i, method in held]
-        ends = " ".join(_describe(methods[i].name, band) for i, band in bands)
+        others = [(i, method) for i, method in enumerate(methods) if method is not base]
+        bands = [(i, average_differences(method, base, loss)) for i, method in others]
         longest = max((band.x for _, band in bands), key=len, default=[])
         zero = Line(longest, [0.0] * len(longest), style=-1)
-        svg = draw_lines(
-            [zero, *(Line(band.x, band.y, i, band.low, band.high) for i, band in bands)],
-            x_label=AXES[0][2],
-            alt=f"{name.capitalize()} loss minus that of {base.name} against steps. {ends}",
-            ids=ids,
-        )
-        plots.append(Plot(f"{name.capitalize()} loss", Markup(svg), f"minus that of {base.name}"))
+        alt = f"{name.capitalize()} loss minus that of {base.name} against steps."
+        drawn = _draw(methods, bands, AXES[0][2], alt, ids, [zero])
+        plots.append(Plot(f"{name.capitalize()} loss", drawn, f"minus that of {base.name}"))
     return [plot for plot in plots if plot.svg]
 
 
-def _draw_means(methods: Sequence[Method], ids: PlotIds) -> list[LossPlots]:
+def _draw_means(methods: Sequence[Method], ids: PlotIds) -> list[PlotGroup]:
     drawn = [
-        LossPlots(f"{name.capitalize()} loss", LOSSES[name], _draw_axes(methods, f"{name} loss", loss, ids))
+        PlotGroup(f"{name.capitalize()} loss", LOSSES[name], _draw_axes(methods, f"{name} loss", loss, ids))
         for name, loss in _MEANS.items()
     ]
-    return [each for each in drawn if any(plot.svg for plot in each.plots)]
+    return [group for group in drawn if any(plot.svg for plot in group.plots)]
 
 
-def _draw_sources(methods: Sequence[Method], ids: PlotIds) -> list[LossPlots]:
+def _draw_sources(methods: Sequence[Method], ids: PlotIds) -> list[PlotGroup]:
+    def loss_of(name: str) -> LossOf:
+        return lambda evaluation, curve: evaluation.losses.get(name)
+
     return [
-        LossPlots(
+        PlotGroup(
             name,
             f"{'small' if small else 'big'}, {rows:,} rows",
-            _draw_axes(methods, f"loss of {name}", partial(_source_loss, name), ids),
+            _draw_axes(methods, f"loss of {name}", loss_of(name), ids),
         )
         for name, rows, small in list_sources(methods)[:MOST_DRAWN]
     ]
 
 
-def _draw_axes(
-    methods: Sequence[Method], what: str, loss: Callable[[Evaluation, Curve], float | None], ids: PlotIds
-) -> list[Plot]:
+def _draw_axes(methods: Sequence[Method], what: str, loss: LossOf, ids: PlotIds) -> list[Plot]:
     plots = []
     for axis, title, label in AXES:
-        bands = [average_curves(method, axis, loss) for method in methods]
-        ends = " ".join(_describe(method.name, band) for method, band in zip(methods, bands, strict=True))
-        svg = draw_lines(
-            [Line(band.x, band.y, i, band.low, band.high) for i, band in enumerate(bands)],
-            x_label=label,
-            alt=f"{what.capitalize()} {title}, mean over seeds. {ends}",
-            ids=ids,
-        )
-        plots.append(Plot(title.capitalize(), Markup(svg), ""))
+        bands = [(i, average_curves(method, axis, loss)) for i, method in enumerate(methods)]
+        alt = f"{what.capitalize()} {title}, mean over seeds."
+        plots.append(Plot(title.capitalize(), _draw(methods, bands, label, alt, ids), ""))
     return plots
 
 
-def _describe(name: str, band: Band) -> str:
-    return f"{name}: from {band.y[0]:.3f} to {band.y[-1]:.3f}." if band.y else f"{name}: no values."
+def _draw(
+    methods: Sequence[Method],
+    bands: Sequence[tuple[int, Band]],
+    label: str,
+    alt: str,
+    ids: PlotIds,
+    reference: Sequence[Line] = (),
+) -> Markup:
+    """Draw the bands of methods, given by their numbers."""
+    ends = [f"{methods[i].name}: {_describe(band)}" for i, band in bands]
+    lines = [*reference, *(Line(band.x, band.y, i, band.low, band.high) for i, band in bands)]
+    return draw_lines(lines, x_label=label, alt=" ".join([alt, *ends]), ids=ids)
+
+
+def _describe(band: Band) -> str:
+    return f"from {band.y[0]:.3f} to {band.y[-1]:.3f}." if band.y else "no values."
 
 
 def _describe_method(name: str, descriptions: Mapping[str, str]) -> str:

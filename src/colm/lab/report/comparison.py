@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from colm.errors import ConfigError
-from colm.lab.report.intervals import Interval, estimate_difference, estimate_mean, find_first_reach
+from colm.lab.intervals import Interval, estimate_difference, estimate_mean
 from colm.lab.report.measures import mean_macro
 from colm.lab.report.runs import Evaluation, read_evaluations, read_summary
 from colm.lab.run.folder import RunFolder
@@ -38,6 +38,10 @@ class Curve(NamedTuple):
     evaluations: list[Evaluation]
     rows: dict[str, int]  # source -> training rows
     small: frozenset[str]
+
+
+LossOf = Callable[[Evaluation, Curve], float | None]
+"""The loss of one evaluation that a plot shows, or None."""
 
 
 class Method(NamedTuple):
@@ -133,7 +137,7 @@ def count_cost(method: Method) -> Cost:
     )
 
 
-def average_curves(method: Method, axis: Axis, loss: Callable[[Evaluation, Curve], float | None]) -> Band:
+def average_curves(method: Method, axis: Axis, loss: LossOf) -> Band:
     """Return the mean over seeds of a loss, at the steps where every seed was evaluated.
 
     Args:
@@ -142,29 +146,23 @@ def average_curves(method: Method, axis: Axis, loss: Callable[[Evaluation, Curve
         loss: loss of one evaluation; steps without a finite loss for every seed are left out.
     """
     band = Band([], [], [], [])
-    by_step = [{each.step: each for each in curve.evaluations} for curve in method.curves.values()]
-    for step in sorted(set.intersection(*map(set, by_step))) if by_step else []:
-        held = [each[step] for each in by_step]
-        places = [getattr(each, axis) for each in held]
-        losses = [loss(each, curve) for each, curve in zip(held, method.curves.values(), strict=True)]
-        finite = [value for value in losses if value is not None and isfinite(value)]
-        if len(finite) < len(held) or None in places:
-            continue
-        _append(band, fmean(places), finite)
+    places = [{each.step: getattr(each, axis) for each in curve.evaluations} for curve in method.curves.values()]
+    losses = [_trace(curve, loss) for curve in method.curves.values()]
+    for step in _common_steps(losses):
+        held = [of_seed[step] for of_seed in places]
+        if None not in held:
+            _append(band, fmean(held), [of_seed[step] for of_seed in losses])
     return band
 
 
-def average_differences(method: Method, base: Method, loss: Callable[[Evaluation, Curve], float | None]) -> Band:
+def average_differences(method: Method, base: Method, loss: LossOf) -> Band:
     """Return the mean over common seeds of a loss minus the base's, at the steps where all of them were evaluated."""
     seeds = [seed for seed in method.curves if seed in base.curves]
-    pairs = [(method.curves[seed], base.curves[seed]) for seed in seeds]
-    by_seed = [
-        {step: mine[step] - its[step] for step in mine if step in its}
-        for mine, its in ((_trace(mine, loss), _trace(its, loss)) for mine, its in pairs)
-    ]
+    pairs = [(_trace(method.curves[seed], loss), _trace(base.curves[seed], loss)) for seed in seeds]
+    differences = [{step: mine[step] - its[step] for step in mine.keys() & its} for mine, its in pairs]
     band = Band([], [], [], [])
-    for step in sorted(set.intersection(*map(set, by_seed))) if by_seed else []:
-        _append(band, float(step), [differences[step] for differences in by_seed])
+    for step in _common_steps(differences):
+        _append(band, float(step), [of_seed[step] for of_seed in differences])
     return band
 
 
@@ -178,15 +176,44 @@ def find_reach(method: Method, target: float) -> Reach:
     return Reach(reach("step"), reach("seconds"))
 
 
+def find_first_reach(x: Sequence[float], losses: Sequence[float], target: float) -> float | None:
+    """Return the first x at which the curve, linear between its points, is at or below the target; None if it never is.
+
+    Args:
+        x: ascending x values.
+        losses: one for each x.
+        target: the target loss, with a relative tolerance of one millionth, since the target is a mean of such curves.
+
+    >>> find_first_reach([0, 10, 20], [4.0, 3.0, 1.0], 2.0)
+    15.0
+    >>> find_first_reach([0, 10], [4.0, 3.0], 2.0)
+    """
+    slack = target + abs(target) * 1e-6
+    before: tuple[float, float] | None = None
+    for place, loss in zip(x, losses, strict=True):
+        if loss <= slack:
+            if before is None:
+                return float(place)
+            part = (before[1] - target) / (before[1] - loss)
+            return float(before[0] + (place - before[0]) * min(1.0, part))
+        if isfinite(loss):
+            before = (place, loss)
+    return None
+
+
 def macro_loss(evaluation: Evaluation, curve: Curve) -> float | None:
     """Return an evaluation's mean over the training sources."""
     return mean_macro(evaluation.losses, curve.rows)
 
 
-def _trace(curve: Curve, loss: Callable[[Evaluation, Curve], float | None]) -> dict[int, float]:
+def _trace(curve: Curve, loss: LossOf) -> dict[int, float]:
     """Return the finite losses by step."""
     losses = {each.step: loss(each, curve) for each in curve.evaluations}
     return {step: value for step, value in losses.items() if value is not None and isfinite(value)}
+
+
+def _common_steps(traces: Sequence[Mapping[int, float]]) -> list[int]:
+    return sorted(set.intersection(*map(set, traces))) if traces else []
 
 
 def _append(band: Band, place: float, values: list[float]) -> None:

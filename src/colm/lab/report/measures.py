@@ -133,11 +133,11 @@ def trace_mixture(run: Run, source: str) -> Points:
 def trace_match(run: Run, window: int) -> tuple[Points, Points]:
     """Return the gradient match of the kept rows and of random ones, means over the window, against steps."""
     held = compared_steps(run)
-    ones = [1.0] * len(held)
-    match = slide_ratio([step.match or 0.0 for step in held], ones, window)
-    return thin(_numbers(held), match), thin(
-        _numbers(held), slide_ratio([step.match_random or 0.0 for step in held], ones, window)
-    )
+
+    def smooth(values: list[float]) -> Points:
+        return thin(_numbers(held), slide_ratio(values, [1.0] * len(held), window))
+
+    return smooth([step.match or 0.0 for step in held]), smooth([step.match_random or 0.0 for step in held])
 
 
 def trace_selection_share(run: Run, window: int) -> Points:
@@ -152,10 +152,7 @@ def compared_steps(run: Run) -> list[Step]:
     return [
         step
         for step in run.steps
-        if step.match is not None
-        and step.match_random is not None
-        and isfinite(step.match)
-        and isfinite(step.match_random)
+        if all(value is not None and isfinite(value) for value in (step.match, step.match_random))
     ]
 
 

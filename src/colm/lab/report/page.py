@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from hashlib import blake2b
 from math import isfinite
 from pathlib import Path
@@ -14,8 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from colm.errors import ConfigError
-from colm.lab.report.plots import draw_key
-from colm.lab.report.svg import PlotIds
+from colm.lab.report.plots import PlotIds, draw_key
 from colm.step.files import probe, replace_file
 
 MISSING = "\N{EN DASH}"
@@ -40,6 +39,14 @@ class Plot(NamedTuple):
     title: str
     svg: Markup  # empty without data
     caption: str
+
+
+class PlotGroup(NamedTuple):
+    """The plots of one source or one loss, under their own heading."""
+
+    name: str
+    note: str
+    plots: list[Plot]
 
 
 class Key(NamedTuple):
@@ -103,9 +110,9 @@ def _is_own(path: Path) -> bool:
     return found[2] == _digest(_MARK.sub(rf"\g<1>{UNKNOWN}\g<3>", text, count=1))
 
 
-def draw_legend(names: Mapping[str, int], ids: PlotIds) -> list[Key]:
-    """Return the legend keys for named styles."""
-    return [Key(name, Markup(draw_key(style, ids))) for name, style in names.items()]
+def draw_legend(names: Sequence[str], ids: PlotIds) -> list[Key]:
+    """Return the legend of runs or methods, which have the styles 0, 1, ... in every plot."""
+    return [Key(name, draw_key(style, ids)) for style, name in enumerate(names)]
 
 
 def show_number(value: float | None, digits: int = 3) -> str:

@@ -5,16 +5,19 @@ A plot is as wide as a narrow phone screen, so its text is never scaled down; pa
 
 from __future__ import annotations
 
+import io
 import math
+import re
 from collections.abc import Sequence
+from itertools import count
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import matplotlib
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-from colm.lab.report.svg import PlotIds, write_svg
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")
 """The color-blind safe palette of Okabe and Ito, without yellow, which is invisible on white."""
@@ -36,6 +39,23 @@ _SETTINGS: dict[Any, Any] = {
     "path.simplify": True,
 }
 
+_SVG = "http://www.w3.org/2000/svg"
+_XLINK = "{http://www.w3.org/1999/xlink}href"
+_FONT = re.compile(r"font-(size|family): [^;]*;? ?")
+_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+ElementTree.register_namespace("", _SVG)
+
+
+class PlotIds:
+    """Generates prefixes, so that no two plots on a page share an id."""
+
+    def __init__(self) -> None:
+        self._numbers = count(1)
+
+    def next(self) -> str:
+        """Return a new prefix."""
+        return f"p{next(self._numbers)}-"
+
 
 class Line(NamedTuple):
     """One line of a plot."""
@@ -56,8 +76,8 @@ def draw_lines(
     percent: bool = False,
     y_from: float | None = None,
     y_to: float | None = None,
-) -> str:
-    """Draw lines in one plot and return it as an `svg` element, or an empty string if no line has a point.
+) -> Markup:
+    """Draw lines in one plot and return it as an `svg` element, or an empty text if no line has a point.
 
     Args:
         lines: the lines to draw; style -1 is gray and dashed.
@@ -70,7 +90,7 @@ def draw_lines(
     """
     shown = [line for line in lines if len(line.x)]
     if not shown:
-        return ""
+        return Markup("")
     with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.add_subplot()
@@ -88,10 +108,10 @@ def draw_lines(
             apart = (axes.get_ylim()[1] - axes.get_ylim()[0]) / 6  # of two or more ticks
             digits = max(0, math.ceil(-math.log10(100 * apart)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.{digits}%}"))
-        return write_svg(figure, ids.next(), alt)
+        return _write_svg(figure, ids.next(), alt)
 
 
-def draw_key(style: int, ids: PlotIds) -> str:
+def draw_key(style: int, ids: PlotIds) -> Markup:
     """Draw a short piece of a line for a legend, hidden from screen readers."""
     with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(0.4, 0.16))
@@ -100,7 +120,7 @@ def draw_key(style: int, ids: PlotIds) -> str:
         _draw(axes, Line([0, 0.5, 1], [0, 0, 0], style), marked=[1])
         axes.set_xlim(0, 1)
         axes.set_ylim(-1, 1)
-        return write_svg(figure, ids.next(), "")
+        return _write_svg(figure, ids.next(), "")
 
 
 def shorten(value: float) -> str:
@@ -137,3 +157,51 @@ def _limit(axes: Axes, lines: Sequence[Line], y_from: float | None, y_to: float 
     high = max(max(line.y) for line in lines)
     room = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
     axes.set_ylim(low - room if y_from is None else low, high + room if y_to is None else y_to)
+
+
+def _write_svg(figure: Figure, prefix: str, alt: str) -> Markup:
+    """Return the figure as an `svg` element; the same figure gives the same text.
+
+    Args:
+        figure: drawn with ``svg.fonttype`` none and a ``svg.hashsalt``.
+        prefix: prefix of the ids, unique for each plot on a page.
+        alt: description for screen readers; may be empty.
+    """
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    root = ElementTree.fromstring(text)
+    used = set(re.findall(r"#([\w-]+)", text))
+    for element in list(root.iter()):
+        element.text, element.tail = (element.text or "").strip() or None, None
+        for child in list(element):
+            if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):  # the style would apply to the whole page
+                element.remove(child)
+        _tidy(element, prefix, used)
+    if alt:
+        root.set("role", "img")
+        root.set("aria-label", alt)
+        title = ElementTree.Element(f"{{{_SVG}}}title")
+        title.text = alt
+        root.insert(0, title)
+    else:
+        root.set("aria-hidden", "true")
+    root.set("stroke-linejoin", "round")
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _tidy(element: ElementTree.Element, prefix: str, used: set[str]) -> None:
+    """Keep the ids that something refers to, under the prefix; drop fonts, which the page sets, and extra digits."""
+    for key, value in list(element.attrib.items()):
+        value = _NUMBER.sub(lambda found: f"{float(found[0]):.2f}", value.strip())
+        if key == "id" and value in used:
+            element.set(key, prefix + value)
+        elif key == "id" or (key == "transform" and value.startswith("rotate(-0 ")):
+            del element.attrib[key]
+        elif key == _XLINK:
+            del element.attrib[key]
+            element.set("href", f"#{prefix}{value[1:]}")
+        elif key == "style":
+            element.set(key, _FONT.sub("", value).replace("url(#", f"url(#{prefix}"))
+        else:
+            element.set(key, value.replace("url(#", f"url(#{prefix}"))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, zip_longest
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import yaml
+from markupsafe import Markup
 
 from colm.lab.report import measures
-from colm.lab.report.measures import SourceRow
+from colm.lab.report.checks import Verdict, check_run
+from colm.lab.report.measures import Points, SourceRow
 from colm.lab.report.page import (
     MISSING,
-    Key,
+    Plot,
+    PlotGroup,
     draw_legend,
     show_bytes,
     show_number,
@@ -21,11 +25,13 @@ from colm.lab.report.page import (
     show_share,
     write_page,
 )
-from colm.lab.report.run_plots import draw_losses, draw_selection, draw_sources
+from colm.lab.report.plots import Line, PlotIds, draw_lines
 from colm.lab.report.runs import Run
-from colm.lab.report.signatures import Verdict, check_run
-from colm.lab.report.svg import PlotIds
 from colm.step.sources import RowsLeft
+
+STEPS = "optimizer steps"
+LEAST_SHARE = 0.05
+"""Time shares below this value are negligible, so the y axis does not zoom in further."""
 
 
 class RunPart(NamedTuple):
@@ -62,13 +68,12 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
         )
         for run in runs
     ]
-    legend: list[Key] = draw_legend({run.name: i for i, run in enumerate(runs)}, ids) if others else []
     return write_page(
         out,
         "runs.html",
         title="colm report: " + ", ".join(run.name for run in runs),
         parts=parts,
-        legend=legend,
+        legend=draw_legend([run.name for run in runs], ids) if others else [],
         losses=draw_losses(runs, ids),
         selection=draw_selection(runs, ids),
         sources=draw_sources(runs, ids),
@@ -116,24 +121,20 @@ def describe_dropped(run: Run) -> dict[str, str]:
 
 def show_config(config: Mapping[str, Any]) -> str:
     """Return the settings as YAML, without the values of access tokens."""
-    return yaml.safe_dump(_hide_tokens(dict(config)), sort_keys=False, allow_unicode=True) if config else ""
+    return yaml.safe_dump(_hide_tokens(config), sort_keys=False, allow_unicode=True) if config else ""
 
 
 def compare_configs(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """Return the settings that differ, each with its value in every run; output_dir does not count."""
     flat = [_flatten(_hide_tokens(run.config)) for run in runs]
-    keys = list(dict.fromkeys(key for values in flat for key in values if key != "output_dir"))
-    rows = [(key, [str(values.get(key, MISSING)) for values in flat]) for key in keys]
+    rows = [(key, [str(values.get(key, MISSING)) for values in flat]) for key in _union(flat) if key != "output_dir"]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
-def _hide_tokens(values: dict[str, Any]) -> dict[str, Any]:
-    def hide(key: str, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {inner: hide(str(inner), held) for inner, held in value.items()}
-        return "(hidden)" if key.endswith("_token") and value else value
-
-    return {key: hide(str(key), value) for key, value in values.items()}
+def _hide_tokens(value: Any, key: str = "") -> Any:
+    if isinstance(value, Mapping):
+        return {name: _hide_tokens(held, str(name)) for name, held in value.items()}
+    return "(hidden)" if key.endswith("_token") and value else value
 
 
 def _flatten(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
@@ -144,13 +145,120 @@ def _flatten(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def _tabulate_facts(parts: Sequence[RunPart]) -> list[tuple[str, list[str]]]:
-    names = list(dict.fromkeys(name for part in parts for name, _ in part.facts))
-    return [(name, [dict(part.facts).get(name, MISSING) for part in parts]) for name in names]
+    facts = [dict(part.facts) for part in parts]
+    return [(name, [held.get(name, MISSING) for held in facts]) for name in _union(facts)]
 
 
 def _tabulate_final(parts: Sequence[RunPart]) -> list[tuple[str, str, list[SourceRow | None]]]:
     """Return a line per source of any run: name, size, and each run's results."""
     held = [{row.name: row for row in part.sources} for part in parts]
-    names = list(dict.fromkeys(name for rows in held for name in rows))
-    table = [(name, [rows.get(name) for rows in held]) for name in names]
-    return [(name, "small" if any(row and row.small for row in rows) else "big", rows) for name, rows in table]
+    table = {name: [rows.get(name) for rows in held] for name in _union(held)}
+    return [(name, "small" if any(row and row.small for row in rows) else "big", rows) for name, rows in table.items()]
+
+
+def _union(parts: Iterable[Iterable[str]]) -> list[str]:
+    """Return the names of all parts, each once, in order."""
+    return list(dict.fromkeys(chain.from_iterable(parts)))
+
+
+def draw_losses(runs: Sequence[Run], ids: PlotIds) -> list[Plot]:
+    """Draw the macro and the micro loss of all runs."""
+    traces = [measures.trace_mean_losses(run) for run in runs]
+    kinds = (
+        ("Macro loss", "unweighted mean over sources"),
+        ("Micro loss", "mean over sources, weighted by training rows"),
+    )
+    return [
+        Plot(title, _draw(runs, [trace[i] for trace in traces], ids, f"{title}."), caption)
+        for i, (title, caption) in enumerate(kinds)
+    ]
+
+
+def draw_selection(runs: Sequence[Run], ids: PlotIds) -> list[Plot]:
+    """Draw each run's match next to that of random rows, and the selection's share of the time of all runs."""
+    plots = []
+    for i, run in enumerate(runs):
+        window = measures.choose_window(len(run.steps))
+        match, random = measures.trace_match(run, window)
+        if run.selection.get("features") == "none" and not match.x:
+            continue
+        of_run = f", {run.name}" if len(runs) > 1 else ""
+        alt = f"Match with the pool{of_run}. Kept rows: {_describe(match, False)} Random: {_describe(random, False)}"
+        plots.append(
+            Plot(
+                f"Match with the pool{of_run}",
+                draw_lines([Line(*random, -1), Line(*match, i)], x_label=STEPS, alt=alt, ids=ids),
+                "cosine of the kept big rows' mean feature with the pool's; dashed: expected for as many random rows; "
+                f"mean over {window} steps",
+            )
+        )
+    shares = [measures.trace_selection_share(run, measures.choose_window(len(run.steps))) for run in runs]
+    title = "Selection's share of the step time"
+    highest = max((share for trace in shares for share in trace.y), default=0.0)
+    y_to = None if highest > LEAST_SHARE else LEAST_SHARE
+    drawn = _draw(runs, shares, ids, f"{title}.", percent=True, y_from=0.0, y_to=y_to)
+    return [*plots, Plot(title, drawn, f"selection time / total time, over {_show_windows(runs)} steps")]
+
+
+def draw_sources(runs: Sequence[Run], ids: PlotIds) -> list[PlotGroup]:
+    """Draw evaluation loss, kept share and training mixture of the sources in `measures.choose_drawn`, for all runs."""
+    columns = zip_longest(*(run.sources for run in runs))
+    names = list(dict.fromkeys(name for row in columns for name in row if name is not None))
+    return [_draw_source(name, runs, ids) for name in measures.choose_drawn(names, measures.find_rises(runs))]
+
+
+def _draw_source(name: str, runs: Sequence[Run], ids: PlotIds) -> PlotGroup:
+    first = next(run for run in runs if name in run.sources)
+    share = measures.data_share(first, name)
+    losses = [measures.trace_source_loss(run, name) for run in runs]
+    kept = [measures.trace_kept_share(run, name, measures.choose_window(len(run.steps))) for run in runs]
+    mixture = [measures.trace_mixture(run, name) for run in runs]
+    last = max(run.steps[-1].number for run in runs)
+    even = Points([1, last], [share, share]) if share is not None else None
+    drawn = [
+        Plot("Evaluation loss", _draw(runs, losses, ids, f"Evaluation loss of {name}."), ""),
+        Plot(
+            "Kept share",
+            _draw(runs, kept, ids, f"Kept share of {name}.", percent=True, y_from=0.0, y_to=1.05),
+            f"kept fraction of the source's pool rows, over {_show_windows(runs)} steps",
+        ),
+        Plot(
+            "Training mixture",
+            _draw(runs, mixture, ids, f"Share of {name} in all rows trained on.", even, percent=True, y_from=0.0),
+            "share of the training rows so far; dashed: share of the data",
+        ),
+    ]
+    size = "small" if name in first.small else "big"
+    return PlotGroup(name, f"{size}, {first.rows.get(name, 0):,} rows, {show_share(share)} of the data", drawn)
+
+
+def _draw(
+    runs: Sequence[Run],
+    traces: Sequence[Points],
+    ids: PlotIds,
+    alt: str,
+    reference: Points | None = None,
+    *,
+    percent: bool = False,
+    y_from: float | None = None,
+    y_to: float | None = None,
+) -> Markup:
+    """Draw one line per run, or nothing if no run has a point."""
+    if not any(trace.x for trace in traces):
+        return Markup()
+    lines = [Line(*reference, -1)] if reference else []
+    lines += [Line(*trace, i) for i, trace in enumerate(traces)]
+    alt += "".join(f" {run.name}: {_describe(trace, percent)}" for run, trace in zip(runs, traces, strict=True))
+    return draw_lines(lines, x_label=STEPS, alt=alt, ids=ids, percent=percent, y_from=y_from, y_to=y_to)
+
+
+def _describe(points: Points, percent: bool) -> str:
+    """Describe for screen readers where a line starts and ends."""
+    if not points.x:
+        return "no values."
+    show = show_share if percent else show_number
+    return f"from {show(points.y[0])} to {show(points.y[-1])} at step {points.x[-1]:.0f}."
+
+
+def _show_windows(runs: Sequence[Run]) -> str:
+    return " or ".join(str(window) for window in sorted({measures.choose_window(len(run.steps)) for run in runs}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from colm.errors import ConfigError, DataError
 from colm.lab.run.folder import RunFolder
 from colm.step.record import EVALUATIONS_NAME, EXAMPLES_NAME, FILE_NAME, SUMMARY_NAME, StepLog, from_dict
+from colm.step.sources import find_small_sources
 
 T = TypeVar("T")
 
@@ -114,7 +116,6 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     evaluations = read_evaluations(folder) or (_evaluations_of(summary) if summary else [])
     pooled = _add_up(step.pool for step in steps)
     rows = summary.rows if summary else pooled
-    listed = (config.get("selection") or {}).get("small_sources")
     names = {*rows, *pooled, *(name for evaluation in evaluations for name in evaluation.losses)}
     return Run(
         name=name or folder.resolve().name,
@@ -129,7 +130,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         kept=_add_up(step.kept for step in steps),
         rows=rows,
         trained=frozenset(summary.rows if summary else names),
-        small=summary.small if summary else frozenset(listed) if isinstance(listed, list) else find_small(rows),
+        small=summary.small if summary else _find_small(rows, (config.get("selection") or {}).get("small_sources")),
         sources=sorted(names, key=lambda name: (-rows.get(name, 0), name)),
     )
 
@@ -170,15 +171,6 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
     return _read_lines(folder / EVALUATIONS_NAME, _parse_evaluation)
 
 
-def find_small(rows: Mapping[str, int]) -> frozenset[str]:
-    """Return the sources with fewer rows than the uniform share.
-
-    >>> sorted(find_small({"a": 90, "b": 6, "c": 4}))
-    ['b', 'c']
-    """
-    return frozenset(name for name, count in rows.items() if count * len(rows) < sum(rows.values()))
-
-
 def _read_lines(path: Path, parse: Callable[[Any], T]) -> list[T]:
     found: list[T] = []
     try:
@@ -214,11 +206,11 @@ def _parse_step(line: dict[str, Any]) -> Step:
 
 
 def _parse_evaluation(line: dict[str, Any]) -> Evaluation:
-    rows = line.get("rows")
+    rows, seconds = line.get("rows"), line.get("seconds")
     return Evaluation(
         step=int(line["step"]),
         rows=None if rows is None else int(rows),
-        seconds=_optional_float(line.get("seconds")),
+        seconds=None if seconds is None else float(seconds),
         losses={name: float(loss) for name, loss in line["losses"].items()},
     )
 
@@ -239,7 +231,7 @@ def _parse_summary(values: dict[str, Any]) -> Summary:
         peak_memory=None if memory is None else int(memory),
         memory_kind=str(values.get("memory_kind") or ""),
         rows=rows,
-        small=find_small(rows) if small is None else frozenset(small),
+        small=_find_small(rows) if small is None else frozenset(small),
         before=losses("eval_loss_before"),
         after=losses("eval_loss_after"),
         dropped={name: int(source["dropped"]) for name, source in sources.items() if source.get("dropped")},
@@ -257,11 +249,11 @@ def _read_examples(folder: Path) -> tuple[list[Example], list[Example]]:
     if held is None:
         return [], []
 
-    def parse(values: Any) -> tuple[list[Example], list[Example]]:
-        most, least = ([_parse_example(each) for each in values[key]] for key in ("most_kept", "least_kept"))
-        return most, least
+    def parse(values: dict[str, Any]) -> list[list[Example]]:
+        return [[_parse_example(each) for each in values[key]] for key in ("most_kept", "least_kept")]
 
-    return _parse(folder / EXAMPLES_NAME, parse, held)
+    most, least = _parse(folder / EXAMPLES_NAME, parse, held)
+    return most, least
 
 
 def _parse_example(values: dict[str, Any]) -> Example:
@@ -274,13 +266,15 @@ def _parse_example(values: dict[str, Any]) -> Example:
     )
 
 
-def _optional_float(value: Any) -> float | None:
-    return None if value is None else float(value)
-
-
 def _add_up(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
+    total: Counter[str] = Counter()
     for each in counts:
-        for name, count in each.items():
-            total[name] = total.get(name, 0) + count
-    return total
+        total.update(each)
+    return dict(+total)  # without sources that only have empty lists
+
+
+def _find_small(rows: Mapping[str, int], rule: Any = "auto") -> frozenset[str]:
+    """Return the small sources by the selector's rule; those that a run lists may not have been in a pool yet."""
+    if isinstance(rule, list):
+        return frozenset(rule)
+    return find_small_sources(rows, "none" if rule == "none" or len(rows) < 2 else "auto")

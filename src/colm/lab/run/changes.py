@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from colm.lab.run.training import fill_lora, fill_training
+from colm.lab.run.arguments import fill_lora, fill_training
 
 # ---- Settings that may change on --resume, since what is trained stays the same; all others may not ----
 

@@ -18,12 +18,13 @@ from transformers import TrainingArguments
 
 from colm.config import PRESETS, SelectionConfig
 from colm.hints import LARGEST, Also, Arm, Convert, Form, Range, arms_of, extras_of, hints_of, options_of, stem_of
+from colm.lab.run.arguments import LORA_DEFAULTS, OWNED, TRAINING_DEFAULTS, lora_hints, training_hints
 from colm.lab.run.sections import TopSettings
-from colm.lab.run.training import LORA_DEFAULTS, OWNED, TRAINING_DEFAULTS, lora_hints, training_hints
 from colm.typed import BOOLEANS, NUMBER, Settings
 
 Schema = dict[str, Any]
 
+TITLE = "A configuration of colm"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 WORDS = "|".join("".join(f"[{letter}{letter.upper()}]" for letter in word) for word in BOOLEANS)
 DEFS: Schema = {
@@ -49,7 +50,7 @@ def make_schema() -> Schema:
     for name, own, others in (("lora", lora, [{"const": False}]), ("training", training, [])):
         kept = {key: top["properties"][name][key] for key in ("description", "default")}
         top["properties"][name] = {"anyOf": [own, {"type": "null"}, *others], **kept}
-    return {"$schema": DIALECT, "title": "A configuration of colm", "$defs": DEFS, **top}
+    return {"$schema": DIALECT, "title": TITLE, "$defs": DEFS, **top}
 
 
 def schema_of(hint: Any, *, null: bool = False) -> Schema:

@@ -10,16 +10,16 @@ from typing import Annotated, Any, NamedTuple
 
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
-from colm.hints import hints_of
 from colm.lab.data.settings import DataSettings, MixtureEntry
+from colm.lab.run.arguments import fill_training
 from colm.lab.run.clustering import read_rules
 from colm.lab.run.sections import SECTIONS, TopSettings
-from colm.lab.run.training import fill_training, read_lora, read_training
+from colm.lab.run.training import read_lora, read_training
 from colm.lab.run.yaml12 import read_config_file, read_yaml
 from colm.lab.sources.config import SourceRules
 from colm.step.record import CONFIG_NAME
 from colm.step.sources import source_name
-from colm.typed import check_keys, read_value, show
+from colm.typed import read_value, show
 
 
 class RunSettings(NamedTuple):
@@ -105,7 +105,6 @@ def resolve_settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -
     given = copy.deepcopy(dict(values))
     for override in overrides:
         _apply(given, override)
-    check_keys(given, hints_of(TopSettings))
     top = TopSettings.read("", {key: value for key, value in given.items() if key not in SECTIONS})
     data = DataSettings.read("data", given.get("data"))
     selection = {} if given.get("selection") is None else given["selection"]

@@ -1,4 +1,4 @@
-"""The settings of `training` and `lora`: types, ranges, and checks of what would fail only during training."""
+"""Read the settings of `training` and `lora`, and check what would fail only during training."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, fields
-from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -19,84 +17,10 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
 
 from colm.errors import ConfigError, one_line
-from colm.hints import Also, Count, CountOrZero, Form, Positive, Range, Seed, arms_of, hints_of, options_of
 from colm.lab.run.adapters import lora_config
+from colm.lab.run.arguments import LORA_DEFAULTS, OWNED, TRAINING_DEFAULTS, lora_hints, training_hints
 from colm.lab.run.yaml12 import read_yaml
 from colm.typed import read_section, show
-
-Least0 = Annotated[float, Range(0)]
-Below1 = Annotated[float, Range(0, 1)]
-
-TRAINING_DEFAULTS: dict[str, Any] = {"report_to": "none", "logging_steps": 10, "remove_unused_columns": True}
-
-LORA_DEFAULTS: dict[str, Any] = {"target_modules": "all-linear"}
-
-OWNED = ("output_dir", "seed")
-"""Training arguments with their own place at the top of the file."""
-
-
-@dataclass
-class CheckpointOptions:
-    """Options of activation checkpointing that a file can set, see `torch.utils.checkpoint.checkpoint`."""
-
-    use_reentrant: bool = False
-    preserve_rng_state: bool = True
-    debug: bool = False
-    early_stop: bool = True
-    determinism_check: Literal["default", "none"] = "default"
-
-
-JsonText = Annotated[str, Form(r"^\{", "a mapping written as JSON")]
-
-TRAINING_RANGES: dict[str, Any] = {
-    **dict.fromkeys(
-        ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), Count
-    ),
-    **dict.fromkeys(("dataloader_prefetch_factor", "eval_accumulation_steps", "save_total_limit"), Count | None),
-    **dict.fromkeys(("torch_empty_cache_steps", "ddp_bucket_cap_mb"), Count | None),
-    **dict.fromkeys(("learning_rate", "weight_decay", "adam_epsilon", "warmup_steps", "logging_steps"), Least0),
-    **dict.fromkeys(("save_steps", "eval_delay"), Least0),
-    **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), Below1),
-    **dict.fromkeys(("eval_steps", "neftune_noise_alpha"), Least0 | None),
-    "max_steps": Literal[-1] | Count,
-    "num_train_epochs": Annotated[float, Range(0, 2**31, open="both")],
-    "max_grad_norm": Annotated[float, Range(0, open="")] | None,
-    "dataloader_num_workers": Annotated[int, Range(0, 1024, open="")],
-    "data_seed": Seed | None,
-    "ddp_timeout": Annotated[int, Range(1, 10**8, open="")],
-    "include_num_input_tokens_seen": Literal["all", "non_padding", "no"] | bool,
-    "include_for_metrics": list[Literal["inputs", "loss"]],
-    "lr_scheduler_kwargs": Annotated[dict[str, Any] | None, Also(JsonText)],
-    **dict.fromkeys(
-        ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
-        Annotated[CheckpointOptions | None, Also(JsonText)],
-    ),
-    "parallelism_config": type(None),  # an object, which a file cannot express
-}
-"""Type hints stricter than those of `transformers.TrainingArguments`."""
-
-LORA_RANGES: dict[str, Any] = {
-    "r": Count,
-    "lora_alpha": Positive,
-    "lora_dropout": Below1,
-    "rank_pattern": dict[str, Count],
-    "alpha_pattern": dict[str, Positive],
-    "qalora_group_size": Count,
-    "trainable_token_indices": list[CountOrZero] | dict[str, list[CountOrZero]] | None,
-    "layers_to_transform": list[CountOrZero] | CountOrZero | None,
-    "task_type": Literal["CAUSAL_LM"] | None,
-    "peft_type": Literal["LORA"] | None,
-    "inference_mode": Literal[False],
-}
-"""Type hints stricter than those of `peft.LoraConfig`."""
-
-FIXED: dict[str, Any] = {
-    "prediction_loss_only": Literal[False],
-    "batch_eval_metrics": Literal[False],
-    "eval_do_concat_batches": Literal[True],
-    "label_names": list[Literal["labels"]] | None,
-}
-"""Required by colm's evaluation, which computes the loss of each source."""
 
 ELSEWHERE = {
     "resume_from_checkpoint": "colm train --resume continues from the last checkpoint",
@@ -110,46 +34,6 @@ PREPARED = ("eva", "corda", "lora_ga")
 
 NEEDS_INIT = {"eva_config": "eva", "corda_config": "corda", "lora_ga_config": "lora_ga", "loftq_config": "loftq"}
 """LoRA settings that apply only with certain initial weights."""
-
-
-@cache
-def training_hints() -> dict[str, Any]:
-    """Return the type of each field of TrainingArguments, including the choices that transformers declares."""
-    hints = dict(hints_of(TrainingArguments))
-    for field in fields(TrainingArguments):
-        if field.name in hints and field.metadata.get("choices"):
-            options: Any = Literal[tuple(field.metadata["choices"])]
-            hints[field.name] = options | None if field.default is None else options
-    hints |= {name: hint for name, hint in {**TRAINING_RANGES, **FIXED}.items() if name in hints}
-    for name, hint in hints.items():
-        if name.endswith("_strategy") and any("no" in options_of(arm.kind) for arm in arms_of(hint)):
-            hints[name] = Annotated[hint, Also(Literal[False])]  # "no" in YAML 1.1
-    return hints
-
-
-@cache
-def _defaults(config: type[Any]) -> dict[str, Any]:
-    made = {
-        field.name: field.default if field.default_factory is MISSING else field.default_factory()
-        for field in fields(config)
-        if field.init
-    }
-    return {name: None if value is MISSING else value for name, value in made.items()}
-
-
-def fill_training(training: Mapping[str, Any]) -> dict[str, Any]:
-    """Return every field of `transformers.TrainingArguments`, as given or by default."""
-    return {**_defaults(TrainingArguments), **training}
-
-
-def fill_lora(lora: Mapping[str, Any]) -> dict[str, Any]:
-    """Return every field of `peft.LoraConfig`, as given or by default."""
-    return {**_defaults(LoraConfig), **lora}
-
-
-def lora_hints() -> dict[str, Any]:
-    """Return the type of each field of LoraConfig."""
-    return {**hints_of(LoraConfig), **LORA_RANGES}
 
 
 def read_training(values: Any) -> dict[str, Any]:

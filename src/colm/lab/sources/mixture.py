@@ -11,7 +11,7 @@ import numpy as np
 from colm.config import SelectionConfig
 from colm.errors import DataError, suggest
 from colm.lab.sources.duplicates import find_near_duplicates
-from colm.lab.sources.outlook import Outlook, SourceOutlook, even_share, expect_pool
+from colm.lab.sources.pools import Outlook, SourceOutlook, even_share, expect_pool
 from colm.lab.sources.words import count_words, distinguishing_words
 from colm.step.sources import RowsLeft, count_sources, name_keys, name_sources
 
@@ -174,7 +174,7 @@ def find_warnings(
         yield Caution(
             "Small sources fill the budget",
             f"In {outlook.overflow:.0%} of the pools, the small sources alone have more than the {outlook.keep} "
-            f"kept rows ({outlook.small_rows:.1f} on average); then no row of a big source is trained on.",
+            f"kept rows ({outlook.small_rows:.1f} on average); then no row of a large source is trained on.",
             "Raise keep, list fewer small_sources, or use balance with small_sources: none.",
         )
     if outlook.keep >= outlook.pool:

@@ -13,11 +13,11 @@ from typing import NamedTuple
 from datasets import Dataset
 
 from colm.errors import DataError
-from colm.lab.data.mix import check_names
 from colm.lab.sources.config import ClusterConfig, SourceRules
 from colm.lab.sources.embed import Tuned
 from colm.lab.sources.labelling import Labelling, assign_rows, label_rows
 from colm.lab.sources.rows import Rows
+from colm.mixing import check_names
 from colm.step.sources import name_sources
 
 Parts = Sequence[Dataset]

@@ -79,13 +79,13 @@ def keep_labels(path: Path) -> None:
 
 def check_centroids(path: Path) -> None:
     """Raise DataError if the centroids file for `path` exists and is not colm's."""
-    beside = centroids_path(path)
+    file = centroids_path(path)
     try:
-        if not os.path.lexists(beside) or {"mean", "points"} <= set(load_arrays(beside)):
+        if not os.path.lexists(file) or {"mean", "points"} <= set(load_arrays(file)):
             return
     except (OSError, ValueError, KeyError, *DAMAGED):
         pass
-    raise DataError(f"{beside} is not colm's centroids file. Move it away, or choose another label file.")
+    raise DataError(f"{file} is not colm's centroids file. Move it away, or choose another label file.")
 
 
 def load_labels(path: Path) -> SavedLabels:
@@ -122,13 +122,13 @@ def load_centroids(path: Path) -> tuple[Centroids, dict[str, np.ndarray]]:
     Raises:
         DataError: the file is missing or not readable.
     """
-    beside = centroids_path(path)
+    file = centroids_path(path)
     try:
-        arrays = load_arrays(beside)
+        arrays = load_arrays(file)
         centroids = Centroids(arrays.pop("mean"), arrays.pop("points"))
     except (OSError, ValueError, KeyError, *DAMAGED) as error:
         raise DataError(
-            f"{path} lacks some of the rows, and {beside}, which would assign them, cannot be read "
+            f"{path} lacks some of the rows, and {file}, which would assign them, cannot be read "
             f"({type(error).__name__}). Restore that file, or delete {path} to cluster again."
         ) from error
     return centroids, {key.removeprefix("state_"): value for key, value in arrays.items()}

@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from colm.config import PRESETS, SelectionConfig
-from colm.errors import ConfigError, suggest
+from colm.errors import ConfigError
+from colm.hints import Count
+from colm.lab.run.arguments import fill_training
 from colm.lab.run.yaml12 import read_yaml
+from colm.typed import check_keys, read_value
 
 
 class Method(NamedTuple):
@@ -71,13 +74,10 @@ def method_settings(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: an unknown method (gives the closest one), a change that is not ``key=value``, or pools below 1.
     """
     base, _, changes = name.partition("+")
-    if base not in METHODS:
-        raise ConfigError(f"Unknown method {base!r}.{suggest(base, METHODS)} Available: {', '.join(METHODS)}.")
+    check_keys({base: changes}, METHODS, kind="method")
     method = METHODS[base]
     changed = _parse_changes(name, changes)
-    pools = changed.pop("pools", method.pools)
-    if not isinstance(pools, int) or isinstance(pools, bool) or pools < 1:
-        raise ConfigError(f"pools={pools!r} in the method {name!r} must be a whole number of at least 1.")
+    pools = read_value(f"The method {name!r}: pools", Count, changed.pop("pools", method.pools))
     settings = copy.deepcopy(dict(values))
     selection = dict(settings["selection"]) | _PLAIN | dict(method.selection) | changed
     if selection["features"] in ("none", "spsa"):  # no forward pass to reuse for training
@@ -88,7 +88,7 @@ def method_settings(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         selection["keep"] = None
     settings["selection"] = SelectionConfig.from_dict(selection).to_dict()
     training = settings["training"]
-    training["gradient_accumulation_steps"] = pools * training.get("gradient_accumulation_steps", 1)
+    training["gradient_accumulation_steps"] = pools * fill_training(training)["gradient_accumulation_steps"]
     return settings
 
 
