@@ -8,9 +8,16 @@ from hypothesis import strategies as st
 from tests.support.templates import CHAT
 
 from colm.errors import ConfigError, DataError
-from colm.lab.data.formats import Rendering, text_of_row, tokenizer_of_batch, tokenizer_of_format
-from colm.lab.data.schemas import detect_format
-from colm.models import train_tiny_tokenizer, with_padding
+from colm.lab.data.formats import (
+    Rendering,
+    prompt_of_format,
+    text_of_row,
+    tokenizer_of_batch,
+    tokenizer_of_format,
+    uses_chat,
+)
+from colm.lab.data.schemas import COLUMNS, detect_format
+from colm.models import TINY_TEMPLATE, train_tiny_tokenizer, with_padding
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +83,7 @@ def test_messages_label_every_assistant_turn(tokenizer: Any) -> None:
     tokenizer.chat_template = None
     with pytest.raises(ConfigError, match="tokenizer has no chat template"):
         tokenizer_of_format("messages", tokenizer, Rendering(100))
+    tokenizer.chat_template = TINY_TEMPLATE
 
 
 def test_missing_cells_are_empty_and_nested_ones_are_conversations_or_errors(tokenizer: Any) -> None:
@@ -85,6 +93,7 @@ def test_missing_cells_are_empty_and_nested_ones_are_conversations_or_errors(tok
     with pytest.raises(DataError, match="A cell is a dict where text is expected"):
         tokenize({"prompt": {"a": 1}, "completion": "abc"})
     turns = {"prompt": [{"role": "user", "content": "2?"}], "completion": [{"role": "assistant", "content": "abc"}]}
+    tokenizer.chat_template = None
     with pytest.raises(ConfigError, match="no chat template"):
         tokenize(turns)
     tokenizer.chat_template = CHAT
@@ -92,7 +101,7 @@ def test_missing_cells_are_empty_and_nested_ones_are_conversations_or_errors(tok
     opening = [{"role": "assistant", "content": "cba"}, {"role": "user", "content": "it?"}]
     tokens = tokenizer_of_format("messages", tokenizer, Rendering(100))({"messages": opening})
     assert labelled_text(tokenizer, tokens) == "<assistant>cba\n"  # no earlier text to identify the header
-    tokenizer.chat_template = None
+    tokenizer.chat_template = TINY_TEMPLATE
 
 
 def test_a_template_that_rewrites_the_last_turn_is_an_error(tokenizer: Any) -> None:
@@ -101,7 +110,7 @@ def test_a_template_that_rewrites_the_last_turn_is_an_error(tokenizer: Any) -> N
         tokenizer_of_format("messages", tokenizer, Rendering(100))(
             {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
         )
-    tokenizer.chat_template = None
+    tokenizer.chat_template = TINY_TEMPLATE
 
 
 def test_rewritten_earlier_turns_are_unlabeled_and_logged(tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -114,7 +123,7 @@ def test_rewritten_earlier_turns_are_unlabeled_and_logged(tokenizer: Any, caplog
     tokens = tokenizer_of_format("messages", tokenizer, Rendering(100))({"messages": messages})
     assert labelled_text(tokenizer, tokens) == "cba/<eos>"
     assert "renders earlier assistant turns differently" in caplog.text
-    tokenizer.chat_template = None
+    tokenizer.chat_template = TINY_TEMPLATE
 
 
 def test_rows_are_truncated(tokenizer: Any) -> None:
@@ -162,3 +171,41 @@ def test_all_text_of_a_row() -> None:
     assert text_of_row("prompt_completion", {"prompt": turns[:1], "completion": turns[2:]}) == "a\nb"
     assert text_of_row("text", {"text": None}) == ""
     assert "c" in text_of_row("messages", {"messages": [{"content": "c"}]})  # rejected later, with its row
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("prompt_completion", {"prompt": "What is 2?\n", "completion": "It is 5."}),
+        ("instruction", {"instruction": "What", "input": "is 2?", "output": "It is 5."}),
+    ],
+)
+def test_pairs_are_rendered_as_conversations(tokenizer: Any, name: str, row: dict[str, Any]) -> None:
+    asked = row["prompt"].strip() if name == "prompt_completion" else f"{row['instruction']}\n{row['input']}"
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": "It is 5."}]
+    for system in ({}, {"system": "Be brief."}):
+        before = [{"role": "system", "content": system["system"]}] if system else []
+        whole = tokenizer_of_format("messages", tokenizer, Rendering(100))({"messages": [*before, *messages]})
+        found = tokenizer_of_format(name, tokenizer, Rendering(100, chat=True))({**row, **system})
+        assert found == whole
+        prompt = prompt_of_format(name, tokenizer, chat=True)({**row, **system})
+        assert found["input_ids"][: len(prompt)] == prompt
+        assert [label >= 0 for label in found["labels"]].index(True) == len(prompt)
+    empty = tokenizer_of_format(name, tokenizer, Rendering(100, chat=True))({**row, COLUMNS[name][-1]: None})
+    assert set(empty["labels"]) == {-100}
+
+
+def test_prompts_are_learned_if_asked(tokenizer: Any) -> None:
+    for chat in (False, True):
+        tokenize = tokenizer_of_format("prompt_completion", tokenizer, Rendering(100, chat=chat, loss_on_prompt=True))
+        tokens = tokenize({"prompt": "What is 2?", "completion": "5"})
+        assert tokens["labels"] == tokens["input_ids"]
+
+
+def test_the_template_is_used_if_there_is_one(tokenizer: Any) -> None:
+    assert [uses_chat(choice, tokenizer) for choice in ("auto", True, False)] == [True, True, False]
+    kept, tokenizer.chat_template = tokenizer.chat_template, None
+    assert not uses_chat("auto", tokenizer)
+    with pytest.raises(ConfigError, match="data.chat_template=true, but the tokenizer has no chat template"):
+        uses_chat(True, tokenizer)
+    tokenizer.chat_template = kept

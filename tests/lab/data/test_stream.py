@@ -22,7 +22,7 @@ TOKENIZER = train_tiny_tokenizer(["0123456789?!ab"])
 
 
 def data(**changes: Any) -> DataSettings:
-    return DataSettings(**{"streaming": True, "max_length": 20, **changes})
+    return DataSettings(**{"streaming": True, "max_length": 20, "chat_template": False, **changes})
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:

@@ -153,7 +153,7 @@ def read_entry(entry: MixtureEntry, data: DataSettings, *, label: bool = True, s
     else:
         rows = _recognize(rows, entry.path)
     present = column_names(rows)
-    choose_format(data.format, [name for name in present if name != column])
+    choose_format(data.format, present)
     if not label or (column in present and entry.source is None):
         return rows  # its own labels
     if streaming:
