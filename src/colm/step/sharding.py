@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
 from colm.errors import UnsupportedModelError
 from colm.step.ranks import gather_rows
@@ -15,7 +17,8 @@ def is_sharded(model: nn.Module) -> bool:
 
     Every forward of a wrapped part gathers its weights from all ranks, so all ranks must run the same number.
     """
-    return any(isinstance(module, FSDPModule) for module in model.modules())
+    fsdp = _imported_fsdp()
+    return fsdp is not None and any(isinstance(module, fsdp.FSDPModule) for module in model.modules())
 
 
 def check_sharding(model: nn.Module) -> None:
@@ -24,7 +27,8 @@ def check_sharding(model: nn.Module) -> None:
     Raises:
         UnsupportedModelError: the model uses FSDP1 or DeepSpeed.
     """
-    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+    fsdp = _imported_fsdp()
+    if fsdp is not None and any(isinstance(module, fsdp.FullyShardedDataParallel) for module in model.modules()):
         raise UnsupportedModelError(
             "FullyShardedDataParallel (FSDP1) has not been tested with selection. Shard the model with "
             "torch.distributed.fsdp.fully_shard."
@@ -40,3 +44,8 @@ def check_sharding(model: nn.Module) -> None:
 def most_over_ranks(count: int, device: torch.device) -> int:
     """Return the largest of the ranks' counts."""
     return int(torch.cat(gather_rows(torch.tensor([count], device=device))).max())
+
+
+def _imported_fsdp() -> Any:
+    """Return ``torch.distributed.fsdp``, or None if nothing has imported it: then nothing is wrapped by it."""
+    return sys.modules.get("torch.distributed.fsdp")

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colm.errors import ConfigError, DataError
-from colm.lab.data.formats import detect_format, text_of_row, tokenizer_of_batch, tokenizer_of_format
+from colm.lab.data.columns import detect_format
+from colm.lab.data.formats import text_of_row, tokenizer_of_batch, tokenizer_of_format
 from colm.models import train_tiny_tokenizer, with_padding
 
 CHAT = (

@@ -17,13 +17,14 @@ import math
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 
 from colm.errors import DataError
+from colm.step.sources import name_setting
 
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 CSV_ENDINGS = (".csv",)
@@ -81,6 +82,20 @@ def split_ending(name: str) -> tuple[str, str, str]:
     else:
         compression = ""
     return path.stem, path.suffix.lower(), compression
+
+
+def source_of_entry(entry: Mapping[str, Any]) -> str:
+    """Return the source that a mixture entry names; by default the file's name.
+
+    Raises:
+        ConfigError: the named source is empty.
+
+    >>> source_of_entry({"path": "a.jsonl", "source": 0}), source_of_entry({"path": "a.jsonl"})
+    ('0', 'a')
+    """
+    if entry.get("source") is None:
+        return split_ending(str(entry["path"]))[0]
+    return name_setting(f"The mixture entry of {entry.get('path')!r}", entry["source"])
 
 
 def read_file_rows(

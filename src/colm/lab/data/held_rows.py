@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from colm.errors import DataError
 from colm.lab.data.chat import SEEN
-from colm.lab.data.formats import COLUMNS, choose_format
+from colm.lab.data.columns import COLUMNS, choose_format
 from colm.lab.data.prompts import Keys, prompt_keys
 from colm.step.record import StepLog
 from colm.step.values import text_of_value

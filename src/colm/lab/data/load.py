@@ -10,14 +10,13 @@ from datasets import Dataset
 
 from colm.errors import DataError, suggest
 from colm.lab.data.demo import demo_rows
-from colm.lab.data.files import split_ending
+from colm.lab.data.files import source_of_entry
 from colm.lab.data.held_out import hold_out, leave_out, warn_shared
 from colm.lab.data.held_rows import part_keys
 from colm.lab.data.mix import cap_rows, weigh_rows
 from colm.lab.data.read import read_rows
 from colm.lab.data.template import fill_template
 from colm.lab.data.tokenize import name_rows
-from colm.step.sources import name_setting
 
 logger = logging.getLogger(__name__)
 
@@ -166,20 +165,6 @@ def read_entry(
     if column in present:
         rows = rows.remove_columns(column)
     return rows.add_column(column, [source] * len(rows))
-
-
-def source_of_entry(entry: Mapping[str, Any]) -> str:
-    """Return the source that a mixture entry names; by default the file's name.
-
-    Raises:
-        ConfigError: the named source is empty.
-
-    >>> source_of_entry({"path": "a.jsonl", "source": 0}), source_of_entry({"path": "a.jsonl"})
-    ('0', 'a')
-    """
-    if entry.get("source") is None:
-        return split_ending(str(entry["path"]))[0]
-    return name_setting(f"The mixture entry of {entry.get('path')!r}", entry["source"])
 
 
 def column_names(rows: Any) -> list[str]:

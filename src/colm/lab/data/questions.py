@@ -13,8 +13,9 @@ from datasets import Dataset
 from colm.errors import DataError, suggest
 from colm.lab.answers import extract_answer
 from colm.lab.answers.gym import COLUMN, read_task
+from colm.lab.data.columns import COLUMNS, PROMPT_COLUMNS
 from colm.lab.data.files import split_ending
-from colm.lab.data.formats import COLUMNS, PROMPT_COLUMNS, completion_of_row
+from colm.lab.data.formats import completion_of_row
 from colm.lab.data.held_rows import Parts
 from colm.lab.data.read import read_rows
 from colm.lab.data.tokenize import name_rows

@@ -7,8 +7,6 @@ from math import isfinite
 from statistics import fmean
 from typing import NamedTuple
 
-from scipy import stats
-
 CONFIDENCE = 0.95
 
 
@@ -42,6 +40,8 @@ def estimate_mean(values: Sequence[float]) -> Interval | None:
     mean = fmean(values)
     if len(values) == 1:
         return Interval(mean, None, 1)
+    from scipy import stats  # a second to import, and most pages have one run or one seed
+
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, df=len(values) - 1) * stats.sem(values))
     return Interval(mean, half, len(values))
 

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from colm.errors import ConfigError, suggest
-from colm.lab.sources.config import ClusterConfig
-from colm.lab.sources.relabel import SourceRules
-from colm.lab.sources.store import load_labels
+from colm.lab.sources.config import ClusterConfig, SourceRules
 from colm.step.sources import name_keys, name_setting
 
 LABELS_NAME = "labels.parquet"
@@ -81,19 +79,3 @@ def _clustering(where: str, values: Any, seed: int) -> ClusterConfig:
         return ClusterConfig.from_dict({"seed": seed, **values})
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
-
-
-def saved_clustering(path: Path) -> ClusterConfig:
-    """Return the settings that made a saved labelling.
-
-    Raises:
-        ConfigError: the file does not exist.
-        DataError: the file is not a labelling.
-    """
-    if not path.is_file():
-        raise ConfigError(
-            f"There is no file {str(path)!r} (sources.labels). Make it with colm sources --cluster DATA --out {path}, "
-            "or also set sources.cluster, which creates it."
-        )
-    held = load_labels(path).settings
-    return ClusterConfig.from_dict({key: value for key, value in held.items() if key not in ("model", "max_length")})

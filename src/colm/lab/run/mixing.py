@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from colm.errors import ConfigError
-from colm.lab.data.load import source_of_entry
+from colm.lab.data.files import source_of_entry
 from colm.step.sources import name_keys
 
 BY_SOURCE = ("weights", "source_sizes", "cap", "validation_rows")

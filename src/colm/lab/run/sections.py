@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from colm.lab.data.formats import COLUMNS
+from colm.lab.data.columns import COLUMNS
 from colm.typed import Count, CountOrZero, Range, Seed, hints_of
 
 LabelTexts = dict[str, list[Any] | dict[Any, Any]]

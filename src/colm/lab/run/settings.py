@@ -13,9 +13,8 @@ from colm.errors import ConfigError
 from colm.lab.run.clustering import read_rules
 from colm.lab.run.mixing import check_mixing, name_entries
 from colm.lab.run.sections import DATA_HINTS, DataSettings, MixtureEntry, TopSettings
-from colm.lab.run.training import read_lora, read_training
 from colm.lab.run.yaml12 import read_config_file, read_yaml
-from colm.lab.sources.relabel import SourceRules, rules_to_dict
+from colm.lab.sources.config import SourceRules
 from colm.step.sources import source_name
 from colm.typed import check_keys, hints_of, read_section, show
 
@@ -74,15 +73,18 @@ def resolve_settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -
     merged = {**asdict(TopSettings()), **read_section("", hints_of(TopSettings), given)}
     merged["data"] = _data(merged["data"])
     merged["mixture"] = _mixture(merged["mixture"], merged["data"])
-    merged["training"] = read_training(merged["training"])
-    merged["lora"] = read_lora(merged["lora"])
     if not isinstance(merged["selection"] or {}, dict):
         raise ConfigError(f"selection is {show(merged['selection'])}; it must be a mapping of settings.")
     selection = SelectionConfig.from_dict({"seed": merged["seed"], **(merged["selection"] or {})})
     merged["selection"] = selection.to_dict()
     seed = merged["seed"] if merged["data"]["seed"] is None else merged["data"]["seed"]
     rules = read_rules(merged["sources"], merged["data"], seed)
-    merged["sources"] = rules_to_dict(rules)
+    merged["sources"] = rules.to_dict()
+    # Imports transformers and PEFT, which takes seconds: not for an error in colm's own sections.
+    from colm.lab.run.training import read_lora, read_training
+
+    merged["training"] = read_training(merged["training"])
+    merged["lora"] = read_lora(merged["lora"])
     return RunSettings(
         model=merged["model"],
         dtype=merged["dtype"],

@@ -1,9 +1,10 @@
-"""Validated clustering settings."""
+"""Validated settings: how to cluster rows, and the rules that reassign sources."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from colm.errors import ConfigError, suggest
@@ -103,6 +104,43 @@ class ClusterConfig:
         """Return all settings as a mapping."""
         values = asdict(self)
         return values | {"clusters": dict(self.clusters)} if isinstance(self.clusters, Mapping) else values
+
+
+@dataclass(frozen=True)
+class SourceRules:
+    """Rules that reassign sources, applied in this order.
+
+    Attributes:
+        cluster: cluster all rows, whatever their labels; None to keep the labels.
+        map: old name -> new name.
+        split: source -> settings for clustering within the source.
+        merge_below: sources with fewer rows are merged into one.
+        merged: name of the merged source.
+        labels: file of the clusters; a split source's file is next to it.
+    """
+
+    cluster: ClusterConfig | None = None
+    map: Mapping[str, str] = field(default_factory=dict)
+    split: Mapping[str, ClusterConfig] = field(default_factory=dict)
+    merge_below: int = 0
+    merged: str = "other"
+    labels: Path | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether any rule is set."""
+        return bool(self.cluster or self.map or self.split or self.merge_below or self.labels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the rules in the format of a configuration."""
+        return {
+            "cluster": self.cluster.to_dict() if self.cluster else None,
+            "map": dict(self.map),
+            "split": {name: config.to_dict() for name, config in self.split.items()},
+            "merge_below": self.merge_below,
+            "merged": self.merged,
+            "labels": str(self.labels) if self.labels else None,
+        }
 
 
 def _require_whole(name: str, value: Any, least: int) -> None:

@@ -4,49 +4,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from datasets import Dataset
 
 from colm.errors import DataError
 from colm.lab.data.mix import check_names
-from colm.lab.sources.config import ClusterConfig
+from colm.lab.sources.config import ClusterConfig, SourceRules
 from colm.lab.sources.embed import Tuned
 from colm.lab.sources.labelling import Labelling, assign_rows, label_rows
 from colm.lab.sources.rows import Rows
 from colm.step.sources import name_sources
 
 Parts = Sequence[Dataset]
-
-
-@dataclass(frozen=True)
-class SourceRules:
-    """Rules that reassign sources, applied in this order.
-
-    Attributes:
-        cluster: cluster all rows, whatever their labels; None to keep the labels.
-        map: old name -> new name.
-        split: source -> settings for clustering within the source.
-        merge_below: sources with fewer rows are merged into one.
-        merged: name of the merged source.
-        labels: file of the clusters; a split source's file is next to it.
-    """
-
-    cluster: ClusterConfig | None = None
-    map: Mapping[str, str] = field(default_factory=dict)
-    split: Mapping[str, ClusterConfig] = field(default_factory=dict)
-    merge_below: int = 0
-    merged: str = "other"
-    labels: Path | None = None
-
-    @property
-    def any(self) -> bool:
-        """Whether any rule is set."""
-        return bool(self.cluster or self.map or self.split or self.merge_below or self.labels)
 
 
 class Relabelled(NamedTuple):
@@ -182,15 +155,3 @@ def _write(parts: Parts, names: Sequence[str], column: str) -> list[Dataset]:
         part = part.remove_columns(column) if column in part.column_names else part
         found.append(part.add_column(column, own))
     return found
-
-
-def rules_to_dict(rules: SourceRules) -> dict[str, Any]:
-    """Return the rules in the format of a configuration."""
-    return {
-        "cluster": rules.cluster.to_dict() if rules.cluster else None,
-        "map": dict(rules.map),
-        "split": {name: config.to_dict() for name, config in rules.split.items()},
-        "merge_below": rules.merge_below,
-        "merged": rules.merged,
-        "labels": str(rules.labels) if rules.labels else None,
-    }
