@@ -13,6 +13,7 @@ from colm.errors import ConfigError
 from colm.lab.run.clustering import read_rules
 from colm.lab.run.mixing import check_mixing, name_entries
 from colm.lab.run.sections import DATA_HINTS, DataSettings, MixtureEntry, TopSettings
+from colm.lab.run.training_fields import check_early
 from colm.lab.run.yaml12 import read_config_file, read_yaml
 from colm.lab.sources.config import SourceRules
 from colm.step.sources import source_name
@@ -80,7 +81,8 @@ def resolve_settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -
     seed = merged["seed"] if merged["data"]["seed"] is None else merged["data"]["seed"]
     rules = read_rules(merged["sources"], merged["data"], seed)
     merged["sources"] = rules.to_dict()
-    # Imports transformers and PEFT, which takes seconds: not for an error in colm's own sections.
+    check_early(merged["training"], merged["lora"])
+    # Imports transformers and PEFT, which takes seconds: not for an error that is already known.
     from colm.lab.run.training import read_lora, read_training
 
     merged["training"] = read_training(merged["training"])

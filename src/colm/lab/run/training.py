@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig
@@ -20,16 +20,11 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from colm.errors import ConfigError, one_line
 from colm.lab.run.adapters import lora_config
+from colm.lab.run.training_fields import FIXED, LORA_RANGES, NEEDS_INIT, TRAINING_PLACE, TRAINING_RANGES
 from colm.lab.run.yaml12 import read_yaml
-from colm.typed import Count, CountOrZero, Range, Seed, hints_of, read_section, show
-
-Least0 = Annotated[float, Range(0)]
-Below1 = Annotated[float, Range(0, 1)]
+from colm.typed import hints_of, read_section, show
 
 TRAINING_DEFAULTS: dict[str, Any] = {"report_to": "none", "logging_steps": 10, "remove_unused_columns": True}
-
-OWNED = ("output_dir", "seed")
-"""Training arguments with their own place at the top of the file."""
 
 CHECKPOINT_HINTS: dict[str, Any] = {
     **dict.fromkeys(("use_reentrant", "preserve_rng_state", "debug", "early_stop"), bool),
@@ -37,65 +32,14 @@ CHECKPOINT_HINTS: dict[str, Any] = {
 }
 """Options of activation checkpointing that a file can set."""
 
-TRAINING_RANGES: dict[str, Any] = {
-    **dict.fromkeys(
-        ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), Count
-    ),
-    **dict.fromkeys(("dataloader_prefetch_factor", "eval_accumulation_steps", "save_total_limit"), Count | None),
-    **dict.fromkeys(("torch_empty_cache_steps", "ddp_bucket_cap_mb"), Count | None),
-    **dict.fromkeys(("learning_rate", "weight_decay", "adam_epsilon", "warmup_steps", "logging_steps"), Least0),
-    **dict.fromkeys(("save_steps", "eval_delay"), Least0),
-    **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), Below1),
-    **dict.fromkeys(("eval_steps", "neftune_noise_alpha"), Least0 | None),
-    "max_steps": Literal[-1] | Count,
-    "num_train_epochs": Annotated[float, Range(0, 2**31, open="both")],
-    "max_grad_norm": Annotated[float, Range(0, open="")] | None,
-    "dataloader_num_workers": Annotated[int, Range(0, 1024, open="")],
-    "data_seed": Seed | None,
-    "ddp_timeout": Annotated[int, Range(1, 10**8, open="")],
-    "include_num_input_tokens_seen": Literal["all", "non_padding", "no"] | bool,
-    "include_for_metrics": list[Literal["inputs", "loss"]],
-    "lr_scheduler_kwargs": dict[str, Any] | None,
-    **dict.fromkeys(("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"), dict[str, Any] | None),
-    "parallelism_config": type(None),  # an object, which a file cannot express
-}
-"""Type hints stricter than those of `transformers.TrainingArguments`."""
-
-LORA_RANGES: dict[str, Any] = {
-    "r": Count,
-    "lora_alpha": Annotated[float, Range(0, open="both")],
-    "lora_dropout": Below1,
-    "rank_pattern": dict[str, Count],
-    "alpha_pattern": dict[str, Annotated[float, Range(0, open="both")]],
-    "qalora_group_size": Count,
-    "trainable_token_indices": list[CountOrZero] | dict[str, list[CountOrZero]] | None,
-    "layers_to_transform": list[CountOrZero] | CountOrZero | None,
-    "task_type": Literal["CAUSAL_LM"] | None,
-    "peft_type": Literal["LORA"] | None,
-    "inference_mode": Literal[False],
-}
-"""Type hints stricter than those of `peft.LoraConfig`."""
-
-FIXED: dict[str, Any] = {
-    "prediction_loss_only": Literal[False],
-    "batch_eval_metrics": Literal[False],
-    "eval_do_concat_batches": Literal[True],
-    "label_names": list[Literal["labels"]] | None,
-}
-"""Required by colm's evaluation, which computes the loss of each source."""
-
 ELSEWHERE = {
     "resume_from_checkpoint": "colm train --resume continues from the last checkpoint",
     "do_predict": "colm eval answers questions",
 }
 """Arguments that the Trainer leaves to the calling program; colm does this in another way."""
 
-
 PREPARED = ("eva", "corda", "lora_ga")
 """Initial LoRA weights that PEFT computes from data."""
-
-NEEDS_INIT = {"eva_config": "eva", "corda_config": "corda", "lora_ga_config": "lora_ga", "loftq_config": "loftq"}
-"""LoRA settings that apply only with certain initial weights."""
 
 
 @cache
@@ -116,12 +60,8 @@ def read_training(values: Any) -> dict[str, Any]:
         ConfigError: an unknown field, a value of the wrong type or out of range, or one that has no effect.
     """
     if isinstance(values, Mapping):
-        for key in OWNED:
-            if key in values:
-                raise ConfigError(f"training.{key} is set; move {key} to the top of the file, where colm reads it too.")
         values = {key: _plain(str(key), value) for key, value in values.items()}
-    place = "in training (the fields of transformers.TrainingArguments)"
-    given = read_section("training", training_hints(), values, place)
+    given = read_section("training", training_hints(), values, TRAINING_PLACE)
     for name, instead in ELSEWHERE.items():
         if given.get(name):
             raise ConfigError(f"training.{name}={show(given[name])} has no effect here: {instead}. Leave it out.")
