@@ -6,7 +6,9 @@ import json
 import logging
 import math
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -75,7 +77,8 @@ def train(
     """
     set_seed(settings.seed)
     kept = settings.output_dir if checkpoint is not None else replay.parent if replay is not None else None
-    data = prepare_data(settings, resume=checkpoint is not None, kept=kept)
+    with _timed("Reading and tokenizing the data"):
+        data = prepare_data(settings, resume=checkpoint is not None, kept=kept)
     fingerprint = fingerprint_run(settings, data) if is_first_rank() else None
     if kept is not None and fingerprint is not None:
         trained = {key: value for key, value in fingerprint.items() if key == "train"}
@@ -83,7 +86,8 @@ def train(
     if is_first_rank():
         folder.refuse_foreign(_saved_names(data.tokenizer))
     set_seed(settings.seed)  # tokenizing must not affect the model's initialization
-    model = build_model(settings, data.tokenizer)
+    with _timed("Loading the model"):
+        model = build_model(settings, data.tokenizer)
     pad_within(data.tokenizer, model)
     check_vocabulary(model, largest_token(data), "The stream may have" if data.window is not None else "The data has")
     if settings.data["max_length"] > (count_positions(model) or math.inf):  # otherwise no row can be too long
@@ -125,7 +129,8 @@ def train(
     stop = StopOnSignal()
     for callback in (stop, *callbacks):
         trainer.add_callback(callback)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with _timed("Training"):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.stopped and trainer.state.global_step < trainer.state.max_steps:
         raise StoppedEarly(
             f"stopped by SIGTERM in step {trainer.state.global_step}; its checkpoint is in {folder.path}. Resume with "
@@ -147,6 +152,13 @@ def train(
     summary = summarise(trainer, list(evaluations.read()), best, dropped=dropped) | memory
     folder.write(SUMMARY_NAME, json.dumps(summary, indent=2) + "\n")  # last: it marks the run as finished
     return summary
+
+
+@contextmanager
+def _timed(what: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    logger.debug("%s took %.1f s.", what, time.perf_counter() - start)
 
 
 def _saved_names(tokenizer: Any) -> list[str]:
