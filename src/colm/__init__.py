@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from colm.config import SelectionConfig
-from colm.errors import ColmError, ConfigError, DataError, UnsupportedModelError
-from colm.losses import example_mean
-from colm.selector import CoresetSelector
-from colm.types import Coreset, StepRecord
-
 if TYPE_CHECKING:
+    from colm.config import SelectionConfig
+    from colm.errors import ColmError, ConfigError, DataError, UnsupportedModelError
+    from colm.losses import example_mean
+    from colm.selector import CoresetSelector
     from colm.trainers.hf import CoresetTrainer
     from colm.trainers.trl import CoresetSFTTrainer
+    from colm.types import Coreset, StepRecord
 
 __version__ = "0.1.0"
 
@@ -31,15 +31,27 @@ __all__ = [
     "example_mean",
 ]
 
+_MODULES = {
+    "config": ("SelectionConfig",),
+    "errors": ("ColmError", "ConfigError", "DataError", "UnsupportedModelError"),
+    "losses": ("example_mean",),
+    "selector": ("CoresetSelector",),
+    "trainers.hf": ("CoresetTrainer",),
+    "trainers.trl": ("CoresetSFTTrainer",),
+    "types": ("Coreset", "StepRecord"),
+}
+"""Where each name is defined; imported on first use, because torch and the Trainer take seconds to import."""
+
 
 def __getattr__(name: str) -> Any:
-    # Importing the Trainer takes seconds, which a plain loop should not pay.
-    if name == "CoresetTrainer":
-        from colm.trainers.hf import CoresetTrainer
-
-        return CoresetTrainer
-    if name == "CoresetSFTTrainer":
-        from colm.trainers.trl import CoresetSFTTrainer
-
-        return CoresetSFTTrainer
+    if name in _MODULES:  # as after `import colm` when the names were imported at once
+        return import_module(f"colm.{name}")
+    for module, names in _MODULES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f"colm.{module}"), name)
+            return value
     raise AttributeError(f"module 'colm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,11 +7,12 @@ of times, in the same order.
 from __future__ import annotations
 
 import gc
+import sys
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
 from colm.errors import UnsupportedModelError
 
@@ -73,7 +74,8 @@ def is_sharded(model: nn.Module) -> bool:
 
     Every forward of a wrapped part gathers its weights from all ranks, so all ranks must run the same number.
     """
-    return any(isinstance(module, FSDPModule) for module in model.modules())
+    fsdp = _imported_fsdp()
+    return fsdp is not None and any(isinstance(module, fsdp.FSDPModule) for module in model.modules())
 
 
 def check_sharding(model: nn.Module) -> None:
@@ -82,7 +84,8 @@ def check_sharding(model: nn.Module) -> None:
     Raises:
         UnsupportedModelError: the model uses FSDP1 or DeepSpeed.
     """
-    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+    fsdp = _imported_fsdp()
+    if fsdp is not None and any(isinstance(module, fsdp.FullyShardedDataParallel) for module in model.modules()):
         raise UnsupportedModelError(
             "FullyShardedDataParallel (FSDP1) has not been tested with selection. Shard the model with "
             "torch.distributed.fsdp.fully_shard."
@@ -93,3 +96,8 @@ def check_sharding(model: nn.Module) -> None:
             "DeepSpeed has not been tested with selection. Use DistributedDataParallel, or shard the model with "
             "torch.distributed.fsdp.fully_shard."
         )
+
+
+def _imported_fsdp() -> Any:
+    """Return ``torch.distributed.fsdp``, or None if nothing has imported it: then nothing is wrapped by it."""
+    return sys.modules.get("torch.distributed.fsdp")
