@@ -13,10 +13,11 @@ from tests.support.files import read_lines, write_lines
 
 from colm.errors import ConfigError
 from colm.lab.cli import main
-from colm.lab.cli.compare import figures, plan_runs
 from colm.lab.run.resume import check_settings
 from colm.lab.run.settings import resolve_settings
 from colm.lab.run.yaml12 import write_yaml
+from colm.lab.study.results import figures
+from colm.lab.study.runs import plan_runs
 
 TRAINING = {
     "per_device_train_batch_size": 2,
@@ -145,7 +146,7 @@ def test_runs_on_other_data_are_refused(
     assert main([*command, "random-n"]) == 2
     assert "control/seed-0 contains a run on other data" in capsys.readouterr().err
     with monkeypatch.context() as patch:  # the file changes between two runs
-        patch.setattr("colm.lab.cli.compare.check_run_data", lambda *_: None)
+        patch.setattr("colm.lab.study.runs.check_run_data", lambda *_: None)
         assert main([*command, "control", "random-n"]) == 2
     assert "control/seed-0 contains a run on other data" in capsys.readouterr().err
 

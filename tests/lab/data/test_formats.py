@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from tests.support.templates import CHAT
 
 from colm.errors import ConfigError, DataError
-from colm.lab.data.formats import detect_format, text_of_row, tokenizer_of_batch, tokenizer_of_format
+from colm.lab.data.formats import text_of_row, tokenizer_of_batch, tokenizer_of_format
+from colm.lab.data.schemas import detect_format
 from colm.models import train_tiny_tokenizer, with_padding
 
 

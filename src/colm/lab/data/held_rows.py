@@ -13,8 +13,8 @@ from datasets import Dataset
 
 from colm.errors import DataError
 from colm.lab.data.chat import SEEN
-from colm.lab.data.formats import COLUMNS, choose_format
 from colm.lab.data.prompts import Keys, prompt_keys
+from colm.lab.data.schemas import COLUMNS, choose_format
 from colm.step.record import StepLog
 from colm.step.values import text_of_value
 

@@ -14,9 +14,10 @@ from colm.errors import DataError, suggest
 from colm.lab.answers import extract_answer
 from colm.lab.answers.gym import COLUMN, read_task
 from colm.lab.data.files import split_ending
-from colm.lab.data.formats import COLUMNS, PROMPT_COLUMNS, completion_of_row
+from colm.lab.data.formats import completion_of_row
 from colm.lab.data.held_rows import Parts
 from colm.lab.data.read import read_rows
+from colm.lab.data.schemas import COLUMNS, PROMPT_COLUMNS
 from colm.lab.data.tokenize import name_rows
 from colm.step.sources import name_of_row
 from colm.step.values import text_of_value

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from colm.errors import ConfigError
 from colm.hints import Count, CountOrZero, Filled, Range, Seed
 from colm.lab.data.files import split_ending
-from colm.lab.data.formats import FormatName
+from colm.lab.data.schemas import FormatName
 from colm.step.sources import SourceName
 from colm.typed import Settings
 

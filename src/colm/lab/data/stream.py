@@ -13,11 +13,12 @@ import numpy as np
 from datasets import Dataset, IterableDataset, interleave_datasets
 
 from colm.errors import DataError, suggest
-from colm.lab.data.formats import choose_format, tokenizer_of_format
+from colm.lab.data.formats import tokenizer_of_format
 from colm.lab.data.held_out import HELD, draw_rows, warn_shared
 from colm.lab.data.held_rows import Parts, group_rows, part_keys, write_row
 from colm.lab.data.load import column_names, read_entry
 from colm.lab.data.prompts import HeldPrompts, prompt_keys
+from colm.lab.data.schemas import choose_format
 from colm.lab.data.settings import DataSettings, MixtureEntry
 from colm.lab.data.validation import tokenize_held_out
 from colm.mixing import check_names, fixed_shares, temperature_shares

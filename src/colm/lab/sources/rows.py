@@ -11,7 +11,8 @@ import numpy as np
 from datasets import Dataset
 
 from colm.errors import DataError
-from colm.lab.data.formats import choose_format, text_of_row
+from colm.lab.data.formats import text_of_row
+from colm.lab.data.schemas import choose_format
 
 BLOCK = 10_000
 """Rows read at a time."""
