@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from keep import hash_model
 from setting import describe_setting
 
-from colm.lab.cli.compare import run_one
 from colm.lab.data.read import read_rows
 from colm.lab.run.prepare import prepare_data
 from colm.lab.run.settings import load_settings, resolve_settings
@@ -29,6 +28,7 @@ from colm.lab.sources.config import ClusterConfig
 from colm.lab.sources.labelling import label_rows
 from colm.lab.sources.rows import Rows
 from colm.lab.study.methods import method_settings
+from colm.lab.study.runs import run_one
 from colm.step.record import FILE_NAME, SUMMARY_NAME, StepLog
 from colm.step.sources import count_sources, find_small_sources
 

@@ -194,7 +194,7 @@ def main() -> None:
             kill_in_passes(Path(scratch), sample=options.sample, seed=options.seed)
         return
     draw, hits, failures, runs = random.Random(options.seed), Counter[str](), [], 0
-    import colm.lab.cli.train  # noqa: F401  imported before the children fork
+    import colm.lab.run.train  # noqa: F401  imported before the children fork
 
     with tempfile.TemporaryDirectory() as scratch:
         whole = run_whole(Path(scratch) / "whole")

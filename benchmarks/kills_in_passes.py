@@ -155,7 +155,7 @@ def checkpoints(run: Path) -> dict[tuple[int, str], str]:
 
 def kill_in_passes(scratch: Path, *, sample: int, seed: int) -> None:
     """Run all combinations, or a sample, and print how many runs ended like the one that was never killed."""
-    import colm.lab.cli.train  # noqa: F401  imported before the children fork
+    import colm.lab.run.train  # noqa: F401  imported before the children fork
 
     cases, began = all_cases(), time.perf_counter()
     if sample:

@@ -178,13 +178,28 @@ def test_a_loaded_position_continues(rank: Any) -> None:
         assert rest == batches[done:]
 
 
+def test_after_a_step_a_position_is_good_for_other_ranks_with_the_same_pools() -> None:
+    labels = labels_of_rows()
+    two = [MixtureBatchSampler(labels, 2, accumulation=2, rank=rank, world_size=2) for rank in range(2)]
+    rows = [list(sampler) for sampler in two]
+    one = MixtureBatchSampler(labels, 2, accumulation=4, rank=0, world_size=1)
+    one.load_state_dict({**two[0].state_dict(batches=6), "epoch": 0})
+    rest = list(one)
+    for step in range(3):
+        assert sorted(row for batch in rest[4 * step : 4 * step + 4] for row in batch) == sorted(
+            row for batches in rows for batch in batches[6 + 2 * step : 8 + 2 * step] for row in batch
+        )
+    with pytest.raises(ConfigError, match="The saved sampler has accumulation=2, but this one has 4"):
+        one.load_state_dict(two[0].state_dict(batches=5))
+
+
 def test_a_position_can_be_that_of_training() -> None:
     sampler = MixtureBatchSampler(labels_of_rows(), 2)
     loader = DataLoader(range(203), batch_sampler=sampler, num_workers=1)
     batches = iter(loader)
     used = [next(batches).tolist() for _ in range(3)]
     state = sampler.state_dict(batches=3)  # the worker has been sent more
-    assert sampler.state_dict()["batches"] > 3
+    assert sampler.state_dict()["pools"] > 3
     resumed = MixtureBatchSampler(labels_of_rows(), 2)
     resumed.load_state_dict(state)
     assert used + list(resumed) == list(MixtureBatchSampler(labels_of_rows(), 2))

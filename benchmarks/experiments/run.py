@@ -19,8 +19,9 @@ from page import write_page
 from plan import EXPERIMENTS
 from setting import describe_setting
 
-from colm.lab.cli.compare import answer_one, plan_runs, run_one, write_comparison_json
 from colm.lab.run.settings import load_settings
+from colm.lab.study.results import write_comparison_json
+from colm.lab.study.runs import answer_one, plan_runs, run_one
 from colm.step.record import ANSWERS_NAME, SUMMARY_NAME
 
 WEIGHTS_NAME = "model.safetensors"

@@ -5,17 +5,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from colm.config import SelectionConfig
-from colm.errors import ColmError, ConfigError, DataError, UnsupportedModelError
-from colm.losses import example_mean
-from colm.selector import CoresetSelector
-from colm.types import Coreset, StepRecord
-
 if TYPE_CHECKING:
+    from colm.config import SelectionConfig
+    from colm.errors import ColmError, ConfigError, DataError, UnsupportedModelError
+    from colm.losses import example_mean
     from colm.sampler import MixtureBatchSampler
+    from colm.selector import CoresetSelector
     from colm.trainers.hf import CoresetTrainer
     from colm.trainers.sampling import pack_by_source, use_mixture_sampler
     from colm.trainers.trl import CoresetSFTTrainer
+    from colm.types import Coreset, StepRecord
 
 __version__ = "0.1.0"
 
@@ -37,17 +36,29 @@ __all__ = [
     "use_mixture_sampler",
 ]
 
-
-_LAZY = {  # importing the Trainer, or datasets, takes seconds, which a plain loop should not pay
-    "CoresetTrainer": "colm.trainers.hf",
-    "CoresetSFTTrainer": "colm.trainers.trl",
-    "MixtureBatchSampler": "colm.sampler",
-    "pack_by_source": "colm.trainers.sampling",
-    "use_mixture_sampler": "colm.trainers.sampling",
+_MODULES = {
+    "config": ("SelectionConfig",),
+    "errors": ("ColmError", "ConfigError", "DataError", "UnsupportedModelError"),
+    "losses": ("example_mean",),
+    "sampler": ("MixtureBatchSampler",),
+    "selector": ("CoresetSelector",),
+    "trainers.hf": ("CoresetTrainer",),
+    "trainers.sampling": ("pack_by_source", "use_mixture_sampler"),
+    "trainers.trl": ("CoresetSFTTrainer",),
+    "types": ("Coreset", "StepRecord"),
 }
+"""Where each name is defined; imported on first use, because torch and the Trainer take seconds to import."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+    if name in _MODULES:  # as after `import colm` when the names were imported at once
+        return import_module(f"colm.{name}")
+    for module, names in _MODULES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f"colm.{module}"), name)
+            return value
     raise AttributeError(f"module 'colm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

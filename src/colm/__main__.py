@@ -7,7 +7,7 @@ import sys
 
 LAB = (
     *("filelock", "fsspec", "jinja2", "matplotlib", "pandas", "peft"),
-    *("rich", "scipy", "sklearn", "threadpoolctl", "tqdm", "yaml"),
+    *("rich", "scipy", "shtab", "sklearn", "threadpoolctl", "tqdm", "yaml"),
 )
 """Modules that `colm.lab` imports and the library does not; the extra ``lab`` of pyproject.toml installs them."""
 

@@ -138,17 +138,9 @@ class MixtureBatchSampler(Sampler[list[int]]):
     def from_dataset(
         cls, dataset: Any, batch_size: int, keep: float = 0.5, *, source_column: str = "source", **settings: Any
     ) -> MixtureBatchSampler:
-        """Make a sampler for a `datasets.Dataset`; rows without a label in its column ``labels`` are left out.
+        """Make a sampler for a `datasets.Dataset` with a column of sources. Raises DataError if it has none.
 
-        Args:
-            dataset: the data set.
-            batch_size: as above.
-            keep: as above.
-            source_column: the column with each row's source.
-            **settings: as above, without `sources` and `learnable`.
-
-        Raises:
-            DataError: there is no such column.
+        Rows without a label in its column ``labels``, if it has one, are left out. The other arguments are as above.
         """
         if source_column not in dataset.column_names:
             raise DataError(
@@ -176,8 +168,7 @@ class MixtureBatchSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         self._done, self._start = self._start, 0  # a loaded position counts once
         rows = self._passes.rows(self.epoch)
-        here = self.world_size if self.rank == "all" else 1
-        first, skipped = divmod(self._done, self.accumulation * here)
+        first, skipped = divmod(self._done, self._batches_of_pool)
         for pool in range(first, self.steps_per_epoch):
             batches = self._choose(rows[pool * self.pool_rows : (pool + 1) * self.pool_rows], pool)
             for batch in batches[skipped:]:
@@ -262,34 +253,35 @@ class MixtureBatchSampler(Sampler[list[int]]):
             batches: micro-batches of this pass that were trained on; default: those handed to the data loader, which
                 may be ahead of training: with workers, use torchdata's ``StatefulDataLoader``, or pass the number.
         """
-        done = self._start or self._done if batches is None else batches
-        return {"epoch": self.epoch, "batches": done, **self._facts()}
+        pools, rest = divmod((self._start or self._done) if batches is None else batches, self._batches_of_pool)
+        return {"epoch": self.epoch, "pools": pools, "batches": rest, **self._facts(), **self._shape()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue at a saved position.
+        """Continue at a saved position; after a whole step, on any number of ranks that makes the same pools.
 
         Raises:
             ConfigError: the state belongs to other data or settings, under which the position means other rows.
         """
-        for name, now in self._facts().items():
+        for name, now in (self._facts() | (self._shape() if state.get("batches") else {})).items():
             if state.get(name) != now:
                 raise ConfigError(
                     f"The saved sampler has {name}={state.get(name)}, but this one has {now}; resume with the data and "
                     "settings of the saved run."
                 )
         self.epoch = int(state["epoch"])
-        self._start = self._done = int(state["batches"])
+        self._start = self._done = int(state["pools"]) * self._batches_of_pool + int(state["batches"])
 
-    def _facts(self) -> dict[str, int | str]:
-        """Return what must be the same for a position to mean the same rows."""
-        everyone = "all" if self.rank == "all" else "one"
-        return {
-            "rows": self._passes.length,
-            "pool_rows": self.pool_rows,
-            "accumulation": self.accumulation,
-            "seed": self.config.seed,
-            "ranks": everyone,
-        }
+    def _facts(self) -> dict[str, int]:
+        """Return what must be the same for the pools to be the same."""
+        return {"rows": self._passes.length, "pool_rows": self.pool_rows, "seed": self.config.seed}
+
+    def _shape(self) -> dict[str, int | str]:
+        """Return what must also be the same within a pool."""
+        return {"accumulation": self.accumulation, "ranks": "all" if self.rank == "all" else self.world_size}
+
+    @property
+    def _batches_of_pool(self) -> int:
+        return self.accumulation * (self.world_size if self.rank == "all" else 1)
 
 
 def _check_ranks(rank: int | str | None, world_size: int | None) -> tuple[int | Literal["all"], int]:

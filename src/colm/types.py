@@ -6,10 +6,11 @@ h kept coordinates, S sources, K kept rows.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # reading a run's record does not need torch
+    import torch
+    from torch import Tensor
 
 Batch = dict[str, Any]
 """One micro-batch as returned by a collator: tensors with rows in the first dimension."""

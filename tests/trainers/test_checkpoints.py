@@ -118,7 +118,7 @@ def test_a_checkpoint_of_the_last_step_trains_no_further_step(tmp_path: Path) ->
 def test_the_last_complete_checkpoint_stays_until_the_next_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import colm.trainers.mixin as mixin
+    import colm.trainers.saving as saving
 
     found: list[list[str]] = []
 
@@ -126,7 +126,7 @@ def test_the_last_complete_checkpoint_stays_until_the_next_is_complete(
         found.append(sorted(other.name for other in tmp_path.glob("checkpoint-*") if is_complete(other)))
         mark_complete(folder)
 
-    monkeypatch.setattr(mixin, "mark_complete", mark)
+    monkeypatch.setattr(saving, "mark_complete", mark)
     args = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
     trainer = coreset_trainer(tmp_path, args=args)
     trainer.train()

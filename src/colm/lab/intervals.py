@@ -7,8 +7,6 @@ from math import sqrt
 from statistics import NormalDist, fmean
 from typing import NamedTuple
 
-from scipy import stats
-
 CONFIDENCE = 0.95
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
@@ -43,6 +41,8 @@ def estimate_mean(values: Sequence[float]) -> Interval | None:
     mean = fmean(values)
     if len(values) == 1:
         return Interval(mean, None, 1)
+    from scipy import stats  # a second to import, and most pages have one run or one seed
+
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, df=len(values) - 1) * stats.sem(values))
     return Interval(mean, half, len(values))
 
@@ -82,6 +82,8 @@ def estimate_share(right: int, rows: int) -> Share:
     >>> [round(value, 3) for value in estimate_share(0, 10)]
     [0.0, 0.0, 0.278]
     """
+    from scipy import stats
+
     interval = stats.binomtest(right, rows).proportion_ci(CONFIDENCE, method="wilson")
     return Share(right / rows, float(interval.low), float(interval.high))
 

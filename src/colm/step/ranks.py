@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
 from colm.errors import UnsupportedModelError
 
@@ -81,7 +82,8 @@ def is_sharded(model: nn.Module) -> bool:
 
     Every forward of a wrapped part gathers its weights from all ranks, so all ranks must run the same number.
     """
-    return any(isinstance(module, FSDPModule) for module in model.modules())
+    fsdp = _imported_fsdp()
+    return fsdp is not None and any(isinstance(module, fsdp.FSDPModule) for module in model.modules())
 
 
 def check_sharding(model: nn.Module) -> None:
@@ -90,7 +92,8 @@ def check_sharding(model: nn.Module) -> None:
     Raises:
         UnsupportedModelError: the model uses FSDP1 or DeepSpeed.
     """
-    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+    fsdp = _imported_fsdp()
+    if fsdp is not None and any(isinstance(module, fsdp.FullyShardedDataParallel) for module in model.modules()):
         raise UnsupportedModelError(
             "FullyShardedDataParallel (FSDP1) has not been tested with selection. Shard the model with "
             "torch.distributed.fsdp.fully_shard."
@@ -101,3 +104,8 @@ def check_sharding(model: nn.Module) -> None:
             "DeepSpeed has not been tested with selection. Use DistributedDataParallel, or shard the model with "
             "torch.distributed.fsdp.fully_shard."
         )
+
+
+def _imported_fsdp() -> Any:
+    """Return ``torch.distributed.fsdp``, or None if nothing has imported it: then nothing is wrapped by it."""
+    return sys.modules.get("torch.distributed.fsdp")

@@ -17,7 +17,7 @@ from tests.support.files import read_lines
 from tests.support.topics import topic_rows
 
 from colm.lab.cli import main
-from colm.lab.cli.cluster import share_in_small
+from colm.lab.cli.source_tables import share_in_small
 
 THREE = {"cluster": {"clusters": 3}}
 
@@ -81,7 +81,7 @@ def test_labels_are_made_apart_and_used(tmp_path: Path, capsys: pytest.CaptureFi
 def test_too_many_small_clusters_are_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("colm.lab.cli.cluster.MUCH", 0.2)
+    monkeypatch.setattr("colm.lab.cli.sources.MUCH", 0.2)
     write_config(tmp_path)
     labels = tmp_path / "labels.parquet"
     command = ["sources", "--cluster", str(tmp_path / "rows.jsonl"), "--out", str(labels)]

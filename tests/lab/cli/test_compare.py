@@ -13,10 +13,11 @@ from tests.support.files import read_lines, write_lines
 
 from colm.errors import ConfigError
 from colm.lab.cli import main
-from colm.lab.cli.compare import figures, plan_runs
 from colm.lab.run.resume import check_settings
 from colm.lab.run.settings import resolve_settings
 from colm.lab.run.yaml12 import write_yaml
+from colm.lab.study.results import figures
+from colm.lab.study.runs import plan_runs
 
 TRAINING = {
     "per_device_train_batch_size": 2,
@@ -145,7 +146,7 @@ def test_runs_on_other_data_are_refused(
     assert main([*command, "random-n"]) == 2
     assert "control/seed-0 contains a run on other data" in capsys.readouterr().err
     with monkeypatch.context() as patch:  # the file changes between two runs
-        patch.setattr("colm.lab.cli.compare.check_run_data", lambda *_: None)
+        patch.setattr("colm.lab.study.runs.check_run_data", lambda *_: None)
         assert main([*command, "control", "random-n"]) == 2
     assert "control/seed-0 contains a run on other data" in capsys.readouterr().err
 
@@ -195,15 +196,19 @@ def test_every_run_answers_questions(tmp_path: Path, capsys: pytest.CaptureFixtu
         ({"data": {"train": "rows.jsonl"}}, [], "needs validation data: set data.validation"),
         ({}, ["--methods", "colmm"], "Unknown method 'colmm'. Did you mean 'colm'"),
         ({}, ["--seeds", "-1"], "--seeds -1: a seed must be"),
-        ({}, ["--methods", "colm+keep=2"], "keep=2 is outside"),
+        ({}, ["--methods", "colm+keep=2"], "keep=2 must be a number above 0 and at most 1"),
         ({}, ["--launcher", "no-such-program -n 2"], "there is no program 'no-such-program'"),
         ({}, ["--launcher", "torchrun '"], '--launcher "torchrun \'" is not a valid part of a command line'),
         ({}, ["--eval-options=--limit 3"], "has no effect without --eval-data"),
         ({}, ["--eval-data", "demo", "--eval-options=--limit '"], '--eval-options "--limit \'" is not a valid part'),
-        ({}, ["--eval-data", "demo", "--eval-options=--limit -1"], "--limit -1 must be at least 1"),
-        ({}, ["--eval-data", "demo", "--eval-options=--batch-size 0"], "--batch-size must be at least 1"),
-        ({}, ["--eval-data", "demo", "--eval-options=--sample nan"], "--sample nan must be a temperature"),
-        ({}, ["--eval-data", "demo", "--eval-options=--seed 4294967296"], "--seed 4294967296 must be a whole number"),
+        ({}, ["--eval-data", "demo", "--eval-options=--limit -1"], "--limit=-1 must be at least 1 row"),
+        (
+            {},
+            ["--eval-data", "demo", "--eval-options=--batch-size 0"],
+            "--batch-size=0 must be a whole number of at least 1",
+        ),
+        ({}, ["--eval-data", "demo", "--eval-options=--sample nan"], "--sample=nan must be a temperature"),
+        ({}, ["--eval-data", "demo", "--eval-options=--seed 4294967296"], "--seed=4294967296 must be a whole number"),
     ],
 )
 def test_bad_comparisons_are_refused_before_anything_runs(

@@ -14,9 +14,9 @@ from tests.support.files import read_lines, write_lines
 
 from colm.errors import ConfigError
 from colm.lab.cli import main
-from colm.lab.cli.eval import run_written
 from colm.lab.evaluate import judge
 from colm.lab.run import target as targets
+from colm.lab.run.answers import run_written
 from colm.lab.run.folder import RunFolder
 from colm.step.record import MANIFEST_NAME, PARTIAL_ANSWERS_NAME
 
@@ -164,7 +164,7 @@ def test_programs_run_only_where_asked_for(
     command = ["eval", str(trained), "--data", write_lines(tmp_path / "code.jsonl", rows), "--max-new-tokens", "2"]
     command += ["--out", str(tmp_path)]
     ran: list[str] = []
-    monkeypatch.setattr("colm.lab.cli.eval.run_program", lambda source: ran.append(source) or "5\n")
+    monkeypatch.setattr("colm.lab.run.answers.run_program", lambda source: ran.append(source) or "5\n")
     assert main(command) == 0
     assert ran == []
     assert main([*command, "--run-programs"]) == 0
@@ -175,7 +175,7 @@ def test_programs_run_only_where_asked_for(
     def refuse(source: str) -> None:
         raise ConfigError("Programs cannot be sandboxed")
 
-    monkeypatch.setattr("colm.lab.cli.eval.run_program", refuse)
+    monkeypatch.setattr("colm.lab.run.answers.run_program", refuse)
     capsys.readouterr()
     assert main([*command, "--run-programs"]) == 2
     assert "cannot be sandboxed" in capsys.readouterr().err

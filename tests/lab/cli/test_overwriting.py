@@ -150,7 +150,7 @@ def test_what_is_advised_after_ctrl_c_works(
     again = run if command == "train" else tmp_path / "run-replay"
     start = [command, config if command == "train" else str(run), "--overwrite"]
     with monkeypatch.context() as patch:  # before anything is begun: the old run is there, and not to be resumed
-        patch.setattr("colm.lab.cli.train.prepare_data", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("colm.lab.run.train.prepare_data", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         before = contents(again) if again.exists() else {}
         assert main(start) == 130
         assert "nothing was started; run the same command again" in capsys.readouterr().err
@@ -254,8 +254,8 @@ def test_a_place_that_cannot_be_written_is_said_before_the_work(
     config, run = copy_of(done, tmp_path)
     (tmp_path / "file").write_bytes(MINE)
     place = str(tmp_path / "file") if given == "file" else str(tmp_path / "file" / "run")
-    for name in ("train.prepare_data", "sources.prepare_data", "cluster.read_rows_of", "eval.load_target"):
-        monkeypatch.setattr(f"colm.lab.cli.{name}", lambda *_, **__: pytest.fail("worked before"))
+    for name in ("train.prepare_data", "prepare.prepare_data", "prepare.read_rows_of", "target.load_target"):
+        monkeypatch.setattr(f"colm.lab.run.{name}", lambda *_, **__: pytest.fail("worked before"))
     for command in (
         ["train", config, f"output_dir={place}"],
         ["replay", str(run), f"output_dir={place}"],

@@ -51,7 +51,7 @@ def test_an_output_that_nobody_reads_ends_the_command(
         make_console().print("\n".join(["a row of a table"] * lines))
         print("Written.")
 
-    monkeypatch.setattr("colm.lab.cli.sources.sources_command", write_much)
+    monkeypatch.setattr("colm.lab.cli.sources.run", write_much)
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w") as out:
@@ -69,7 +69,7 @@ def test_a_broken_pipe_of_anything_else_is_no_closed_output(tmp_path: Path, monk
     def fail(*_: object, **__: object) -> None:
         raise BrokenPipeError
 
-    monkeypatch.setattr("colm.lab.cli.sources.sources_command", fail)
+    monkeypatch.setattr("colm.lab.cli.sources.run", fail)
     with pytest.raises(BrokenPipeError):
         main(["sources", write_run(tmp_path)])
 
@@ -80,7 +80,7 @@ def test_a_message_of_several_lines_is_said_in_one(
     def fail(*_: object, **__: object) -> None:
         raise ConfigError("No tokenizer (first\n\n  second).")
 
-    monkeypatch.setattr("colm.lab.cli.sources.sources_command", fail)
+    monkeypatch.setattr("colm.lab.cli.sources.run", fail)
     assert main(["sources", write_run(tmp_path)]) == 2
     assert capsys.readouterr().err == "colm: No tokenizer (first second).\n"
 

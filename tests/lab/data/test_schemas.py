@@ -19,7 +19,9 @@ from colm.lab.data.tokenize import tokenize_rows
 from colm.models import train_tiny_tokenizer
 
 TOKENIZER = train_tiny_tokenizer(["user assistant system What is 2 + 3? It is 5. Be brief. Add 2 and 3:"] * 5)
+SUM = "user:\nAdd\n2 and 3:\nassistant:\n5<eos>"
 PAIR = "user:\nWhat is 2 + 3?\nassistant:\nIt is 5.<eos>"
+BRIEF = f"system:\nBe brief.\n{PAIR}"
 
 SHAREGPT = [{"from": "human", "value": "What is 2 + 3?"}, {"from": "gpt", "value": "It is 5."}]
 ROLES = [{"role": "user", "content": "What is 2 + 3?"}, {"role": "assistant", "content": "It is 5."}]
@@ -27,9 +29,9 @@ ROLES = [{"role": "user", "content": "What is 2 + 3?"}, {"role": "assistant", "c
 SCHEMAS: list[tuple[dict[str, Any], str]] = [
     ({"conversations": SHAREGPT}, PAIR),
     ({"conversation": [{**turn, "weight": None} for turn in SHAREGPT]}, PAIR),
-    ({"id": "x1", "conversations": [{"from": "User", "value": "What is 2 + 3?"}, {"from": "chatgpt", "value": "It is 5."}]}, PAIR),
-    ({"system": "Be brief.", "conversations": SHAREGPT}, f"system:\nBe brief.\n{PAIR}"),
-    ({"conversations": [{"from": "system", "value": "Be brief."}, *SHAREGPT]}, f"system:\nBe brief.\n{PAIR}"),
+    ({"id": "1", "conversations": [{**SHAREGPT[0], "from": "User"}, {**SHAREGPT[1], "from": "chatgpt"}]}, PAIR),
+    ({"system": "Be brief.", "conversations": SHAREGPT}, BRIEF),
+    ({"conversations": [{"from": "system", "value": "Be brief."}, *SHAREGPT]}, BRIEF),
     ({"conversation": ROLES}, PAIR),
     ({"conversations": json.dumps(ROLES)}, PAIR),
     ({"question": "What is 2 + 3?", "answer": "It is 5."}, PAIR),
@@ -37,13 +39,13 @@ SCHEMAS: list[tuple[dict[str, Any], str]] = [
     ({"query": "What is 2 + 3?", "response": "It is 5."}, PAIR),
     ({"query": "What is 2 + 3?", "response": "It is 5.", "type": "sum"}, PAIR),
     ({"prompt": "What is 2 + 3?", "response": "It is 5."}, PAIR),
-    ({"system_prompt": "Be brief.", "question": "What is 2 + 3?", "response": "It is 5."}, f"system:\nBe brief.\n{PAIR}"),
+    ({"system_prompt": "Be brief.", "question": "What is 2 + 3?", "response": "It is 5."}, BRIEF),
     ({"instruction": "What is 2 + 3?", "response": "It is 5."}, PAIR),
-    ({"instruction": "Add", "context": "2 and 3:", "response": "5", "category": "qa"}, "user:\nAdd\n2 and 3:\nassistant:\n5<eos>"),
-    ({"instruction": "Add", "input": "2 and 3:", "output": "5"}, "user:\nAdd\n2 and 3:\nassistant:\n5<eos>"),
+    ({"instruction": "Add", "context": "2 and 3:", "response": "5", "category": "qa"}, SUM),
+    ({"instruction": "Add", "input": "2 and 3:", "output": "5"}, SUM),
     ({"input": "What is 2 + 3?", "output": "It is 5."}, PAIR),
     ({"Input": "What is 2 + 3?", "Output": "It is 5."}, PAIR),
-    ({"question": "Add", "context": "2 and 3:", "answer": "5"}, "user:\nAdd\n2 and 3:\nassistant:\n5<eos>"),
+    ({"question": "Add", "context": "2 and 3:", "answer": "5"}, SUM),
     ({"prompt": "What is 2 + 3?\n", "completion": "It is 5."}, PAIR),
     ({"messages": ROLES}, PAIR),
 ]  # fmt: skip
@@ -140,12 +142,14 @@ def test_a_mapping_to_the_wrong_shape_is_one_line(tmp_path: Path, wanted: str, c
     rest = {"prompt": "completion", "completion": "prompt", "instruction": "output", "output": "instruction"}
     row = {"field": cell, **({rest[wanted]: "text"} if wanted in rest else {})}
     entry = MixtureEntry(write(tmp_path / "a.jsonl", row).path, columns={wanted: "field"})
+    said = ""
     try:
         assert len(texts([entry])) == 1
-        assert isinstance(cell, str | int)
     except DataError as error:
-        assert "a.jsonl" in str(error)
-        assert "\n" not in str(error)
+        said = str(error)
+    assert bool(said) == (not isinstance(cell, str | int) or wanted == "messages")
+    assert ("a.jsonl" in said) == bool(said)
+    assert "\n" not in said
 
 
 def test_tabs_semicolons_and_rows_under_a_key(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_an_interruption_before_anything_was_begun_says_what_to_do(
     def interrupt(*given: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"colm.lab.cli.{command[0]}.{command[0]}_command", interrupt)
+    monkeypatch.setattr(f"colm.lab.cli.{command[0]}.run", interrupt)
     assert main(command) == 130
     assert capsys.readouterr().err == "colm: interrupted; run the same command again\n"
 

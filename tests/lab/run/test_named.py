@@ -17,10 +17,10 @@ from tests.support.files import read_lines
 
 from colm.errors import ConfigError
 from colm.lab.cli import main
-from colm.lab.cli.train import build_model
 from colm.lab.run.check import check_run
 from colm.lab.run.named import find_model
 from colm.lab.run.settings import load_settings, resolve_settings
+from colm.lab.run.train import build_model
 from colm.lab.run.yaml12 import read_yaml, write_yaml
 from colm.models import train_tiny_tokenizer
 
@@ -275,7 +275,7 @@ def test_every_command_takes_an_adapter(trained: Path, config: str, tmp_path: Pa
 
 
 def test_runs_of_a_comparison_begin_with_the_adapter(trained: Path, config: str, tmp_path: Path) -> None:
-    from colm.lab.cli.compare import plan_runs
+    from colm.lab.study.runs import plan_runs
 
     given = go_on(trained, "run", tmp_path)
     runs = plan_runs(config, given, ["random", "colm"], [0, 1])

@@ -11,8 +11,8 @@ from datasets import Dataset
 from tests.support.topics import topic_rows
 
 from colm.errors import DataError
-from colm.lab.sources.config import ClusterConfig
-from colm.lab.sources.relabel import Relabelled, SourceRules, relabel_parts, split_path
+from colm.lab.sources.config import ClusterConfig, SourceRules
+from colm.lab.sources.relabel import Relabelled, relabel_parts, split_path
 
 
 def relabel(folder: Path, train: list[Dataset], validation: list[Dataset], **rules: Any) -> Relabelled:

@@ -1,8 +1,14 @@
-"""The console of the tables: what is printed is shown as it is."""
+"""The console of the tables, which shows what is printed as it is; and what --quiet leaves out."""
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
+from rich.progress import Progress
 
 
 def make_console() -> Console:
@@ -18,3 +24,27 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Leave a closed output to the command, instead of ending the process."""
         raise BrokenPipeError
+
+
+def say(text: str) -> None:
+    """Print what a command is doing now, unless it is quiet."""
+    if not _is_quiet():
+        print(text, flush=True)
+
+
+@contextmanager
+def make_progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar within the block, unless the command is quiet; yield what sets its numbers done and total."""
+    with Progress(console=console, transient=True, disable=_is_quiet()) as progress:
+        bar = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
+
+
+def hide_progress() -> None:
+    """Hide the progress bars of other packages, here and in child processes, before they are imported."""
+    for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        os.environ[name] = "1"
+
+
+def _is_quiet() -> bool:
+    return not logging.getLogger("colm").isEnabledFor(logging.INFO)

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
 
 from colm.errors import ConfigError
-from colm.lab.report import read_run, write_comparison, write_report
-from colm.lab.report.runs import name_folders
-from colm.lab.study.methods import METHODS
-from colm.step.record import COMPARE_NAME
+from colm.lab.cli.arguments import Commands, add_command
 
 PAGE_NAME = "report.html"
 
 
-def report_command(folders: Sequence[str], out: str | None) -> None:
+def register(commands: Commands) -> None:
+    """Add the command to the parser."""
+    command = add_command(commands, "report", "write a page about runs")
+    command.add_argument("runs", nargs="+", metavar="RUN", help="output folder of a run or a comparison")
+    command.add_argument("--out", metavar="FILE.html", help="output file (default: report.html in the run's folder)")
+
+
+def run(args: argparse.Namespace) -> None:
     """Write the page and print its path.
 
-    Args:
-        folders: output folders of runs, or of one comparison.
-        out: the HTML file. By default `report.html` in the run's folder, or in the current folder for several
-            runs; `compare.html` in a comparison's folder.
+    By default it is `report.html` in the run's folder, or in the current folder for several runs; `compare.html` in a
+    comparison's folder.
 
     Raises:
         ConfigError: a folder contains no run, two are the same, or the page cannot be written.
     """
-    paths = [Path(folder) for folder in folders]
+    if args.overrides:
+        first = args.overrides[0]
+        args.parser.error(f"colm report takes no settings ({first}); a folder of that name is ./{first}")
+    from colm.lab.report import read_run, write_report
+    from colm.lab.report.runs import name_folders
+    from colm.lab.study.results import write_comparison_page
+    from colm.step.record import COMPARE_NAME
+
+    paths = [Path(folder) for folder in args.runs]
+    out = Path(args.out) if args.out else None
     compared = [path for path in paths if (path / COMPARE_NAME).is_file()]
     if compared and len(paths) > 1:
         raise ConfigError(
@@ -33,13 +44,8 @@ def report_command(folders: Sequence[str], out: str | None) -> None:
             "(<method>/seed-<seed>)."
         )
     if compared:
-        page = write_comparison_page(paths[0], Path(out) if out else None)
+        page = write_comparison_page(paths[0], out)
     else:
         runs = [read_run(path, name) for path, name in zip(paths, name_folders(paths), strict=True)]
-        page = write_report(runs, Path(out) if out else (paths[0] if len(paths) == 1 else Path()) / PAGE_NAME)
+        page = write_report(runs, out or (paths[0] if len(paths) == 1 else Path()) / PAGE_NAME)
     print(f"Written to {page}.")
-
-
-def write_comparison_page(folder: Path, out: Path | None = None) -> Path:
-    """Write a comparison's page, with descriptions of its methods, and return its path. Raises ConfigError."""
-    return write_comparison(folder, out=out, descriptions={name: method.what for name, method in METHODS.items()})

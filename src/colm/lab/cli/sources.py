@@ -1,26 +1,43 @@
-"""`colm sources`: an overview of the mixture before training."""
+"""`colm sources`: an overview of the mixture before training; with ``--cluster``, labels for unlabeled data."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from rich.table import Table
-
-from colm.lab.cli.cluster import curve_table
+from colm.errors import ConfigError
+from colm.lab.cli.arguments import Commands, add_config
 from colm.lab.cli.console import make_console
-from colm.lab.report.page import check_page
-from colm.lab.report.sources_page import write_sources_page
-from colm.lab.run.folder import RunFolder
-from colm.lab.run.prepare import prepare_data
-from colm.lab.run.settings import load_settings
-from colm.lab.sources.mixture import Survey, survey_mixture
 
 PAGE_NAME = "sources.html"
 
+MUCH = 0.4
+"""If small clusters hold more than this share of rows, half a pool leaves little room for large ones."""
 
-def sources_command(config: str, overrides: Sequence[str], out: str | None = None) -> None:
+
+def register(commands: Commands) -> None:
+    """Add the command to the parser."""
+    add = add_config(commands, "sources", "show the mixture before training", nargs="?").add_argument
+    add("--out", metavar="FILE", help="output file (default: sources.html in the output folder); see --cluster")
+    add(
+        "--cluster",
+        metavar="DATA",
+        help="cluster this file or hub data set instead, and write the labels to --out LABELS.parquet",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Show the mixture, or cluster a data set."""
+    if args.cluster:
+        cluster(args.cluster, args.config, args.overrides, args.out)
+    elif args.config:
+        survey_sources(args.config, args.overrides, args.out)
+    else:
+        args.parser.error("colm sources needs CONFIG.yaml, or --cluster DATA")
+
+
+def survey_sources(config: str, overrides: Sequence[str], out: str | None = None) -> None:
     """Print the mixture's sources and write them to a page.
 
     Args:
@@ -28,7 +45,16 @@ def sources_command(config: str, overrides: Sequence[str], out: str | None = Non
         overrides: overrides of its settings.
         out: the HTML file; by default `sources.html` in the output folder.
     """
+    from colm.lab.run.settings import load_settings
+
     settings = load_settings(config, overrides)
+    from colm.lab.cli.source_tables import curve_table, pool_table, sizes_table, words_table
+    from colm.lab.report.page import check_page
+    from colm.lab.report.sources_page import write_sources_page
+    from colm.lab.run.folder import RunFolder
+    from colm.lab.run.prepare import prepare_data
+    from colm.lab.sources.mixture import survey_mixture
+
     page = Path(out) if out else settings.output_dir / PAGE_NAME
     if not out:
         RunFolder(settings.output_dir).prepare()
@@ -56,7 +82,7 @@ def sources_command(config: str, overrides: Sequence[str], out: str | None = Non
     tried = data.labelling.tried if data.labelling is not None else []
     if tried:
         console.print(curve_table(tried))
-    for table in (_sizes_table(survey), _pool_table(survey), _words_table(survey)):
+    for table in (sizes_table(survey), pool_table(survey), words_table(survey)):
         console.print(table)
     for name, told in survey.dropped.items():
         console.print(f"{name}: {told}", markup=False)
@@ -69,54 +95,61 @@ def sources_command(config: str, overrides: Sequence[str], out: str | None = Non
     )
 
 
-def _sizes_table(survey: Survey) -> Table:
-    total = sum(source.rows for source in survey.outlook.sources.values())
-    columns = ("rows", "share", "tokens", "mean", "95 %", "duplicates")
-    table = _new_table(
-        f"{total:,} rows; uniform share {total / len(survey.outlook.sources):,.0f}; lengths in tokens", "size", columns
+def cluster(data: str, config: str | None, overrides: Sequence[str], out: str | None) -> None:
+    """Cluster a data set, write each row's label to a file, and print the clusters.
+
+    Args:
+        data: a file, a hub name, or ``demo``.
+        config: a run's configuration, for `sources.cluster`, model and columns; None for the defaults.
+        overrides: overrides of its settings: ``sources.cluster.clusters=16``.
+        out: Parquet file for the labels; default ``labels.parquet``.
+
+    Raises:
+        ConfigError: a setting is wrong, or the file was made with other settings.
+        DataError: see `cluster.labelling`.
+    """
+    from colm.lab.cli.source_tables import clusters_table, curve_table, share_in_small
+    from colm.lab.run.disk import saying
+    from colm.lab.run.folder import RunFolder
+    from colm.lab.run.prepare import read_rows_of
+    from colm.lab.run.settings import load_settings, resolve_settings
+    from colm.lab.sources.rows import Rows
+
+    labels = out or "labels.parquet"
+    RunFolder(Path(labels).parent).prepare()
+    fixed = [f"data.train={data}", f"sources.labels={labels}", "mixture=[]", "sources.map={}", "sources.split={}"]
+    fixed += ["sources.merge_below=0", "data.validation=null", "data.validation_rows=0", "data.cap=null"]
+    fixed += ["data.weights={}", "data.temperature=null"]  # every row gets a label, in the order of the data
+    if config is None:
+        base = {"model": "none", "output_dir": "none", "sources": {"cluster": {}}}
+        settings = resolve_settings(base, [*overrides, *fixed])
+    else:
+        settings = load_settings(config, [*overrides, *fixed])
+        if settings.sources.cluster is None:
+            settings = load_settings(config, ["sources.cluster={}", *overrides, *fixed])
+    if (
+        settings.sources.cluster is not None
+        and settings.sources.cluster.embedding == "model"
+        and settings.model == "none"
+    ):
+        raise ConfigError("embedding=model needs a model: give model=NAME, or a configuration that names it.")
+    with saying(Path(labels).parent, "Free some space there, then run the same command again, which resumes."):
+        rows, labelling = read_rows_of(settings)
+    assert labelling is not None
+    console = make_console()
+    if labelling.tried:
+        console.print(curve_table(labelling.tried))
+    console.print(clusters_table(Rows(rows.train, settings.data.format), labelling.names))
+    share = share_in_small(labelling.names)
+    if share > MUCH:
+        console.print(
+            f"Clusters below the uniform share hold {share:.0%} of the rows. Unless selection.keep is well above "
+            "that, they fill the coreset, and large clusters are hardly trained on: choose another number of "
+            "clusters. colm sources CONFIG shows what a coreset will contain.",
+            style="bold",
+            markup=False,
+        )
+    new = f", {labelling.new:,} of them by the nearest centroid" if labelling.new else ""
+    print(
+        f"{len(labelling.names):,} rows labelled{new}. Written to {labels}; use it with sources.labels={Path(labels)}."
     )
-    for source in survey.sources:
-        table.add_row(
-            source.name,
-            "small" if source.outlook.small else "big",
-            f"{source.outlook.rows:,}",
-            f"{source.outlook.rows / total:.1%}",
-            f"{source.tokens:,}",
-            f"{source.mean_length:.0f}",
-            f"{source.long_length:.0f}",
-            f"{source.duplicates:.1%}",
-        )
-    return table
-
-
-def _pool_table(survey: Survey) -> Table:
-    outlook = survey.outlook
-    title = f"pool {outlook.pool}, keep {outlook.keep}; small sources exceed it in {outlook.overflow:.1%} of pools"
-    table = _new_table(title, "size", ("in a pool", "chance of none", "in its coreset"))
-    for source in survey.sources:
-        own = source.outlook
-        table.add_row(
-            source.name,
-            "small" if own.small else "big",
-            f"{own.in_pool:.1f}",
-            f"{own.absent:.1%}",
-            f"{own.in_coreset:.1f}",
-        )
-    return table
-
-
-def _words_table(survey: Survey) -> Table:
-    table = _new_table("Words that tell a source from the others", "words", ())
-    for source in survey.sources:
-        table.add_row(source.name, ", ".join(source.words) or "none")
-    return table
-
-
-def _new_table(title: str, left: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title)
-    table.add_column("source", overflow="fold")
-    options: dict[str, Any] = {"overflow": "fold"} if left == "words" else {}
-    table.add_column(left, **options)
-    for name in columns:
-        table.add_column(name, justify="right")
-    return table

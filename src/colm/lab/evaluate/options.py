@@ -42,11 +42,9 @@ def check_options(options: EvalOptions) -> None:
         read_value(f"--{flag}", hint, getattr(options, name))
 
 
-def add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the `eval` command to a parser's commands."""
-    what = "answer questions and count correct answers by source"
-    command = commands.add_parser("eval", help=what, description=what.capitalize() + ".")
-    add = command.add_argument
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `colm eval` to a parser."""
+    add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="run output folder, or a model: folder, hub name, .gguf, demo")
     add(
         "--data",
@@ -80,9 +78,9 @@ def add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def parse_eval(arguments: Sequence[str]) -> tuple[EvalOptions, list[str]]:
     """Return the options and settings of `colm eval` from arguments that another command passes on."""
-    parser = argparse.ArgumentParser(prog="colm")
-    add_eval(parser.add_subparsers(dest="command"))
-    given = parse_arguments(parser, ["eval", *arguments])
+    parser = argparse.ArgumentParser(prog="colm eval")
+    add_options(parser)
+    given = parse_arguments(parser, arguments)
     return eval_options(given), given.overrides
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
-
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from colm.errors import ConfigError, suggest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GIB = 2**30
 SMALLEST = 10**6

@@ -1,16 +1,23 @@
-"""The fields of `training` and `lora`: types, ranges and defaults, stricter than those of transformers and PEFT."""
+"""The fields of `training` and `lora`: types, ranges and defaults, stricter than those of transformers and PEFT.
+
+Only the functions that need every field import these two, which takes seconds.
+"""
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from peft import LoraConfig
-from transformers import TrainingArguments
-
+from colm.errors import ConfigError
 from colm.hints import Also, Count, CountOrZero, Form, Positive, Range, Seed, arms_of, hints_of, options_of
+from colm.typed import check_keys, read_value
+
+TRAINING_PLACE = "in training (the fields of transformers.TrainingArguments)"
 
 Least0 = Annotated[float, Range(0)]
 Below1 = Annotated[float, Range(0, 1)]
@@ -86,10 +93,55 @@ FIXED: dict[str, Any] = {
 }
 """Required by colm's evaluation, which computes the loss of each source."""
 
+NEEDS_INIT = {"eva_config": "eva", "corda_config": "corda", "lora_ga_config": "lora_ga", "loftq_config": "loftq"}
+"""LoRA settings that apply only with certain initial weights."""
+
+
+def check_early(training: Any, lora: Any) -> None:
+    """Report most mistakes in the two sections at once: importing transformers and PEFT, which know all, takes seconds.
+
+    Raises:
+        ConfigError: an unknown field of `training`, one with its place elsewhere, or a value out of colm's ranges.
+    """
+    if isinstance(training, Mapping):
+        for key in OWNED:
+            if key in training:
+                raise ConfigError(f"training.{key} is set; move {key} to the top of the file, where colm reads it too.")
+        known = _declared_fields()
+        if known:
+            check_keys(training, known, TRAINING_PLACE)
+        _check_ranges("training", {**TRAINING_RANGES, **FIXED}, training)
+    if isinstance(lora, Mapping):
+        _check_ranges("lora", LORA_RANGES, lora)
+
+
+def _check_ranges(section: str, hints: Mapping[str, Any], values: Mapping[Any, Any]) -> None:
+    for key, value in values.items():
+        is_json = isinstance(value, str) and value.startswith("{")
+        if key in hints and value is not None and not is_json:
+            read_value(f"{section}.{key}", hints[key], value)
+
+
+def _declared_fields() -> list[str]:
+    """Return the fields that the source of TrainingArguments declares; nothing if they may also come from elsewhere."""
+    package = find_spec("transformers")
+    if package is None or not package.submodule_search_locations:
+        return []
+    source = Path(package.submodule_search_locations[0], "training_args.py")
+    if not source.is_file():
+        return []
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments" and not node.bases:
+            lines = [line.target for line in node.body if isinstance(line, ast.AnnAssign)]
+            return [target.id for target in lines if isinstance(target, ast.Name)]
+    return []
+
 
 @cache
 def training_hints() -> dict[str, Any]:
     """Return the type of each field of TrainingArguments, including the choices that transformers declares."""
+    from transformers import TrainingArguments
+
     hints = dict(hints_of(TrainingArguments))
     for field in fields(TrainingArguments):
         if field.name in hints and field.metadata.get("choices"):
@@ -114,14 +166,20 @@ def _defaults(config: type[Any]) -> dict[str, Any]:
 
 def fill_training(training: Mapping[str, Any]) -> dict[str, Any]:
     """Return every field of `transformers.TrainingArguments`, as given or by default."""
+    from transformers import TrainingArguments
+
     return {**_defaults(TrainingArguments), **training}
 
 
 def fill_lora(lora: Mapping[str, Any]) -> dict[str, Any]:
     """Return every field of `peft.LoraConfig`, as given or by default."""
+    from peft import LoraConfig
+
     return {**_defaults(LoraConfig), **lora}
 
 
 def lora_hints() -> dict[str, Any]:
     """Return the type of each field of LoraConfig."""
+    from peft import LoraConfig
+
     return {**hints_of(LoraConfig), **LORA_RANGES}

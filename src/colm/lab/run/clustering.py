@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from colm.errors import ConfigError
 from colm.lab.data.settings import DataSettings
-from colm.lab.sources.config import ClusterConfig, SourceRules, spell_out
-from colm.lab.sources.store import load_labels
+from colm.lab.sources.config import SourceRules, spell_out
 
 LABELS_NAME = "labels.parquet"
 
@@ -34,21 +32,3 @@ def read_rules(values: Any, data: DataSettings, seed: int) -> SourceRules:
             "sources needs all rows in advance, which a stream does not provide; set data.streaming to false."
         )
     return rules
-
-
-def saved_clustering(path: Path) -> ClusterConfig:
-    """Return the settings that made a saved labelling.
-
-    Raises:
-        ConfigError: the file does not exist.
-        DataError: the file is not a labelling.
-    """
-    if not path.is_file():
-        raise ConfigError(
-            f"There is no file {str(path)!r} (sources.labels). Make it with colm sources --cluster DATA --out {path}, "
-            "or also set sources.cluster, which creates it."
-        )
-    held = load_labels(path).settings
-    return ClusterConfig.read(
-        "sources.cluster", {key: value for key, value in held.items() if key not in ("model", "max_length")}
-    )

@@ -15,8 +15,8 @@ from transformers.utils import find_adapter_config_file
 
 from colm.errors import ConfigError, one_line
 from colm.lab.run.adapters import adapted_modules, load_adapted, lora_config
+from colm.lab.run.arguments import NEEDS_INIT
 from colm.lab.run.settings import RunSettings
-from colm.lab.run.training import NEEDS_INIT
 from colm.lab.run.yaml12 import read_config_file, write_yaml
 from colm.models import build_tiny_model, in_dtype, load_config, load_model, load_tokenizer
 from colm.step.record import CONFIG_NAME

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow.compute as pc
 import torch
@@ -24,17 +24,17 @@ from colm.lab.data.stream import prepare_stream, read_stream
 from colm.lab.data.tokenize import tokenize_counted
 from colm.lab.data.validation import tokenize_held_out
 from colm.lab.run.adapters import load_adapted
-from colm.lab.run.clustering import LABELS_NAME, saved_clustering
+from colm.lab.run.clustering import LABELS_NAME
 from colm.lab.run.left import check_left
 from colm.lab.run.named import find_model, load_base, load_named_tokenizer
 from colm.lab.run.settings import RunSettings
-from colm.lab.sources.embed import Tuned
-from colm.lab.sources.labelling import Labelling
-from colm.lab.sources.relabel import Relabelled, relabel_parts
 from colm.models import build_tiny_model, load_tokenizer, train_tiny_tokenizer
 from colm.step.record import HELD_OUT_NAME
 from colm.step.sources import RowsLeft
 from colm.trainers.checkpoints import last_complete_checkpoint
+
+if TYPE_CHECKING:
+    from colm.lab.sources.labelling import Labelling
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +120,11 @@ def read_rows_of(
     data, rules = settings.data, settings.sources
     if not rules.any:
         return read_mixture(data, settings.mixture, settings.data_seed, by_prompt=by_prompt), None
+    # Imports scikit-learn.
+    from colm.lab.sources.embed import Tuned
+    from colm.lab.sources.relabel import Relabelled, relabel_parts
+    from colm.lab.sources.store import saved_clustering
+
     path = Path(rules.labels or settings.output_dir / LABELS_NAME)
     if rules.labels is not None and rules.cluster is None and (path.exists() or not rules.split):
         rules = replace(rules, cluster=saved_clustering(path))

@@ -11,10 +11,9 @@ from typing import Annotated, Any, NamedTuple
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
 from colm.lab.data.settings import DataSettings, MixtureEntry
-from colm.lab.run.arguments import fill_training
+from colm.lab.run.arguments import check_early, fill_training
 from colm.lab.run.clustering import read_rules
 from colm.lab.run.sections import SECTIONS, TopSettings
-from colm.lab.run.training import read_lora, read_training
 from colm.lab.run.yaml12 import read_config_file, read_yaml
 from colm.lab.sources.config import SourceRules
 from colm.step.record import CONFIG_NAME
@@ -110,15 +109,23 @@ def resolve_settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -
     selection = {} if given.get("selection") is None else given["selection"]
     if not isinstance(selection, dict):
         raise ConfigError(f"selection is {show(selection)}; it must be a mapping of settings.")
+    mixture = _read_mixture(given.get("mixture"), data)
+    config = SelectionConfig.from_dict({"seed": top.seed, **selection})
+    rules = read_rules(given.get("sources"), data, top.seed if data.seed is None else data.seed)
+    check_early(given.get("training"), given.get("lora"))
+    # Imports transformers and PEFT, which takes seconds: not for an error that is already known.
+    from colm.lab.run.training import read_lora, read_training
+
+    training = read_training(given.get("training"))
     return RunSettings(
         model=top.model,
         dtype=top.dtype,
         lora=read_lora(given.get("lora")),
         data=data,
-        mixture=_read_mixture(given.get("mixture"), data),
-        sources=read_rules(given.get("sources"), data, top.seed if data.seed is None else data.seed),
-        selection=SelectionConfig.from_dict({"seed": top.seed, **selection}),
-        training=read_training(given.get("training")),
+        mixture=mixture,
+        sources=rules,
+        selection=config,
+        training=training,
         output_dir=Path(top.output_dir),
         seed=top.seed,
     )

@@ -18,7 +18,14 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from colm.errors import ConfigError, one_line
 from colm.lab.run.adapters import lora_config
-from colm.lab.run.arguments import LORA_DEFAULTS, OWNED, TRAINING_DEFAULTS, lora_hints, training_hints
+from colm.lab.run.arguments import (
+    LORA_DEFAULTS,
+    NEEDS_INIT,
+    TRAINING_DEFAULTS,
+    TRAINING_PLACE,
+    lora_hints,
+    training_hints,
+)
 from colm.lab.run.yaml12 import read_yaml
 from colm.typed import read_section, show
 
@@ -28,12 +35,8 @@ ELSEWHERE = {
 }
 """Arguments that the Trainer leaves to the calling program; colm does this in another way."""
 
-
 PREPARED = ("eva", "corda", "lora_ga")
 """Initial LoRA weights that PEFT computes from data."""
-
-NEEDS_INIT = {"eva_config": "eva", "corda_config": "corda", "lora_ga_config": "lora_ga", "loftq_config": "loftq"}
-"""LoRA settings that apply only with certain initial weights."""
 
 
 def read_training(values: Any) -> dict[str, Any]:
@@ -43,12 +46,8 @@ def read_training(values: Any) -> dict[str, Any]:
         ConfigError: an unknown field, a value of the wrong type or out of range, or one that has no effect.
     """
     if isinstance(values, Mapping):
-        for key in OWNED:
-            if key in values:
-                raise ConfigError(f"training.{key} is set; move {key} to the top of the file, where colm reads it too.")
         values = {key: _plain(str(key), value) for key, value in values.items()}
-    place = "in training (the fields of transformers.TrainingArguments)"
-    given = read_section("training", training_hints(), values, place)
+    given = read_section("training", training_hints(), values, TRAINING_PLACE)
     for name, instead in ELSEWHERE.items():
         if given.get(name):
             raise ConfigError(f"training.{name}={show(given[name])} has no effect here: {instead}. Leave it out.")

@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from colm.errors import DataError
+from colm.errors import ConfigError, DataError
 from colm.lab.sources.centroids import Centroids, Tried
+from colm.lab.sources.config import ClusterConfig
 from colm.step.files import replacing
 
 VERSION = 1
@@ -111,6 +112,24 @@ def load_labels(path: Path) -> SavedLabels:
         ) from error
     tried = [Tried(*one) for one in meta["tried"]]
     return SavedLabels(hashes, clusters, meta["names"], meta["settings"], tried)
+
+
+def saved_clustering(path: Path) -> ClusterConfig:
+    """Return the settings that made a saved labelling.
+
+    Raises:
+        ConfigError: the file does not exist.
+        DataError: the file is not a labelling.
+    """
+    if not path.is_file():
+        raise ConfigError(
+            f"There is no file {str(path)!r} (sources.labels). Make it with colm sources --cluster DATA --out {path}, "
+            "or also set sources.cluster, which creates it."
+        )
+    held = load_labels(path).settings
+    return ClusterConfig.read(
+        "sources.cluster", {key: value for key, value in held.items() if key not in ("model", "max_length")}
+    )
 
 
 def load_centroids(path: Path) -> tuple[Centroids, dict[str, np.ndarray]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import shutil
 import signal
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 from types import FrameType
 
 from colm.errors import ConfigError, StoppedEarly
+
+logger = logging.getLogger(__name__)
 
 GRACE = 5.0
 """Seconds that a child may take to exit after Ctrl-C, which a terminal also sends to it, before it gets SIGTERM."""
@@ -41,6 +44,13 @@ def read_launcher(text: str) -> list[str]:
     return words
 
 
+def colm_words(command: str, *words: str) -> list[str]:
+    """Return the words that run a command of colm with this process's verbosity, after those that start Python."""
+    level = logging.getLogger("colm").level
+    flags = ["--verbose"] if 0 < level < logging.INFO else ["--quiet"] if level > logging.INFO else []
+    return ["-m", "colm", *flags, command, *words]
+
+
 def run_child(command: Sequence[str], what: str) -> int:
     """Run a command without its standard output, wait for it, and return its exit status.
 
@@ -55,6 +65,7 @@ def run_child(command: Sequence[str], what: str) -> int:
         StoppedEarly: after SIGTERM; the child has exited.
         KeyboardInterrupt: after SIGINT; the child has exited.
     """
+    logger.debug("Starting %s", shlex.join(command))
     if threading.current_thread() is not threading.main_thread():  # other threads cannot handle signals
         return subprocess.run(command, stdout=subprocess.DEVNULL).returncode
     told: list[int] = []

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from colm.config import PRESETS, SelectionConfig
 from colm.errors import ConfigError
 from colm.hints import Count
-from colm.lab.run.arguments import fill_training
 from colm.lab.run.yaml12 import read_yaml
 from colm.typed import check_keys, read_value
 
@@ -88,7 +87,7 @@ def method_settings(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         selection["keep"] = None
     settings["selection"] = SelectionConfig.from_dict(selection).to_dict()
     training = settings["training"]
-    training["gradient_accumulation_steps"] = pools * fill_training(training)["gradient_accumulation_steps"]
+    training["gradient_accumulation_steps"] = pools * training.get("gradient_accumulation_steps", 1)
     return settings
 
 

@@ -1,0 +1,65 @@
+"""What to plan: the request that a run's settings make."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from colm.errors import ConfigError
+from colm.lab.plan.outlook import Request
+from colm.lab.plan.shapes import ModelSpec
+from colm.lab.plan.steps import Rows
+from colm.lab.run.named import adapter_settings, check_adapter, read_adapter
+from colm.lab.run.settings import RunSettings
+
+LONGEST = 2**20
+"""Maximum tokens per row to plan for: ids, masks and labels of a few rows are allocated."""
+
+UNPLANNED = ("fsdp", "deepspeed", "torch_compile", "auto_find_batch_size", "use_liger_kernel")
+"""Trainer settings that change memory in ways that the plan does not model."""
+
+
+def make_request(settings: RunSettings, sequence_length: int | None = None, labelled: float = 1.0) -> Request:
+    """Return the planning request for a run.
+
+    Raises:
+        ConfigError: a length, fraction or size out of range, or settings that the plan does not model.
+    """
+    if sequence_length is not None and sequence_length < 2:
+        raise ConfigError(
+            f"--sequence-length={sequence_length} must be at least 2 tokens; leave it out for the data's."
+        )
+    tokens = sequence_length or settings.data.max_length
+    if tokens > LONGEST:
+        source = "data.max_length" if sequence_length is None else "--sequence-length"
+        raise ConfigError(
+            f"{source}={tokens:,} exceeds the limit of {LONGEST:,} tokens; plan shorter rows: "
+            f"--sequence-length {LONGEST}"
+        )
+    if not 0 < labelled <= 1:
+        raise ConfigError(f"--labelled={labelled} must be above 0 and at most 1, the fraction of tokens with a label.")
+    training = settings.arguments
+    for name in UNPLANNED:
+        if training.get(name):
+            raise ConfigError(
+                f"training.{name}={training[name]!r} changes memory in ways that colm plan does not model; plan "
+                f"without it: colm plan ... training.{name}=null"
+            )
+    micro_batch, micro_batches = training["per_device_train_batch_size"], training["gradient_accumulation_steps"]
+    settings.selection.check_pool(micro_batch * micro_batches, micro_batches)
+    named = check_adapter(settings)
+    lora = settings.lora if named.adapter is None else adapter_settings(read_adapter(named.adapter))
+    autocast = torch.bfloat16 if training["bf16"] else torch.float16 if training["fp16"] else None
+    checkpointing = None
+    for old in ("gradient_checkpointing", "activation_checkpointing"):
+        if training.get(old):  # the older transformers know only the first
+            checkpointing = dict(training[f"{old}_kwargs"] or {})
+    return Request(
+        model=ModelSpec(named.base, settings.dtype, lora, autocast, checkpointing),
+        selection=replace(settings.selection, reuse_forward=False, reuse_offload=False),
+        rows=Rows(tokens, labelled),
+        micro_batch=micro_batch,
+        micro_batches=micro_batches,
+        optimizer=str(training["optim"]),
+    )
