@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import yaml
 from datasets import Dataset
+from tests.support.models import tiny_model
+from tests.support.trainers import collate, mixture
 
 from colm.lab.run.settings import resolve_settings
 from colm.models import train_tiny_tokenizer
-from tests.conftest import tiny_model
-from tests.trainers.test_hf import collate, mixture
 
-GUIDES = Path(__file__).parents[1] / "docs" / "guides"
+GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 BLOCKS = [
     pytest.param(block, id=f"{name}-{number}", marks=[pytest.mark.slow] if "pytorch_lightning" in block else [])
     for name in ("sampler", "mixing")
