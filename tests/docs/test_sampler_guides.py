@@ -60,4 +60,4 @@ def test_the_table_of_temperatures() -> None:
 
 def test_the_configuration_is_valid() -> None:
     (text,) = re.findall(r"```yaml\n(.*?)```", (GUIDES / "mixing.md").read_text(), re.DOTALL)
-    assert resolve_settings(yaml.safe_load(text)).data["temperature"] == 2.0
+    assert resolve_settings(yaml.safe_load(text)).data.temperature == 2.0

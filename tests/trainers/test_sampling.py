@@ -94,7 +94,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"auto_find_batch_size": True}, {}, "auto_find_batch_size=True"),
     ({}, {"balance": 1.0}, "balance=1.0 need weights in the loss"),
     ({}, {"sources": "sorce"}, r"no column 'sorce' for the source. Did you mean 'source'"),
-    ({}, {"keep": 0}, "keep=0 is outside"),
+    ({}, {"keep": 0}, "keep=0 must be a number above 0"),
 ]
 
 
