@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from colm import ConfigError, CoresetSelector, DataError, MixtureBatchSampler, SelectionConfig
 from colm.mixing import fixed_shares, rows_by_share, temperature_shares
 from colm.step.weighted import WeightedIndex
+from tests.support.trainers import coreset_trainer, lines, mixture
 
 
 def labels_of_rows(rows: int = 203, seed: int = 0) -> list[str]:
@@ -93,8 +94,6 @@ def test_rows_and_weights_are_those_of_the_selector(
 
 
 def test_the_order_and_the_rows_are_those_of_a_trainer(tmp_path: Any) -> None:
-    from tests.trainers.test_hf import coreset_trainer, lines, mixture
-
     data = mixture(90)
     trainer = coreset_trainer(
         tmp_path,

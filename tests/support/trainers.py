@@ -88,3 +88,20 @@ def same_weights(one: Trainer | list[torch.Tensor], other: Trainer | list[torch.
     """Return whether the weights, of trainers or as they were kept, are equal bit for bit."""
     held = [each if isinstance(each, list) else weights(each) for each in (one, other)]
     return all(torch.equal(a, b) for a, b in zip(*held, strict=True))
+
+
+class Seen(Trainer):
+    """Remembers the tokens of each micro-batch."""
+
+    seen: list[list[list[int]]]
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Note, then train."""
+        self.__dict__.setdefault("seen", []).append(inputs["input_ids"].tolist())
+        return super().training_step(model, inputs, *args, **kwargs)
+
+
+def plain_trainer(folder: Path, data: Any = None, **changes: Any) -> Seen:
+    """Return a Trainer of transformers with the model and the data of `coreset_trainer`."""
+    data = mixture(90) if data is None else data
+    return Seen(tiny_model("llama", num_hidden_layers=2), arguments(folder, **changes), collate, data)

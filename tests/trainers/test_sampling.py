@@ -14,32 +14,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
 from datasets import Dataset
-from tests.conftest import tiny_model
-from tests.trainers.test_hf import arguments, collate, coreset_trainer, lines, mixture, weights
+from tests.support.models import tiny_model
+from tests.support.trainers import (
+    collate,
+    coreset_trainer,
+    lines,
+    mixture,
+    plain_trainer,
+    weights,
+)
 from torch.utils.data import DataLoader
-from transformers import Trainer
 
 import colm
 from colm import ConfigError, DataError, MixtureBatchSampler, SelectionConfig
 from colm.models import train_tiny_tokenizer
-
-MODEL: dict[str, Any] = {"num_hidden_layers": 2}
-
-
-class Seen(Trainer):
-    """Remembers the tokens of each micro-batch."""
-
-    seen: list[list[list[int]]]
-
-    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Note, then train."""
-        self.__dict__.setdefault("seen", []).append(inputs["input_ids"].tolist())
-        return super().training_step(model, inputs, *args, **kwargs)
-
-
-def plain_trainer(folder: Path, data: Any = None, **changes: Any) -> Seen:
-    data = mixture(90) if data is None else data
-    return Seen(tiny_model("llama", **MODEL), arguments(folder, **changes), collate, data)
 
 
 def rows_of(seen: list[list[list[int]]], data: Dataset) -> list[list[int]]:
@@ -106,7 +94,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"auto_find_batch_size": True}, {}, "auto_find_batch_size=True"),
     ({}, {"balance": 1.0}, "balance=1.0 need weights in the loss"),
     ({}, {"sources": "sorce"}, r"no column 'sorce' for the source. Did you mean 'source'"),
-    ({}, {"keep": 0}, "keep=0 is outside"),
+    ({}, {"keep": 0}, "keep=0 must be a number above 0"),
 ]
 
 
@@ -143,7 +131,7 @@ def sft_trainer(folder: Path, **changes: Any) -> Any:
     settings: dict[str, Any] = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 3}
     settings |= {"report_to": "none", "use_cpu": True, "bf16": False, "save_strategy": "no", "disable_tqdm": True}
     args = SFTConfig(str(folder), **{**settings, "dataloader_pin_memory": False, **changes})
-    model = tiny_model("llama", vocab_size=len(tokenizer), **MODEL)
+    model = tiny_model("llama", vocab_size=len(tokenizer), num_hidden_layers=2)
     return SFTTrainer(model, args, train_dataset=data, processing_class=tokenizer)
 
 
@@ -224,7 +212,7 @@ def test_lightning(tmp_path: Path) -> None:
     class Module(pl.LightningModule):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             super().__init__()
-            self.model = tiny_model("llama", **MODEL)
+            self.model = tiny_model("llama", num_hidden_layers=2)
 
         def training_step(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
             seen.append(batch["input_ids"].tolist())
@@ -254,7 +242,7 @@ def test_lightning(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_on_the_rows_of_the_control_and_resume(tmp_path: Path) -> None:
-    script = Path(__file__).with_name("sample_on_ranks.py")
+    script = Path(__file__).parents[1] / "support" / "sample_on_ranks.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script, tmp_path]
     subprocess.run(list(map(str, command)), check=True, timeout=600)
     found = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=False) for rank in range(2)]

@@ -13,8 +13,7 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.trainers.test_hf import collate, coreset_trainer, mixture
-from tests.trainers.test_sampling import plain_trainer
+from tests.support.trainers import collate, coreset_trainer, mixture, plain_trainer
 
 import colm
 from colm import MixtureBatchSampler, SelectionConfig

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import yaml
 from datasets import Dataset
+from tests.support.models import tiny_model
+from tests.support.trainers import collate, mixture
 
 from colm.lab.run.settings import resolve_settings
 from colm.models import train_tiny_tokenizer
-from tests.conftest import tiny_model
-from tests.trainers.test_hf import collate, mixture
 
-GUIDES = Path(__file__).parents[1] / "docs" / "guides"
+GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 BLOCKS = [
     pytest.param(block, id=f"{name}-{number}", marks=[pytest.mark.slow] if "pytorch_lightning" in block else [])
     for name in ("sampler", "mixing")
@@ -60,4 +60,4 @@ def test_the_table_of_temperatures() -> None:
 
 def test_the_configuration_is_valid() -> None:
     (text,) = re.findall(r"```yaml\n(.*?)```", (GUIDES / "mixing.md").read_text(), re.DOTALL)
-    assert resolve_settings(yaml.safe_load(text)).data["temperature"] == 2.0
+    assert resolve_settings(yaml.safe_load(text)).data.temperature == 2.0
