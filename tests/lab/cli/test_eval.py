@@ -33,6 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     training = {"per_device_train_batch_size": 8, "max_steps": 80, "learning_rate": 5e-3, "use_cpu": True}
     data = {"train": write_lines(folder / "questions.jsonl", QUESTIONS), "validation_rows": 3, "max_length": 64}
+    data |= {"chat_template": False}
     config = write_run(folder, data=data, training={**training, "save_strategy": "no"}, selection={"features": "none"})
     assert main(["train", config]) == 0
     return folder / "run"
@@ -93,7 +94,8 @@ def test_other_data_is_out_of_domain_and_runs_stand_beside_each_other(
 
 def test_an_adapter_on_a_random_base_answers_as_it_was_trained(tmp_path: Path) -> None:
     config = write_run(tmp_path, lora={"r": 4}, seed=3)
-    assert main(["train", config, "training.max_steps=2", 'training.save_strategy="no"']) == 0
+    command = ["train", config, "data.chat_template=false"]
+    assert main([*command, "training.max_steps=2", 'training.save_strategy="no"']) == 0
     model, tokenizer = targets.load_target(targets.find_target(str(tmp_path / "run"), []))
     evaluations = read_lines(tmp_path / "run" / "evaluations.jsonl")
     rows = [row for row in read_lines(tmp_path / "rows.jsonl") if row["source"] == "rare"]
@@ -107,7 +109,7 @@ def test_an_adapter_on_a_random_base_answers_as_it_was_trained(tmp_path: Path) -
     # The mean of two held-out rows lies among those of all rows, which a base drawn anew would miss.
     assert min(losses) - 1e-4 <= evaluations[-1]["losses"]["rare"] <= max(losses) + 1e-4
     assert main(["eval", str(tmp_path / "run"), "--limit", "1", "--max-new-tokens", "1"]) == 0
-    assert main(["train", config, "training.max_steps=3", "--resume"]) == 0
+    assert main([*command, "training.max_steps=3", "--resume"]) == 0
     assert not (tmp_path / "run" / "answers.json").exists()  # they were another model's
     (tmp_path / "run" / "adapter_config.json").write_text('{"peft_type": "NONE"}')
     with pytest.raises(ConfigError, match="The adapter_config.json of .* cannot be read"):
@@ -254,3 +256,7 @@ def test_columns_may_be_mapped(trained: Path, tmp_path: Path) -> None:
     assert main(command) == 0
     (line,) = read_lines(tmp_path / "answers.jsonl")
     assert (line["source"], line["expected"], line["prompt"]) == ("colour", "red", "colour 3: ")
+    (tmp_path / "answers.jsonl").unlink()
+    assert main([*command, "data.chat_template=true"]) == 0
+    (line,) = read_lines(tmp_path / "answers.jsonl")
+    assert line["prompt"] == "user:\ncolour 3:\nassistant:\n"

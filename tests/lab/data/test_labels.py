@@ -48,7 +48,7 @@ PAIRS = [pair for held in LABELS.values() for pair in held.items()]
 
 
 def data(**changes: Any) -> DataSettings:
-    return DataSettings(**{"max_length": 20, **changes})
+    return DataSettings(**{"max_length": 20, "chat_template": False, **changes})
 
 
 def rows_of(labels: list[Any]) -> list[dict[str, Any]]:
@@ -202,7 +202,7 @@ def test_rows_left_are_counted_and_a_source_without_any_does_not_stop_the_run(
     tokens = tokenize_rows(parts, TOKENIZER, **options)
     assert list(tokens["source"]) == ["a", "a"]
     assert "5 of 7 rows have no labeled token within max_length=20 and are dropped: 'papers' 4 of 4" in caplog.text
-    assert count_left(parts, tokens, "source", 20).dropped == {"papers": 4, "a": 1}
+    assert count_left(parts, tokens, "source", Rendering(20)).dropped == {"papers": 4, "a": 1}
     with pytest.raises(DataError, match="None of the 4 rows has a labeled token within max_length=20"):
         tokenize_rows(parts[1:], TOKENIZER, **options)
 

@@ -301,7 +301,7 @@ def test_missing_columns_are_empty_in_streams_too(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     rows = [{"source": "a", "prompt": "x", "completion": "1"}, {"source": "a", "prompt": "y"}, {"source": "b"}]
     path.write_bytes(as_json_lines([*rows, {"source": "b", "completion": "2", "note": "later"}]))
-    data = DataSettings(train=str(path), streaming=True)
+    data = DataSettings(train=str(path), streaming=True, chat_template=False)
     tokenizer = train_tiny_tokenizer(["0123456789 the"])
     mixture = prepare_stream(read_stream(data, []), tokenizer, data, seed=0)
     assert sorted(tokenizer.decode(row["input_ids"]) for row in mixture.train) == ["2<eos>", "x1<eos>"]
@@ -414,7 +414,7 @@ def test_a_stream_has_the_columns_of_later_rows(late: str, tmp_path: Path) -> No
         {"columns": {"prompt": "q", "completion": "a"}},
         {"template": {"prompt": "{q}{note}", "completion": "{a}"}},
     ):
-        data = DataSettings(train=str(path), **change)
+        data = DataSettings(train=str(path), chat_template=False, **change)
         mixture = read_mixture(data, [], seed=0)
         whole = tokenize_rows(
             mixture.train, tokenizer, format_name="auto", rendering=Rendering(20), source_column="source"

@@ -13,7 +13,7 @@ from colm.lab.data.validation import tokenize_held_out
 from colm.models import train_tiny_tokenizer
 
 TOKENIZER = train_tiny_tokenizer(["0123456789?!"])
-DATA = DataSettings(max_length=8)
+DATA = DataSettings(max_length=8, chat_template=False)
 
 
 def row(source: str, length: int) -> dict[str, Any]:

@@ -30,7 +30,8 @@ ROWS = [  # two kinds of answers to most questions
 
 
 def write_config(folder: Path, rows: list[dict[str, Any]] = ROWS, **data: Any) -> str:
-    held = {"train": write_lines(folder / "rows.jsonl", rows), "max_length": 32, "validation_rows": 4, **data}
+    held = {"train": write_lines(folder / "rows.jsonl", rows), "max_length": 32, "validation_rows": 4}
+    held |= {"chat_template": False, **data}
     values = {"model": "tiny", "data": held, "training": TRAINING, "output_dir": str(folder / "run")}
     return write_settings(folder, {**values, "selection": {"features": "none"}})
 

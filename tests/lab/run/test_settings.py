@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from colm.errors import ConfigError
-from colm.lab.run.settings import load_settings, resolve_settings
+from colm.lab.run.settings import load_run_settings, load_settings, resolve_settings
 
 BASE: dict[str, Any] = {"model": "tiny", "output_dir": "out", "data": {"train": "demo"}}
 
@@ -65,3 +65,23 @@ def test_a_bare_no_is_the_trainers_no(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(BASE) + "training:\n  save_strategy: no\n  bf16: no\n")
     training = load_settings(str(path), ["training.eval_strategy=no"]).training
     assert (training["save_strategy"], training["eval_strategy"], training["bf16"]) == ("no", "no", False)
+
+
+def test_a_run_of_an_older_version_keeps_its_rendering(tmp_path: Path) -> None:
+    path, folder = tmp_path / "run.yaml", tmp_path / "run"
+    values = {**BASE, "output_dir": str(folder)}
+    path.write_text(yaml.safe_dump(values))
+    assert load_settings(str(path), [], resume=True).data.chat_template == "auto"  # nothing to resume
+    folder.mkdir()
+    made = resolve_settings(values).values
+    del made["data"]["chat_template"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(made))
+    assert load_run_settings(folder).data.chat_template is False
+    assert load_settings(str(path), []).data.chat_template == "auto"
+    assert load_settings(str(path), [], resume=True).data.chat_template is False
+    assert (
+        load_settings(str(path), ["data.chat_template=true"], resume=True).data.chat_template is True
+    )  # refused later
+    (folder / "config.yaml").write_text(yaml.safe_dump({**made, "data": {**made["data"], "chat_template": True}}))
+    assert load_run_settings(folder).data.chat_template is True
+    assert load_settings(str(path), [], resume=True).data.chat_template == "auto"
