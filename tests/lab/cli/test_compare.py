@@ -183,7 +183,7 @@ def test_every_run_answers_questions(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main([*asked[:-1], "--max-new-tokens 5"]) == 0
     assert "Answers of" not in capsys.readouterr().out
     assert main([*command, "--eval-data", str(tmp_path / "rows.jsonl"), "--eval-options", "--limit 0"]) == 2
-    assert "--limit 0 must be at least 1 row" in capsys.readouterr().err  # before anything is trained
+    assert "--limit=0 must be at least 1 row" in capsys.readouterr().err  # before anything is trained
     assert main([*command[:-1], "1", "--eval-data", "missing.jsonl"]) == 2
     assert "no file 'missing.jsonl'" in capsys.readouterr().err
     assert not (out / "random" / "seed-1").exists()
