@@ -15,6 +15,7 @@ except ImportError:  # Python 3.10, on which pytest brings it
     import tomli as tomllib
 
 from colm.__main__ import LAB
+from colm.lab.cli import COMMANDS
 
 REPOSITORY = Path(__file__).parents[1]
 ROOT = REPOSITORY / "src" / "colm"
@@ -148,6 +149,16 @@ def test_the_library_imports_neither_the_lab_nor_what_only_the_lab_installs() ->
         elif name != "__main__":
             assert outside <= allowed, name
             assert not any(target.startswith("colm.lab") for target in imports(tree)), f"{name} imports the lab"
+
+
+def test_each_command_is_one_file_that_knows_no_other() -> None:
+    known = modules()
+    for name in COMMANDS:
+        tree = known[f"lab.cli.{name}"]
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert {"register", "run"} <= functions, name
+        others = {f"colm.lab.cli.{other}" for other in COMMANDS}
+        assert not any(target.startswith(f"{other}.") for target in imports(tree) for other in others), name
 
 
 def test_public_names_are_there_without_the_lab() -> None:
