@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import io
 import json
 import os
 import re
-import tokenize
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout, suppress
-from dataclasses import MISSING, fields
-from inspect import getdoc, getsource
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 from unittest.mock import patch
 
@@ -22,15 +18,16 @@ from peft import LoraConfig
 from transformers import TrainingArguments
 
 from colm.config import PRESETS, SelectionConfig
-from colm.config_checks import COUNTS, OPTIONAL_COUNTS
+from colm.hints import hints_of
 from colm.lab.cli import main
-from colm.lab.run import sections, training
-from colm.lab.run.clustering import KNOWN
-from colm.lab.run.settings import resolve_settings
-from colm.lab.sources.config import ClusterConfig
+from colm.lab.data.settings import DataSettings, MixtureEntry
+from colm.lab.run import arguments, training
+from colm.lab.run.schema import describe_fields
+from colm.lab.run.sections import TopSettings
+from colm.lab.sources.config import ClusterConfig, SourceRules
 from colm.step import record
 from colm.trainers.figures import SelectionFigures
-from colm.typed import describe, hints_of
+from colm.typed import describe
 from colm.types import StepRecord
 
 FILES = {
@@ -107,87 +104,39 @@ def write(folder: Path) -> None:
 
 def settings_page() -> str:
     """Return the page of all YAML keys: type, range, default, meaning."""
-    data, entry = MEANINGS | descriptions(sections.DataSettings), MEANINGS | descriptions(sections.MixtureEntry)
-    clusters = descriptions(ClusterConfig)
-    selection = descriptions(SelectionConfig)
-    chosen = {**hints_of(SelectionConfig)}
-    least = {name: f"a whole number of at least {value}" for name, value in {**COUNTS, **OPTIONAL_COUNTS}.items()}
-    top = {"model": "Hub name, folder, `.gguf` file, a run's folder, `demo` or `tiny`."}
-    top |= {name: f"A section, see [below](#{name})." for name in ("data", "mixture", "sources", "selection")}
-    top |= {"lora": "Fields of [lora](#lora), or null to train all weights.", "training": "See [below](#training)."}
-    top |= {"output_dir": "The run's folder.", "seed": "Seed of the run; other seeds default to it."}
-    top |= {"dtype": "Precision of the model's weights; `auto` is that of the file."}
-    kinds = {**dict.fromkeys(("data", "selection", "sources", "training"), "a mapping"), "mixture": "a list"}
-    defaults = {field.name: default_of(field) for field in fields(sections.TopSettings)}
+    presets = "; ".join(
+        f"`{name}`: {', '.join(f'{key}={value}' for key, value in preset.items())}" for name, preset in PRESETS.items()
+    )
     lines = ["# Settings", "", "Every key of a configuration, written from the code. A dotted key on the command"]
     lines += ["line overrides the file: `selection.keep=0.25`. See also the [guide](../guides/configuration.md).", ""]
-    hints = hints_of(sections.TopSettings)
-    lines += ["## Top level", "", *table(hints, defaults, top, kinds | {"lora": "a mapping or null"})]
-    defaults = {field.name: default_of(field) for field in fields(sections.DataSettings)}
-    lines += ["## data", "", *table(sections.DATA_HINTS, defaults, data)]
+    kinds = {**dict.fromkeys(("data", "selection", "sources", "training"), "a mapping"), "lora": "a mapping or null"}
+    lines += ["## Top level", "", *table_of(TopSettings, kinds | {"mixture": "a list of mappings"})]
+    lines += ["## data", "", *table_of(DataSettings)]
     lines += ["## mixture", "", "A list of entries with these keys; keys left out are taken from `data`.", ""]
-    defaults = {field.name: default_of(field) for field in fields(sections.MixtureEntry)}
-    lines += table(hints_of(sections.MixtureEntry), defaults, entry)
-    rules = resolve_settings({"model": "tiny", "output_dir": "x", "data": {"train": "x.jsonl"}}).values["sources"]
-    lines += ["## sources", "", *table(dict.fromkeys(KNOWN, Any), rules, SOURCES, SOURCE_KINDS)]
-    lines += ["### sources.cluster", ""]
-    defaults = {field.name: default_of(field) for field in fields(ClusterConfig)}
-    whole = dict.fromkeys(("dimensions", "terms", "restarts"), "a whole number of at least 1")
-    whole |= {"sample": "a whole number of at least 100", "seed": "a whole number of at least 0"}
-    whole |= {"clusters": "a whole number of at least 2, `auto`, or `{least: 2, most: 64}`"}
-    lines += table(hints_of(ClusterConfig), defaults, clusters, whole)
-    values = {name: ", ".join(f"{key}={value}" for key, value in preset.items()) for name, preset in PRESETS.items()}
-    presets = "; ".join(f"`{name}`: {text}" for name, text in values.items())
+    lines += table_of(MixtureEntry)
+    lines += ["## sources", "", *table_of(SourceRules), "### sources.cluster", "", *table_of(ClusterConfig)]
     lines += ["## selection", "", f"`preset` stands for a set of values that the other keys change. {presets}.", ""]
-    defaults = {field.name: default_of(field) for field in fields(SelectionConfig)} | {"keep": 0.5}
-    lines += table(chosen, defaults, selection, least)
+    lines += table_of(SelectionConfig, defaults={"keep": 0.5})
     lines += [
         "## training",
         "",
         "Fields of `transformers.TrainingArguments`, with these types, ranges and defaults; what",
     ]
     lines += ["they mean is in the documentation of transformers. `output_dir` and `seed` are at the top level.", ""]
-    known = {name: hint for name, hint in training.training_hints().items() if name not in training.OWNED}
+    known = {name: hint for name, hint in arguments.training_hints().items() if name not in arguments.OWNED}
     elsewhere = {name: f"Refused: {why}." for name, why in training.ELSEWHERE.items()}
-    defaults = {field.name: default_of(field) for field in fields(TrainingArguments)} | training.TRAINING_DEFAULTS
-    lines += table(known, defaults, elsewhere)
+    lines += table(known, defaults_of(TrainingArguments) | arguments.TRAINING_DEFAULTS, elsewhere)
     lines += ["## lora", "", "Fields of `peft.LoraConfig`; what they mean is in the documentation of PEFT.", ""]
-    defaults = {field.name: default_of(field) for field in fields(LoraConfig)} | {"target_modules": "all-linear"}
-    lines += table({**hints_of(LoraConfig), **training.LORA_RANGES}, defaults, {})
+    lines += table(arguments.lora_hints(), defaults_of(LoraConfig) | arguments.LORA_DEFAULTS, {})
     return "\n".join(lines)
 
 
-MEANINGS = {
-    "split": "Split of a hub data set or of a folder: `train[:10%]`, `train+test`, `all`.",
-    "validation_split": "The same for `validation`.",
-    "source_column": "Column with each row's source.",
-    "format": "Format of the rows; `auto` recognizes it by the columns.",
-    "demo_rows": "Rows that the demo generates.",
-    "path": "A file or hub name.",
-    "config": "Configuration of a hub data set.",
-    "revision": "Revision of a hub data set.",
-    "columns": "colm's column name to the data's.",
-    "template": "New column to a text with columns in braces.",
-    "labels": "Column to the texts that its values stand for.",
-}
-"""For keys on which the code has no comment."""
-
-SOURCES = {
-    "cluster": "Cluster all rows and use the clusters as sources, whatever their labels.",
-    "map": "Old source name to new one.",
-    "split": "Source to a clustering within it.",
-    "merge_below": "Sources with fewer rows become one.",
-    "merged": "Name of that one.",
-    "labels": "File of the clusters, as `colm sources --cluster` writes it.",
-}
-SOURCE_KINDS = {
-    "cluster": "a number of clusters, or a mapping ([below](#sources-cluster))",
-    "map": "a mapping",
-    "split": "a mapping of the same",
-    "merge_below": "a whole number of at least 0",
-    "merged": "a string",
-    "labels": "a `.parquet` file",
-}
+def table_of(
+    settings: type, kinds: Mapping[str, str] | None = None, defaults: Mapping[str, Any] | None = None
+) -> Iterator[str]:
+    """Yield the table of a dataclass's settings; `kinds` and `defaults` replace what its hints and fields say."""
+    known = defaults_of(settings) | dict(defaults or {})
+    return table(hints_of(settings), known, describe_fields(settings), kinds)
 
 
 def commands_page() -> str:
@@ -240,28 +189,6 @@ def help_of(*command: str) -> str:
     return out.getvalue()
 
 
-def descriptions(cls: type) -> dict[str, str]:
-    """Return what the code says about each field: a docstring below it, an `Attributes:` entry, or a comment."""
-    source = dedent(getsource(cls))
-    body = ast.parse(source).body[0]
-    assert isinstance(body, ast.ClassDef)
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    comments = {token.start[0]: token for token in tokens if token.type == tokenize.COMMENT}
-    alone = {at for at, token in comments.items() if token.line.strip().startswith("#")}
-    found = dict(re.findall(r"^ {4}(\w+): ((?:.|\n {8})*)", getdoc(cls) or "", flags=re.MULTILINE))
-    for node, after in zip(body.body, [*body.body[1:], None], strict=True):
-        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
-            continue
-        above = node.lineno - 1
-        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-            found[node.target.id] = str(after.value.value)
-        elif node.end_lineno in comments:
-            found[node.target.id] = comments[node.end_lineno].string.lstrip("# ")
-        elif above in alone:
-            found[node.target.id] = comments[above].string.lstrip("# ")
-    return {name: " ".join(text.replace("``", "`").split()) for name, text in found.items()}
-
-
 def table(
     hints: Mapping[str, Any],
     defaults: Mapping[str, Any],
@@ -280,10 +207,14 @@ def table(
     yield ""
 
 
-def default_of(field: Any) -> Any:
-    """Return a dataclass field's default; MISSING if it must be set."""
-    made = field.default if field.default_factory is MISSING else field.default_factory()
-    return getattr(made, "value", made)
+def defaults_of(settings: type) -> dict[str, Any]:
+    """Return the default of each field of a dataclass that has one."""
+    found = {}
+    for field in fields(settings):
+        made = field.default if field.default_factory is MISSING else field.default_factory()
+        if made is not MISSING:
+            found[field.name] = {} if is_dataclass(made) else getattr(made, "value", made)
+    return found
 
 
 def code(text: str) -> list[str]:
