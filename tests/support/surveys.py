@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from colm.lab.sources.outlook import expect_pool
-
 from colm import SelectionConfig
 from colm.lab.sources.mixture import SourceFacts, Survey, find_warnings
+from colm.lab.sources.pools import expect_pool
 
 SIZES = {"a-source-with-a-name-as-long-as-names-become/data": 90_000, "middling": 12_000, "<b>rare</b>": 300}
 
