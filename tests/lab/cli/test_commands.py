@@ -245,6 +245,7 @@ def test_a_profile_shows_the_stages_of_a_step(tmp_path: Path, capsys: pytest.Cap
     assert "mean of 3 steps after 2" in shown
     table = (tmp_path / "run" / "profile.txt").read_text()
     names = ["fetching the pool", "selection pass", "picking", "taking rows", "training", "Optimizer.step#AdamW.step"]
+    names += ["evaluation"]
     times = {
         name: float(re.search(rf"^{name} +([\d.]+) ms", table, re.MULTILINE).group(1)) for name in [*names, "step"]
     }

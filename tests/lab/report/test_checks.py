@@ -31,7 +31,7 @@ def expect(verdict: Verdict, state: str, *words: str) -> None:
     text = " ".join(verdict)
     for word in words:
         assert word in text, f"{word!r} is not in {text!r}"
-    assert bool(verdict.cause) == bool(verdict.advice) == (state == "problem")
+    assert bool(verdict.cause) == bool(verdict.advice) == (state in ("problem", "note"))
 
 
 def test_a_healthy_run_has_no_problem(make: Any) -> None:

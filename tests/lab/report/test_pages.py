@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from tests.support.reports import MANY, SIZES, write_comparison_folder, write_run
 
-from colm.errors import ConfigError
 import colm.lab.report.page as page_module
+from colm.errors import ConfigError
 from colm.lab.report import read_run, write_comparison, write_report
 from colm.lab.report.run_page import compare_configs, show_config
 

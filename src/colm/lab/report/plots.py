@@ -225,16 +225,18 @@ def _mark(element: ElementTree.Element, lines: Sequence[Line]) -> None:
     line = lines[int(group[2])]
     element.set("data-series", str(line.style))
     if group[1] == "line":
-        element.attrib.update({"data-name": line.name, "data-x": _join(line.x), "data-y": _join(line.y)})
+        element.attrib.update({"data-name": line.name, "data-x": _join(line.x, 7), "data-y": _join(line.y)})
 
 
-def _join(values: Sequence[float]) -> str:
-    return " ".join(f"{value:.5g}" for value in values)
+def _join(values: Sequence[float], digits: int = 5) -> str:
+    return " ".join(f"{value:.{digits}g}" for value in values)
 
 
 def _tidy(element: ElementTree.Element, prefix: str, used: set[str]) -> None:
     """Keep the ids that something refers to, under the prefix; drop fonts, which the page sets, and extra digits."""
     for key, value in list(element.attrib.items()):
+        if key.startswith("data-"):
+            continue
         value = _NUMBER.sub(lambda found: f"{float(found[0]):.2f}", value.strip())
         if key == "id" and value in used:
             element.set(key, prefix + value)

@@ -8,8 +8,9 @@
   // ---- Plots ----
 
   const tip = document.body.appendChild(make("div", "", {className: "tip", hidden: true}));
+  const count = value => value.toLocaleString("en-US", {maximumFractionDigits: 1});
   const show = {
-    number: value => Number(value.toPrecision(4)).toLocaleString("en-US", {maximumFractionDigits: 9}),
+    number: value => value && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e4) ? value.toExponential(3) : value.toPrecision(4),
     share: value => (100 * value).toFixed(1) + "%",
   };
 
@@ -33,8 +34,8 @@
       if (!near.length) return leave();
       const nearest = near.reduce((one, other) => other.distance < one.distance ? other : one);
       const shown = near.filter(one => Math.abs(across(one.x) - across(nearest.x)) < 0.04 * width);
-      tip.replaceChildren(make("div", `${svg.dataset.label} ${show.number(nearest.x)}`), ...shown.map(one => {
-        const place = one.x === nearest.x ? "" : ` at ${show.number(one.x)}`;
+      tip.replaceChildren(make("div", `${svg.dataset.label} ${count(nearest.x)}`), ...shown.map(one => {
+        const place = one.x === nearest.x ? "" : ` at ${count(one.x)}`;
         return make("div", `${one.name} ${show[svg.dataset.kind](one.y)}${place}`.trim());
       }));
       cursor.setAttribute("d", shown.map(one => {
