@@ -47,7 +47,8 @@ class SourceTrainer(CoresetTrainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate as the Trainer does, as a stage of its own: a profiled step may include an evaluation."""
         with stage(EVALUATE):
-            return super().evaluate(*args, **kwargs)
+            found: dict[str, float] = super().evaluate(*args, **kwargs)
+        return found
 
     def _losses_by_source(self, prediction: Any) -> dict[str, float]:
         losses = np.asarray(prediction.predictions)
