@@ -34,6 +34,7 @@ FILES = {
     "FILE_NAME": "One line for each optimizer step: rows of the pool and kept rows by source, their weights, tokens, "
     "seconds, and how well the kept rows match the pool. `colm replay` trains on it again.",
     "EVALUATIONS_NAME": "One line for each evaluation: the loss of each source and the means.",
+    "LOSSES_NAME": "One line for each log of the Trainer: the mean training loss since the line before.",
     "CONFIG_NAME": "The resolved configuration, with all defaults.",
     "DATA_NAME": "Number and digest of the training and held-out rows; a resume and a comparison compare them.",
     "HELD_OUT_NAME": "The rows that the run held out, as text. `colm eval` asks them.",

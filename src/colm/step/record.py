@@ -14,6 +14,7 @@ from colm.types import StepRecord
 
 FILE_NAME = "selection.jsonl"
 EVALUATIONS_NAME = "evaluations.jsonl"
+LOSSES_NAME = "losses.jsonl"
 CONFIG_NAME = "config.yaml"
 DATA_NAME = "data.json"
 HELD_OUT_NAME = "held_out.jsonl"
@@ -30,7 +31,8 @@ TRACE_NAME = "profile_trace.json"
 MANIFEST_NAME = "_colm.json"
 """Lists the files that colm wrote to a folder. The Trainer does not push names with a leading ``_`` to the Hub."""
 
-RUN_NAMES = (CONFIG_NAME, DATA_NAME, HELD_OUT_NAME, FILE_NAME, EVALUATIONS_NAME, EXAMPLES_NAME, SUMMARY_NAME)
+LOG_NAMES = (FILE_NAME, EVALUATIONS_NAME, LOSSES_NAME)
+RUN_NAMES = (CONFIG_NAME, DATA_NAME, HELD_OUT_NAME, *LOG_NAMES, EXAMPLES_NAME, SUMMARY_NAME)
 """Files that every training run writes, in addition to the model and checkpoints."""
 ANSWER_NAMES = (ANSWERS_NAME, ANSWER_LINES_NAME, PARTIAL_ANSWERS_NAME, HARNESS_NAME)
 """Files that an evaluation writes."""

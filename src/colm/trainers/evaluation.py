@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 
 from colm.losses import example_losses
 from colm.step.record import StepLog
+from colm.step.stages import EVALUATE, stage
 from colm.trainers.hf import CoresetTrainer
 
 MACRO = "macro_loss"
@@ -42,6 +43,12 @@ class SourceTrainer(CoresetTrainer):
             kwargs["compute_metrics"] = self._losses_by_source
             kwargs["preprocess_logits_for_metrics"] = _row_losses
         super().__init__(*args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate as the Trainer does, as a stage of its own: a profiled step may include an evaluation."""
+        with stage(EVALUATE):
+            found: dict[str, float] = super().evaluate(*args, **kwargs)
+        return found
 
     def _losses_by_source(self, prediction: Any) -> dict[str, float]:
         losses = np.asarray(prediction.predictions)

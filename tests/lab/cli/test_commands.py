@@ -56,9 +56,12 @@ def test_train_leaves_a_run_that_loads_and_goes_on(tmp_path: Path, capsys: pytes
     assert main(["train", config]) == 2
     assert "already contains a run" in capsys.readouterr().err
     evaluations = read_lines(run / "evaluations.jsonl")
-    assert [(line["step"], line["rows"]) for line in evaluations] == [(0, 0), (6, 24)]
-    assert evaluations[1]["losses"]["rare"] == rare["eval_loss_after"]
-    assert evaluations[1]["seconds"] == summary["seconds"]
+    assert [(line["step"], line["rows"]) for line in evaluations] == [(step, 4 * step) for step in range(7)]
+    assert evaluations[-1]["losses"]["rare"] == rare["eval_loss_after"]
+    assert evaluations[-1]["seconds"] == summary["seconds"]
+    losses = read_lines(run / "losses.jsonl")
+    assert [line["step"] for line in losses] == [2, 4, 6]
+    assert losses[2]["loss"] < losses[0]["loss"]
     examples = json.loads((run / "examples.json").read_text())
     assert {example["source"] for kind in examples.values() for example in kind} == {"adding"}
     assert all(example["kept"] > 0 and example["text"] for example in examples["most_kept"])
@@ -66,8 +69,9 @@ def test_train_leaves_a_run_that_loads_and_goes_on(tmp_path: Path, capsys: pytes
     resumed = [line["step"] for line in read_lines(run / "selection.jsonl")]
     assert resumed == list(range(8))
     resumed_evaluations = read_lines(run / "evaluations.jsonl")
-    assert resumed_evaluations[:2] == evaluations
-    assert [line["step"] for line in resumed_evaluations] == [0, 6, 8]
+    assert [line["step"] for line in read_lines(run / "losses.jsonl")] == [2, 4, 6, 8]
+    assert resumed_evaluations[:7] == evaluations
+    assert [line["step"] for line in resumed_evaluations] == list(range(9))
     assert json.loads((run / "summary.json").read_text())["steps"] == 8
     assert main(["train", config, "--overwrite", "model=no-such/model"]) == 2
     assert (run / "checkpoint-2").exists()  # nothing is deleted for a run that can not start
@@ -241,6 +245,7 @@ def test_a_profile_shows_the_stages_of_a_step(tmp_path: Path, capsys: pytest.Cap
     assert "mean of 3 steps after 2" in shown
     table = (tmp_path / "run" / "profile.txt").read_text()
     names = ["fetching the pool", "selection pass", "picking", "taking rows", "training", "Optimizer.step#AdamW.step"]
+    names += ["evaluation"]
     times = {
         name: float(re.search(rf"^{name} +([\d.]+) ms", table, re.MULTILINE).group(1)) for name in [*names, "step"]
     }

@@ -28,13 +28,14 @@ smallest => {
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let node = walker.nextNode(); node; node = walker.nextNode()) {
     const element = node.parentElement, svg = element.closest("svg");
-    if (!node.nodeValue.trim() || element.closest("title, style")) continue;
+    if (!node.nodeValue.trim() || element.closest("title, style, script")) continue;
     let size = parseFloat(getComputedStyle(element).fontSize);
     if (svg) size *= svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
     if (svg && !svg.getBoundingClientRect().width) continue;  // in a closed part
     if (size < smallest) say(`text of ${size} pixels`, element);
   }
   for (const svg of document.querySelectorAll("figure svg")) {
+    if (svg.closest("details:not([open])")) continue;
     const box = svg.getBoundingClientRect();
     if (box.width < 250 || box.height < 120) say(`a plot of ${box.width} by ${box.height}`, svg);
     if (!svg.querySelector("path") || !svg.getAttribute("aria-label")) say("a plot without lines or label", svg);

@@ -31,7 +31,7 @@ def expect(verdict: Verdict, state: str, *words: str) -> None:
     text = " ".join(verdict)
     for word in words:
         assert word in text, f"{word!r} is not in {text!r}"
-    assert bool(verdict.cause) == bool(verdict.advice) == (state == "problem")
+    assert bool(verdict.cause) == bool(verdict.advice) == (state in ("problem", "note"))
 
 
 def test_a_healthy_run_has_no_problem(make: Any) -> None:
@@ -137,11 +137,11 @@ def test_losses_that_are_not_finite(make: Any) -> None:
 def test_lag(make: Any) -> None:
     run, better, worse = make(), make("better", gain=0.2, **CONTROL), make("worse", gain=-0.2, **CONTROL)
     verdict = checks.check_lag(run, better)
-    expect(verdict, "problem", "Macro loss after 60 steps", "better:", "one run each", "adam", "coordinates")
+    expect(verdict, "note", "Macro loss after 60 steps", "better:", "one run each", "adam", checks.DECIDES)
     expect(checks.check_lag(run, worse), "fine", "worse:")
     expect(checks.check_lag(run, None), "unknown", "selection.features=none")
     early = better._replace(evaluations=better.evaluations[:4])
-    expect(checks.check_lag(run, early), "problem", "after 18 steps")
+    expect(checks.check_lag(run, early), "note", "after 18 steps")
     expect(checks.check_lag(run, better._replace(evaluations=[])), "unknown", "at the same step")
 
 

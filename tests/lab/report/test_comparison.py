@@ -16,7 +16,6 @@ from scipy import stats
 from tests.support.reports import SIZES, write_comparison_folder
 
 from colm.errors import ConfigError
-from colm.lab.report.compare_page import state_difference
 from colm.lab.report.comparison import (
     Curve,
     Figures,
@@ -33,6 +32,7 @@ from colm.lab.report.comparison import (
     macro_loss,
     read_comparison,
 )
+from colm.lab.report.conclusion import conclude, state_difference
 from colm.lab.report.runs import Evaluation
 
 METHODS = {"random": 0.0, "control": 0.05, "colm": 0.1, "colm+keep=0.25": -0.2}
@@ -159,11 +159,49 @@ def test_random_reaches_its_own_final_loss(methods: list[Method]) -> None:
     ],
 )
 def test_differences_in_words(mine: list[float], its: list[float], words: str) -> None:
-    def build(name: str, values: list[float]) -> Method:
-        figures = {str(i): Figures({"macro": value}, 1, 1.0, 0.0, None) for i, value in enumerate(values)}
-        return Method(name, figures, {})
-
     assert words in state_difference(build("m", mine), build("b", its))
+
+
+def build(name: str, values: list[float]) -> Method:
+    figures = {str(i): Figures({"macro": value}, 1, 1.0, 0.0, None) for i, value in enumerate(values)}
+    return Method(name, figures, {})
+
+
+CONTROL = [2.0, 2.1, 2.21]
+
+
+@pytest.mark.parametrize(
+    ("methods", "sentence"),
+    [
+        (
+            {
+                "a": [1.0, 1.1, 1.2],
+                "control": CONTROL,
+                "b": [1.0, 1.1, 1.25],
+                "c": [3.0, 3.1, 3.2],
+                "d": [2.0, 2.2, 2.1],
+            },
+            "By final macro loss over 3 seeds, a and b are better than control; c is worse than control; d is not "
+            "clearly different from control.",
+        ),
+        ({"a": [1.0, 1.1], "random": CONTROL}, "By final macro loss over 2 seeds, a is better than random."),
+        (
+            {"a": [1.0], "random": [2.0], "control": [1.5]},
+            "One seed cannot decide whether a method is better than control",
+        ),
+        ({"a": [1.0]}, "There is no control or random method to compare with."),
+        ({"control": CONTROL}, "There is no method to compare with control."),
+        (
+            {"a": [float("nan")] * 3, "control": CONTROL},
+            "No method has a final macro loss to compare with that of control.",
+        ),
+    ],
+)
+def test_the_conclusion_in_one_sentence(methods: dict[str, list[float]], sentence: str) -> None:
+    found = conclude([build(name, values) for name, values in methods.items()])
+    assert found.sentence.startswith(sentence)
+    compared = {"control", "random"} & set(methods) and len(methods) - 1
+    assert len(found.differences) == (compared or 0)
 
 
 def test_a_deleted_run_folder_keeps_its_results(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 from tests.support.reports import MANY, SIZES, write_comparison_folder, write_run
 
+import colm.lab.report.page as page_module
 from colm.errors import ConfigError
 from colm.lab.report import read_run, write_comparison, write_report
 from colm.lab.report.run_page import compare_configs, show_config
@@ -28,6 +31,7 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.addresses: list[str] = []
         self.text = ""
+        self.scripts: list[str] = []
         self._open: list[str] = []
         self.source = path.read_text(encoding="utf-8")
         self.feed(self.source)
@@ -52,12 +56,20 @@ class Page(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if self._open[-1:] == ["script"]:
+            self.scripts.append(data)
+        else:
+            self.text += data
 
 
 def check_alone(page: Page) -> None:
     assert page.source.startswith('<!doctype html>\n<html lang="en">')
-    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert not {"link", "img", "iframe", "object"} & set(page.tags)
+    script = (Path(page_module.__file__).parent / "templates" / "page.js").read_text().strip()
+    assert page.scripts == [script]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'\">" in page.source
+    assert not re.search(r"fetch|XMLHttpRequest|import|innerHTML|insertAdjacent|eval\(|write\(|https?:", script)
     assert not page.addresses
     assert all(link.startswith("#") for link in page.links)
     assert {link[1:] for link in page.links} <= set(page.ids)
@@ -79,6 +91,10 @@ def test_the_page_of_one_run(tmp_path: Path) -> None:
         "Likely cause",
         "Macro loss",
         "Micro loss",
+        "Training loss",
+        "one seed cannot decide whether the selection helps",
+        "colm compare CONFIG.yaml --methods control colm --seeds 0 1 2",
+        "Shares by source",
         "Match with the pool",
         "Selection's share of the step time",
         "Training mixture",
@@ -92,7 +108,7 @@ def test_the_page_of_one_run(tmp_path: Path) -> None:
     ):
         assert words in page.text, words
     assert all(page.text.count(name) >= 3 for name in MANY)
-    assert page.tags.count("svg") == 2 + 2 + 3 * len(MANY)
+    assert page.tags.count("svg") == 3 + 2 + 3 * len(MANY)
     assert "has not finished" not in page.text
     assert "Side by side" not in page.text
     assert len(page.source) < 500_000
@@ -126,14 +142,16 @@ def test_the_page_of_several_runs(tmp_path: Path) -> None:
         "3 runs",
         "Side by side",
         "Settings that differ",
-        "The loss lags behind the control's",
+        "The loss ends above the control's; one seed cannot decide",
+        "one seed cannot decide whether they differ",
+        "colm compare CONFIG.yaml --methods control colm --seeds 0 1 2",
         "of control",
         "extra",
     ):
         assert words in page.text, words
     assert "selection.\u200bcoordinates" in page.text
     keys = 3
-    assert page.tags.count("svg") == keys + 2 + 3 + 3 * (len(SIZES) + 1)
+    assert page.tags.count("svg") == keys + 3 + 3 + 3 * (len(SIZES) + 1)
 
 
 def test_settings_that_differ(tmp_path: Path) -> None:
@@ -184,6 +202,7 @@ def test_the_page_of_a_comparison(tmp_path: Path) -> None:
         "by exact gradients, with keep=0.25",
         "Final loss minus that of control",
         "Final loss minus that of random",
+        "By final macro loss over 3 seeds, colm is better than control; random and colm+keep=0.25 are worse",
         "The final macro loss of colm is",
         "not reached",
         "Against examples",
@@ -208,7 +227,7 @@ def test_one_seed_is_explained(tmp_path: Path) -> None:
 def test_a_comparison_without_a_baseline(tmp_path: Path) -> None:
     page = Page(write_comparison(write_comparison_folder(tmp_path / "c", methods={"colm": 0.0, "colm-spsa": 0.1})))
     check_alone(page)
-    assert page.text.count("There is no control or random method to compare with.") == 2
+    assert page.text.count("There is no control or random method to compare with.") == 2  # above, and under Differences
     assert "There is no random method to match." in page.text
 
 

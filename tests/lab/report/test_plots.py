@@ -54,7 +54,27 @@ def test_no_data_gives_an_empty_string() -> None:
 def test_styles_differ_and_the_reference_is_gray() -> None:
     keys = [re.sub(r"p1-[\w]+", "", draw_key(style, PlotIds())) for style in range(2 * len(COLOURS))]
     assert len(set(keys)) == len(keys)
-    assert "#595959" in draw(Line([0, 1], [1.0, 1.0], -1))
+    assert "stroke: var(--soft)" in draw(Line([0, 1], [1.0, 1.0], -1))
+
+
+def test_lines_carry_their_values_for_the_script() -> None:
+    root = ElementTree.fromstring(draw(LINE._replace(name="<b>"), Line([0, 123_456], [0.5, 1 / 3], -1)))
+    groups = [element for element in root.iter() if "data-x" in element.attrib]
+    found = {element.get("data-series"): element for element in groups}
+    assert found["0"].get("data-name") == "<b>"
+    assert (found["0"].get("data-x"), found["0"].get("data-y")) == ("0 10 20", "4 3 2.5")
+    assert (found["-1"].get("data-x"), found["-1"].get("data-y")) == ("0 123456", "0.5 0.33333")
+    assert len([element for element in root.iter() if element.get("data-series") == "0"]) == 2  # and its band
+    left, right, bottom, top = map(float, root.get("data-box", "").split())
+    low, high = map(float, root.get("data-view", "").split()[2:])
+    points = re.findall(r"([\d.]+) ([\d.]+)", next(part.get("d", "") for part in found["0"] if part.get("d")))
+    for (_, y), value in zip(points, LINE.y, strict=True):
+        assert float(y) == pytest.approx(154.8 * (bottom + (top - bottom) * (value - low) / (high - low)), abs=0.02)
+    assert 0 < left < right < 1
+
+
+def test_colors_are_those_of_the_page() -> None:
+    assert not re.search('#[0-9a-f]{6}[; "]', draw(*(LINE._replace(style=style) for style in range(7))))
 
 
 @pytest.mark.parametrize("values", [[1.0, 1.0], [0.0, 0.0], [1e-9, 2e-9], [5.0]])

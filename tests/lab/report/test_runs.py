@@ -26,6 +26,8 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert sum(run.pooled.values()) == 20 * 64
     assert run.kept["poems"] == run.pooled["poems"]
     assert [each.step for each in run.evaluations] == list(range(0, 21, 2))
+    assert [each.step for each in run.losses] == [5, 10, 15, 20]
+    assert run.losses[0].loss > run.losses[3].loss
     assert len(run.most_kept) == len(run.least_kept) == 5
     assert run.most_kept[1].row == 17
     assert run.selection["features"] == "exact"
@@ -71,7 +73,7 @@ def test_a_run_resumed_after_its_summary_has_not_finished(tmp_path: Path) -> Non
 
 def test_an_older_run_without_the_newer_files_and_fields(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "old")
-    for name in ("evaluations.jsonl", "examples.json"):
+    for name in ("evaluations.jsonl", "examples.json", "losses.jsonl"):
         (folder / name).unlink()
     summary = json.loads((folder / "summary.json").read_text())
     for key in ("small_sources", "peak_memory_bytes", "memory_kind"):

@@ -13,9 +13,17 @@ def test_the_page_is_complete_and_escapes_data(tmp_path: Path) -> None:
     page = write_sources_page(
         survey_of(SIZES), tmp_path / "s.html", name="run", note="Of the first 500 rows."
     ).read_text()
-    for words in ("90,000", "Near-duplicates", "middling (20%)", "parallelogram", "Of the first 500 rows.", "MinHash"):
+    for words in (
+        "90,000",
+        "Near-duplicates",
+        "middling (20%)",
+        "parallelogram",
+        "Of the first 500 rows.",
+        "MinHash",
+        "expected in a coreset",
+    ):
         assert words in page
-    for text in ("<b>rare", "<script", "http://", "https://"):
+    for text in ("<b>rare", "<script>alert", "http://", "https://"):
         assert text not in page
     assert "&lt;b&gt;rare&lt;/b&gt;" in page
 

@@ -27,7 +27,12 @@ UNLABELLED = 0.01
 MEMORY = 0.05
 """Memory peaks within this fraction count as equal."""
 
-State = Literal["problem", "fine", "unknown"]
+DECIDES = "colm compare CONFIG.yaml --methods control colm --seeds 0 1 2"
+"""The command that decides what single runs cannot."""
+
+STATES = ("problem", "note", "unknown", "fine")
+"""In the order of a page; a note is a sign that one seed cannot confirm."""
+State = Literal["problem", "note", "unknown", "fine"]
 
 
 class Verdict(NamedTuple):
@@ -36,8 +41,8 @@ class Verdict(NamedTuple):
     state: State
     title: str
     evidence: str
-    cause: str = ""  # likely cause; only for problems
-    advice: str = ""  # only for problems
+    cause: str = ""  # likely cause; only for problems and notes
+    advice: str = ""  # only for problems and notes
 
 
 def check_run(run: Run, others: Sequence[Run] = ()) -> list[Verdict]:
@@ -59,7 +64,7 @@ def check_run(run: Run, others: Sequence[Run] = ()) -> list[Verdict]:
     ]
     if others and not is_control(run):
         verdicts += [check_lag(run, control), check_memory(run, control)]
-    return sorted(verdicts, key=lambda verdict: ("problem", "unknown", "fine").index(verdict.state))
+    return sorted(verdicts, key=lambda verdict: STATES.index(verdict.state))
 
 
 def is_control(run: Run) -> bool:
@@ -273,13 +278,13 @@ def check_lag(run: Run, control: Run | None) -> Verdict:
     if mine[step] <= its[step] * (1 + LAG):
         return Verdict("fine", title, evidence)
     return Verdict(
-        "problem",
-        "The loss lags behind the control's",
+        "note",
+        "The loss ends above the control's; one seed cannot decide",
         evidence,
-        "Adam's history covers few or atypical rows, a source has too few coordinates, or all kept rows are of one "
-        "kind (see the match).",
-        "Try selection.adam=false and a larger selection.coordinates, and repeat with other seeds (colm compare) "
-        "before concluding; if the lag remains, use the control, which costs nothing.",
+        "Chance; or Adam's history covers few or atypical rows, a source has too few coordinates, or all kept rows "
+        "are of one kind (see the match).",
+        f"Repeat with other seeds before concluding: {DECIDES}. If the lag remains, try selection.adam=false and a "
+        "larger selection.coordinates, or use the control, which costs nothing.",
     )
 
 

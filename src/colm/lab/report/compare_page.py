@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from pathlib import Path
 from statistics import fmean
 
@@ -28,8 +27,9 @@ from colm.lab.report.comparison import (
     macro_loss,
     read_comparison,
 )
+from colm.lab.report.conclusion import conclude
 from colm.lab.report.measures import MOST_DRAWN, mean_macro, mean_micro
-from colm.lab.report.page import Plot, PlotGroup, draw_legend, show_number, show_signed, write_page
+from colm.lab.report.page import Plot, PlotGroup, draw_legend, write_page
 from colm.lab.report.plots import Line, PlotIds, draw_lines
 
 PAGE_NAME = "compare.html"
@@ -79,7 +79,7 @@ def write_comparison(folder: Path, *, out: Path | None = None, descriptions: Map
         one_seed=max(seeds) == 1,
         seed_counts=sorted(set(seeds)),
         descriptions={method.name: _describe_method(method.name, descriptions or {}) for method in methods},
-        sentences=[state_difference(method, bases[0]) for method in methods if bases and method is not bases[0]],
+        conclusion=conclude(methods),
         missing=[
             f"{method.name}/seed-{seed}" for method in methods for seed in method.figures if seed not in method.curves
         ],
@@ -100,27 +100,6 @@ def write_comparison(folder: Path, *, out: Path | None = None, descriptions: Map
     )
 
 
-def state_difference(method: Method, base: Method) -> str:
-    """State in one sentence whether the method's macro loss differs from the base's, given the seeds."""
-    found = loss_differences(method, base)["macro"]
-    if found is None:
-        return f"{method.name} and {base.name} have no common seed."
-    if not isfinite(found.mean):
-        return f"The macro loss of {method.name} or {base.name} is not finite."
-    amount = show_number(abs(found.mean), 4)
-    than = "lower" if found.mean < 0 else "higher"
-    ends = f"The final macro loss of {method.name} is {amount} {than} than that of {base.name}"
-    if found.half is None:
-        return f"{ends} on their one common seed, which cannot rule out chance."
-    span = f"{show_signed(found.mean - found.half, 4)} to {show_signed(found.mean + found.half, 4)}"
-    if not found.sign:
-        return (
-            f"Final macro losses of {method.name} and {base.name} do not differ significantly over {found.seeds} seeds "
-            f"(difference {show_signed(found.mean, 4)}, 95% interval {span})."
-        )
-    return f"{ends} (95% interval {span}, {found.seeds} seeds)."
-
-
 def _mean_target(base: Method) -> float | None:
     held = [run.losses["macro"] for run in base.figures.values() if "macro" in run.losses]
     return fmean(held) if held else None
@@ -133,7 +112,7 @@ def _draw_gaps(methods: Sequence[Method], base: Method, ids: PlotIds) -> list[Pl
         others = [(i, method) for i, method in enumerate(methods) if method is not base]
         bands = [(i, average_differences(method, base, loss)) for i, method in others]
         longest = max((band.x for _, band in bands), key=len, default=[])
-        zero = Line(longest, [0.0] * len(longest), style=-1)
+        zero = Line(longest, [0.0] * len(longest), style=-1, name=base.name)
         alt = f"{name.capitalize()} loss minus that of {base.name} against steps."
         drawn = _draw(methods, bands, AXES[0][2], alt, ids, [zero])
         plots.append(Plot(f"{name.capitalize()} loss", drawn, f"minus that of {base.name}"))
@@ -181,7 +160,7 @@ def _draw(
 ) -> Markup:
     """Draw the bands of methods, given by their numbers."""
     ends = [f"{methods[i].name}: {_describe(band)}" for i, band in bands]
-    lines = [*reference, *(Line(band.x, band.y, i, band.low, band.high) for i, band in bands)]
+    lines = [*reference, *(Line(band.x, band.y, i, band.low, band.high, methods[i].name) for i, band in bands)]
     return draw_lines(lines, x_label=label, alt=" ".join([alt, *ends]), ids=ids)
 
 

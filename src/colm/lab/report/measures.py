@@ -113,6 +113,11 @@ def trace_mean_losses(run: Run) -> tuple[Points, Points]:
     return macro, thin(steps, [mean_micro(each.losses, run.rows) for each in run.evaluations])
 
 
+def trace_training_loss(run: Run) -> Points:
+    """Return the training loss against steps."""
+    return thin([each.step for each in run.losses], [each.loss for each in run.losses])
+
+
 def trace_kept_share(run: Run, source: str, window: int) -> Points:
     """Return the share of the source's pool rows kept over the window that ends at each step."""
     kept = [step.kept.get(source, 0) for step in run.steps]

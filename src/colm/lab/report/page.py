@@ -1,11 +1,16 @@
-"""Self-contained pages: one HTML file with inline style and plots, no requests and no scripts."""
+"""Self-contained pages: one HTML file with inline style, plots and one script, without requests.
+
+The page is complete without its script, which shows values under the pointer, sorts and switches. The policy in the
+page's head names the script by its digest, so a browser runs no other, whatever the data contains.
+"""
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Sequence
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,6 +59,7 @@ class Key(NamedTuple):
 
     name: str
     svg: Markup
+    style: int
 
 
 def check_page(out: Path) -> None:
@@ -81,7 +87,11 @@ def write_page(out: Path, template: str, **context: Any) -> Path:
         ConfigError: see `check_page`.
     """
     check_page(out)
-    text = _environment().get_template(template).render(digest=UNKNOWN, **context)
+    environment = _environment()
+    script = environment.get_template("page.js").render().strip()
+    policy = "sha256-" + base64.b64encode(sha256(script.encode()).digest()).decode()
+    page = environment.get_template(template)
+    text = page.render(digest=UNKNOWN, script=Markup(script), script_digest=policy, **context)
     try:
         replace_file(out, text.replace(UNKNOWN, _digest(text), 1))
     except OSError as error:
@@ -112,7 +122,7 @@ def _is_own(path: Path) -> bool:
 
 def draw_legend(names: Sequence[str], ids: PlotIds) -> list[Key]:
     """Return the legend of runs or methods, which have the styles 0, 1, ... in every plot."""
-    return [Key(name, draw_key(style, ids)) for style, name in enumerate(names)]
+    return [Key(name, draw_key(style, ids), style) for style, name in enumerate(names)]
 
 
 def show_number(value: float | None, digits: int = 3) -> str:

@@ -19,12 +19,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#000000", "#cc79a7", "#e69f00", "#56b4e9")
 """The color-blind safe palette of Okabe and Ito, without yellow, which is invisible on white."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1, 1.5), (6, 2, 1, 2))
 """Each dash pattern is used with all colors before the next pattern."""
 GREY = "#595959"
+GRID = "#dddddd"
+_VARIABLES = {colour: f"var(--line-{i})" for i, colour in enumerate(COLOURS)}
+_VARIABLES |= {GREY: "var(--soft)", GRID: "var(--grid)", "#000000": "var(--ink)"}
+"""Colors as the page's style defines them, for a light and a dark screen."""
 
 SIZE = (3.4, 2.15)  # inches; 326 by 206 CSS pixels
 MOST_MARKED = 25
@@ -43,6 +47,8 @@ _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 _FONT = re.compile(r"font-(size|family): [^;]*;? ?")
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
+_COLOUR = re.compile("#[0-9a-f]{6}")
+_GROUP = re.compile(r"(line|band)-(\d+)")
 ElementTree.register_namespace("", _SVG)
 
 
@@ -65,6 +71,7 @@ class Line(NamedTuple):
     style: int  # number of the run or method, the same in every plot of a page; -1 for the reference
     low: Sequence[float] = ()  # lower edge of the band, if any
     high: Sequence[float] = ()
+    name: str = ""  # shown with the values under the pointer
 
 
 def draw_lines(
@@ -94,12 +101,12 @@ def draw_lines(
     with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.add_subplot()
-        for line in shown:
-            _draw(axes, line)
+        for number, line in enumerate(shown):
+            _draw(axes, line, number)
         _limit(axes, shown, y_from, y_to)
         axes.set_xlabel(x_label)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axes.grid(axis="y", color=GRID, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer="second" not in x_label))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: shorten(value)))
@@ -108,7 +115,7 @@ def draw_lines(
             apart = (axes.get_ylim()[1] - axes.get_ylim()[0]) / 6  # of two or more ticks
             digits = max(0, math.ceil(-math.log10(100 * apart)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.{digits}%}"))
-        return _write_svg(figure, ids.next(), alt)
+        return _write_svg(figure, ids.next(), alt, _Values(axes, shown, x_label, percent))
 
 
 def draw_key(style: int, ids: PlotIds) -> Markup:
@@ -135,15 +142,24 @@ def shorten(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _draw(axes: Axes, line: Line, marked: Sequence[int] | None = None) -> None:
+class _Values(NamedTuple):
+    """What the page's script needs to show the values under the pointer."""
+
+    axes: Axes
+    lines: Sequence[Line]
+    x_label: str
+    percent: bool
+
+
+def _draw(axes: Axes, line: Line, number: int = 0, marked: Sequence[int] | None = None) -> None:
     if line.style < 0:
-        axes.plot(line.x, line.y, color=GREY, linewidth=1.2, dashes=(4, 2), zorder=1)
+        axes.plot(line.x, line.y, color=GREY, linewidth=1.2, dashes=(4, 2), zorder=1, gid=f"line-{number}")
         return
     colour = COLOURS[line.style % len(COLOURS)]
     dashes = DASHES[line.style // len(COLOURS) % len(DASHES)]
     if len(line.low):
-        axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, linewidth=0)
-    (drawn,) = axes.plot(line.x, line.y, color=colour, linewidth=1.6, markersize=4)
+        axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, linewidth=0, gid=f"band-{number}")
+    (drawn,) = axes.plot(line.x, line.y, color=colour, linewidth=1.6, markersize=4, gid=f"line-{number}")
     if dashes:
         drawn.set_dashes(dashes)
     if len(line.x) <= MOST_MARKED:
@@ -159,13 +175,14 @@ def _limit(axes: Axes, lines: Sequence[Line], y_from: float | None, y_to: float 
     axes.set_ylim(low - room if y_from is None else low, high + room if y_to is None else y_to)
 
 
-def _write_svg(figure: Figure, prefix: str, alt: str) -> Markup:
+def _write_svg(figure: Figure, prefix: str, alt: str, values: _Values | None = None) -> Markup:
     """Return the figure as an `svg` element; the same figure gives the same text.
 
     Args:
         figure: drawn with ``svg.fonttype`` none and a ``svg.hashsalt``.
         prefix: prefix of the ids, unique for each plot on a page.
         alt: description for screen readers; may be empty.
+        values: the lines, in order of their groups.
     """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -177,7 +194,16 @@ def _write_svg(figure: Figure, prefix: str, alt: str) -> Markup:
         for child in list(element):
             if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):  # the style would apply to the whole page
                 element.remove(child)
+        if values is not None:
+            _mark(element, values.lines)
         _tidy(element, prefix, used)
+    if values is not None:
+        box = values.axes.get_position()
+        (left, right), (low, high) = values.axes.get_xlim(), values.axes.get_ylim()
+        root.set("data-box", _join((box.x0, box.x1, 1 - box.y0, 1 - box.y1)))  # of the width and the height
+        root.set("data-view", _join((left, right, low, high)))
+        root.set("data-label", values.x_label)
+        root.set("data-kind", "share" if values.percent else "number")
     if alt:
         root.set("role", "img")
         root.set("aria-label", alt)
@@ -190,9 +216,27 @@ def _write_svg(figure: Figure, prefix: str, alt: str) -> Markup:
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
+def _mark(element: ElementTree.Element, lines: Sequence[Line]) -> None:
+    """Give the groups of a line and its band their style in place of their id, and the line its name and values."""
+    group = _GROUP.fullmatch(element.get("id", ""))
+    if group is None:
+        return
+    del element.attrib["id"]
+    line = lines[int(group[2])]
+    element.set("data-series", str(line.style))
+    if group[1] == "line":
+        element.attrib.update({"data-name": line.name, "data-x": _join(line.x, 7), "data-y": _join(line.y)})
+
+
+def _join(values: Sequence[float], digits: int = 5) -> str:
+    return " ".join(f"{value:.{digits}g}" for value in values)
+
+
 def _tidy(element: ElementTree.Element, prefix: str, used: set[str]) -> None:
     """Keep the ids that something refers to, under the prefix; drop fonts, which the page sets, and extra digits."""
     for key, value in list(element.attrib.items()):
+        if key.startswith("data-"):
+            continue
         value = _NUMBER.sub(lambda found: f"{float(found[0]):.2f}", value.strip())
         if key == "id" and value in used:
             element.set(key, prefix + value)
@@ -202,6 +246,7 @@ def _tidy(element: ElementTree.Element, prefix: str, used: set[str]) -> None:
             del element.attrib[key]
             element.set("href", f"#{prefix}{value[1:]}")
         elif key == "style":
-            element.set(key, _FONT.sub("", value).replace("url(#", f"url(#{prefix}"))
+            style = _FONT.sub("", value).replace("url(#", f"url(#{prefix}")
+            element.set(key, _COLOUR.sub(lambda found: _VARIABLES.get(found[0], found[0]), style))
         else:
             element.set(key, value.replace("url(#", f"url(#{prefix}"))

@@ -12,7 +12,7 @@ import yaml
 from markupsafe import Markup
 
 from colm.lab.report import measures
-from colm.lab.report.checks import Verdict, check_run
+from colm.lab.report.checks import DECIDES, Verdict, check_run
 from colm.lab.report.measures import Points, SourceRow
 from colm.lab.report.page import (
     MISSING,
@@ -27,6 +27,7 @@ from colm.lab.report.page import (
 )
 from colm.lab.report.plots import Line, PlotIds, draw_lines
 from colm.lab.report.runs import Run
+from colm.lab.report.shares import ShareRow, gather_shares
 from colm.step.sources import RowsLeft
 
 STEPS = "optimizer steps"
@@ -73,6 +74,12 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
         "runs.html",
         title="colm report: " + ", ".join(run.name for run in runs),
         parts=parts,
+        decides=DECIDES,
+        labels=[
+            "of the data",
+            *([f"trained on, {run.name}" for run in runs] if others else ["of the rows trained on"]),
+        ],
+        shares=gather_shares(list_shares(runs)),
         legend=draw_legend([run.name for run in runs], ids) if others else [],
         losses=draw_losses(runs, ids),
         selection=draw_selection(runs, ids),
@@ -82,6 +89,16 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
         final_losses=_tabulate_final(parts),
         differences=compare_configs(runs) if others else [],
     )
+
+
+def list_shares(runs: Sequence[Run]) -> list[ShareRow]:
+    """Return each source's share of the data of the first run that has it, and of the rows that each run trained on."""
+    rows = []
+    for name in _list_sources(runs):
+        first = next(run for run in runs if name in run.sources)
+        kept = [measures.divide(run.kept.get(name, 0), sum(run.kept.values())) or 0.0 for run in runs]
+        rows.append(ShareRow(name, name in first.small, [measures.data_share(first, name) or 0.0, *kept]))
+    return rows
 
 
 def list_facts(run: Run) -> list[tuple[str, str]]:
@@ -162,11 +179,12 @@ def _union(parts: Iterable[Iterable[str]]) -> list[str]:
 
 
 def draw_losses(runs: Sequence[Run], ids: PlotIds) -> list[Plot]:
-    """Draw the macro and the micro loss of all runs."""
-    traces = [measures.trace_mean_losses(run) for run in runs]
+    """Draw the macro, the micro and the training loss of all runs."""
+    traces = [(*measures.trace_mean_losses(run), measures.trace_training_loss(run)) for run in runs]
     kinds = (
         ("Macro loss", "unweighted mean over sources"),
         ("Micro loss", "mean over sources, weighted by training rows"),
+        ("Training loss", "mean over the rows trained on since the point before, at each log of the Trainer"),
     )
     return [
         Plot(title, _draw(runs, [trace[i] for trace in traces], ids, f"{title}."), caption)
@@ -187,7 +205,9 @@ def draw_selection(runs: Sequence[Run], ids: PlotIds) -> list[Plot]:
         plots.append(
             Plot(
                 f"Match with the pool{of_run}",
-                draw_lines([Line(*random, -1), Line(*match, i)], x_label=STEPS, alt=alt, ids=ids),
+                draw_lines(
+                    [Line(*random, -1, name="random"), Line(*match, i, name="kept")], x_label=STEPS, alt=alt, ids=ids
+                ),
                 "cosine of the kept big rows' mean feature with the pool's; dashed: expected for as many random rows; "
                 f"mean over {window} steps",
             )
@@ -202,9 +222,14 @@ def draw_selection(runs: Sequence[Run], ids: PlotIds) -> list[Plot]:
 
 def draw_sources(runs: Sequence[Run], ids: PlotIds) -> list[PlotGroup]:
     """Draw evaluation loss, kept share and training mixture of the sources in `measures.choose_drawn`, for all runs."""
+    drawn = measures.choose_drawn(_list_sources(runs), measures.find_rises(runs))
+    return [_draw_source(name, runs, ids) for name in drawn]
+
+
+def _list_sources(runs: Sequence[Run]) -> list[str]:
+    """Return the sources of all runs, the largest of each first."""
     columns = zip_longest(*(run.sources for run in runs))
-    names = list(dict.fromkeys(name for row in columns for name in row if name is not None))
-    return [_draw_source(name, runs, ids) for name in measures.choose_drawn(names, measures.find_rises(runs))]
+    return list(dict.fromkeys(name for row in columns for name in row if name is not None))
 
 
 def _draw_source(name: str, runs: Sequence[Run], ids: PlotIds) -> PlotGroup:
@@ -246,8 +271,8 @@ def _draw(
     """Draw one line per run, or nothing if no run has a point."""
     if not any(trace.x for trace in traces):
         return Markup()
-    lines = [Line(*reference, -1)] if reference else []
-    lines += [Line(*trace, i) for i, trace in enumerate(traces)]
+    lines = [Line(*reference, -1, name="data")] if reference else []
+    lines += [Line(*trace, i, name=run.name) for i, (run, trace) in enumerate(zip(runs, traces, strict=True))]
     alt += "".join(f" {run.name}: {_describe(trace, percent)}" for run, trace in zip(runs, traces, strict=True))
     return draw_lines(lines, x_label=STEPS, alt=alt, ids=ids, percent=percent, y_from=y_from, y_to=y_to)
 

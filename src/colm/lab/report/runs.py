@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from colm.errors import ConfigError, DataError
 from colm.lab.run.folder import RunFolder
-from colm.step.record import EVALUATIONS_NAME, EXAMPLES_NAME, FILE_NAME, SUMMARY_NAME, StepLog, from_dict
+from colm.step.record import EVALUATIONS_NAME, EXAMPLES_NAME, FILE_NAME, LOSSES_NAME, SUMMARY_NAME, StepLog, from_dict
 from colm.step.sources import find_small_sources
 
 T = TypeVar("T")
@@ -39,6 +39,13 @@ class Evaluation(NamedTuple):
     rows: int | None  # training examples so far
     seconds: float | None  # of training so far, including selection
     losses: dict[str, float]  # source -> mean loss
+
+
+class TrainingLoss(NamedTuple):
+    """The mean loss of the rows trained on since the line before, as the Trainer logs it."""
+
+    step: int  # optimizer steps done
+    loss: float
 
 
 class Example(NamedTuple):
@@ -73,6 +80,7 @@ class Run(NamedTuple):
     config: dict[str, Any]
     steps: list[Step]
     evaluations: list[Evaluation]
+    losses: list[TrainingLoss]  # empty for runs of older versions
     most_kept: list[Example]
     least_kept: list[Example]
     summary: Summary | None  # None while the first training is running or was interrupted
@@ -122,6 +130,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         config=config,
         steps=steps,
         evaluations=evaluations,
+        losses=_read_lines(folder / LOSSES_NAME, _parse_loss),
         most_kept=most,
         least_kept=least,
         summary=summary,
@@ -213,6 +222,10 @@ def _parse_evaluation(line: dict[str, Any]) -> Evaluation:
         seconds=None if seconds is None else float(seconds),
         losses={name: float(loss) for name, loss in line["losses"].items()},
     )
+
+
+def _parse_loss(line: dict[str, Any]) -> TrainingLoss:
+    return TrainingLoss(int(line["step"]), float(line["loss"]))
 
 
 def _parse_summary(values: dict[str, Any]) -> Summary:

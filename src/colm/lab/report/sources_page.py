@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from colm.lab.report.page import show_number, write_page
+from colm.lab.report.shares import ShareRow, gather_shares
 from colm.lab.sources.centroids import Tried, find_elbow
 from colm.lab.sources.duplicates import ALIKE, SHINGLE
 from colm.lab.sources.mixture import SAMPLE, Survey
@@ -44,6 +45,13 @@ def write_sources_page(survey: Survey, out: Path, *, name: str, note: str = "", 
         outlook=survey.outlook,
         warnings=survey.warnings,
         total=total,
+        shares=gather_shares(
+            [
+                ShareRow(source.name, own.small, [own.rows / total, own.in_coreset / survey.outlook.keep])
+                for source in survey.sources
+                for own in [source.outlook]
+            ]
+        ),
         method=METHOD,
         dropped=survey.dropped,
         tried=tried,

@@ -27,8 +27,7 @@ from colm.step.record import (
     ANSWER_NAMES,
     CONFIG_NAME,
     DATA_NAME,
-    EVALUATIONS_NAME,
-    FILE_NAME,
+    LOG_NAMES,
     PROFILE_NAME,
     RUN_NAMES,
     SUMMARY_NAME,
@@ -39,7 +38,6 @@ from colm.trainers.checkpoints import last_complete_checkpoint, may_be_written, 
 if TYPE_CHECKING:
     from colm.lab.data.fingerprint import Fingerprint
 
-LOGS = (FILE_NAME, EVALUATIONS_NAME)
 OUTDATED = (*ANSWER_NAMES, PROFILE_NAME, TRACE_NAME)
 """Files that are out of date once a run has resumed."""
 MODEL_NAMES = re.compile(
@@ -234,7 +232,7 @@ class RunFolder:
         for name, lines in texts.items():
             replace_lines(new / name, lines)
         files = {name: [identify(new / name)] for name in texts}
-        self.staging.replace(self.own(), Manifest(run=True, files={**files, **dict.fromkeys((*LOGS, *logs))}))
+        self.staging.replace(self.own(), Manifest(run=True, files={**files, **dict.fromkeys((*LOG_NAMES, *logs))}))
         self.began = True
 
     def resume(self, texts: Mapping[str, Iterable[str]], logs: Collection[str] = ()) -> None:
@@ -252,7 +250,7 @@ class RunFolder:
                 manifest.run = True
         self.began = True
         self.remove(OUTDATED)
-        self.grow({*LOGS, *logs})
+        self.grow({*LOG_NAMES, *logs})
         for name, lines in texts.items():
             self.write(name, "".join(lines))
 

@@ -26,8 +26,10 @@ from transformers import (
 from colm.errors import ColmError, ConfigError, StoppedEarly, one_line, suggest
 from colm.lab.data.held_rows import write_rows
 from colm.lab.run.adapters import add_lora
+from colm.lab.run.cadence import settle_evaluation
 from colm.lab.run.folder import RunFolder
 from colm.lab.run.kept import describe_kept
+from colm.lab.run.losses import LossRecorder
 from colm.lab.run.named import check_adapter, load_named
 from colm.lab.run.output import is_first_rank
 from colm.lab.run.prepare import PreparedData, largest_token, longest_row, prepare_data
@@ -39,6 +41,7 @@ from colm.step.record import (
     EVALUATIONS_NAME,
     EXAMPLES_NAME,
     FILE_NAME,
+    LOSSES_NAME,
     PROFILE_NAME,
     SUMMARY_NAME,
     TRACE_NAME,
@@ -79,6 +82,8 @@ def train(
     kept = settings.output_dir if checkpoint is not None else replay.parent if replay is not None else None
     with _timed("Reading and tokenizing the data"):
         data = prepare_data(settings, resume=checkpoint is not None, kept=kept)
+    if data.validation and replay is None:  # a replay evaluates when its run did
+        settings = settle_evaluation(settings, resumed=checkpoint is not None)
     fingerprint = fingerprint_run(settings, data) if is_first_rank() else None
     if kept is not None and fingerprint is not None:
         trained = {key: value for key, value in fingerprint.items() if key == "train"}
@@ -127,7 +132,8 @@ def train(
     )
     trainer.callback_handler.callbacks.insert(0, begin)  # nothing else may write earlier
     stop = StopOnSignal()
-    for callback in (stop, *callbacks):
+    losses = LossRecorder(StepLog(folder.path / LOSSES_NAME), resumed_at=resumed_at or 0)
+    for callback in (losses, stop, *callbacks):
         trainer.add_callback(callback)
     with _timed("Training"):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -11,6 +11,7 @@ from typing import Any
 from colm.errors import ConfigError
 from colm.lab.report.compare_page import PAGE_NAME
 from colm.lab.report.page import check_page
+from colm.lab.run.cadence import evaluate_often
 from colm.lab.run.changes import refused_changes
 from colm.lab.run.check import check_run
 from colm.lab.run.clustering import LABELS_NAME
@@ -23,9 +24,6 @@ from colm.lab.study.finished import check_run_data
 from colm.lab.study.methods import method_settings
 from colm.step.files import replace_file
 from colm.step.record import COMPARE_NAME, CONFIG_NAME
-
-EVALUATIONS = 10
-"""Number of evaluations during a run, if the configuration does not set it."""
 
 
 def plan_runs(
@@ -46,7 +44,7 @@ def plan_runs(
     values["data"] = {**values["data"], "seed": base.data_seed}
     if (base.sources.cluster or base.sources.split) and base.sources.labels is None:  # clustered once, for all runs
         values["sources"] = {**values["sources"], "labels": str(base.output_dir / LABELS_NAME)}
-    values["training"] = {**_evaluating(base.training), **base.training}
+    values["training"] = {**base.training, **evaluate_often(base.training)}
     runs: dict[Path, dict[str, Any]] = {}
     for seed in dict.fromkeys(seeds):
         if seed < 0:
@@ -131,12 +129,6 @@ def _check_base(values: Mapping[str, Any]) -> None:
     validates = data["validation"] or data["validation_rows"] or data["train"] == "demo"
     if not validates and not any(entry.get("validation") for entry in values["mixture"]):
         raise ConfigError("A comparison needs validation data: set data.validation, or data.validation_rows.")
-
-
-def _evaluating(training: Mapping[str, Any]) -> dict[str, Any]:
-    if training.get("eval_strategy", training.get("eval_steps")) is not None:
-        return {}
-    return {"eval_strategy": "steps", "eval_steps": max(1, training["max_steps"] // EVALUATIONS)}
 
 
 def _check_folder(folder: Path, settings: Mapping[str, Any]) -> None:
