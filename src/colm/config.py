@@ -13,15 +13,15 @@ from colm.config_checks import (
     Metric,
     PassDtypeName,
     PickName,
+    Related,
     ShortenName,
     WeightName,
-    check_config,
 )
 from colm.config_parts import Budget, Features, Pass, Pick, Spsa
 from colm.errors import ConfigError
 from colm.hints import Count, CountOrZero, Fraction, Positive, Range, Seed, hints_of
 from colm.step.sources import SourceName
-from colm.typed import Settings, check_keys, read_value
+from colm.typed import check_keys, read_value
 
 PRESETS: dict[str, dict[str, Any]] = {
     "colm": {"features": "exact"},
@@ -45,7 +45,7 @@ Share = Annotated[float, Range(0, 1, open="least")]
 
 
 @dataclass(frozen=True)
-class SelectionConfig(Settings):
+class SelectionConfig(Related):
     """How a coreset is chosen from each pool. The defaults are the method of the paper with exact
     gradients instead of its zeroth-order estimate.
 
@@ -189,7 +189,7 @@ class SelectionConfig(Settings):
         object.__setattr__(self, "keep_schedule", tuple((step, float(keep)) for step, keep in self.keep_schedule))
         if not isinstance(self.small_sources, str):
             object.__setattr__(self, "small_sources", tuple(self.small_sources))
-        check_config(self)
+        self.check()
         if self.keep is None and self.keep_count is None and not self.keep_schedule:
             object.__setattr__(self, "keep", 0.5)
 
@@ -215,11 +215,6 @@ class SelectionConfig(Settings):
             values["small_sources"] = list(self.small_sources)
         values["keep_schedule"] = [list(point) for point in self.keep_schedule]
         return values
-
-    @property
-    def weighs(self) -> bool:
-        """Whether kept rows may count differently."""
-        return self.weights != "uniform" or self.balance > 0
 
     @property
     def budget(self) -> Budget:

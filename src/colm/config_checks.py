@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from colm.errors import ConfigError
-
-if TYPE_CHECKING:
-    from colm.config import SelectionConfig
+from colm.typed import Settings
 
 FeatureName = Literal["exact", "spsa", "mean_hidden", "last_hidden", "loss", "gradient_norm", "none"]
 Metric = Literal["l1", "l2", "cosine"]
@@ -20,19 +18,42 @@ ShortenName = Literal["largest", "sketch"]
 PassDtypeName = Literal["bfloat16", "float16"]
 
 
-def check_config(config: SelectionConfig) -> None:
-    """Check the combinations of settings.
+class Related(Settings):
+    """The settings of `SelectionConfig` that depend on each other, and the checks of their combinations."""
 
-    Raises:
-        ConfigError: names the settings, their values, and what to change.
-    """
-    _check_keep(config)
-    _check_features(config)
-    _check_reuse(config)
-    _check_weights(config)
+    keep: float | None
+    keep_count: int | None
+    keep_schedule: tuple[tuple[int, float], ...]
+    features: FeatureName
+    pass_labels: int | None
+    pass_dtype: PassDtypeName | None
+    reuse_forward: bool
+    reuse_offload: bool
+    metric: Metric
+    shorten: ShortenName
+    pick: PickName
+    by_source: bool
+    carry: float
+    weights: WeightName
+    balance: float
+    loss: LossName
+
+    @property
+    def weighs(self) -> bool:
+        """Whether kept rows may count differently."""
+        return self.weights != "uniform" or self.balance > 0
+
+    def check(self) -> None:
+        """Check the combinations.
+
+        Raises:
+            ConfigError: names the settings, their values, and what to change.
+        """
+        for check in (_check_keep, _check_features, _check_reuse, _check_weights):
+            check(self)
 
 
-def _check_keep(config: SelectionConfig) -> None:
+def _check_keep(config: Related) -> None:
     if config.keep_schedule and (config.keep is not None or config.keep_count is not None):
         raise ConfigError(
             f"keep_schedule and keep={config.keep} or keep_count={config.keep_count} are both set; the schedule says "
@@ -49,7 +70,7 @@ def _check_keep(config: SelectionConfig) -> None:
         )
 
 
-def _check_features(config: SelectionConfig) -> None:
+def _check_features(config: Related) -> None:
     if config.features == "none" and config.pick != "medoids":
         raise ConfigError(
             f"pick={config.pick!r} needs features to pick by, but features='none' draws at random; choose features."
@@ -69,7 +90,7 @@ def _check_features(config: SelectionConfig) -> None:
         )
 
 
-def _check_reuse(config: SelectionConfig) -> None:
+def _check_reuse(config: Related) -> None:
     if config.reuse_offload and not config.reuse_forward:
         raise ConfigError("reuse_offload=True moves what reuse_forward keeps; set reuse_forward=True too.")
     if not config.reuse_forward:
@@ -88,7 +109,7 @@ def _check_reuse(config: SelectionConfig) -> None:
         )
 
 
-def _check_weights(config: SelectionConfig) -> None:
+def _check_weights(config: Related) -> None:
     if config.loss == "token" and config.weighs:
         raise ConfigError(
             f"weights={config.weights!r} and balance={config.balance} weigh examples, but loss='token' averages over "
