@@ -13,7 +13,6 @@ With --passes the kills come right after a checkpoint instead, at all combinatio
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import random
@@ -26,10 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-
-WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
-LINES = ("selection.jsonl", "evaluations.jsonl")
-TIMES = ("seconds", "step_seconds")
+from killed import WRITES, differences, outcome
 
 
 class Whole(NamedTuple):
@@ -111,16 +107,6 @@ def start(config: Path, *, resume: bool, kill_at: int = 0, count: Path | None = 
         os._exit(status)
 
 
-def outcome(folder: Path) -> dict[str, Any]:
-    """Return the output on which two runs must agree."""
-    weights = next(folder.glob("*.safetensors")).read_bytes()
-    found: dict[str, Any] = {"weights": hashlib.sha256(weights).hexdigest()}
-    for name in (one for one in LINES if (folder / one).exists()):
-        lines = [json.loads(line) for line in (folder / name).read_text().splitlines()]
-        found[name] = [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
-    return found
-
-
 def run_whole(folder: Path) -> Whole:
     """Train without a kill."""
     config, began = write_config(folder), time.perf_counter()
@@ -152,19 +138,6 @@ def kill_and_resume(folder: Path, whole: Whole, draw: random.Random, *, kills: i
         else:
             return hits, ["failed: " + (folder / "output.txt").read_text()[-2000:]]
     return hits, differences(outcome(folder / "run"), whole.outcome)
-
-
-def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
-    """Describe the difference: the weights, a file's number of lines, or its first differing line."""
-    differing = [] if found["weights"] == expected["weights"] else ["weights"]
-    for name in LINES:
-        ours, theirs = found.get(name, []), expected.get(name, [])
-        if [line["step"] for line in ours] != [line["step"] for line in theirs]:
-            differing.append(f"{name}: steps {[line['step'] for line in ours]}")
-        elif ours != theirs:
-            a, b = next((a, b) for a, b in zip(ours, theirs, strict=True) if a != b)
-            differing.append(f"{name}: {[(key, a[key], b[key]) for key in a if a[key] != b.get(key)]}")
-    return differing
 
 
 def describe(folder: Path, how: str) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import yaml
-from kills import WRITES, differences, outcome
+from killed import WRITES, differences, outcome
 
 FACTORS: dict[str, list[Any]] = {
     "data": ["random", "grouped", "stream"],
