@@ -43,6 +43,9 @@ def train(tree: Path, case: str, steps: int) -> Outcome:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes] if processes != "1" else []
     with tempfile.TemporaryDirectory() as folder:
         options = [f"output_dir={folder}/run", f"training.max_steps={steps}", *METHODS[method]]
+        settings = tree / "src" / "colm" / "lab" / "data" / "settings.py"
+        if settings.exists() and "chat_template" in settings.read_text():
+            options.append("data.chat_template=false")  # as commits without the setting do
         command = [sys.executable, *launch, "-m", "colm", "train", str(ROOT / "examples" / "tiny.yaml"), *options]
         environment = os.environ | QUIET | {"PYTHONPATH": str(tree / "src")}
         done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
