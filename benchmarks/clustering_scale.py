@@ -56,7 +56,7 @@ def measure(path: Path, folder: Path) -> dict[str, float]:
     settings = resolve_settings(
         {
             "model": "tiny",
-            "data": {"train": str(path), "max_length": 128},
+            "data": {"train": str(path), "max_length": 128, "chat_template": False},
             "sources": {"cluster": {"clusters": SOURCES}},
             "output_dir": str(folder / "run"),
         }

@@ -109,7 +109,8 @@ def _real(data: Path) -> tuple[PreparedData, list[Question]]:
 
 
 def _prepare(data: Mapping[str, Any], model: str) -> PreparedData:
-    settings = resolve_settings({"model": model, "data": dict(data), "output_dir": "unused", "seed": SEED})
+    raw = {**data, "chat_template": False}  # so that rows fit into short limits
+    settings = resolve_settings({"model": model, "data": raw, "output_dir": "unused", "seed": SEED})
     set_seed(SEED)
     return prepare_data(settings)
 
