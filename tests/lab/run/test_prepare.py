@@ -14,6 +14,7 @@ from datasets import Dataset
 
 from colm.lab.run import prepare
 from colm.lab.run.settings import load_settings
+from colm.lab.sources.relabel import Relabelled
 
 ROWS = [{"source": "a", "prompt": f"{i}?", "completion": f"{i}"} for i in range(8)]
 
@@ -59,9 +60,9 @@ def test_a_rank_embeds_on_its_own_gpu(
 
     def relabel(train: list[Dataset], validation: list[Dataset], *args: Any, tuned: Any, **options: Any) -> Any:
         tuned.load()
-        return prepare.Relabelled(train, validation, None)
+        return Relabelled(train, validation, None)
 
-    monkeypatch.setattr(prepare, "relabel_parts", relabel)
+    monkeypatch.setattr("colm.lab.sources.relabel.relabel_parts", relabel)
     Dataset.from_list(ROWS).to_json(str(tmp_path / "rows.jsonl"))
     settings = f"{{model: some, data: {{train: {tmp_path}/rows.jsonl}}, output_dir: {tmp_path}/run}}"
     (tmp_path / "run.yaml").write_text(settings)
