@@ -28,6 +28,7 @@ from colm.lab.data.held_rows import write_rows
 from colm.lab.run.adapters import add_lora
 from colm.lab.run.folder import RunFolder
 from colm.lab.run.kept import describe_kept
+from colm.lab.run.loggers import Loggers
 from colm.lab.run.named import check_adapter, load_named
 from colm.lab.run.output import is_first_rank
 from colm.lab.run.prepare import PreparedData, largest_token, longest_row, prepare_data
@@ -102,8 +103,8 @@ def train(
     resumed_at = step_of(checkpoint) if checkpoint else None
     recorder = EvaluationRecorder(trainer, evaluations, resumed_at=resumed_at or 0)
     trainer.add_callback(recorder)
-    if data.validation and recorder.last_step is None:
-        trainer.evaluate()
+    loggers = Loggers(trainer, folder, resumed_at=resumed_at)
+    first = trainer.evaluate() if data.validation and recorder.last_step is None else {}
     set_seed(settings.seed)  # a resumed run skips this evaluation, and must shuffle the same way
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -129,17 +130,25 @@ def train(
     stop = StopOnSignal()
     for callback in (stop, *callbacks):
         trainer.add_callback(callback)
+    memory: dict[str, Any] = {}
+
+    def interrupted() -> bool:
+        return stop.stopped and trainer.state.global_step < trainer.state.max_steps
+
+    def evaluate_last() -> None:
+        memory.update(peak_memory())
+        known = best_step(trainer) is not None or recorder.last_step == trainer.state.global_step
+        if data.validation and not known and not interrupted():
+            trainer.evaluate()
+
+    loggers.give_back(first, evaluate_last)
     with _timed("Training"):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if stop.stopped and trainer.state.global_step < trainer.state.max_steps:
+    if interrupted():
         raise StoppedEarly(
             f"stopped by SIGTERM in step {trainer.state.global_step}; its checkpoint is in {folder.path}. Resume with "
             "--resume"
         )
-    memory = peak_memory()
-    best = best_step(trainer)
-    if data.validation and best is None and recorder.last_step != trainer.state.global_step:
-        trainer.evaluate()
     _save_model(trainer, folder, data.tokenizer)
     if not is_first_rank():
         return {}
@@ -149,7 +158,7 @@ def train(
         examples = describe_kept(records, trainer.selector.small, data.train, data.tokenizer)
     folder.write(EXAMPLES_NAME, json.dumps(examples, indent=2) + "\n")
     dropped = data.counts.dropped if data.counts else {}
-    summary = summarise(trainer, list(evaluations.read()), best, dropped=dropped) | memory
+    summary = summarise(trainer, list(evaluations.read()), best_step(trainer), dropped=dropped) | memory
     folder.write(SUMMARY_NAME, json.dumps(summary, indent=2) + "\n")  # last: it marks the run as finished
     return summary
 
