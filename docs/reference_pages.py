@@ -59,6 +59,7 @@ OTHER_FILES = {
     "tokenizer, loadable by transformers and PEFT.",
     "checkpoint-N/": "The Trainer's checkpoint after step N, with the selector's state. `coreset_complete.json`, "
     "written last, lists its files and sizes.",
+    "README.md": "The model card: data, losses by source, settings, citations. A page that colm did not write stays.",
     "logs/": "TensorBoard's files (`training.report_to=tensorboard`).",
     "labels.parquet, labels.centroids.npz": "The clusters of the rows (`sources.cluster`).",
     "report.html, compare.html, sources.html": "Pages of `colm report`, `colm compare` and `colm sources`.",
