@@ -57,6 +57,8 @@ OTHER_FILES = {
     "tokenizer, loadable by transformers and PEFT.",
     "checkpoint-N/": "The Trainer's checkpoint after step N, with the selector's state. `coreset_complete.json`, "
     "written last, lists its files and sizes.",
+    "README.md": "The model card: data, losses by source, settings, citations. A page that colm did not write stays.",
+    "logs/": "TensorBoard's files (`training.report_to=tensorboard`).",
     "labels.parquet, labels.centroids.npz": "The clusters of the rows (`sources.cluster`).",
     "report.html, compare.html, sources.html": "Pages of `colm report`, `colm compare` and `colm sources`.",
     "_training.lock": "Locked while a process trains in the folder.",
@@ -83,8 +85,7 @@ METRICS = {
 EVAL_METRICS = {
     "eval_loss": "Mean over held-out examples.",
     "eval_macro_loss": "Mean over sources.",
-    "eval_SOURCE_loss": "Mean over the source's held-out examples. A name that collides with another key becomes "
-    "`eval_source/SOURCE_loss`.",
+    "eval_loss/SOURCE": "Mean over the source's held-out examples.",
 }
 
 

@@ -23,9 +23,8 @@ MACRO = "macro_loss"
 class SourceTrainer(CoresetTrainer):
     """A `CoresetTrainer` whose evaluation also reports the loss of each source, and the mean over sources.
 
-    The metrics are ``eval_<source>_loss``, the mean over the source's rows of their mean labeled-token loss, and
-    ``eval_macro_loss``; see `name_metric` for source names that would collide with another metric. Logits are not
-    kept: each batch is reduced to its rows' losses.
+    The metrics are ``eval_loss/<source>``, the mean over the source's rows of their mean labeled-token loss, and
+    ``eval_macro_loss``. Logits are not kept: each batch is reduced to its rows' losses.
 
     Args:
         validation: source -> tokenized rows; may be empty.
@@ -69,15 +68,12 @@ class SourceTrainer(CoresetTrainer):
 def name_metric(source: str) -> str:
     """Return the metric key of a source's loss; the Trainer adds the prefix ``eval_``.
 
-    The Trainer does not add the prefix to a key that already has it, so ``eval_x`` would collide with ``x``, and
-    ``eval`` with the mean over all rows. Such names, ``macro``, and names that begin with ``source/`` get the prefix
-    ``source/``, which keeps all keys distinct.
+    The slash groups the sources' charts in loggers, and keeps the key apart from every other one.
 
-    >>> name_metric("code"), name_metric("macro"), name_metric("eval_x")
-    ('code_loss', 'source/macro_loss', 'source/eval_x_loss')
+    >>> name_metric("code")
+    'loss/code'
     """
-    odd = source in ("macro", "eval") or source.startswith(("eval_", "source/"))
-    return f"source/{source}_loss" if odd else f"{source}_loss"
+    return f"loss/{source}"
 
 
 def _row_losses(logits: Any, labels: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from colm.errors import ConfigError, DataError
 from colm.lab.answers.gym import COLUMN
 from colm.lab.data.demo import demo_rows
 from colm.lab.data.formats import Rendering, completion_of_row, prompt_of_format, tokenizer_of_format
+from colm.lab.data.held_rows import TextRows
 from colm.lab.data.questions import Questions, detect_question_format, read_question_files, read_questions
 from colm.models import train_tiny_tokenizer
 from colm.step.pool import IGNORE
@@ -123,6 +124,18 @@ def test_the_demo_carries_what_its_scorers_need_and_trains_as_before(tokenizer: 
     tokenize = tokenizer_of_format("prompt_completion", tokenizer, Rendering(500))
     assert tokenize(row) == tokenize({key: row[key] for key in ("prompt", "completion")})
     assert COLUMN in rows.column_names
+
+
+def test_plain_text_is_skipped_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    plain = Dataset.from_list([{"source": "books", "text": "Once upon a time."}] * 3)
+    stored = TextRows("text", [{"source": "web", "text": "A page."}])
+    asked = TextRows("prompt_completion", [{"source": "sums", "prompt": "1 + 1 = ", "completion": "2"}])
+    found = read_questions([plain, asked, stored], source_column="source")
+    assert found == read_questions([asked], source_column="source")
+    assert [(question.source, question.number) for question in found.asked] == [("sums", 0)]
+    assert "no prompt to answer: books (3 rows), web (1 rows)." in caplog.text
+    with pytest.raises(DataError, match="only text, which has no prompt to answer"):
+        read_questions([plain, stored], source_column="source")
 
 
 def test_files_without_a_source_column_are_sources(tmp_path: Path) -> None:

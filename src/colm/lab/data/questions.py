@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +23,8 @@ from colm.lab.data.schemas import COLUMNS, PROMPT_COLUMNS, recognize_question
 from colm.lab.data.tokenize import name_rows
 from colm.step.sources import name_of_row
 from colm.step.values import text_of_value
+
+logger = logging.getLogger(__name__)
 
 ANSWER = "answer"
 
@@ -86,7 +90,8 @@ def read_questions(
     """Return the questions of the rows, in order.
 
     A row's expected answer is its ``answer``; without that column, it is the final answer in its completion. Rows with
-    an empty ``answer``, or a completion without a final answer, are counted and left out.
+    an empty ``answer``, or a completion without a final answer, are counted and left out. Parts of plain text, which
+    have no prompts, are skipped with a warning if there are other parts.
 
     Args:
         parts: rows of text with their sources.
@@ -103,6 +108,8 @@ def read_questions(
     asked: list[Question] = []
     unanswerable: dict[str, int] = {}
     index, hasher = 0, hashlib.sha256()
+    if format_name == "auto":
+        parts = _skip_plain_text(parts, source_column)
     for part in parts:
         if source_column not in part.column_names:
             names = part.column_names
@@ -149,6 +156,22 @@ def detect_question_format(columns: Sequence[str]) -> str:
         f"The data has the columns {', '.join(columns)}: {what}.{hints} Give prompt, instruction or messages, with an "
         "answer or a completion, or map the columns with data.columns={prompt: question, answer: solution}."
     )
+
+
+def _skip_plain_text(parts: Parts, source_column: str) -> Parts:
+    """Return the parts with prompts and log the other sources; all parts if none has prompts."""
+    asked = [part for part in parts if "text" not in part.column_names or _has_prompt(part.column_names)]
+    if not asked:
+        return parts
+    skipped = Counter(str(row.get(source_column)) for part in parts if part not in asked for row in part)
+    if skipped:
+        names = ", ".join(f"{name} ({count} rows)" for name, count in skipped.items())
+        logger.warning("Skipped rows of plain text, which has no prompt to answer: %s.", names)
+    return asked
+
+
+def _has_prompt(columns: Sequence[str]) -> bool:
+    return any(prompt in columns for prompt in PROMPT_COLUMNS.values())
 
 
 def _expected(row: Mapping[str, Any], name: str, index: int, run: Callable[[str], str | None] | None) -> str | None:

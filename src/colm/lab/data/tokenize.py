@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Value, concatenate_datasets
@@ -13,6 +16,7 @@ from colm.errors import DataError, DataErrors
 from colm.lab.data.formats import LENGTH, Rendering, RowError, tokenizer_of_batch
 from colm.lab.data.read import name_row
 from colm.lab.data.schemas import choose_format
+from colm.step import pool, values
 from colm.step.pool import is_learnable
 from colm.step.sources import RowsLeft, count_sources, name_sources, shorten_names
 
@@ -127,27 +131,59 @@ def count_left(parts: Sequence[Dataset], tokens: Dataset, source_column: str, re
     return RowsLeft(before, Counter(tokens[source_column][:]), rendering.need)
 
 
+class LabelledTokenizer:
+    """Tokenizes columns of rows, and keeps the rows with a label and their sources.
+
+    `datasets` names its cache by the pickled function. A plain function would be pickled with all that its code refers
+    to, which takes longer than tokenizing a small data set; this class pickles its arguments and a digest of the code.
+
+    Args:
+        format_name: a key of `schemas.COLUMNS`.
+        tokenizer: a fast Hugging Face tokenizer.
+        rendering: how rows become tokens.
+        source_column: column kept with the tokens.
+    """
+
+    def __init__(self, format_name: str, tokenizer: Any, rendering: Rendering, source_column: str) -> None:
+        self._given = format_name, tokenizer, rendering, source_column
+        self._source_column = source_column
+        self._tokenize = tokenizer_of_batch(format_name, tokenizer, rendering)
+
+    def __call__(self, columns: Mapping[str, Sequence[Any]], numbers: Sequence[int]) -> dict[str, Sequence[Any]]:
+        """Return the tokens of a batch of rows; `numbers` are their places in the data, for errors (`RowError`)."""
+        try:
+            tokens = {**self._tokenize(columns), self._source_column: columns[self._source_column]}
+        except RowError as error:
+            raise RowError(numbers[error.row], error.reason) from error
+        kept = [row for row, labels in enumerate(tokens["labels"]) if is_learnable(labels)]
+        return {name: [held[row] for row in kept] for name, held in tokens.items()}
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return *self._given, digest_code()
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.__init__(*state[:-1])  # type: ignore[misc]
+
+
+@cache
+def digest_code() -> str:
+    """Return a digest of the code that turns rows into tokens, so that other code finds no cached tokens."""
+    files = [*sorted(Path(__file__).parent.glob("*.py")), *(Path(str(module.__file__)) for module in (pool, values))]
+    return blake2b(b"".join(path.read_bytes() for path in files), digest_size=16).hexdigest()
+
+
 def _tokenize(
     rows: Dataset, tokenizer: Any, format_name: str, rendering: Rendering, source_column: str
 ) -> list[Dataset]:
     """Return the tokens of a part's rows with a label and their `LENGTH`, in shards."""
-    tokenize = tokenizer_of_batch(format_name, tokenizer, rendering)
-
-    def tokenize_labelled(columns: Mapping[str, Sequence[Any]], numbers: Sequence[int]) -> dict[str, Sequence[Any]]:
-        try:
-            tokens: dict[str, Sequence[Any]] = {**tokenize(columns), source_column: columns[source_column]}
-        except RowError as error:
-            raise RowError(numbers[error.row], error.reason) from error
-        kept = [row for row, labels in enumerate(tokens["labels"]) if is_learnable(labels)]
-        return {name: [values[row] for row in kept] for name, values in tokens.items()}
-
+    tokenize = LabelledTokenizer(format_name, tokenizer, rendering, source_column)
     shards = []
     for start in range(0, len(rows), SHARD):
         # Tokenize one shard at a time, so that an interrupted run resumes from the cache of `datasets`.
         try:
             shards.append(
                 rows.select(range(start, min(start + SHARD, len(rows)))).map(
-                    tokenize_labelled,
+                    tokenize,
                     batched=True,
                     with_indices=True,
                     remove_columns=rows.column_names,

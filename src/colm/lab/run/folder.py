@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from colm.errors import ConfigError, DataError
 from colm.lab.run.lock import hold_folder
 from colm.lab.run.manifest import Manifest, changed_manifest, read_manifest
-from colm.lab.run.ownership import is_copy, is_listed, is_plain_file, own_checkpoints, own_files
+from colm.lab.run.ownership import is_listed, own_checkpoints, own_files
 from colm.lab.run.recognize import identify, is_recognized
 from colm.lab.run.staging import Staging, refuse
 from colm.lab.run.yaml12 import read_config_file
@@ -43,8 +43,8 @@ OUTDATED = (*ANSWER_NAMES, PROFILE_NAME, TRACE_NAME)
 MODEL_NAMES = re.compile(
     r"(adapter_|generation_)?config\.json|training_args\.bin|(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
 )
-OPTIONAL = ("README.md",)
-"""PEFT writes a page about an adapter. If another page is there, colm leaves it in place."""
+CARD_NAME = "README.md"
+"""The model card. If another page is there, colm leaves it in place."""
 
 
 class RunFolder:
@@ -212,15 +212,6 @@ class RunFolder:
             there = [name for name in manifest.checkpoints if name != checkpoint and (self.path / name).is_dir()]
             manifest.checkpoints = [*there, checkpoint]
 
-    def list_copies(self, checkpoint: Path) -> None:
-        """Add the files that the Trainer copied from a checkpoint for an upload, and the page that it wrote."""
-        written = ("training_args.bin", *OPTIONAL)
-        names = [path.name for path in self.path.iterdir() if is_plain_file(path)]
-        with changed_manifest(self.path) as manifest:
-            for name in names:
-                if name in written or is_copy(self.path / name, checkpoint):
-                    manifest.files[name] = self._now(name)
-
     def begin(self, texts: Mapping[str, Iterable[str]], logs: Collection[str] = ()) -> None:
         """Start a run in place of the existing one.
 
@@ -263,7 +254,7 @@ class RunFolder:
         own, new = set(self.own()), self.staging.new
         found = self.staging.files()
         foreign = [name for name in found if os.path.lexists(self.path / name) and name not in own]
-        blocked = sorted(set(foreign).difference(OPTIONAL))
+        blocked = sorted(set(foreign).difference([CARD_NAME]))
         if blocked:
             kept = self.path / f"trained-{os.getpid()}"
             self.staging.keep(kept)
@@ -300,5 +291,5 @@ class RunFolder:
 
 def needed_names(*, profile: bool = False, card: bool = False) -> Callable[[str], bool]:
     """Return a test for the names of files that a training run writes, with a profile or a model card."""
-    more = {*((PROFILE_NAME, TRACE_NAME) if profile else ()), *(OPTIONAL if card else ())}
+    more = {*((PROFILE_NAME, TRACE_NAME) if profile else ()), *([CARD_NAME] if card else ())}
     return lambda name: name in RUN_NAMES or name in more or MODEL_NAMES.fullmatch(name) is not None

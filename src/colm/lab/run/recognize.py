@@ -33,6 +33,9 @@ BLOCK = 2**16
 BLOCKS = 64
 """Number of blocks to read from a larger file. Trained weights differ in every block."""
 
+EVENTS_FOLDER, EVENTS_PREFIX = "logs", "events.out.tfevents."
+"""The folder of TensorBoard's files in a run's folder, and how their names begin."""
+
 SETTINGS = {"model", "data", "selection", "training", "output_dir", "seed"}
 
 
@@ -53,7 +56,7 @@ def is_recognized(path: Path) -> bool:
 
     Used for files without a recorded size: logs of a killed run, and all files of older versions.
     """
-    check = RECOGNIZED.get(path.name)
+    check = _is_events if path.name.startswith(EVENTS_PREFIX) else RECOGNIZED.get(path.name)
     return check is not None and _holds(check, path)
 
 
@@ -129,6 +132,13 @@ def _read_ends(path: Path) -> Iterator[bytes]:
         for line in file:
             rest = rest[1], line
         yield from filter(None, rest)
+
+
+def _is_events(path: Path) -> bool:
+    """Check that a file begins with the version of TensorBoard's events; a killed process may have left it empty."""
+    with path.open("rb") as file:
+        begin = file.read(64)
+    return not begin or b"brain.Event:" in begin
 
 
 def _begins_with(pattern: str) -> Callable[[Path], bool]:

@@ -134,8 +134,3 @@ class BeginRun(TrainerCallback):
                 self._folder.resume(self._texts, self._logs)
         self._then()
         self._trainer.accelerator.wait_for_everyone()
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Add the files that were copied to the run's folder for the Hub to the manifest."""
-        if self._folder is not None and args.push_to_hub:
-            self._folder.list_copies(self._folder.path / f"checkpoint-{state.global_step}")

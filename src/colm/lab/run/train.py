@@ -27,8 +27,11 @@ from colm.errors import ColmError, ConfigError, StoppedEarly, one_line, suggest
 from colm.lab.data.held_rows import write_rows
 from colm.lab.run.adapters import add_lora
 from colm.lab.run.cadence import settle_evaluation
-from colm.lab.run.folder import RunFolder
+from colm.lab.run.card import write_card
+from colm.lab.run.folder import CARD_NAME, RunFolder
+from colm.lab.run.hub import HubTrainer, UploadCheckpoints, upload_run
 from colm.lab.run.kept import describe_kept
+from colm.lab.run.loggers import Loggers
 from colm.lab.run.losses import LossRecorder
 from colm.lab.run.named import check_adapter, load_named
 from colm.lab.run.output import is_first_rank
@@ -49,7 +52,7 @@ from colm.step.record import (
     read_records,
 )
 from colm.trainers.checkpoints import step_of
-from colm.trainers.evaluation import MACRO, EvaluationRecorder, SourceTrainer, name_metric, peak_memory
+from colm.trainers.evaluation import MACRO, EvaluationRecorder, name_metric, peak_memory
 from colm.trainers.preemption import StopOnSignal
 from colm.trainers.profiling import StepProfiler
 
@@ -107,8 +110,8 @@ def train(
     resumed_at = step_of(checkpoint) if checkpoint else None
     recorder = EvaluationRecorder(trainer, evaluations, resumed_at=resumed_at or 0)
     trainer.add_callback(recorder)
-    if data.validation and recorder.last_step is None:
-        trainer.evaluate()
+    loggers = Loggers(trainer, folder, resumed_at=resumed_at)
+    first = trainer.evaluate() if data.validation and recorder.last_step is None else {}
     set_seed(settings.seed)  # a resumed run skips this evaluation, and must shuffle the same way
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -133,20 +136,28 @@ def train(
     trainer.callback_handler.callbacks.insert(0, begin)  # nothing else may write earlier
     stop = StopOnSignal()
     losses = LossRecorder(StepLog(folder.path / LOSSES_NAME), resumed_at=resumed_at or 0)
-    for callback in (losses, stop, *callbacks):
+    for callback in (losses, stop, UploadCheckpoints(trainer), *callbacks):
         trainer.add_callback(callback)
+    memory: dict[str, Any] = {}
+
+    def interrupted() -> bool:
+        return stop.stopped and trainer.state.global_step < trainer.state.max_steps
+
+    def evaluate_last() -> None:
+        memory.update(peak_memory())
+        known = best_step(trainer) is not None or recorder.last_step == trainer.state.global_step
+        if data.validation and not known and not interrupted():
+            trainer.evaluate()
+
+    loggers.give_back(first, evaluate_last)
     with _timed("Training"):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if stop.stopped and trainer.state.global_step < trainer.state.max_steps:
+    if interrupted():
         raise StoppedEarly(
             f"stopped by SIGTERM in step {trainer.state.global_step}; its checkpoint is in {folder.path}. Resume with "
             "--resume"
         )
-    memory = peak_memory()
-    best = best_step(trainer)
-    if data.validation and best is None and recorder.last_step != trainer.state.global_step:
-        trainer.evaluate()
-    _save_model(trainer, folder, data.tokenizer)
+    saved = _save_model(trainer, folder, data.tokenizer)
     if not is_first_rank():
         return {}
     examples: dict[str, Any] = {"most_kept": [], "least_kept": []}  # the rows of a stream are no longer available
@@ -155,8 +166,11 @@ def train(
         examples = describe_kept(records, trainer.selector.small, data.train, data.tokenizer)
     folder.write(EXAMPLES_NAME, json.dumps(examples, indent=2) + "\n")
     dropped = data.counts.dropped if data.counts else {}
-    summary = summarise(trainer, list(evaluations.read()), best, dropped=dropped) | memory
+    summary = summarise(trainer, list(evaluations.read()), best_step(trainer), dropped=dropped) | memory
+    write_card(settings, trainer.model, summary, folder)
     folder.write(SUMMARY_NAME, json.dumps(summary, indent=2) + "\n")  # last: it marks the run as finished
+    if trainer.args.push_to_hub:
+        upload_run(trainer, [*saved, CARD_NAME])
     return summary
 
 
@@ -180,16 +194,18 @@ def _saved_bytes(model: Any) -> int:
     return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad or not adapter)
 
 
-def _save_model(trainer: SourceTrainer, folder: RunFolder, tokenizer: Any) -> None:
-    """Save the model and the tokenizer atomically."""
+def _save_model(trainer: HubTrainer, folder: RunFolder, tokenizer: Any) -> list[str]:
+    """Save the model and the tokenizer atomically; return the files' names in the process that writes."""
     if is_first_rank():
         folder.staging.make()
     trainer.save_model(str(folder.staging.new), _internal_call=True)  # does not upload: the files are not in place yet
-    if is_first_rank():
-        tokenizer.save_pretrained(str(folder.staging.new))
-        folder.adopt()
-    if trainer.args.push_to_hub:
-        trainer.push_to_hub(commit_message="Model save", revision=trainer.args.hub_revision)
+    if not is_first_rank():
+        return []
+    tokenizer.save_pretrained(str(folder.staging.new))
+    (folder.staging.new / CARD_NAME).unlink(missing_ok=True)  # PEFT's
+    saved = folder.staging.files()
+    folder.adopt()
+    return saved
 
 
 def build_model(settings: RunSettings, tokenizer: Any) -> Any:
@@ -209,15 +225,13 @@ def build_model(settings: RunSettings, tokenizer: Any) -> Any:
     return model
 
 
-def build_trainer(
-    settings: RunSettings, model: Any, data: PreparedData, *, replay: Path | None = None
-) -> SourceTrainer:
+def build_trainer(settings: RunSettings, model: Any, data: PreparedData, *, replay: Path | None = None) -> HubTrainer:
     """Make the trainer, with all checks of its setup; it shows its steps if this module's logger logs information."""
     training = settings.training
     if data.held_out and not data.validation:  # all rows are too long to measure
         training = {**training, "eval_strategy": "no", "eval_on_start": False, "load_best_model_at_end": False}
     try:
-        trainer = SourceTrainer(
+        trainer = HubTrainer(
             model=model,
             args=TrainingArguments(output_dir=str(settings.output_dir), seed=settings.seed, **training),
             train_dataset=data.train,
@@ -244,7 +258,7 @@ def build_trainer(
     return trainer
 
 
-def _check_metric(trainer: SourceTrainer) -> None:
+def _check_metric(trainer: HubTrainer) -> None:
     """Refuse a metric that evaluations lack; the Trainer would notice only after the first evaluation."""
     args = trainer.args
     if args.metric_for_best_model is None or not trainer.validation:

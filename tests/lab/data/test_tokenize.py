@@ -1,0 +1,66 @@
+"""The cache of tokens notices each change of what makes them, and nothing else."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from datasets.fingerprint import Hasher
+from tests.support.templates import CHAT
+
+from colm.lab.data import tokenize
+from colm.lab.data.formats import Rendering
+from colm.lab.data.tokenize import LabelledTokenizer, tokenize_rows
+from colm.models import train_tiny_tokenizer
+
+ROWS = Dataset.from_list([{"source": "sums", "prompt": f"{i} + 1 = ", "completion": str(i + 1)} for i in range(9)])
+
+
+def make_tokenizer(*texts: str, chat_template: str | None = None) -> Any:
+    made = train_tiny_tokenizer([*texts, "0 + 1 = 23456789"] * 5)
+    made.chat_template = chat_template
+    return made
+
+
+def hash_of(
+    tokenizer: Any, rendering: Rendering, format_name: str = "prompt_completion", column: str = "source"
+) -> str:
+    return Hasher.hash(LabelledTokenizer(format_name, tokenizer, rendering, column))
+
+
+def test_another_tokenizer_rendering_format_column_or_code_has_another_fingerprint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, rendering = make_tokenizer(), Rendering(32)
+    extended = make_tokenizer()
+    extended.add_tokens(["<more>"])
+    found = [hash_of(plain, rendering)]
+    found += [hash_of(other, rendering) for other in (make_tokenizer("other text"), extended)]
+    found += [hash_of(make_tokenizer(chat_template=template), rendering) for template in (CHAT, CHAT + " ")]
+    changes: list[dict[str, Any]] = [{"max_length": 33}, {"chat": True}, {"loss_on_prompt": True}, {"too_long": "drop"}]
+    found += [hash_of(plain, replace(rendering, **change)) for change in changes]
+    found += [hash_of(plain, rendering, "text"), hash_of(plain, rendering, column="kind")]
+    monkeypatch.setattr(tokenize, "digest_code", lambda: "other code")
+    found.append(hash_of(plain, rendering))
+    assert len(set(found)) == len(found)
+
+
+def test_the_same_settings_have_the_same_fingerprint_also_after_use() -> None:
+    tokenizer, rendering = make_tokenizer(), Rendering(32)
+    before = hash_of(tokenizer, rendering)
+    options: dict[str, Any] = {"format_name": "auto", "rendering": rendering, "source_column": "source"}
+    first = tokenize_rows([ROWS], tokenizer, **options)
+    assert hash_of(tokenizer, rendering) == before == hash_of(make_tokenizer(), Rendering(32))
+    assert tokenize_rows([ROWS], make_tokenizer(), **options)._fingerprint == first._fingerprint
+    assert (
+        tokenize_rows([ROWS], tokenizer, **{**options, "rendering": Rendering(31)})._fingerprint != first._fingerprint
+    )
+
+
+def test_a_copy_in_another_process_tokenizes_alike() -> None:
+    made = LabelledTokenizer("prompt_completion", make_tokenizer(), Rendering(32), "source")
+    columns, numbers = ROWS[:], list(range(len(ROWS)))
+    assert pickle.loads(pickle.dumps(made))(columns, numbers) == made(columns, numbers)
