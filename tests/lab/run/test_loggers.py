@@ -98,6 +98,18 @@ def test_tensorboard_writes_to_the_runs_folder_and_its_files_are_the_runs(tmp_pa
 
 
 @pytest.mark.usefixtures("tensorboard")
+def test_a_file_in_the_place_of_the_logs_is_named_before_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_run(tmp_path, training=FEW)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "logs").write_text("mine")
+    assert main(["train", config]) == 2
+    assert "names that colm needs: logs. Move them" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run").iterdir() if path.name[0] != "_"] == ["logs"]
+
+
+@pytest.mark.usefixtures("tensorboard")
 def test_a_file_that_a_killed_run_left_is_recognized(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     path = Path(Writer(str(tmp_path / "logs")).path)

@@ -69,7 +69,8 @@ def make_card(settings: RunSettings, model: Any, summary: Mapping[str, Any]) -> 
     method = (
         f"{what} {start}, trained for {summary['steps']:,} steps by colm {__version__} on coresets: of each pool of "
     )
-    method += "rows it kept those of small sources and representative ones of the others."
+    chosen = "random" if settings.selection.features == "none" else "representative"
+    method += f"rows it kept those of small sources and {chosen} ones of the others."
     packages = ("transformers", "torch", "datasets", *(("peft",) if adapter else ()))
     sections = {
         f"# {name}": method,

@@ -10,6 +10,7 @@ from transformers.integrations import TensorBoardCallback, get_reporting_integra
 
 from colm.lab.run.folder import RunFolder
 from colm.lab.run.recognize import EVENTS_FOLDER, EVENTS_PREFIX
+from colm.lab.run.staging import refuse
 from colm.trainers.evaluation import SourceTrainer
 
 
@@ -24,6 +25,9 @@ class Loggers(TrainerCallback):
         trainer: the trainer, whose loggers are taken.
         folder: the run's folder, for TensorBoard's files.
         resumed_at: step of the checkpoint; TensorBoard then drops what it has of later steps. None if the run starts.
+
+    Raises:
+        ConfigError: a file has the name of the folder for TensorBoard's files.
     """
 
     def __init__(self, trainer: SourceTrainer, folder: RunFolder, *, resumed_at: int | None) -> None:
@@ -34,6 +38,9 @@ class Loggers(TrainerCallback):
         self._loggers = [each for each in trainer.callback_handler.callbacks if isinstance(each, kinds)]
         for each in self._loggers:
             trainer.remove_callback(each)
+        place = folder.path / EVENTS_FOLDER
+        if any(isinstance(each, TensorBoardCallback) for each in self._loggers) and place.exists():
+            refuse(folder.path, [] if place.is_dir() else [EVENTS_FOLDER])
 
     def give_back(self, first: Mapping[str, float], evaluate_last: Callable[[], None]) -> None:
         """Add the loggers to the trainer, after its other callbacks.
