@@ -28,6 +28,7 @@ def test_nothing_is_unknown_where_the_source_does_not_say(
 ) -> None:
     found = None if source is None else SimpleNamespace(submodule_search_locations=[str(tmp_path)])
     monkeypatch.setattr(arguments, "find_spec", lambda _: found)
+    monkeypatch.setattr(arguments, "_declared_fields", arguments._declared_fields.__wrapped__)
     check_early({"anything": 1}, None)
     (tmp_path / "training_args.py").write_text(source or "")
     check_early({"anything": 1}, None)

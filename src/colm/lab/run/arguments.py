@@ -122,6 +122,7 @@ def _check_ranges(section: str, hints: Mapping[str, Any], values: Mapping[Any, A
             read_value(f"{section}.{key}", hints[key], value)
 
 
+@cache
 def _declared_fields() -> list[str]:
     """Return the fields that the source of TrainingArguments declares; nothing if they may also come from elsewhere."""
     package = find_spec("transformers")
