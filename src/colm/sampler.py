@@ -56,7 +56,7 @@ class MixtureBatchSampler(Sampler[list[int]]):
         balance: as in `SelectionConfig`.
         temperature: draw each source in proportion to its rows^(1 / temperature), see `temperature_shares`.
         shares: source -> share of the rows, in any unit; the alternative to `temperature`. With either, a pass has as
-            many rows as the data (up to rounding), some repeated and others left out, drawn anew in each pass.
+            many rows as the data (up to rounding), some repeated and others left out, drawn again in each pass.
         learnable: whether each row has a label, (rows,) bool; other rows are left out before pools are formed.
         shuffle: False keeps the rows in their own order.
         order: the indices of each pass, a sequence or a `Sampler`, instead of `shuffle`.
