@@ -16,7 +16,7 @@ from scipy import stats
 from tests.support.reports import SIZES, write_comparison_folder
 
 from colm.errors import ConfigError
-from colm.lab.report.compare_page import state_difference
+from colm.lab.report.conclusion import state_difference
 from colm.lab.report.comparison import (
     Curve,
     Figures,

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+from typing import TYPE_CHECKING
 
 from colm.lab.cli.arguments import Commands, add_config
-from colm.lab.cli.console import make_console
+from colm.lab.cli.console import make_console, say
+
+if TYPE_CHECKING:
+    from colm.lab.run.settings import RunSettings
 
 
 def register(commands: Commands) -> None:
@@ -48,3 +53,15 @@ def run(args: argparse.Namespace) -> None:
     )
     if profiler is not None and profiler.report is not None:
         print(f"\n{profiler.report}\n\nOperations: {PROFILE_NAME}; trace: {TRACE_NAME}, for ui.perfetto.dev.")
+    say(_what_next(args, settings))
+
+
+def _what_next(args: argparse.Namespace, settings: RunSettings) -> str:
+    """Return the commands that go on from a finished run."""
+    from colm.lab.run.check import holds_out
+
+    out, held = str(settings.output_dir), holds_out(settings)
+    words = [["report", out], ["eval", out, *([] if held else ["--data", "FILE"])]]
+    if held and settings.arguments["max_steps"] > 0:  # what a comparison needs
+        words.append(["compare", args.config, *args.overrides, f"output_dir={out}-compared"])
+    return "Next:" + "".join(f"\n  colm {shlex.join(each)}" for each in words)

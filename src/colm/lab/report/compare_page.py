@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from pathlib import Path
 from statistics import fmean
 
@@ -28,8 +27,9 @@ from colm.lab.report.comparison import (
     macro_loss,
     read_comparison,
 )
+from colm.lab.report.conclusion import conclude
 from colm.lab.report.measures import MOST_DRAWN, mean_macro, mean_micro
-from colm.lab.report.page import Plot, PlotGroup, draw_legend, show_number, show_signed, write_page
+from colm.lab.report.page import Plot, PlotGroup, draw_legend, write_page
 from colm.lab.report.plots import Line, PlotIds, draw_lines
 
 PAGE_NAME = "compare.html"
@@ -79,7 +79,7 @@ def write_comparison(folder: Path, *, out: Path | None = None, descriptions: Map
         one_seed=max(seeds) == 1,
         seed_counts=sorted(set(seeds)),
         descriptions={method.name: _describe_method(method.name, descriptions or {}) for method in methods},
-        sentences=[state_difference(method, bases[0]) for method in methods if bases and method is not bases[0]],
+        sentences=conclude(methods).differences,
         missing=[
             f"{method.name}/seed-{seed}" for method in methods for seed in method.figures if seed not in method.curves
         ],
@@ -98,27 +98,6 @@ def write_comparison(folder: Path, *, out: Path | None = None, descriptions: Map
         sources=_draw_sources(methods, ids),
         source_count=len(list_sources(methods)),
     )
-
-
-def state_difference(method: Method, base: Method) -> str:
-    """State in one sentence whether the method's macro loss differs from the base's, given the seeds."""
-    found = loss_differences(method, base)["macro"]
-    if found is None:
-        return f"{method.name} and {base.name} have no common seed."
-    if not isfinite(found.mean):
-        return f"The macro loss of {method.name} or {base.name} is not finite."
-    amount = show_number(abs(found.mean), 4)
-    than = "lower" if found.mean < 0 else "higher"
-    ends = f"The final macro loss of {method.name} is {amount} {than} than that of {base.name}"
-    if found.half is None:
-        return f"{ends} on their one common seed, which cannot rule out chance."
-    span = f"{show_signed(found.mean - found.half, 4)} to {show_signed(found.mean + found.half, 4)}"
-    if not found.sign:
-        return (
-            f"Final macro losses of {method.name} and {base.name} do not differ significantly over {found.seeds} seeds "
-            f"(difference {show_signed(found.mean, 4)}, 95% interval {span})."
-        )
-    return f"{ends} (95% interval {span}, {found.seeds} seeds)."
 
 
 def _mean_target(base: Method) -> float | None:
