@@ -16,7 +16,6 @@ from scipy import stats
 from tests.support.reports import SIZES, write_comparison_folder
 
 from colm.errors import ConfigError
-from colm.lab.report.conclusion import state_difference
 from colm.lab.report.comparison import (
     Curve,
     Figures,
@@ -33,6 +32,7 @@ from colm.lab.report.comparison import (
     macro_loss,
     read_comparison,
 )
+from colm.lab.report.conclusion import state_difference
 from colm.lab.report.runs import Evaluation
 
 METHODS = {"random": 0.0, "control": 0.05, "colm": 0.1, "colm+keep=0.25": -0.2}

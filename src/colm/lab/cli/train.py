@@ -19,7 +19,13 @@ def register(commands: Commands) -> None:
     again = command.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="resume from the last complete checkpoint, if any")
     again.add_argument("--overwrite", action="store_true", help="replace the run in the output folder")
-    command.add_argument("--profile", action="store_true", help="profile steps 3 to 5: time by stage, and a trace")
+    instead = command.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything up to the first step, show the first rows as they are learned, and stop",
+    )
+    instead.add_argument("--profile", action="store_true", help="profile steps 3 to 5: time by stage, and a trace")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -28,6 +34,7 @@ def run(args: argparse.Namespace) -> None:
 
     settings = load_settings(args.config, args.overrides, resume=args.resume)
     # After the settings have been read: the Trainer and the rest take seconds to import.
+    from colm.lab.cli.dry_run import rehearse
     from colm.lab.run.check import check_run
     from colm.lab.run.folder import RunFolder
     from colm.lab.run.output import check_output, hold_output, is_first_rank
@@ -38,6 +45,12 @@ def run(args: argparse.Namespace) -> None:
 
     check_run(settings)
     folder = RunFolder(settings.output_dir)
+    if args.dry_run:
+        checkpoint = None
+        if folder.path.exists():
+            checkpoint = check_output(settings, folder, resume=args.resume, overwrite=args.overwrite)
+        rehearse(settings, folder.path if checkpoint is not None else None)
+        return
     with hold_output(folder):
         checkpoint = check_output(settings, folder, resume=args.resume, overwrite=args.overwrite, profile=args.profile)
         profiler = StepProfiler(settings.output_dir) if args.profile and is_first_rank() else None
