@@ -43,7 +43,7 @@ def register(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run what is missing from the comparison, then write `compare.json` and print its table."""
+    """Run what is missing from the comparison, then write `compare.json` and print its table and what it shows."""
     from colm.lab.run.folder import RunFolder
     from colm.lab.run.settings import load_settings
     from colm.lab.study.child import read_launcher
@@ -55,6 +55,8 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(f"--eval-options {options!r} has no effect without --eval-data; give both, or neither.")
     out = load_settings(args.config, args.overrides).output_dir
     # After the settings have been read: the Trainer and the rest take seconds to import.
+    from colm.lab.report.comparison import read_comparison
+    from colm.lab.report.conclusion import conclude
     from colm.lab.study.finished import is_answered, read_asked, require_same
     from colm.lab.study.results import write_comparison_json, write_comparison_page
     from colm.lab.study.runs import answer_one, check_places, plan_runs, run_one
@@ -78,7 +80,11 @@ def run(args: argparse.Namespace) -> None:
             say(f"Answers of {folder.relative_to(out)}")
             answer_one(folder, data, options)
     write_comparison_json(out)
-    make_console().print(_table(RunFolder(out).read(COMPARE_NAME)))
+    console = make_console()
+    console.print(_table(RunFolder(out).read(COMPARE_NAME)))
+    sentence, differences = conclude(read_comparison(out))
+    for text in (*differences, sentence):
+        console.print(text, highlight=False)
     print(f"Written to {write_comparison_page(out)}.")
 
 

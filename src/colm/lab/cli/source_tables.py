@@ -10,6 +10,7 @@ from rich.table import Table
 
 from colm.lab.sources.centroids import Tried, find_elbow
 from colm.lab.sources.mixture import Survey
+from colm.lab.sources.pools import Outlook
 from colm.lab.sources.rows import Rows
 from colm.lab.sources.words import count_words, distinguishing_words
 from colm.step.sources import find_small_sources
@@ -40,19 +41,18 @@ def sizes_table(survey: Survey) -> Table:
     return table
 
 
-def pool_table(survey: Survey) -> Table:
-    """Return the table of what to expect of each source in a pool and its coreset."""
-    outlook = survey.outlook
+def pool_table(outlook: Outlook) -> Table:
+    """Return the table of what to expect of each source in a pool and its coreset, the largest source first."""
     title = f"pool {outlook.pool}, keep {outlook.keep}; small sources exceed it in {outlook.overflow:.1%} of pools"
-    table = _new_table(title, "size", ("in a pool", "chance of none", "in its coreset"))
-    for source in survey.sources:
-        own = source.outlook
+    table = _new_table(title, "size", ("rows", "in a pool", "chance of none", "in its coreset"))
+    for name, source in sorted(outlook.sources.items(), key=lambda item: (-item[1].rows, item[0])):
         table.add_row(
-            source.name,
-            "small" if own.small else "big",
-            f"{own.in_pool:.1f}",
-            f"{own.absent:.1%}",
-            f"{own.in_coreset:.1f}",
+            name,
+            "small" if source.small else "big",
+            f"{source.rows:,}",
+            f"{source.in_pool:.1f}",
+            f"{source.absent:.1%}",
+            f"{source.in_coreset:.1f}",
         )
     return table
 

@@ -82,7 +82,7 @@ def survey_sources(config: str, overrides: Sequence[str], out: str | None = None
     tried = data.labelling.tried if data.labelling is not None else []
     if tried:
         console.print(curve_table(tried))
-    for table in (sizes_table(survey), pool_table(survey), words_table(survey)):
+    for table in (sizes_table(survey), pool_table(survey.outlook), words_table(survey)):
         console.print(table)
     for name, told in survey.dropped.items():
         console.print(f"{name}: {told}", markup=False)

@@ -93,16 +93,9 @@ def train(
         check_data(kept, fingerprint if checkpoint is not None else trained)  # a replay may evaluate on other rows
     if is_first_rank():
         folder.refuse_foreign(_saved_names(data.tokenizer))
-    set_seed(settings.seed)  # tokenizing must not affect the model's initialization
-    with _timed("Loading the model"):
-        model = build_model(settings, data.tokenizer)
-    pad_within(data.tokenizer, model)
-    check_vocabulary(model, largest_token(data), "The stream may have" if data.window is not None else "The data has")
-    if settings.data.max_length > (count_positions(model) or math.inf):  # otherwise no row can be too long
-        check_positions(model, longest_row(data, settings))
+    trainer = make_trainer(settings, data, replay=replay)
     if is_first_rank():
-        folder.require_room(_saved_bytes(model))
-    trainer = build_trainer(settings, model, data, replay=replay)
+        folder.require_room(_saved_bytes(trainer.model))
     trainer.announce = folder.announce
     if checkpoint is None and is_first_rank():
         folder.staging.make()  # the first evaluation comes before the run starts
@@ -172,6 +165,18 @@ def train(
     if trainer.args.push_to_hub:
         upload_run(trainer, [*saved, CARD_NAME])
     return summary
+
+
+def make_trainer(settings: RunSettings, data: PreparedData, *, replay: Path | None = None) -> SourceTrainer:
+    """Load the model and make its trainer, with all checks that need the data. Raises ColmError."""
+    set_seed(settings.seed)  # tokenizing must not affect the model's initialization
+    with _timed("Loading the model"):
+        model = build_model(settings, data.tokenizer)
+    pad_within(data.tokenizer, model)
+    check_vocabulary(model, largest_token(data), "The stream may have" if data.window is not None else "The data has")
+    if settings.data.max_length > (count_positions(model) or math.inf):  # otherwise no row can be too long
+        check_positions(model, longest_row(data, settings))
+    return build_trainer(settings, model, data, replay=replay)
 
 
 @contextmanager
