@@ -153,21 +153,29 @@ def train(
     saved = _save_model(trainer, folder, data.tokenizer)
     if not is_first_rank():
         return {}
-    examples: dict[str, Any] = {"most_kept": [], "least_kept": []}  # the rows of a stream are no longer available
-    if data.window is None:
-        records = read_records(folder.path / FILE_NAME)
-        examples = describe_kept(records, trainer.selector.small, data.train, data.tokenizer)
-    folder.write(EXAMPLES_NAME, json.dumps(examples, indent=2) + "\n")
-    dropped = data.counts.dropped if data.counts else {}
-    summary = summarise(trainer, list(evaluations.read()), best_step(trainer), dropped=dropped) | memory
-    write_card(settings, trainer.model, summary, folder)
+    summary = _write_results(settings, trainer, folder, data, list(evaluations.read())) | memory
     folder.write(SUMMARY_NAME, json.dumps(summary, indent=2) + "\n")  # last: it marks the run as finished
     if trainer.args.push_to_hub:
         upload_run(trainer, [*saved, CARD_NAME])
     return summary
 
 
-def make_trainer(settings: RunSettings, data: PreparedData, *, replay: Path | None = None) -> SourceTrainer:
+def _write_results(
+    settings: RunSettings, trainer: HubTrainer, folder: RunFolder, data: PreparedData, evaluations: Sequence[Any]
+) -> dict[str, Any]:
+    """Write the examples kept most and least often and the model card, and return the run's figures."""
+    examples: dict[str, Any] = {"most_kept": [], "least_kept": []}  # the rows of a stream are no longer available
+    if data.window is None:
+        records = read_records(folder.path / FILE_NAME)
+        examples = describe_kept(records, trainer.selector.small, data.train, data.tokenizer)
+    folder.write(EXAMPLES_NAME, json.dumps(examples, indent=2) + "\n")
+    dropped = data.counts.dropped if data.counts else {}
+    summary = summarise(trainer, evaluations, best_step(trainer), dropped=dropped)
+    write_card(settings, trainer.model, summary, folder)
+    return summary
+
+
+def make_trainer(settings: RunSettings, data: PreparedData, *, replay: Path | None = None) -> HubTrainer:
     """Load the model and make its trainer, with all checks that need the data. Raises ColmError."""
     set_seed(settings.seed)  # tokenizing must not affect the model's initialization
     with _timed("Loading the model"):
