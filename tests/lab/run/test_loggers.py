@@ -19,6 +19,7 @@ from colm.lab.cli import main
 from colm.lab.run.folder import RunFolder
 
 FEW = {
+    "eval_strategy": "no",
     "max_steps": 3,
     "save_steps": 2,
     "logging_steps": 1,
