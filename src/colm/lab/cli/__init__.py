@@ -11,16 +11,20 @@ import select
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from importlib import import_module
 
 from colm import __version__
 from colm.errors import ColmError, Interrupted, StoppedEarly
 from colm.lab.cli.arguments import add_verbosity
 from colm.lab.cli.console import hide_progress
+from colm.lab.cli.documents import to_json
 from colm.lab.evaluate.options import parse_arguments
 
 COMMANDS = ("train", "sources", "plan", "compare", "replay", "report", "eval", "schema", "env", "completion")
-"""Modules of this package, each with ``register(commands)`` and ``run(args)``; what is heavy is imported in `run`."""
+"""Modules of this package, each with ``register(commands)`` and ``run(args)``; what is heavy is imported in `run`.
+
+With ``--json``, `run` returns the document, and whatever else it prints goes to the standard error."""
 
 _STOPPED = 143  # the shells' status for SIGTERM
 _INTERRUPTED = 130
@@ -70,7 +74,13 @@ def build_parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> int:
     """Run the chosen command and return the exit status."""
     try:
-        import_module(f"{__name__}.{args.command}").run(args)
+        command = import_module(f"{__name__}.{args.command}")
+        if getattr(args, "json", False):
+            with redirect_stdout(sys.stderr):
+                document = command.run(args)
+            print(to_json(document))
+        else:
+            command.run(args)
         print(end="", flush=True)  # notices a closed output here, not when Python exits
     except ColmError as error:
         logger.debug("Raised here:", exc_info=True)

@@ -32,6 +32,11 @@ def add_config(
     return command
 
 
+def add_json(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add --json; the command's `run` then returns the document, which alone is printed."""
+    parser.add_argument("--json", action="store_true", help=f"print only one JSON document: {what}")
+
+
 def add_verbosity(parser: argparse.ArgumentParser) -> None:
     """Add --verbose and --quiet, which set `verbosity`, the level of colm's log."""
     group = parser.add_mutually_exclusive_group()

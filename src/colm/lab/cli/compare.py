@@ -10,15 +10,17 @@ from typing import Any
 from rich.table import Table
 
 from colm.errors import ConfigError
-from colm.lab.cli.arguments import Commands, add_config
+from colm.lab.cli.arguments import Commands, add_config, add_json
 from colm.lab.cli.console import make_console, say
+from colm.lab.cli.documents import list_comparison
 
 DEFAULT_METHODS = ("random", "control", "random-n", "colm")
 
 
 def register(commands: Commands) -> None:
     """Add the command to the parser."""
-    add = add_config(commands, "compare", "train with several methods and seeds, and compare the results").add_argument
+    command = add_config(commands, "compare", "train with several methods and seeds, and compare the results")
+    add = command.add_argument
     add(
         "--methods",
         nargs="+",
@@ -40,9 +42,10 @@ def register(commands: Commands) -> None:
         help="questions that every run answers, as colm eval --data",
     )
     add("--eval-options", default="", help="options for colm eval: --eval-options='--limit 200'")
+    add_json(command, "results by method and seed, and what they show")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Run what is missing from the comparison, then write `compare.json` and print its table and what it shows."""
     from colm.lab.run.folder import RunFolder
     from colm.lab.run.settings import load_settings
@@ -80,12 +83,16 @@ def run(args: argparse.Namespace) -> None:
             say(f"Answers of {folder.relative_to(out)}")
             answer_one(folder, data, options)
     write_comparison_json(out)
+    page = write_comparison_page(out)
+    if args.json:
+        return list_comparison(out, page)
     console = make_console()
     console.print(_table(RunFolder(out).read(COMPARE_NAME)))
     sentence, differences = conclude(read_comparison(out))
     for text in (*differences, sentence):
         console.print(text, highlight=False)
-    print(f"Written to {write_comparison_page(out)}.")
+    print(f"Written to {page}.")
+    return None
 
 
 def _table(comparison: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 
-def make_console() -> Console:
-    """Return a console that takes no text for markup or for an emoji's code.
+def make_console(*, quiet: bool = False) -> Console:
+    """Return a console that takes no text for markup or for an emoji's code, and shows nothing if it is quiet.
 
     Sources, words, clusters and paths come from data: ``[bold]``, ``[/x]`` and ``:fire:`` are names like others, in
     tables and their titles too.
     """
-    return _Console(markup=False, emoji=False)
+    return _Console(markup=False, emoji=False, quiet=quiet)
 
 
 class _Console(Console):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
+from typing import Any
 
-from colm.lab.cli.arguments import Commands, add_config
+from colm.lab.cli.arguments import Commands, add_config, add_json
 from colm.lab.cli.console import make_console
 
 
@@ -22,10 +22,10 @@ def register(commands: Commands) -> None:
         metavar="SHARE",
         help="fraction of each row's tokens that have a label (default: 1)",
     )
-    add("--json", action="store_true", help="print JSON, sizes in bytes")
+    add_json(command, "the tables, with sizes in bytes, and the notes")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Print the cost of training the pool, the coreset's rows, and the coreset step, and what fits.
 
     Raises:
@@ -56,10 +56,10 @@ def run(args: argparse.Namespace) -> None:
     }
     notes = list_notes(settings, request, outlook)
     if args.json:
-        print(json.dumps(list_values(settings, request, outlook, memory, ways, proposals, notes), indent=2))
-        return
+        return list_values(settings, request, outlook, memory, ways, proposals, notes)
     console = make_console()
     console.print(ways_table(request, ways, memory))
     console.print(proposals_table(request, proposals))
     for note in notes:
         console.print(f"- {note}", markup=False, highlight=False)
+    return None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from colm.errors import ConfigError
-from colm.lab.cli.arguments import Commands, add_command
+from colm.lab.cli.arguments import Commands, add_command, add_json
+from colm.lab.cli.documents import list_comparison, list_runs
 
 PAGE_NAME = "report.html"
 
@@ -16,9 +18,10 @@ def register(commands: Commands) -> None:
     command = add_command(commands, "report", "write a page about runs")
     command.add_argument("runs", nargs="+", metavar="RUN", help="output folder of a run or a comparison")
     command.add_argument("--out", metavar="FILE.html", help="output file (default: report.html in the run's folder)")
+    add_json(command, "verdicts and sources of each run, or a comparison's results, and the page's path")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Write the page and print its path.
 
     By default it is `report.html` in the run's folder, or in the current folder for several runs; `compare.html` in a
@@ -45,7 +48,12 @@ def run(args: argparse.Namespace) -> None:
         )
     if compared:
         page = write_comparison_page(paths[0], out)
+        if args.json:
+            return list_comparison(paths[0], page)
     else:
         runs = [read_run(path, name) for path, name in zip(paths, name_folders(paths), strict=True)]
         page = write_report(runs, out or (paths[0] if len(paths) == 1 else Path()) / PAGE_NAME)
+        if args.json:
+            return list_runs(runs, page)
     print(f"Written to {page}.")
+    return None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from colm.errors import ConfigError
-from colm.lab.cli.arguments import Commands, add_config
+from colm.lab.cli.arguments import Commands, add_config, add_json
 from colm.lab.cli.console import make_console
+from colm.lab.cli.documents import list_clusters, list_survey
 
 PAGE_NAME = "sources.html"
 
@@ -18,32 +20,36 @@ MUCH = 0.4
 
 def register(commands: Commands) -> None:
     """Add the command to the parser."""
-    add = add_config(commands, "sources", "show the mixture before training", nargs="?").add_argument
+    command = add_config(commands, "sources", "show the mixture before training", nargs="?")
+    add = command.add_argument
     add("--out", metavar="FILE", help="output file (default: sources.html in the output folder); see --cluster")
     add(
         "--cluster",
         metavar="DATA",
         help="cluster this file or hub data set instead, and write the labels to --out LABELS.parquet",
     )
+    add_json(command, "facts of each source, the expected pool and coreset, and the warnings; or the clusters")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Show the mixture, or cluster a data set."""
     if args.cluster:
-        cluster(args.cluster, args.config, args.overrides, args.out)
-    elif args.config:
-        survey_sources(args.config, args.overrides, args.out)
-    else:
+        return cluster(args.cluster, args.config, args.overrides, args.out, show=not args.json)
+    if not args.config:
         args.parser.error("colm sources needs CONFIG.yaml, or --cluster DATA")
+    return survey_sources(args.config, args.overrides, args.out, show=not args.json)
 
 
-def survey_sources(config: str, overrides: Sequence[str], out: str | None = None) -> None:
-    """Print the mixture's sources and write them to a page.
+def survey_sources(
+    config: str, overrides: Sequence[str], out: str | None = None, *, show: bool = True
+) -> dict[str, Any]:
+    """Print the mixture's sources, write them to a page, and return them, see `list_survey`.
 
     Args:
         config: the run's configuration.
         overrides: overrides of its settings.
         out: the HTML file; by default `sources.html` in the output folder.
+        show: False to print nothing.
     """
     from colm.lab.run.settings import load_settings
 
@@ -78,7 +84,7 @@ def survey_sources(config: str, overrides: Sequence[str], out: str | None = None
     note = ""
     if data.window is not None:
         note = f"Read from the stream's first {len(data.window):,} rows" + ("." if given else ", including sizes.")
-    console = make_console()
+    console = make_console(quiet=not show)
     tried = data.labelling.tried if data.labelling is not None else []
     if tried:
         console.print(curve_table(tried))
@@ -90,19 +96,22 @@ def survey_sources(config: str, overrides: Sequence[str], out: str | None = None
         console.print(f"{warning.title}: {warning.reason} {warning.advice}", style="bold", markup=False)
     if note:
         console.print(note)
-    print(
-        f"Written to {write_sources_page(survey, page, name=Path(config).stem, note=note, tried=tried)}, with examples."
-    )
+    write_sources_page(survey, page, name=Path(config).stem, note=note, tried=tried)
+    console.print(f"Written to {page}, with examples.", highlight=False, soft_wrap=True)
+    return list_survey(survey, page, note)
 
 
-def cluster(data: str, config: str | None, overrides: Sequence[str], out: str | None) -> None:
-    """Cluster a data set, write each row's label to a file, and print the clusters.
+def cluster(
+    data: str, config: str | None, overrides: Sequence[str], out: str | None, *, show: bool = True
+) -> dict[str, Any]:
+    """Cluster a data set, write each row's label to a file, print the clusters, and return them, see `list_clusters`.
 
     Args:
         data: a file, a hub name, or ``demo``.
         config: a run's configuration, for `sources.cluster`, model and columns; None for the defaults.
         overrides: overrides of its settings: ``sources.cluster.clusters=16``.
         out: Parquet file for the labels; default ``labels.parquet``.
+        show: False to print nothing.
 
     Raises:
         ConfigError: a setting is wrong, or the file was made with other settings.
@@ -136,7 +145,7 @@ def cluster(data: str, config: str | None, overrides: Sequence[str], out: str | 
     with saying(Path(labels).parent, "Free some space there, then run the same command again, which resumes."):
         rows, labelling = read_rows_of(settings)
     assert labelling is not None
-    console = make_console()
+    console = make_console(quiet=not show)
     if labelling.tried:
         console.print(curve_table(labelling.tried))
     console.print(clusters_table(Rows(rows.train, settings.data.format), labelling.names))
@@ -150,6 +159,9 @@ def cluster(data: str, config: str | None, overrides: Sequence[str], out: str | 
             markup=False,
         )
     new = f", {labelling.new:,} of them by the nearest centroid" if labelling.new else ""
-    print(
-        f"{len(labelling.names):,} rows labelled{new}. Written to {labels}; use it with sources.labels={Path(labels)}."
+    console.print(
+        f"{len(labelling.names):,} rows labelled{new}. Written to {labels}; use it with sources.labels={Path(labels)}.",
+        highlight=False,
+        soft_wrap=True,
     )
+    return list_clusters(labelling.names, labelling.new, labels)
