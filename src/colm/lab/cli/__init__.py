@@ -21,7 +21,21 @@ from colm.lab.cli.console import hide_progress, is_terminal
 from colm.lab.cli.documents import to_json
 from colm.lab.evaluate.options import parse_arguments
 
-COMMANDS = ("init", "train", "sources", "plan", "compare", "replay", "report", "eval", "schema", "env", "completion")
+COMMANDS = (
+    "init",
+    "train",
+    "sources",
+    "plan",
+    "compare",
+    "replay",
+    "report",
+    "eval",
+    "chat",
+    "merge",
+    "schema",
+    "env",
+    "completion",
+)
 """Modules of this package, each with ``register(commands)`` and ``run(args)``; what is heavy is imported in `run`.
 
 With ``--json``, `run` returns the document, and whatever else it prints goes to the standard error."""
