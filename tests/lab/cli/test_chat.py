@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_forgotten_from_the_start(run: Path) -> None:
     seen: list[list[str]] = []
 
     def prompt(turns: list[dict[str, str]]) -> list[int]:
-        seen.append([turn["content"] for turn in turns])
+        seen.append([turn["content"][0] for turn in turns if turn["role"] == "user"])
         return [1] * sum(len(turn["content"]) for turn in turns if turn["role"] == "user")
 
     room = model.config.max_position_embeddings - 2
@@ -122,10 +122,7 @@ def test_what_does_not_fit_is_forgotten_from_the_start(run: Path) -> None:
     conversation.answer("a" * (room - 1))
     conversation.answer("b")
     conversation.answer("c")
-    asked = [
-        [text for text in contents if text[:1] in ("a", "b", "c") and text.strip("abc") == ""] for contents in seen
-    ]
-    assert [len(texts) for texts in asked if texts] == [1, 2, 3, 2]  # the third message needed the first one's room
+    assert seen == [["a"], ["a", "b"], ["a", "b", "c"], ["b", "c"]]  # the third message needed the first one's room
     assert len(conversation.turns) == 4
     with pytest.raises(DataError, match="but the model's context has room for"):
         conversation.answer("d" * (room + 1))
