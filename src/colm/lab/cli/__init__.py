@@ -17,11 +17,25 @@ from importlib import import_module
 from colm import __version__
 from colm.errors import ColmError, Interrupted, StoppedEarly
 from colm.lab.cli.arguments import add_verbosity
-from colm.lab.cli.console import hide_progress
+from colm.lab.cli.console import hide_progress, is_terminal
 from colm.lab.cli.documents import to_json
 from colm.lab.evaluate.options import parse_arguments
 
-COMMANDS = ("train", "sources", "plan", "compare", "replay", "report", "eval", "schema", "env", "completion")
+COMMANDS = (
+    "init",
+    "train",
+    "sources",
+    "plan",
+    "compare",
+    "replay",
+    "report",
+    "eval",
+    "chat",
+    "merge",
+    "schema",
+    "env",
+    "completion",
+)
 """Modules of this package, each with ``register(commands)`` and ``run(args)``; what is heavy is imported in `run`.
 
 With ``--json``, `run` returns the document, and whatever else it prints goes to the standard error."""
@@ -44,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # names outside the terminal's encoding must not stop the program
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("colm").setLevel(args.verbosity)
-    if args.verbosity > logging.INFO:
+    if args.verbosity > logging.INFO or not is_terminal(sys.stderr):
         hide_progress()
     logger.debug("colm %s, Python %s: %s", __version__, platform.python_version(), args.command)
     status = _run(args)

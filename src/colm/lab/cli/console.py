@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import Progress
@@ -40,10 +42,17 @@ def make_progress(console: Console, what: str) -> Iterator[Callable[[int, int], 
         yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return whether somebody sees what is written to, or types what is read from, a standard stream."""
+    return stream is not None and not stream.closed and stream.isatty()
+
+
 def hide_progress() -> None:
-    """Hide the progress bars of other packages, here and in child processes, before they are imported."""
+    """Hide the progress bars of other packages, here and in child processes."""
     for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
         os.environ[name] = "1"
+    if "datasets" in sys.modules:  # it has read its variable
+        sys.modules["datasets"].disable_progress_bars()
 
 
 def _is_quiet() -> bool:

@@ -75,6 +75,7 @@ def generate_batch(
     max_new_tokens: int,
     temperature: float = 0.0,
     seed: int = 0,
+    streamer: Any = None,
 ) -> list[Completion]:
     """Return the model's completion of each prompt.
 
@@ -89,6 +90,7 @@ def generate_batch(
         max_new_tokens: maximum tokens of a completion.
         temperature: 0 for greedy decoding; above 0 to sample tokens.
         seed: random seed of this batch.
+        streamer: receives the tokens of a single prompt and then of its completion as they are generated.
     """
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), pad, dtype=torch.int64)
@@ -111,7 +113,7 @@ def generate_batch(
         with _own_config(model, config), torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             written = model.generate(
-                input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config
+                input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config, streamer=streamer
             ).cpu()
     finally:
         model.train(training)
