@@ -281,7 +281,7 @@ def test_ranks_come_from_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"batch_size": 0}, "batch_size=0 must be a whole number of at least 1"),
-    ({"keep": 1.5}, r"keep=1.5 is outside \(0, 1\]"),
+    ({"keep": 1.5}, r"keep=1.5 must be a number above 0 and at most 1"),
     ({"accumulation": 1.5}, "accumulation=1.5 must be a whole number"),
     ({"rank": 2, "world_size": 2}, "rank=2 must be a whole number from 0 to 1"),
     ({"sources": "source"}, "sources='source' is one name"),

@@ -131,6 +131,8 @@ def test_any_tree_survives_bit_for_bit(trained: Path, tree: dict[str, bytes], he
         ours = contents(path)
         theirs = {}
         for name, content in tree.items():
+            if name == LOCK_NAME and not content:
+                continue  # as a process leaves it that was killed before it wrote its number
             target = path / name
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
