@@ -82,6 +82,7 @@ def test_a_missing_configuration_is_reported_at_once(tmp_path: Path) -> None:
     assert imported_by("train", str(tmp_path / "gone.yaml"), status=2) & (HEAVY - {"numpy", "pyarrow"}) == set()
 
 
+@pytest.mark.slow
 def test_training_imports_only_what_it_uses() -> None:
     modules = "colm.lab.run.train, colm.lab.run.check, colm.lab.run.summary"
     unused = {"sklearn", "matplotlib", "reasoning_gym", "trl", "bitsandbytes", "pytorch_lightning", "lm_eval"}

@@ -44,6 +44,7 @@ def test_both_at_once_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "not allowed with" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_quiet_training_prints_its_result_alone(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "colm", "train", write_run(tmp_path), "-q", "training.logging_steps=1"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)  # in which nothing is imported yet
