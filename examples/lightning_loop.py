@@ -12,6 +12,7 @@ from transformers import DataCollatorForSeq2Seq
 
 from colm import CoresetSelector, SelectionConfig, example_mean
 from colm.lab.data.demo import demo_rows
+from colm.lab.data.formats import Rendering
 from colm.lab.data.tokenize import tokenize_rows
 from colm.models import build_tiny_model, train_tiny_tokenizer
 from colm.step.ranks import leave_ranks
@@ -57,7 +58,7 @@ class CoresetModule(pl.LightningModule):
 def main(steps: int, out: str) -> list[float]:
     text = demo_rows(600, seed=0)  # your data: any rows with a source
     tokenizer = train_tiny_tokenizer(text["prompt"])
-    data = tokenize_rows([text], tokenizer, format_name="auto", max_length=192, source_column="source")
+    data = tokenize_rows([text], tokenizer, format_name="auto", rendering=Rendering(192), source_column="source")
     sources, rows = list(data["source"]), data.remove_columns("source").add_column("row", range(len(data)))
     order = torch.Generator().manual_seed(0)  # the same pools on every process and after a resume
     batches = iter(DataLoader(rows, 8, shuffle=True, generator=order, collate_fn=DataCollatorForSeq2Seq(tokenizer)))

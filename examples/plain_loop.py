@@ -12,6 +12,7 @@ from transformers import DataCollatorForSeq2Seq
 
 from colm import CoresetSelector, SelectionConfig, example_mean
 from colm.lab.data.demo import demo_rows
+from colm.lab.data.formats import Rendering
 from colm.lab.data.tokenize import tokenize_rows
 from colm.models import build_tiny_model, train_tiny_tokenizer
 from colm.step.sources import count_sources
@@ -22,7 +23,7 @@ MICRO_BATCH, ACCUMULATION = 8, 4
 def main(steps: int, out: Path) -> float:
     text = demo_rows(600, seed=0)  # your data: any rows with a source
     tokenizer = train_tiny_tokenizer(text["prompt"])
-    data = tokenize_rows([text], tokenizer, format_name="auto", max_length=192, source_column="source")
+    data = tokenize_rows([text], tokenizer, format_name="auto", rendering=Rendering(192), source_column="source")
     pad = DataCollatorForSeq2Seq(tokenizer, padding=True, label_pad_token_id=-100)
 
     def collate(rows: list[dict]) -> dict:
