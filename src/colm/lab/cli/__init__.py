@@ -58,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # names outside the terminal's encoding must not stop the program
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("colm").setLevel(args.verbosity)
-    if args.verbosity > logging.INFO or not is_terminal(sys.stderr):
-        hide_progress()
+    hide_progress(datasets_only=args.verbosity <= logging.INFO and is_terminal(sys.stderr))
     logger.debug("colm %s, Python %s: %s", __version__, platform.python_version(), args.command)
     status = _run(args)
     logger.debug("Exit status %d; %.1f s of this process's CPU time.", status, time.process_time())

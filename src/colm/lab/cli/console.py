@@ -47,9 +47,14 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty()
 
 
-def hide_progress() -> None:
-    """Hide the progress bars of other packages, here and in child processes."""
-    for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+def hide_progress(*, datasets_only: bool) -> None:
+    """Hide the progress bars of other packages, here and in child processes.
+
+    Args:
+        datasets_only: hide only those of `datasets`, one for each file and split; colm shows one for all.
+    """
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+    for name in () if datasets_only else ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"):
         os.environ[name] = "1"
     if "datasets" in sys.modules:  # it has read its variable
         sys.modules["datasets"].disable_progress_bars()

@@ -13,6 +13,7 @@ from colm.lab.data.demo import demo_rows
 from colm.lab.data.held_out import hold_out, leave_out, warn_shared
 from colm.lab.data.held_rows import part_keys
 from colm.lab.data.mix import cap_rows, weigh_rows
+from colm.lab.data.progress import advance, begin
 from colm.lab.data.read import read_rows
 from colm.lab.data.schemas import choose_format, recognize_columns
 from colm.lab.data.settings import DataSettings, MixtureEntry
@@ -123,9 +124,11 @@ def _require_distinct(entries: Sequence[MixtureEntry]) -> None:
 def read_entries(entries: Sequence[MixtureEntry], data: DataSettings, *, streaming: bool = False) -> list[Any]:
     """Read every entry of a mixture, see `read_entry`. Raises DataError, which names all entries that have errors."""
     errors, rows = DataErrors(), []
+    begin("Reading the data", len(entries), "files")
     for number, entry in enumerate(entries):
         with errors.of(entry.path, f"mixture[{number}]"):
             rows.append(read_entry(entry, data, streaming=streaming))
+        advance()
     errors.report()
     return rows
 

@@ -14,6 +14,7 @@ from datasets import Dataset, Value, concatenate_datasets
 
 from colm.errors import DataError, DataErrors
 from colm.lab.data.formats import LENGTH, Rendering, RowError, tokenizer_of_batch
+from colm.lab.data.progress import advance, begin
 from colm.lab.data.read import name_row
 from colm.lab.data.schemas import choose_format
 from colm.step import pool, values
@@ -60,6 +61,7 @@ def tokenize_counted(
     say_rendering([(part.info.description, name) for part, name in zip(parts, formats, strict=True)], rendering)
     held: list[Dataset] = []
     errors = DataErrors()
+    begin("Tokenizing", sum(map(len, parts)), "rows")
     for part, name in zip(parts, formats, strict=True):
         with errors.of(part.info.description or ""):
             held += _tokenize(part, tokenizer, name, rendering, source_column)
@@ -192,6 +194,7 @@ def _tokenize(
             )
         except RowError as error:
             raise DataError(f"{name_row(rows, start + error.row)}: {error.reason}") from error
+        advance(min(SHARD, len(rows) - start))
     return [shard for shard in shards if len(shard)]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -199,7 +201,10 @@ def load_named(settings: RunSettings, named: NamedModel, tokenizer: Any) -> Any:
 def load_base(named: NamedModel, dtype: str, tokenizer: Any) -> Any:
     """Return the model without its adapter. Raises ConfigError."""
     if named.base != "tiny":
-        return load_model(named.base, dtype=dtype)
+        # transformers shows a bar for each GGUF file that it converts, which no setting hides.
+        converted = named.base == "demo" or named.base.endswith(".gguf")
+        with redirect_stderr(io.StringIO()) if converted else nullcontext():
+            return load_model(named.base, dtype=dtype)
     set_seed(named.seed)  # an adapter's random base is not saved but initialized again
     return in_dtype(build_tiny_model(tokenizer), dtype)
 

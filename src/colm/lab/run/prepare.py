@@ -20,6 +20,7 @@ from colm.lab.answers.gym import COLUMN
 from colm.lab.data.formats import rendering_of
 from colm.lab.data.held_rows import Parts, read_held_out
 from colm.lab.data.load import Mixture, read_mixture, read_validation
+from colm.lab.data.progress import one_bar
 from colm.lab.data.stream import prepare_stream, read_stream
 from colm.lab.data.tokenize import tokenize_counted
 from colm.lab.data.validation import tokenize_held_out
@@ -51,6 +52,7 @@ class PreparedData(NamedTuple):
     counts: RowsLeft | None = None  # training rows by source, or a stream's first rows, and those with a label
 
 
+@one_bar()
 def prepare_data(settings: RunSettings, *, resume: bool = False, kept: Path | None = None) -> PreparedData:
     """Read the mixture and tokenize it.
 
@@ -110,6 +112,7 @@ def _largest(data: PreparedData, measure: Callable[[Any], Any]) -> int:
     return max((pc.max(measure(batch["input_ids"])).as_py() or 0 for batch in batches), default=0)
 
 
+@one_bar()
 def read_rows_of(
     settings: RunSettings, *, resume: bool = True, by_prompt: bool = True
 ) -> tuple[Mixture, Labelling | None]:
