@@ -18,8 +18,7 @@ from colm.lab.data.tokenize import tokenize_rows
 from colm.models import build_tiny_model, train_tiny_tokenizer
 from colm.step.sources import count_sources
 
-POOL = 32  # rows over all processes
-MICRO_BATCH = 4
+POOL, MICRO_BATCH = 32, 4  # rows over all processes, and of one micro-batch
 
 
 def main(steps: int, cpu: bool = False) -> list[float]:

@@ -37,8 +37,7 @@ def main(steps: int, out: Path) -> float:
     selector = CoresetSelector(
         model, SelectionConfig(keep=0.5), source_sizes=count_sources(data["source"]), optimizer=optimizer
     )
-    checkpoint = out / "checkpoint.pt"
-    done = 0
+    checkpoint, done = out / "checkpoint.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -22,15 +21,15 @@ def register(commands: Commands) -> None:
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Print one line per package and device, or JSON; a missing package is null there."""
     found = read_environment()
     if args.json:
-        print(json.dumps(found, indent=2))
-        return
+        return found
     for name, value in found.items():
         shown = ", ".join(value) if isinstance(value, list) else value
         print(f"- {name}: {shown or 'none'}")
+    return None
 
 
 def read_environment() -> dict[str, Any]:
