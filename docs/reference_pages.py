@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout, suppress
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -22,7 +22,7 @@ from colm.hints import hints_of
 from colm.lab.cli import main
 from colm.lab.data.settings import DataSettings, MixtureEntry
 from colm.lab.run import arguments, training
-from colm.lab.run.schema import describe_fields
+from colm.lab.run.schema import describe_fields, plain_defaults
 from colm.lab.run.sections import TopSettings
 from colm.lab.sources.config import ClusterConfig, SourceRules
 from colm.step import record
@@ -127,9 +127,9 @@ def settings_page() -> str:
     lines += ["they mean is in the documentation of transformers. `output_dir` and `seed` are at the top level.", ""]
     known = {name: hint for name, hint in arguments.training_hints().items() if name not in arguments.OWNED}
     elsewhere = {name: f"Refused: {why}." for name, why in training.ELSEWHERE.items()}
-    lines += table(known, defaults_of(TrainingArguments) | arguments.TRAINING_DEFAULTS, elsewhere)
+    lines += table(known, plain_defaults(TrainingArguments) | arguments.TRAINING_DEFAULTS, elsewhere)
     lines += ["## lora", "", "Fields of `peft.LoraConfig`; what they mean is in the documentation of PEFT.", ""]
-    lines += table(arguments.lora_hints(), defaults_of(LoraConfig) | arguments.LORA_DEFAULTS, {})
+    lines += table(arguments.lora_hints(), plain_defaults(LoraConfig) | arguments.LORA_DEFAULTS, {})
     return "\n".join(lines)
 
 
@@ -137,7 +137,7 @@ def table_of(
     settings: type, kinds: Mapping[str, str] | None = None, defaults: Mapping[str, Any] | None = None
 ) -> Iterator[str]:
     """Yield the table of a dataclass's settings; `kinds` and `defaults` replace what its hints and fields say."""
-    known = defaults_of(settings) | dict(defaults or {})
+    known = plain_defaults(settings) | dict(defaults or {})
     return table(hints_of(settings), known, describe_fields(settings), kinds)
 
 
@@ -207,16 +207,6 @@ def table(
         cells = (f"`{name}`", kind, default, meaning[:1].upper() + meaning[1:])
         yield "| " + " | ".join(re.sub(r"(?<!\\)\|", r"\\|", cell) for cell in cells) + " |"
     yield ""
-
-
-def defaults_of(settings: type) -> dict[str, Any]:
-    """Return the default of each field of a dataclass that has one."""
-    found = {}
-    for field in fields(settings):
-        made = field.default if field.default_factory is MISSING else field.default_factory()
-        if made is not MISSING:
-            found[field.name] = {} if is_dataclass(made) else getattr(made, "value", made)
-    return found
 
 
 def code(text: str) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from enum import Enum
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -97,6 +97,16 @@ def hints_of(settings: type[Any]) -> dict[str, Any]:
         hints = get_type_hints(settings, include_extras=True)
         _HINTS[settings] = {field.name: hints[field.name] for field in fields(settings) if field.init}
     return _HINTS[settings]
+
+
+def defaults_of(settings: type[Any]) -> dict[str, Any]:
+    """Return the defaults of a dataclass's fields, by name; a field that must be given has none."""
+    made = {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(settings)
+        if field.init
+    }
+    return {name: value for name, value in made.items() if value is not MISSING}
 
 
 class Arm(NamedTuple):

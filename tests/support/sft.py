@@ -5,26 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tests.support.trainers import SHORT
 from trl import SFTConfig
 
 
 def sft_settings(folder: Path, **changes: Any) -> SFTConfig:
-    values: dict[str, Any] = {
-        "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 3,
-        "max_steps": 3,
-        "learning_rate": 1e-2,
-        "logging_steps": 1,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-        "save_strategy": "no",
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        **changes,
-    }
-    return SFTConfig(str(folder), **values)
+    plain = {"bf16": False, "gradient_checkpointing": False}  # on by default in TRL
+    return SFTConfig(str(folder), **{**SHORT, "max_steps": 3, **plain, **changes})
 
 
 def text_rows(count: int = 60) -> list[dict[str, str]]:

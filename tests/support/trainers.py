@@ -20,6 +20,20 @@ def example_mean_of_outputs(outputs: Any, labels: torch.Tensor, num_items_in_bat
     return example_mean(outputs["logits"], labels, num_examples=num_items_in_batch)
 
 
+SHORT: dict[str, Any] = {
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 3,
+    "learning_rate": 1e-2,
+    "logging_steps": 1,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "dataloader_pin_memory": False,
+    "save_strategy": "no",
+    "use_cpu": True,
+}
+"""Settings of a short training on the CPU that prints and saves nothing."""
+
+
 def mixture(rows: int = 96, seed: int = 0) -> Dataset:
     """Make rows whose tokens come from a range specific to their source, so that there is something to learn."""
     draw = random.Random(seed)
@@ -46,20 +60,7 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 def arguments(folder: Path, **changes: Any) -> TrainingArguments:
-    settings: dict[str, Any] = {
-        "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 3,
-        "max_steps": 6,
-        "learning_rate": 1e-2,
-        "logging_steps": 1,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-        "save_strategy": "no",
-        "use_cpu": True,
-        **changes,
-    }
-    return TrainingArguments(str(folder), **settings)
+    return TrainingArguments(str(folder), **{**SHORT, "max_steps": 6, **changes})
 
 
 def coreset_trainer(folder: Path, *, selection: SelectionConfig | None = None, **changes: Any) -> CoresetTrainer:

@@ -68,6 +68,16 @@ class CodedRows(TorchDataset[dict[str, Any]]):
         return [{**row, SOURCE_KEY: self.codes[i], INDEX_KEY: i} for row, i in zip(rows, indices, strict=True)]
 
 
+def require_column(dataset: Any, column: str, remedy: str) -> None:
+    """Raise DataError, which ends with `remedy`, if map-style data has no such column for the source."""
+    columns = dataset.column_names if isinstance(dataset, Dataset) else list(dataset[0])
+    if column not in columns:
+        raise DataError(
+            f"The training data has no column {column!r} for the source.{suggest(column, columns)} "
+            f"Columns: {', '.join(columns)}. {remedy}"
+        )
+
+
 def encode_sources(dataset: Any, column: str) -> EncodedData:
     """Add the source code and the row number to every row.
 
@@ -92,12 +102,7 @@ def encode_sources(dataset: Any, column: str) -> EncodedData:
         )
     if len(dataset) == 0:
         raise DataError("train_dataset is empty; give it at least one row.")
-    columns = dataset.column_names if isinstance(dataset, Dataset) else list(dataset[0])
-    if column not in columns:
-        raise DataError(
-            f"The training data has no column {column!r} for the source.{suggest(column, columns)} "
-            f"Columns: {', '.join(columns)}. Set source_column to the right one."
-        )
+    require_column(dataset, column, "Set source_column to the right one.")
     if isinstance(dataset, Dataset):
         labels = dataset.with_format(None)[column][:]  # a format or transform may omit the column
     else:

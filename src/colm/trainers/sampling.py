@@ -11,10 +11,11 @@ from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset, concatenate_datasets
 from torch.utils.data import DataLoader
 
-from colm.errors import ConfigError, DataError, suggest
+from colm.errors import ConfigError, DataError
 from colm.sampler import MixtureBatchSampler
 from colm.step.labels import find_learnable, has_label
 from colm.step.sources import name_sources
+from colm.trainers.columns import require_column
 from colm.trainers.mixin import CoresetMixin
 from colm.trainers.streams import is_stream
 
@@ -152,12 +153,7 @@ def _check_trainer(trainer: Any) -> None:
 
 
 def _labels(dataset: Any, column: str) -> list[Any]:
-    columns = dataset.column_names if isinstance(dataset, Dataset) else list(dataset[0])
-    if column not in columns:
-        raise DataError(
-            f"The training data has no column {column!r} for the source.{suggest(column, columns)} "
-            f"Columns: {', '.join(columns)}. Name the right one, or pass the source of each row."
-        )
+    require_column(dataset, column, "Name the right one, or pass the source of each row.")
     if isinstance(dataset, Dataset):
         labels: list[Any] = dataset.with_format(None)[column][:]
         return labels

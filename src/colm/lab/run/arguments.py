@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from colm.errors import ConfigError
-from colm.hints import Also, Count, CountOrZero, Form, Positive, Range, Seed, arms_of, hints_of, options_of
+from colm.hints import Also, Count, CountOrZero, Form, Positive, Range, Seed, arms_of, defaults_of, hints_of, options_of
 from colm.typed import check_keys, read_value
 
 TRAINING_PLACE = "in training (the fields of transformers.TrainingArguments)"
@@ -157,12 +157,7 @@ def training_hints() -> dict[str, Any]:
 
 @cache
 def _defaults(config: type[Any]) -> dict[str, Any]:
-    made = {
-        field.name: field.default if field.default_factory is MISSING else field.default_factory()
-        for field in fields(config)
-        if field.init
-    }
-    return {name: None if value is MISSING else value for name, value in made.items()}
+    return dict.fromkeys(hints_of(config)) | defaults_of(config)
 
 
 def fill_training(training: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,8 +17,7 @@ def merge(target: Target) -> tuple[Any, Any]:
     Raises:
         ConfigError: there is no adapter, it is of a kind that cannot be merged, or its base is quantized.
     """
-    name = target.settings.model if target.folder is None else str(target.folder)
-    named = find_model(name)
+    named = find_model(target.model)
     if named.adapter is None:
         raise ConfigError(f"{target.name} has no adapter to merge: all of its weights are there already.")
     quantized = None if named.base == "tiny" else getattr(load_config(named.base), "quantization_config", None)
@@ -27,7 +26,7 @@ def merge(target: Target) -> tuple[Any, Any]:
             f"The base {named.base!r} of {target.name} is quantized, and merging would round the adapter away. Set "
             "base_model_name_or_path in a copy of the adapter to the model that it was quantized from, and merge that."
         )
-    tokenizer = load_named_tokenizer(name)
+    tokenizer = load_named_tokenizer(target.model)
     model = load_adapted(load_base(named, target.settings.dtype, tokenizer), named.adapter)
     try:
         return model.merge_and_unload(safe_merge=True), tokenizer

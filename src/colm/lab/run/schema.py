@@ -17,7 +17,20 @@ from peft import LoraConfig
 from transformers import TrainingArguments
 
 from colm.config import PRESETS, SelectionConfig
-from colm.hints import LARGEST, Also, Arm, Convert, Form, Range, arms_of, extras_of, hints_of, options_of, stem_of
+from colm.hints import (
+    LARGEST,
+    Also,
+    Arm,
+    Convert,
+    Form,
+    Range,
+    arms_of,
+    defaults_of,
+    extras_of,
+    hints_of,
+    options_of,
+    stem_of,
+)
 from colm.lab.run.arguments import LORA_DEFAULTS, OWNED, TRAINING_DEFAULTS, lora_hints, training_hints
 from colm.lab.run.sections import TopSettings
 from colm.typed import BOOLEANS, NUMBER, Settings
@@ -44,9 +57,11 @@ TYPES: dict[Any, Schema] = {bool: {"type": "boolean"}, type(None): {"type": "nul
 def make_schema() -> Schema:
     """Return the JSON Schema (draft 2020-12) of a configuration file."""
     top = _class_schema(TopSettings)
-    lora = _section(lora_hints(), describe_fields(LoraConfig), _defaults(LoraConfig) | LORA_DEFAULTS)
+    lora = _section(lora_hints(), describe_fields(LoraConfig), plain_defaults(LoraConfig) | LORA_DEFAULTS)
     hints = {name: hint for name, hint in training_hints().items() if name not in OWNED}
-    training = _section(hints, describe_fields(TrainingArguments), _defaults(TrainingArguments) | TRAINING_DEFAULTS)
+    training = _section(
+        hints, describe_fields(TrainingArguments), plain_defaults(TrainingArguments) | TRAINING_DEFAULTS
+    )
     for name, own, others in (("lora", lora, [{"const": False}]), ("training", training, [])):
         kept = {key: top["properties"][name][key] for key in ("description", "default")}
         top["properties"][name] = {"anyOf": [own, {"type": "null"}, *others], **kept}
@@ -83,15 +98,13 @@ def describe_fields(settings: type[Any]) -> dict[str, str]:
     return {name: " ".join(text.replace("``", "`").split()) for name, text in helps.items()}
 
 
-def _defaults(settings: type[Any]) -> dict[str, Any]:
-    found = {}
-    for field in fields(settings):
-        made = field.default if field.default_factory is MISSING else field.default_factory()
-        if is_dataclass(made):
-            made = {}  # each of its fields has its own
-        if made is not MISSING:
-            found[field.name] = list(made) if isinstance(made, tuple) else getattr(made, "value", made)
-    return found
+def plain_defaults(settings: type[Any]) -> dict[str, Any]:
+    """Return the defaults of a dataclass's fields as JSON has them; a section's is empty: its fields have their own."""
+    return {name: {} if is_dataclass(made) else _plain(made) for name, made in defaults_of(settings).items()}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else getattr(value, "value", value)
 
 
 def _section(
@@ -109,10 +122,10 @@ def _section(
 def _class_schema(settings: type[Any]) -> Schema:
     """Return the schema of a section that a dataclass reads."""
     if settings is SelectionConfig:  # also the library's, whose fields take no null in place of a default
-        section = _section(hints_of(settings), describe_fields(settings), _defaults(settings), null=False)
+        section = _section(hints_of(settings), describe_fields(settings), plain_defaults(settings), null=False)
         preset = {"enum": list(PRESETS), "default": "colm", "description": "Values that the other settings change."}
         return {**section, "properties": {"preset": preset, **section["properties"]}}
-    section = _section(hints_of(settings), describe_fields(settings), _defaults(settings))
+    section = _section(hints_of(settings), describe_fields(settings), plain_defaults(settings))
     needed = [field.name for field in fields(settings) if field.default is field.default_factory is MISSING]
     if not (needed and issubclass(settings, Settings)):
         return section

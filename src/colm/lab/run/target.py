@@ -26,6 +26,11 @@ class Target(NamedTuple):
     settings: RunSettings
     trained: frozenset[str] | None  # the sources in the run's training data
 
+    @property
+    def model(self) -> str:
+        """What to load: the run's folder, or the model's name."""
+        return self.settings.model if self.folder is None else str(self.folder)
+
 
 def find_target(name: str, overrides: Sequence[str]) -> Target:
     """Find out what `name` refers to, without loading it.
@@ -73,12 +78,10 @@ def load_target(target: Target) -> tuple[Any, Any]:
     """Return the model in eval mode, on the GPU if there is one, and its tokenizer. Raises ConfigError."""
     import torch
 
-    settings = target.settings
-    name = settings.model if target.folder is None else str(target.folder)
     try:
-        named = find_model(name)
-        tokenizer = load_named_tokenizer(name)
-        model = load_base(named, settings.dtype, tokenizer)
+        named = find_model(target.model)
+        tokenizer = load_named_tokenizer(target.model)
+        model = load_base(named, target.settings.dtype, tokenizer)
     except ConfigError as error:
         if target.folder is not None:
             raise
