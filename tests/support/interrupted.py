@@ -111,6 +111,7 @@ def make_trainer(folder: Path, case: dict[str, Any], *, world: int = 1, **change
         "max_steps": STEPS_OF_A_PASS * case["epoch"] + 2,
         "save_strategy": "steps",
         "save_steps": 1,
+        "logging_steps": 4,  # most checkpoints are within the steps of a log
         "eval_strategy": case["evaluates"],
         "train_sampling_strategy": STRATEGIES.get(case["data"], "random"),
         "dataloader_num_workers": workers,
@@ -143,7 +144,7 @@ def outcome(trainer: CoresetTrainer, folder: Path) -> dict[str, Any]:
         "tokens": state.num_input_tokens_seen,
         "operations": state.total_flos,
         "epoch": state.epoch,
-        "evaluations": [(log["step"], log["eval_loss"]) for log in state.log_history if "eval_loss" in log],
+        **{name: [(log["step"], log[name]) for log in state.log_history if name in log] for name in ("eval_loss", "loss")},
     }
 
 

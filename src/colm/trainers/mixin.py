@@ -302,6 +302,7 @@ class _CommitCallback(TrainerCallback):
         check_trainer(self._trainer, self._trainer.selection)  # a hyperparameter search changes them for each trial
         if state.global_step == 0:
             self._trainer.start_afresh()
+        self._trainer.restore_loss_since_log()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Record the end of the pass before any evaluation or save."""

@@ -32,6 +32,9 @@ class SavingMixin(_TrainerSeams):
     announce: Callable[[str], None] | None = None
     """Called with each checkpoint's name before it is written, in the process that writes it."""
 
+    _unlogged: Mapping[str, Any] | None = None
+    """Training loss since the last log, from the checkpoint that this run resumes from."""
+
     def coreset_state(self) -> dict[str, Any]:
         """Return what a checkpoint holds in addition to the Trainer's files."""
         raise NotImplementedError
@@ -39,6 +42,21 @@ class SavingMixin(_TrainerSeams):
     def load_coreset_state(self, state: Mapping[str, Any]) -> None:
         """Restore the state returned by `coreset_state`."""
         raise NotImplementedError
+
+    def _loss_since_log(self) -> dict[str, Any]:
+        """Return each rank's training loss summed since the last log, and that log's step. All ranks must call it."""
+        sums = self.accelerator.gather(self._tr_loss.detach().reshape(1))
+        return {"sums": sums.tolist(), "logged": self._globalstep_last_logged}
+
+    def restore_loss_since_log(self) -> None:
+        """Continue the mean of the next log over the steps before the checkpoint; the Trainer starts it over."""
+        if self._unlogged is None:
+            return
+        sums, self._globalstep_last_logged = self._unlogged["sums"], self._unlogged["logged"]
+        mean = sum(sums) / len(sums)
+        self._tr_loss += sums[self.args.process_index] if len(sums) == self.args.world_size else mean
+        self._total_loss_scalar -= mean  # the loss that `train` returns is that of this call's steps
+        self._unlogged = None
 
     # ---- Overridden Trainer methods ----
 
@@ -51,6 +69,7 @@ class SavingMixin(_TrainerSeams):
                 self.announce(folder.name)
             begin_checkpoint(folder)
         self.accelerator.wait_for_everyone()  # other ranks must not write before this
+        unlogged = self._loss_since_log()
         # The Trainer would delete the last complete checkpoint before this one is complete.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
@@ -59,7 +78,7 @@ class SavingMixin(_TrainerSeams):
             self.args.save_total_limit = limit
         if self.args.should_save:
             torch.save(self.args, folder / TRAINING_ARGS_NAME)  # with the limit
-            torch.save(self.coreset_state(), folder / STATE_NAME)
+            torch.save(self.coreset_state() | {"loss": unlogged}, folder / STATE_NAME)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_complete(folder)
@@ -81,7 +100,9 @@ class SavingMixin(_TrainerSeams):
                 f"{folder} contains the model but no optimizer state, as saved with save_only_model=True, so the run "
                 "cannot be resumed exactly. Start a new run with save_only_model=False."
             )
-        self.load_coreset_state(torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True))
+        state = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True)
+        self.load_coreset_state(state)
+        self._unlogged = state.get("loss")
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train as the Trainer does; ``True`` resumes from the last complete checkpoint."""
