@@ -144,7 +144,10 @@ def outcome(trainer: CoresetTrainer, folder: Path) -> dict[str, Any]:
         "tokens": state.num_input_tokens_seen,
         "operations": state.total_flos,
         "epoch": state.epoch,
-        **{name: [(log["step"], log[name]) for log in state.log_history if name in log] for name in ("eval_loss", "loss")},
+        **{
+            name: [(log["step"], log[name]) for log in state.log_history if name in log]
+            for name in ("eval_loss", "loss")
+        },
     }
 
 
