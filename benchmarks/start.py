@@ -5,21 +5,26 @@
 
 Each case is a process of its own; a number is the median of its user and system seconds over --repeats rounds, and the
 spread is the lowest and the highest. --against measures that commit's code too, in the same rounds; --page writes
-docs/results/start.md.
+docs/results/start.md. At last `colm compare` makes four runs as forks, and again in fresh processes: seconds by the
+clock as multiples of the runs' own steps, and whether the runs are the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import compileall
+import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+from killed import differences, outcome
 from same_runs import checkout
 from setting import describe_setting
 
@@ -119,6 +124,46 @@ def table(found: dict[str, dict[str, list[float]]]) -> str:
     return "\n".join(lines)
 
 
+def compare(folder: Path, launcher: str) -> tuple[float, float, dict[str, Any]]:
+    """Return seconds of a comparison of four runs, seconds of their steps, and by run what must not differ."""
+    config, out = ROOT / "examples" / "tiny.yaml", folder / f"compared{len(launcher)}"
+    words = [*("compare", config), "--methods", "random", "colm", *("--seeds", "0", "1"), f"output_dir={out}"]
+    began = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "colm", "-q", *map(str, words), "--launcher", launcher],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+        check=True,
+        capture_output=True,
+    )
+    took, steps, runs = time.perf_counter() - began, 0.0, {}
+    for path in sorted(out.glob("*/*/summary.json")):
+        summary = json.loads(path.read_text())
+        steps += summary["seconds"]
+        runs[str(path.parent.relative_to(out))] = (outcome(path.parent), summary["peak_memory_bytes"])
+    return took, steps, runs
+
+
+def compare_both(folder: Path) -> str:
+    """Return Markdown lines: `colm compare` with forks, and with fresh processes."""
+    found = {name: compare(folder, launcher) for name, launcher in (("forks", ""), ("fresh", sys.executable))}
+    lines = [f"| {name} | {took:.0f} | {steps:.0f} | {took / steps:.2f} |" for name, (took, steps, _) in found.items()]
+    (_, _, forks), (_, _, fresh) = found.values()
+    same = sum(not differences(forks[run][0], fresh[run][0]) for run in fresh)
+    memory = [forks[run][1] / fresh[run][1] for run in fresh]
+    return "\n".join(
+        [
+            "`colm compare examples/tiny.yaml --methods random colm --seeds 0 1`, by the clock:",
+            "",
+            "| the runs are | seconds | of them the runs' steps | ratio |",
+            "| --- | ---: | ---: | ---: |",
+            *lines,
+            "",
+            f"{same} of {len(fresh)} runs have the same weights and records; peak memory of a fork is "
+            f"{min(memory):.2f} to {max(memory):.2f} of a fresh process's.",
+        ]
+    )
+
+
 def main() -> None:
     """Measure, print the table, and write the page where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -131,7 +176,7 @@ def main() -> None:
         sources = {"now": ROOT / "src"}
         if options.against:
             sources = {options.against: stack.enter_context(checkout(options.against)) / "src", **sources}
-        text = table(measure(sources, options.repeats, folder))
+        text = table(measure(sources, options.repeats, folder)) + "\n\n" + compare_both(folder)
     print(text)
     if options.page:
         command = "python benchmarks/start.py" + (f" --against {options.against}" if options.against else "")

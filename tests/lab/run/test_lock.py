@@ -17,10 +17,9 @@ from tests.support.commands import write_run
 from tests.support.files import read_lines
 from tests.support.processes import children, start, wait_for_lines
 
-from colm.errors import ConfigError, StoppedEarly
+from colm.errors import ConfigError
 from colm.lab.cli import main
 from colm.lab.run.lock import LOCK_NAME, hold_folder
-from colm.lab.study import child
 
 fcntl = pytest.importorskip("fcntl")
 
@@ -123,25 +122,6 @@ def test_an_error_lets_the_folder_go(tmp_path: Path) -> None:
             raise ConfigError("wrong")
 
 
-TELLS = "import os, signal, sys, time; os.kill(os.getppid(), signal.{}); time.sleep(60)"
-"""A child that has its parent told to stop, without hearing it itself."""
-
-
-def test_signals_are_passed_on_to_a_child(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    monkeypatch.setattr(child, "GRACE", 0.2)
-    outside = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, outside))
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    began = time.monotonic()
-    with pytest.raises(StoppedEarly, match=r"by SIGTERM \(the sleeper has exited too\); .* the same command"):
-        child.run_child([sys.executable, "-c", TELLS.format("SIGTERM")], "the sleeper")
-    with pytest.raises(KeyboardInterrupt):
-        child.run_child([sys.executable, "-c", TELLS.format("SIGINT")], "the sleeper")
-    assert time.monotonic() - began < 30
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
-    assert child.run_child([sys.executable, "-c", "raise SystemExit(7)"], "it") == 7
-
-
 @pytest.mark.parametrize(
     "command",
     [[name, "x"] for name in ("train", "replay", "compare", "sources", "report", "eval")]
@@ -158,6 +138,13 @@ def test_an_interruption_before_anything_was_begun_says_what_to_do(
     assert capsys.readouterr().err == "colm: interrupted; run the same command again\n"
 
 
+def _training(comparison: int) -> int:
+    """Return the process id of the training, a child of the process that forks."""
+    (server,) = children(comparison)
+    (training,) = children(server)
+    return training
+
+
 @pytest.mark.slow
 def test_a_comparison_that_is_told_to_stop_leaves_no_training(tmp_path: Path) -> None:
     config, run = write_run(tmp_path), tmp_path / "run" / "random" / "seed-0"
@@ -165,7 +152,7 @@ def test_a_comparison_that_is_told_to_stop_leaves_no_training(tmp_path: Path) ->
     command += ["training.max_steps=200", "training.save_steps=1000"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     wait_for_lines(run / "selection.jsonl", 4, process)
-    (training,) = children(process.pid)
+    training = _training(process.pid)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 143
@@ -175,8 +162,8 @@ def test_a_comparison_that_is_told_to_stop_leaves_no_training(tmp_path: Path) ->
     done = len(read_lines(run / "selection.jsonl"))
     process = subprocess.Popen(command, text=True)
     wait_for_lines(run / "selection.jsonl", done + 4, process)
-    (training,) = children(process.pid)
-    process.kill()  # which can not be passed on
+    training = _training(process.pid)
+    process.kill()  # which cannot be passed on
     os.kill(training, signal.SIGSTOP)  # for it not to end before the next start looks
     process.wait()
     again = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -13,6 +13,9 @@ from colm.errors import ConfigError
 from colm.lab.cli.arguments import Commands, add_config, add_json
 from colm.lab.cli.console import make_console, say
 from colm.lab.cli.documents import list_comparison
+
+if TYPE_CHECKING:
+    from colm.lab.study.forks import ForkServer
 
 DEFAULT_METHODS = ("random", "control", "random-n", "colm")
 
@@ -47,22 +50,33 @@ def register(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Run what is missing from the comparison, then write `compare.json` and print its table and what it shows."""
+    from colm.lab.study.child import read_launcher
+    from colm.lab.study.forks import ForkServer
+
+    launcher = read_launcher(args.launcher)
+    if args.eval_options and not args.eval_data:
+        raise ConfigError(
+            f"--eval-options {args.eval_options!r} has no effect without --eval-data; give both, or neither."
+        )
+    if launcher or not ForkServer.possible:
+        return _compare(args, launcher, None)
+    with ForkServer() as server:  # which imports while the settings are read and checked
+        return _compare(args, launcher, server)
+
+
+def _compare(args: argparse.Namespace, launcher: Sequence[str], server: ForkServer | None) -> dict[str, Any] | None:
     from colm.lab.run.folder import RunFolder
     from colm.lab.run.settings import load_settings
-    from colm.lab.study.child import read_launcher
     from colm.step.record import COMPARE_NAME
 
     data, options = args.eval_data, args.eval_options
-    start = read_launcher(args.launcher)
-    if options and not data:
-        raise ConfigError(f"--eval-options {options!r} has no effect without --eval-data; give both, or neither.")
     out = load_settings(args.config, args.overrides).output_dir
     # After the settings have been read: the Trainer and the rest take seconds to import.
     from colm.lab.report.comparison import read_comparison
     from colm.lab.report.conclusion import conclude
     from colm.lab.study.finished import is_answered, read_asked, require_same
     from colm.lab.study.results import write_comparison_json, write_comparison_page
-    from colm.lab.study.runs import answer_one, check_places, plan_runs, run_one
+    from colm.lab.study.runs import answer_one, check_places, plan_runs, run_one, ways_to_start
 
     runs = plan_runs(args.config, args.overrides, args.methods, args.seeds)
     if data:
@@ -70,18 +84,19 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     todo = [folder for folder in runs if not RunFolder(folder).finished]
     check_places(out, todo)
     say(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished.")
+    training, answering = ways_to_start(launcher, server, next(iter(runs.values())))
     for number, folder in enumerate(todo, start=1):
         say(f"[{number}/{len(todo)}] {folder.relative_to(out)}")
-        run_one(folder, runs[folder], start)
+        run_one(folder, runs[folder], training)
         finished = {other: run for other in runs if (run := RunFolder(other)).finished}
         require_same({other: run.fingerprint() for other, run in finished.items()}, RunFolder(folder).fingerprint())
         if data:
-            answer_one(folder, data, options)
+            answer_one(folder, data, options, answering)
         write_comparison_json(out)
     for folder in runs if data else ():
         if not is_answered(folder, asked):
             say(f"Answers of {folder.relative_to(out)}")
-            answer_one(folder, data, options)
+            answer_one(folder, data, options, answering)
     write_comparison_json(out)
     page = write_comparison_page(out)
     if args.json:

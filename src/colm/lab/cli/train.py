@@ -34,7 +34,6 @@ def run(args: argparse.Namespace) -> None:
 
     settings = load_settings(args.config, args.overrides, resume=args.resume)
     # After the settings have been read: the Trainer and the rest take seconds to import.
-    from colm.lab.cli.dry_run import rehearse
     from colm.lab.run.check import check_run
     from colm.lab.run.folder import RunFolder
     from colm.lab.run.output import check_output, hold_output, is_first_rank
@@ -46,6 +45,8 @@ def run(args: argparse.Namespace) -> None:
     check_run(settings)
     folder = RunFolder(settings.output_dir)
     if args.dry_run:
+        from colm.lab.cli.dry_run import rehearse
+
         checkpoint = None
         if folder.path.exists():
             checkpoint = check_output(settings, folder, resume=args.resume, overwrite=args.overwrite)

@@ -7,10 +7,10 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import Protocol
 
 from colm.errors import ConfigError, StoppedEarly
 
@@ -33,43 +33,70 @@ def split_words(option: str, text: str) -> list[str]:
 
 
 def read_launcher(text: str) -> list[str]:
-    """Return the words of the command that starts a run's processes; by default, this Python.
+    """Return the words of the command that starts a run's processes; none for one process.
 
     Raises:
         ConfigError: the words cannot be read, or the program does not exist.
     """
-    words = split_words("--launcher", text) or [sys.executable]
-    if shutil.which(words[0]) is None:
+    words = split_words("--launcher", text)
+    if words and shutil.which(words[0]) is None:
         raise ConfigError(f"--launcher {text!r}: there is no program {words[0]!r}. Give its path, or install it.")
     return words
 
 
-def colm_words(command: str, *words: str) -> list[str]:
-    """Return the words that run a command of colm with this process's verbosity, after those that start Python."""
+class Child(Protocol):
+    """A running process."""
+
+    def terminate(self) -> None:
+        """Send SIGTERM to it."""
+
+    def wait(self) -> int:
+        """Return its exit status, negative if a signal ended it, once it has ended."""
+
+
+Start = Callable[[Sequence[str]], Child]
+"""Starts ``colm WORDS`` without its standard output."""
+
+
+def start_with(python: Sequence[str]) -> Start:
+    """Return what starts a command in a process of its own.
+
+    Args:
+        python: the words that start Python, or a launcher of processes that run Python.
+    """
+
+    def start(words: Sequence[str]) -> Child:
+        command = [*python, "-m", "colm", *words]
+        logger.debug("Starting %s", shlex.join(command))
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    return start
+
+
+def verbosity_words() -> list[str]:
+    """Return the options that give a command of colm this process's verbosity."""
     level = logging.getLogger("colm").level
-    flags = ["--verbose"] if 0 < level < logging.INFO else ["--quiet"] if level > logging.INFO else []
-    return ["-m", "colm", *flags, command, *words]
+    return ["--verbose"] if 0 < level < logging.INFO else ["--quiet"] if level > logging.INFO else []
 
 
-def run_child(command: Sequence[str], what: str) -> int:
-    """Run a command without its standard output, wait for it, and return its exit status.
+def run_child(start: Callable[[], Child], what: str) -> int:
+    """Start a child process, wait for it, and return its exit status.
 
     SIGTERM is passed on, so that no child keeps training unseen and writes to the folder of the next start. SIGINT is
     passed on as SIGTERM, and only to a child that still runs after `GRACE` seconds: a terminal sends the child its own.
 
     Args:
-        command: the program and its arguments.
+        start: starts it.
         what: name of the child in messages.
 
     Raises:
         StoppedEarly: after SIGTERM; the child has exited.
         KeyboardInterrupt: after SIGINT; the child has exited.
     """
-    logger.debug("Starting %s", shlex.join(command))
     if threading.current_thread() is not threading.main_thread():  # other threads cannot handle signals
-        return subprocess.run(command, stdout=subprocess.DEVNULL).returncode
+        return start().wait()
     told: list[int] = []
-    child: subprocess.Popen[bytes] | None = None
+    child: Child | None = None
     late: threading.Timer | None = None
 
     def pass_on() -> None:
@@ -94,7 +121,7 @@ def run_child(command: Sequence[str], what: str) -> int:
     ]
     before = {number: signal.signal(number, hear) for number in heard}
     try:
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        child = start()
         if told:  # between the two lines above
             pass_on()
         status = child.wait()

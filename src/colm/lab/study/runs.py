@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from colm.errors import ConfigError
 from colm.lab.report.compare_page import PAGE_NAME
 from colm.lab.report.page import check_page
@@ -19,8 +21,9 @@ from colm.lab.run.folder import RunFolder
 from colm.lab.run.recognize import is_recognized, is_settings_file
 from colm.lab.run.settings import load_run_settings, load_settings, resolve_settings
 from colm.lab.run.yaml12 import write_yaml
-from colm.lab.study.child import colm_words, run_child, split_words
+from colm.lab.study.child import Start, run_child, split_words, start_with, verbosity_words
 from colm.lab.study.finished import check_run_data
+from colm.lab.study.forks import ForkServer
 from colm.lab.study.methods import method_settings
 from colm.step.files import replace_file
 from colm.step.record import COMPARE_NAME, CONFIG_NAME
@@ -63,7 +66,24 @@ def plan_runs(
     return runs
 
 
-def run_one(folder: Path, settings: Mapping[str, Any], start: Sequence[str]) -> None:
+def ways_to_start(
+    launcher: Sequence[str], server: ForkServer | None, settings: Mapping[str, Any]
+) -> tuple[Start, Start]:
+    """Return how to start the trainings of a comparison, and its other commands.
+
+    A GPU's driver does not survive a fork, and a launcher starts processes of its own; both get fresh processes.
+
+    Args:
+        launcher: the words that start a run's processes; none for one process.
+        server: starts commands as forks; None where the system cannot.
+        settings: a run's settings.
+    """
+    on_cpu = settings["training"].get("use_cpu") or not torch.accelerator.is_available()
+    plain = server.start if server is not None and on_cpu else start_with([sys.executable])
+    return (start_with(launcher) if launcher else plain), plain
+
+
+def run_one(folder: Path, settings: Mapping[str, Any], start: Start) -> None:
     """Train one run in its own process, from its last complete checkpoint if any.
 
     Raises:
@@ -73,7 +93,8 @@ def run_one(folder: Path, settings: Mapping[str, Any], start: Sequence[str]) -> 
     folder.mkdir(parents=True, exist_ok=True)
     path = _settings_path(folder)
     replace_file(path, write_yaml(dict(settings)))
-    status = run_child([*start, *colm_words("train", str(path), "--resume")], f"the training in {folder}")
+    words = [*verbosity_words(), "train", str(path), "--resume"]
+    status = run_child(lambda: start(words), f"the training in {folder}")
     if status:
         raise ConfigError(
             f"The run {folder} failed with exit status {status}; see its output above. Run the same command again to "
@@ -103,15 +124,16 @@ def _settings_path(folder: Path) -> Path:
     return folder.with_suffix(".yaml")
 
 
-def answer_one(folder: Path, data: Sequence[str], options: str) -> None:
+def answer_one(folder: Path, data: Sequence[str], options: str, start: Start) -> None:
     """Let a finished run answer questions in its own process.
 
     Raises:
         ConfigError: the process failed; its output is above.
         StoppedEarly: see `run_child`.
     """
-    words = colm_words("eval", str(folder), "--data", *data, *split_words("--eval-options", options))
-    status = run_child([sys.executable, *words], f"colm eval of {folder}")
+    options_of_eval = split_words("--eval-options", options)
+    words = [*verbosity_words(), "eval", str(folder), "--data", *data, *options_of_eval]
+    status = run_child(lambda: start(words), f"colm eval of {folder}")
     if status:
         raise ConfigError(
             f"colm eval of {folder} failed with exit status {status}; see its output above. Run the same command again "
