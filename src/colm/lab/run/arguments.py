@@ -5,16 +5,14 @@ Only the functions that need every field import these two, which takes seconds.
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from colm.errors import ConfigError
 from colm.hints import Also, Count, CountOrZero, Form, Positive, Range, Seed, arms_of, defaults_of, hints_of, options_of
+from colm.lab.run.declared import lora_fields, training_fields
 from colm.typed import check_keys, read_value
 
 TRAINING_PLACE = "in training (the fields of transformers.TrainingArguments)"
@@ -97,45 +95,40 @@ NEEDS_INIT = {"eva_config": "eva", "corda_config": "corda", "lora_ga_config": "l
 """LoRA settings that apply only with certain initial weights."""
 
 
+LORA_PLACE = "in lora (the fields of peft.LoraConfig)"
+
+
 def check_early(training: Any, lora: Any) -> None:
     """Report most mistakes in the two sections at once: importing transformers and PEFT, which know all, takes seconds.
 
     Raises:
-        ConfigError: an unknown field of `training`, one with its place elsewhere, or a value out of colm's ranges.
+        ConfigError: an unknown field, one with its place elsewhere, or a value of the wrong type or out of range.
     """
     if isinstance(training, Mapping):
         for key in OWNED:
             if key in training:
                 raise ConfigError(f"training.{key} is set; move {key} to the top of the file, where colm reads it too.")
-        known = _declared_fields()
-        if known:
-            check_keys(training, known, TRAINING_PLACE)
-        _check_ranges("training", {**TRAINING_RANGES, **FIXED}, training)
+        values = {key: restore_no(str(key), value) for key, value in training.items()}
+        _check_section("training", training_fields(), {**TRAINING_RANGES, **FIXED}, values, TRAINING_PLACE)
     if isinstance(lora, Mapping):
-        _check_ranges("lora", LORA_RANGES, lora)
+        _check_section("lora", lora_fields(), LORA_RANGES, lora, LORA_PLACE)
 
 
-def _check_ranges(section: str, hints: Mapping[str, Any], values: Mapping[Any, Any]) -> None:
+def _check_section(
+    section: str, declared: Mapping[str, Any], ranges: Mapping[str, Any], values: Mapping[Any, Any], place: str
+) -> None:
+    if declared:
+        check_keys(values, declared, place)
+    hints = {**declared, **ranges}
     for key, value in values.items():
         is_json = isinstance(value, str) and value.startswith("{")
         if key in hints and value is not None and not is_json:
             read_value(f"{section}.{key}", hints[key], value)
 
 
-@cache
-def _declared_fields() -> list[str]:
-    """Return the fields that the source of TrainingArguments declares; nothing if they may also come from elsewhere."""
-    package = find_spec("transformers")
-    if package is None or not package.submodule_search_locations:
-        return []
-    source = Path(package.submodule_search_locations[0], "training_args.py")
-    if not source.is_file():
-        return []
-    for node in ast.parse(source.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments" and not node.bases:
-            lines = [line.target for line in node.body if isinstance(line, ast.AnnAssign)]
-            return [target.id for target in lines if isinstance(target, ast.Name)]
-    return []
+def restore_no(name: str, value: Any) -> Any:
+    """Return the strategy "no" where YAML 1.1 has read it as false, and any other value as it is."""
+    return "no" if name.endswith("_strategy") and value is False else value
 
 
 @cache
@@ -151,7 +144,7 @@ def training_hints() -> dict[str, Any]:
     hints |= {name: hint for name, hint in {**TRAINING_RANGES, **FIXED}.items() if name in hints}
     for name, hint in hints.items():
         if name.endswith("_strategy") and any("no" in options_of(arm.kind) for arm in arms_of(hint)):
-            hints[name] = Annotated[hint, Also(Literal[False])]  # "no" in YAML 1.1
+            hints[name] = Annotated[hint, Also(Literal[False])]  # see `restore_no`
     return hints
 
 

@@ -20,10 +20,12 @@ from colm.errors import ConfigError, one_line
 from colm.lab.run.adapters import lora_config
 from colm.lab.run.arguments import (
     LORA_DEFAULTS,
+    LORA_PLACE,
     NEEDS_INIT,
     TRAINING_DEFAULTS,
     TRAINING_PLACE,
     lora_hints,
+    restore_no,
     training_hints,
 )
 from colm.lab.run.yaml12 import read_yaml
@@ -62,15 +64,13 @@ def read_training(values: Any) -> dict[str, Any]:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """Parse a mapping written as JSON, and restore the Trainer's "no", which YAML 1.1 reads as false."""
-    if name.endswith("_strategy") and value is False:
-        return "no"
+    """Parse a mapping written as JSON, and restore the Trainer's "no"."""
     if name in TrainingArguments._VALID_DICT_FIELDS and isinstance(value, str) and value.startswith("{"):
         try:
             return read_yaml(value)
         except ConfigError as error:
             raise ConfigError(f"training.{name}={show(value)} is not valid JSON ({error}).") from error
-    return value
+    return restore_no(name, value)
 
 
 def read_lora(values: Any) -> dict[str, Any] | None:
@@ -85,8 +85,7 @@ def read_lora(values: Any) -> dict[str, Any] | None:
         raise ConfigError(
             f"lora is {show(values)}; it must be a mapping of LoraConfig fields, or null for full training."
         )
-    place = "in lora (the fields of peft.LoraConfig)"
-    given = {**LORA_DEFAULTS, **read_section("lora", lora_hints(), values, place)}
+    given = {**LORA_DEFAULTS, **read_section("lora", lora_hints(), values, LORA_PLACE)}
     for name, needs in NEEDS_INIT.items():
         if given.get(name) is not None and given.get("init_lora_weights") != needs:
             raise ConfigError(f"lora.{name} has no effect without lora.init_lora_weights={needs}; leave it out.")
