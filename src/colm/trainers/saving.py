@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ class SavingMixin(_TrainerSeams):
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:
-            torch.save(self.args, folder / TRAINING_ARGS_NAME)  # with the limit
+            torch.save(_without_token(self.args), folder / TRAINING_ARGS_NAME)  # with the limit
             torch.save(self.coreset_state() | {"loss": unlogged}, folder / STATE_NAME)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
@@ -112,3 +113,10 @@ class SavingMixin(_TrainerSeams):
                 raise ConfigError(f"{self.args.output_dir} contains no complete checkpoint to resume from.")
             resume_from_checkpoint = str(found)
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+
+def _without_token(args: Any) -> Any:
+    """Return training arguments without an access token, as a checkpoint may be uploaded."""
+    args = copy(args)
+    args.hub_token = None
+    return args

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,15 @@ def commands(odd: str) -> list[tuple[str, ...]]:
         ("eval", odd, *ONE),
         *(("eval", "out", *ONE, option, odd) for option in options),
         *(("eval", "out", *ONE, f"{key}={odd}") for key in ("dtype", "data.columns", "data.format")),
+        *(("train", "run.yaml", "--dry-run", *names) for names in ((odd,), (f"data.train={odd}", "--resume"))),
+        *(("init", *names, "--out", "new.yaml") for names in ((odd,), ("rows.jsonl", odd))),
+        *(("init", "rows.jsonl", *names) for names in (("--out", odd), ("--model", odd, "--out", "new.yaml"))),
+        *(("merge", *names) for names in ((odd, "--out", "merged"), ("out", "--out", odd))),
+        ("chat", odd),
+        *(("chat", "out", option, odd) for option in ("--max-new-tokens", "--sample", "--seed", "--system")),
+        ("completion", odd),
+        ("schema", "--out", odd),
+        ("env", odd),
         ("compare", odd),
         *((*compare, option, odd) for option in ("--seeds", "--methods", "--launcher", "--eval-data")),
         (*compare, "--eval-data", "rows.jsonl", "--eval-options", odd),
@@ -114,7 +124,10 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-def test_odd_texts_behind_options(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_odd_texts_behind_options(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", StringIO("A question\n"))  # for chat
     assert main(["train", "run.yaml"]) == 0
     tried = 0
     for odd in ODD:

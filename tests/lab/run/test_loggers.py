@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
+from unittest.mock import MagicMock
 
 import pytest
 from tests.support.commands import write_run
@@ -155,6 +156,18 @@ def test_every_evaluation_is_in_one_session_at_its_step(tmp_path: Path, monkeypa
     losses = [json.loads(line)["losses"] for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
     for (_, log), line in zip(evaluations, losses, strict=True):
         assert {name: log[f"eval_loss/{name}"] for name in line} == line
+
+
+def test_trackio_logs_at_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logs: list[tuple[int | None, dict[str, float]]] = []
+    trackio = MagicMock()
+    trackio.log = lambda metrics, step=None: logs.append((step, metrics))
+    monkeypatch.setitem(sys.modules, "trackio", trackio)
+    monkeypatch.setattr(integration_utils, "is_trackio_available", lambda: True)
+    assert main(["train", write_run(tmp_path, training={**FEW, "report_to": "trackio"})]) == 0
+    assert [step for step, metrics in logs if "eval/loss" in metrics] == [0, 3]
+    assert all(step == metrics["train/global_step"] for step, metrics in logs)
+    trackio.finish.assert_called_once()
 
 
 def test_a_missing_logger_is_one_line_before_anything_is_read(

@@ -15,6 +15,7 @@ from typing import Any
 from colm.errors import ConfigError
 from colm.lab.cli.console import make_console
 from colm.lab.cli.source_tables import pool_table
+from colm.lab.run.cadence import settle_evaluation
 from colm.lab.run.clustering import LABELS_NAME
 from colm.lab.run.prepare import PreparedData, prepare_data
 from colm.lab.run.settings import RunSettings
@@ -45,6 +46,9 @@ def rehearse(settings: RunSettings, kept: Path | None = None) -> None:
     with TemporaryDirectory() as scratch:
         elsewhere = _move(settings, Path(scratch))
         data = prepare_data(elsewhere, resume=kept is not None, kept=kept)
+        if data.validation:
+            times = settle_evaluation(settings, resumed=kept is not None).training
+            elsewhere = elsewhere._replace(training={**times, **elsewhere.training})
         trainer = make_trainer(elsewhere, data)
         steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1]
     slots = trainer.args.gradient_accumulation_steps

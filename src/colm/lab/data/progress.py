@@ -44,3 +44,13 @@ def advance(done: int = 1) -> None:
     bar = _BAR.get()
     if bar is not None:
         bar.update(done)
+
+
+@contextmanager
+def advancing(total: int) -> Iterator[None]:
+    """Show that `total` units are done after the block, whatever the block has shown of them."""
+    bar = _BAR.get()
+    end = 0 if bar is None else bar.n + total
+    yield
+    if bar is not None:
+        bar.update(end - bar.n)

@@ -14,7 +14,7 @@ from datasets import Dataset, Value, concatenate_datasets
 
 from colm.errors import DataError, DataErrors
 from colm.lab.data.formats import LENGTH, Rendering, RowError, tokenizer_of_batch
-from colm.lab.data.progress import advance, begin
+from colm.lab.data.progress import advance, advancing, begin
 from colm.lab.data.read import name_row
 from colm.lab.data.schemas import choose_format
 from colm.step import pool, values
@@ -49,16 +49,24 @@ def tokenize_rows(
         DataError: no format fits a part, or none of its rows has a labeled token (`UnlabelledError`).
     """
     options: dict[str, Any] = {"format_name": format_name, "rendering": rendering, "source_column": source_column}
-    return tokenize_counted(parts, tokenizer, **options)[0]
+    return _tokenize_parts(parts, tokenizer, **options)[0]
 
 
 def tokenize_counted(
     parts: Sequence[Dataset], tokenizer: Any, *, format_name: str, rendering: Rendering, source_column: str
 ) -> tuple[Dataset, RowsLeft]:
-    """Like `tokenize_rows`, but also return how many rows of each source there were and are left."""
+    """Like `tokenize_rows`, but log the rendering, and also return how many rows of each source there are and were."""
+    formats = [(str(part.info.description), choose_format(format_name, part.column_names)) for part in parts]
+    say_rendering(formats, rendering)
+    options: dict[str, Any] = {"format_name": format_name, "rendering": rendering, "source_column": source_column}
+    return _tokenize_parts(parts, tokenizer, **options)
+
+
+def _tokenize_parts(
+    parts: Sequence[Dataset], tokenizer: Any, *, format_name: str, rendering: Rendering, source_column: str
+) -> tuple[Dataset, RowsLeft]:
     parts = [name_rows(part, source_column) for part in parts]
     formats = [choose_format(format_name, part.column_names) for part in parts]
-    say_rendering([(part.info.description, name) for part, name in zip(parts, formats, strict=True)], rendering)
     held: list[Dataset] = []
     errors = DataErrors()
     begin("Tokenizing", sum(map(len, parts)), "rows")
@@ -157,6 +165,7 @@ class LabelledTokenizer:
             tokens = {**self._tokenize(columns), self._source_column: columns[self._source_column]}
         except RowError as error:
             raise RowError(numbers[error.row], error.reason) from error
+        advance(len(numbers))
         kept = [row for row, labels in enumerate(tokens["labels"]) if is_learnable(labels)]
         return {name: [held[row] for row in kept] for name, held in tokens.items()}
 
@@ -182,19 +191,20 @@ def _tokenize(
     shards = []
     for start in range(0, len(rows), SHARD):
         # Tokenize one shard at a time, so that an interrupted run resumes from the cache of `datasets`.
+        shard = rows.select(range(start, min(start + SHARD, len(rows))))
         try:
-            shards.append(
-                rows.select(range(start, min(start + SHARD, len(rows)))).map(
-                    tokenize,
-                    batched=True,
-                    with_indices=True,
-                    remove_columns=rows.column_names,
-                    desc=f"Tokenizing from row {start:,}" if start else "Tokenizing",
+            with advancing(len(shard)):  # also if the tokens are in the cache
+                shards.append(
+                    shard.map(
+                        tokenize,
+                        batched=True,
+                        with_indices=True,
+                        remove_columns=rows.column_names,
+                        desc=f"Tokenizing from row {start:,}" if start else "Tokenizing",
+                    )
                 )
-            )
         except RowError as error:
             raise DataError(f"{name_row(rows, start + error.row)}: {error.reason}") from error
-        advance(min(SHARD, len(rows) - start))
     return [shard for shard in shards if len(shard)]
 
 

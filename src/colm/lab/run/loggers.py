@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers import TrainerCallback
-from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
+from transformers.integrations import TensorBoardCallback, TrackioCallback, get_reporting_integration_callbacks
 
 from colm.lab.run.folder import RunFolder
 from colm.lab.run.recognize import EVENTS_FOLDER, EVENTS_PREFIX
@@ -38,6 +38,8 @@ class Loggers(TrainerCallback):
         self._loggers = [each for each in trainer.callback_handler.callbacks if isinstance(each, kinds)]
         for each in self._loggers:
             trainer.remove_callback(each)
+            if isinstance(each, TrackioCallback):
+                each._trackio = _AtSteps(each._trackio)
         place = folder.path / EVENTS_FOLDER
         if any(isinstance(each, TensorBoardCallback) for each in self._loggers) and place.exists():
             refuse(folder.path, [] if place.is_dir() else [EVENTS_FOLDER])
@@ -74,3 +76,17 @@ class Loggers(TrainerCallback):
         callback.tb_writer = callback._SummaryWriter(log_dir=str(place), purge_step=purge)
         new = set(place.glob(f"{EVENTS_PREFIX}*")) - before
         self._folder.grow([path.relative_to(self._folder.path).as_posix() for path in new])
+
+
+class _AtSteps:
+    """The module trackio, but each log is at its optimizer step; transformers has trackio count the logs."""
+
+    def __init__(self, trackio: Any) -> None:
+        self._trackio = trackio
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trackio, name)
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Log the metrics at their step."""
+        self._trackio.log(metrics, step=metrics["train/global_step"])
