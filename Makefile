@@ -44,13 +44,13 @@ test: install
 	$(RUN) $(BIN)/python -m pytest -n 2
 
 test-slow: install $(VENV)/browser/installed $(VENV)/oldest/installed
-	# Two halves in parallel, not pytest-xdist: many of these tests start their own processes.
-	export $(RUN); ($(BIN)/python -m pytest -m slow tests/trainers && $(MAKE) gpu-rehearsal) & first=$$!; \
+	# Two halves in parallel, not pytest-xdist: many of these tests start their own processes, each with one thread.
+	export $(RUN) OMP_NUM_THREADS=1; ($(BIN)/python -m pytest -m slow tests/trainers && $(MAKE) gpu-rehearsal) & first=$$!; \
 	COLM_CHROMIUM=$(VENV)/browser/chromium $(BIN)/python -m pytest -m slow --ignore=tests/trainers; \
 	second=$$?; wait $$first && exit $$second
 	$(RUN) PYTHONPATH=$(VENV)/quantisers $(BIN)/python -m pytest -m quantised tests/features/test_quantised.py
 	$(RUN) PYTHONPATH=$(VENV)/oldest $(BIN)/python -m pytest -n 2 -W 'ignore:`torch.jit.script`:DeprecationWarning' \
-		tests/trainers tests/features tests/lab/cli/test_commands.py tests/lab/run/test_named.py
+		tests/trainers tests/features/test_capture.py tests/lab/cli/test_commands.py tests/lab/run/test_named.py
 	$(MAKE) dist
 
 # The GPU suite in tiny sizes on a CPU, also with planted faults.

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import compileall
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -75,7 +76,7 @@ def list_cases(folder: Path) -> dict[str, tuple[list[str], int]]:
 
 
 def cpu_seconds(arguments: list[str], source: Path, expected: int, folder: Path) -> float:
-    """Return the user and system seconds of a Python process and its children."""
+    """Return the user and system seconds of a Python process and its children; NaN with another exit status."""
     environment = {**os.environ, "PYTHONPATH": str(source), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     log = folder / "log"
     for _ in range(3):  # again if a signal from outside ended it
@@ -89,7 +90,8 @@ def cpu_seconds(arguments: list[str], source: Path, expected: int, folder: Path)
             return usage.ru_utime + usage.ru_stime
         if process.returncode >= 0:
             break
-    raise SystemExit(f"{arguments} ended with {process.returncode}:\n{log.read_text()[-2000:]}")
+    print(f"{arguments} ended with {process.returncode}:\n{log.read_text()[-2000:]}", file=sys.stderr)
+    return math.nan
 
 
 def measure(sources: dict[str, Path], repeats: int, folder: Path) -> dict[str, dict[str, list[float]]]:
@@ -119,7 +121,8 @@ def table(found: dict[str, dict[str, list[float]]]) -> str:
         cells = []
         for cases in found.values():
             ratios = [took / base for took in cases[name]]
-            cells.append(f"{statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f}")
+            known = f"{statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f}"
+            cells.append("- | " if any(map(math.isnan, ratios)) else known)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -10,12 +10,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.support.interrupted import FACTORS, differences, interrupt, possible
+from tests.support.interrupted import FACTORS, STREAMS, differences, interrupt, possible
 from tests.support.pairs import all_pairs
 
 from colm.step.ranks import leave_ranks, rank_and_world
 
 FEW = {
+    "data": ["random", "balanced", "dispatched", *STREAMS],  # the others differ only within a process
     "mixing": ["plain", "cap and weights"],
     "epoch": [1, 3],
     "killed": ["first", "end"],

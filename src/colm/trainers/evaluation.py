@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -120,11 +122,16 @@ def peak_memory() -> dict[str, Any]:
     """Return the peak memory so far: device memory on a GPU, else the process's resident memory."""
     if torch.cuda.is_available():
         return {"peak_memory_bytes": torch.cuda.max_memory_allocated(), "memory_kind": "device"}
+    return {"peak_memory_bytes": _peak_resident(), "memory_kind": "process"}
+
+
+def _peak_resident() -> int | None:
+    with suppress(OSError), open("/proc/self/status") as status:  # Linux, whose ru_maxrss includes the parent's memory
+        held = {name: value for name, _, value in (line.partition(":") for line in status)}
+        return int(held["VmHWM"].split()[0]) * 1024
     try:
         import resource
     except ImportError:  # not on Windows
-        return {"peak_memory_bytes": None, "memory_kind": "process"}
-    import sys
-
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
-    return {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "memory_kind": "process"}
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
