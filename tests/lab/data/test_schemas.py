@@ -15,7 +15,7 @@ from colm.lab.data.formats import Rendering
 from colm.lab.data.load import read_mixture
 from colm.lab.data.schemas import ANSWERED, ASKED, COLUMNS, CONVERSATIONS, is_row, recognize_columns
 from colm.lab.data.settings import DataSettings, MixtureEntry
-from colm.lab.data.tokenize import tokenize_rows
+from colm.lab.data.tokenize import tokenize_counted
 from colm.models import train_tiny_tokenizer
 
 TOKENIZER = train_tiny_tokenizer(["user assistant system What is 2 + 3? It is 5. Be brief. Add 2 and 3:"] * 5)
@@ -59,7 +59,8 @@ def write(path: Path, *rows: Any) -> MixtureEntry:
 def texts(entries: list[MixtureEntry], rendering: Rendering | None = None) -> list[str]:
     mixture = read_mixture(DataSettings(), entries, seed=0)
     rendering = rendering or Rendering(200, chat=True)
-    tokens = tokenize_rows(mixture.train, TOKENIZER, format_name="auto", rendering=rendering, source_column="source")
+    options: dict[str, Any] = {"format_name": "auto", "rendering": rendering, "source_column": "source"}
+    tokens, _ = tokenize_counted(mixture.train, TOKENIZER, **options)
     assert all(any(label >= 0 for label in labels) for labels in tokens["labels"])
     return [TOKENIZER.decode(ids) for ids in tokens["input_ids"]]
 

@@ -70,7 +70,8 @@ def _compare(args: argparse.Namespace, launcher: Sequence[str], server: ForkServ
     from colm.step.record import COMPARE_NAME
 
     data, options = args.eval_data, args.eval_options
-    out = load_settings(args.config, args.overrides).output_dir
+    settings = load_settings(args.config, args.overrides)
+    out = settings.output_dir
     # After the settings have been read: the Trainer and the rest take seconds to import.
     from colm.lab.report.comparison import read_comparison
     from colm.lab.report.conclusion import conclude
@@ -84,7 +85,7 @@ def _compare(args: argparse.Namespace, launcher: Sequence[str], server: ForkServ
     todo = [folder for folder in runs if not RunFolder(folder).finished]
     check_places(out, todo)
     say(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished.")
-    training, answering = ways_to_start(launcher, server, next(iter(runs.values())))
+    training, answering = ways_to_start(launcher, server, settings.training)
     for number, folder in enumerate(todo, start=1):
         say(f"[{number}/{len(todo)}] {folder.relative_to(out)}")
         run_one(folder, runs[folder], training)

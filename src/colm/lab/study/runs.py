@@ -67,7 +67,7 @@ def plan_runs(
 
 
 def ways_to_start(
-    launcher: Sequence[str], server: ForkServer | None, settings: Mapping[str, Any]
+    launcher: Sequence[str], server: ForkServer | None, training: Mapping[str, Any]
 ) -> tuple[Start, Start]:
     """Return how to start the trainings of a comparison, and its other commands.
 
@@ -76,9 +76,9 @@ def ways_to_start(
     Args:
         launcher: the words that start a run's processes; none for one process.
         server: starts commands as forks; None where the system cannot.
-        settings: a run's settings.
+        training: the section of the configuration.
     """
-    on_cpu = settings["training"].get("use_cpu") or not torch.accelerator.is_available()
+    on_cpu = training.get("use_cpu") or not torch.accelerator.is_available()
     plain = server.start if server is not None and on_cpu else start_with([sys.executable])
     return (start_with(launcher) if launcher else plain), plain
 
