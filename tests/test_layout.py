@@ -51,6 +51,7 @@ OPTIONAL = {"trl", "tokenizers"}
 PUBLIC = {
     "colm": [
         "CoresetSelector",
+        "LeanHead",
         "SelectionConfig",
         "CoresetTrainer",
         "CoresetSFTTrainer",

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
 from torch.utils.checkpoint import checkpoint
 
 from colm.config import SelectionConfig
@@ -62,6 +63,8 @@ class LeanHead:
         module = output_module(caller)
         if module is None:
             raise UnsupportedModelError("the model names no output head")
+        if any(isinstance(each, OptimizedModule) for each in model.modules()):
+            raise UnsupportedModelError("the model is compiled")  # and would be again for every hook
         if is_sharded(module):
             raise UnsupportedModelError("the output head is sharded")
         self._module = module

@@ -103,10 +103,11 @@ class CoresetTrainer(CoresetMixin, Trainer):
         return self._lean[1]
 
     def _make_lean_head(self, model: Any) -> LeanHead | None:
-        why = "the model is compiled" if self.args.torch_compile else "a process has several GPUs"
         try:
-            if self.args.torch_compile or self.args.n_gpu > 1:
-                raise UnsupportedModelError(why)
+            if self.args.torch_compile:
+                raise UnsupportedModelError("the model is compiled")
+            if self.args.n_gpu > 1:
+                raise UnsupportedModelError("one process has several GPUs")
             head = lean_head(model, self.selection)
         except UnsupportedModelError as error:
             logger.info("The output head runs on all positions in training: %s.", error)
