@@ -65,6 +65,8 @@ class LeanHead:
             raise UnsupportedModelError("the model names no output head")
         if any(isinstance(each, OptimizedModule) for each in model.modules()):
             raise UnsupportedModelError("the model is compiled")  # and would be again for every hook
+        if caller._forward_hooks or module._forward_hooks:
+            raise UnsupportedModelError("a hook reads the model's logits")
         if is_sharded(module):
             raise UnsupportedModelError("the output head is sharded")
         self._module = module

@@ -77,6 +77,16 @@ def test_the_log_says_what_was_used(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert same_weights(weights(trained), weights(train(tmp_path / "asked", "all", features="none", keep=1.0)))
 
 
+def test_a_hook_sees_all_logits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "colm")
+    model = tiny_model("llama", num_hidden_layers=2)
+    seen = []
+    model.register_forward_hook(lambda module, args, output: seen.append(output.logits.shape[:2]))
+    train(tmp_path, "labeled", model=model, keep=1.0, features="none")
+    assert f"{ALL}a hook reads the model's logits." in caplog.text
+    assert all(rows == 4 for rows, _ in seen)
+
+
 def test_an_evaluation_has_the_losses_of_all_logits(tmp_path: Path) -> None:
     found = []
     for head in ("all", "labeled", "chunked"):

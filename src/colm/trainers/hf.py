@@ -77,6 +77,11 @@ class CoresetTrainer(CoresetMixin, Trainer):
         super().__init__(model, args, **kwargs)
         self._prepare_selection(selection, replay)
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the micro-batches of the coreset, see `CoresetMixin`."""
+        self._lean_head()  # before a selection that adds hooks of its own
+        return super().get_batch_samples(*args, **kwargs)
+
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Tensor | int | None = None
     ) -> Any:
