@@ -69,8 +69,8 @@ def build_model(name: str, kind: str) -> Any:
     return model.train()
 
 
-def draw_steps(count: int) -> tuple[Any, list[list[dict[str, Any]]]]:
-    """Return a tokenizer and the rows of steps, in a random order of the mixture."""
+def draw_steps(count: int, vocabulary: int) -> tuple[Any, list[list[dict[str, Any]]]]:
+    """Return a tokenizer and the rows of steps, in a random order of the mixture; ids are taken modulo `vocabulary`."""
     tokenizer = load_tokenizer("demo")
     rendering = Rendering(512, chat=False)
     rows = tokenize_rows(
@@ -78,7 +78,10 @@ def draw_steps(count: int) -> tuple[Any, list[list[dict[str, Any]]]]:
     )
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
     keys = ("input_ids", "attention_mask", "labels")
-    drawn = [{key: rows[place][key] for key in keys} for place in order[: count * ROWS]]
+    drawn = [
+        {key: [i % vocabulary if i >= 0 else i for i in rows[place][key]] for key in keys}
+        for place in order[: count * ROWS]
+    ]
     return tokenizer, [drawn[start : start + ROWS] for start in range(0, len(drawn), ROWS)]
 
 
@@ -150,7 +153,8 @@ def gradient(model: Any) -> Tensor:
 
 def measure(name: str, kind: str, rounds: int) -> dict[str, dict[str, float]]:
     """Return way -> its figures: ratio of time (with the lowest and highest), MiB held, error of the gradient."""
-    model, (tokenizer, steps) = build_model(name, kind), draw_steps(2)
+    model = build_model(name, kind)
+    tokenizer, steps = draw_steps(2, model.get_input_embeddings().num_embeddings)
     collator = DataCollatorForSeq2Seq(tokenizer, padding=True, label_pad_token_id=-100)
     all_ways, expected = ways(model), None
     found: dict[str, dict[str, float]] = {}
