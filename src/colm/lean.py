@@ -154,14 +154,18 @@ class LeanHead:
             whole = _logits(caller(**inputs))
             if whole.shape[:2] != ids.shape:
                 raise UnsupportedModelError("the model gives no logits for each token")
-            expected = example_losses(whole, labels)
             with self.reading(labels):
                 output = caller(**inputs)
                 if self._read is None:
                     raise UnsupportedModelError("the output head does not read one state per token")
-                found = self.row_losses(output)
-        tolerance = 1e-5 if whole.dtype == torch.float32 else 2e-2
-        if not torch.allclose(found.float(), expected.float(), rtol=tolerance, atol=tolerance):
+                hidden, precision = self._read
+                with precision.context():
+                    found = _logits(output)[0] if self._head is None else self._head.logits(hidden)
+        expected = whole[:, :-1][labels[:, 1:] != IGNORE]
+        # Rounding alone makes small differences, in TF32 too; other positions' logits are as different as their size.
+        tolerance = 2e-2 if hidden.dtype.itemsize < 4 or precision.enabled else 2e-3
+        difference = (found.float() - expected.float()).abs().max()
+        if not bool(difference <= tolerance * expected.float().abs().max().clamp_min(1e-6)):
             raise UnsupportedModelError("the logits of labeled positions alone differ from those among all positions")
 
 
