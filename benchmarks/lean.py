@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -164,7 +165,7 @@ def measure(name: str, kind: str, rounds: int) -> dict[str, dict[str, float]]:
         train_step(way, model, batches)
         ours = gradient(model)
         expected = ours if way is all_ways[2] else expected
-        error = float((ours - expected).norm() / expected.norm()) if expected is not None else float("nan")
+        error = float((ours - expected).norm() / expected.norm()) if expected is not None else math.nan
         found[way.name] = {"held_mib": held_bytes(way, model, batches[0]) / 2**20, "error": error}
         found[way.name]["largest_held_mib"] = max(held_bytes(way, model, batch) for batch in batches) / 2**20
     for _ in range(rounds):
@@ -188,22 +189,32 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one line with the figures")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = {case: measure(*CASES[case], options.rounds) for case in options.cases}
+    found = {}
+    command = "python benchmarks/lean.py" + (f" --rounds {options.rounds}" if options.rounds != 3 else "")
+    if not options.json:
+        print(f"`{command}`; {describe_setting('0')}; two steps of {ROWS} rows, {options.rounds} rounds.\n")
+    for case in options.cases:
+        found[case] = measure(*CASES[case], options.rounds)
+        if not options.json:
+            print(table(case, found[case]), flush=True)
     if options.json:
         print(json.dumps(found))
-        return
-    command = "python benchmarks/lean.py" + (f" --rounds {options.rounds}" if options.rounds != 3 else "")
-    print(f"`{command}`; {describe_setting('0')}; two steps of {ROWS} rows, {options.rounds} rounds.\n")
-    for case, figures in found.items():
-        print(f"## {case}\n\n| way | time | range | MiB held, first micro-batch | largest | gradient's error |")
-        print("| --- | ---: | --- | ---: | ---: | ---: |")
-        for way_name, held in figures.items():
-            error = "" if held["error"] != held["error"] else f"{held['error']:.0e}"
-            print(
-                f"| {way_name} | {held['time']:.2f} | {held['least']:.2f} to {held['most']:.2f} | "
-                f"{held['held_mib']:,.0f} | {held['largest_held_mib']:,.0f} | {error} |"
-            )
-        print()
+
+
+def table(case: str, figures: dict[str, dict[str, float]]) -> str:
+    """Return a case's figures in Markdown."""
+    lines = [
+        f"## {case}\n",
+        "| way | time | range | MiB held, first micro-batch | largest | gradient's error |",
+        "| --- | ---: | --- | ---: | ---: | ---: |",
+    ]
+    for way, held in figures.items():
+        error = "" if math.isnan(held["error"]) else f"{held['error']:.0e}"
+        lines.append(
+            f"| {way} | {held['time']:.2f} | {held['least']:.2f} to {held['most']:.2f} | "
+            f"{held['held_mib']:,.0f} | {held['largest_held_mib']:,.0f} | {error} |"
+        )
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":
