@@ -136,6 +136,7 @@ def held_bytes(way: Way, model: Any, batch: Batch) -> int:
     storages: dict[int, Tensor] = {}
 
     def hold(tensor: Tensor) -> Tensor:
+        tensor = tensor.detach()  # a node that holds its own output would never be freed
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             storages[storage.data_ptr()] = tensor  # kept alive, so that no address is used twice
