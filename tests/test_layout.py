@@ -25,7 +25,7 @@ LAYERS = [
     {"step"},
     {"config_parts", "config", "losses", "mixing", "models"},
     {"features", "select"},
-    {"picking", "reuse"},
+    {"picking", "reuse", "lean"},
     {"choosing"},
     {"selector", "sampler"},
     {"trainers"},
@@ -51,6 +51,7 @@ OPTIONAL = {"trl", "tokenizers"}
 PUBLIC = {
     "colm": [
         "CoresetSelector",
+        "LeanHead",
         "SelectionConfig",
         "CoresetTrainer",
         "CoresetSFTTrainer",
@@ -65,6 +66,7 @@ PUBLIC = {
     "colm.features.spsa": ["spsa_gradients"],
     "colm.select.facility": ["facility_location"],
     "colm.select.quota": ["source_quotas"],
+    "colm.lean": ["LeanHead"],
     "colm.losses": ["example_mean"],
     "colm.models": ["load_model"],
     "colm.trainers.preemption": ["StopOnSignal"],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from colm.config import SelectionConfig
     from colm.errors import ColmError, ConfigError, DataError, UnsupportedModelError
+    from colm.lean import LeanHead
     from colm.losses import example_mean
     from colm.sampler import MixtureBatchSampler
     from colm.selector import CoresetSelector
@@ -26,6 +27,7 @@ __all__ = [
     "CoresetSelector",
     "CoresetTrainer",
     "DataError",
+    "LeanHead",
     "MixtureBatchSampler",
     "SelectionConfig",
     "StepRecord",
@@ -39,6 +41,7 @@ __all__ = [
 _MODULES = {
     "config": ("SelectionConfig",),
     "errors": ("ColmError", "ConfigError", "DataError", "UnsupportedModelError"),
+    "lean": ("LeanHead",),
     "losses": ("example_mean",),
     "sampler": ("MixtureBatchSampler",),
     "selector": ("CoresetSelector",),

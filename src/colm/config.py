@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from colm.config_checks import (
     DirectionName,
     FeatureName,
+    HeadName,
     LossName,
     Metric,
     PassDtypeName,
@@ -165,9 +166,15 @@ class SelectionConfig(Related):
     """Autocast of the selection pass alone: ``bfloat16`` for a model that is trained in float32. Default: the
     training's precision, or your own loop's autocast."""
 
+    train_head: HeadName = "labeled"
+    """Positions on which the output head runs in training. ``labeled``: those with a target, which gives the same
+    gradients as ``all`` in less time and memory. ``chunked``: the same, `head_chunk_tokens` at a time, whose logits are
+    computed again in the backward: the least memory, with a large vocabulary. A model for which this does not work runs
+    on all positions, and the log says why. TRL's trainer has its own head, which this does not affect."""
+
     head_chunk_tokens: Count | None = None
-    """Labeled tokens that go through the output head at a time in the selection pass, at least 1.
-    Default: as many as make 256 MiB of float32 logits."""
+    """Labeled tokens that go through the output head at a time in the selection pass, and in training with
+    ``train_head="chunked"``, at least 1. Default: as many as make 256 MiB of float32 logits."""
 
     reuse_forward: bool = False
     """With gradient checkpointing: keep the layers' inputs from the selection pass and train the kept rows from them,

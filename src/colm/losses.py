@@ -31,17 +31,24 @@ def labelled_targets(labels: Tensor) -> tuple[Tensor, Tensor]:
 def mean_by_row(logits: Tensor, targets: Tensor, row: Tensor, rows: int) -> Tensor:
     """Average token losses over each row's labeled tokens, (rows,); 0 for a row without any.
 
-    Computed in float32, or in float64 if the logits are.
-
     Args:
         logits: (M, V), any float dtype.
         targets: (M,) int64 token ids.
         row: (M,) int64, the row of each token.
         rows: n.
     """
+    return average_by_row(token_losses(logits, targets), row, rows)
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the cross-entropy of each token, (M,), in float32, or in float64 if the logits (M, V) are."""
     precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    token_losses = torch.nn.functional.cross_entropy(precise, targets, reduction="none")
-    sums = token_losses.new_zeros(rows).index_add(0, row, token_losses)
+    return torch.nn.functional.cross_entropy(precise, targets, reduction="none")
+
+
+def average_by_row(losses: Tensor, row: Tensor, rows: int) -> Tensor:
+    """Average token losses (M,) over the tokens of each row (M,) int64; (rows,), 0 for a row without any."""
+    sums = losses.new_zeros(rows).index_add(0, row, losses)
     return sums / torch.bincount(row, minlength=rows).clamp_min(1)
 
 

@@ -99,12 +99,15 @@ def test_python_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "sizes": {"gsm8k": 7364, "mbpp": 190},
         "pools": [([ragged_batch([5, 6, 7]), ragged_batch([4, 8, 5])], ["gsm8k"] * 4 + ["mbpp"] * 2)] * 2,
     }
+    before = [weight.clone() for weight in names["model"].parameters()]
     names["optimizer"] = torch.optim.AdamW(names["model"].parameters())
     exec(code, names)
     if "trainer" in names:
         assert names["trainer"].state.global_step == 3
-    else:
+    elif "selector" in names:
         assert names["selector"].state_dict()["step"] == 2
+    else:
+        assert not any(map(torch.equal, before, names["model"].parameters()))
 
 
 def test_commands_and_their_options_exist(reference: ModuleType) -> None:

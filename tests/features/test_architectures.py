@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tests.support.architectures import build_architecture
+from tests.support.architectures import LAYOUTS, build_architecture
 from tests.support.gradients import one_backward_per_example
 from tests.support.models import ragged_batch, with_lora
 from transformers import CONFIG_MAPPING
@@ -17,45 +17,11 @@ from colm.features.exact import exact_features, value_gradients
 from colm.features.locate import locate_value_site
 from colm.step.pool import Pool
 
-FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "separate, grouped-query": ("qwen2", {}),
-    "separate, sinks": ("gpt_oss", {}),
-    "separate, parallel block": ("gptj", {}),
-    "fused by blocks": ("phi3", {}),
-    "fused by blocks, query value key": ("codegen", {}),
-    "fused by head": ("gpt_neox", {}),
-    "fused by head, alibi": ("bloom", {}),
-    "fused by head, query-key norm": ("persimmon", {}),
-    "fused, multi-query": ("falcon", {}),
-    "fused by head, no multi-query": ("falcon", {"multi_query": False}),
-    "fused by group": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
-    "fused, MPT": ("mpt", {}),
-    "Conv1D": ("gpt2", {}),
-    "multi-query GPT": ("gpt_bigcode", {}),
-    "by head GPT": ("gpt_bigcode", {"multi_query": False}),
-    "keys and values fused": ("jetmoe", {}),
-    "latent attention": ("deepseek_v3", {}),
-    "latent attention with a sink": ("hy_v4", {}),
-    "mixture of experts": ("mixtral", {}),
-    "hybrid, last layers not attention": ("lfm2", {}),
-    "hybrid, state space": ("jamba", {}),
-    "hybrid, gated delta": ("qwen3_next", {}),
-    "hybrid, lightning": ("minimax", {}),
-    "hybrid, a block used several times": ("zamba2", {}),
-    "layers used several times": ("hrm_text", {}),
-    "heads that differ by layer": ("dots3_note_text", {}),
-    "keys and values shared by layers": ("gemma3n_text", {}),
-    "soft-capped logits": ("gemma2", {}),
-    "scaled logits": ("cohere", {}),
-    "divided logits": ("granite", {}),
-    "cross-attention that does not run": ("bart", {}),
-}
-
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LAYOUTS)
 def test_exact_for_the_family(family: str, lora: bool) -> None:
-    model_type, changes = FAMILIES[family]
+    model_type, changes = LAYOUTS[family]
     if model_type not in CONFIG_MAPPING:
         pytest.skip(f"transformers {transformers.__version__} has no {model_type}")
     model = build_architecture(model_type, **changes)

@@ -82,7 +82,7 @@ def test_keeping_everything_is_the_plain_trainer(tmp_path: Path, loss: Any) -> N
         torch.manual_seed(0)
         trainer.train()
     for a, b in zip(weights(ours), weights(plain), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=5e-6)  # the Trainer rounds logits of float64 to float32
     ours_losses = [log["loss"] for log in ours.state.log_history if "loss" in log]
     plain_losses = [log["loss"] for log in plain.state.log_history if "loss" in log]
     assert ours_losses == pytest.approx(plain_losses, rel=1e-5)

@@ -126,7 +126,9 @@ def test_the_trainer_accepts_and_refuses_like_the_plain_one(tmp_path: Path, name
         )
 
     plain = told(make(Trainer))
-    whole = SelectionConfig(keep=1.0, loss="token")  # nothing is left out: the plain trainer's weights
+    whole = SelectionConfig(
+        keep=1.0, loss="token", train_head="all"
+    )  # nothing is left out: the plain trainer's weights
     ours = told(make(CoresetTrainer, selection=whole))
     if isinstance(plain[0], str):
         assert ours == plain

@@ -136,7 +136,7 @@ def run_to_losses(
     if head is not None:
         handles.append(head.register_forward_pre_hook(keep_labeled))
     try:
-        output = caller(**_model_inputs(caller, batch))
+        output = caller(**model_inputs(caller, batch))
     finally:
         for handle in handles:
             handle.remove()
@@ -172,6 +172,16 @@ def _loss_scale(outputs: Tensor) -> float:
 def changed_output(module: nn.Module, change: Callable[[Any], Any]) -> Iterator[None]:
     """Within the block, apply `change` to the output of every call of the module."""
     handle = module.register_forward_hook(lambda module, args, output: change(output))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def changed_input(module: nn.Module, change: Callable[[Any], Any]) -> Iterator[None]:
+    """Within the block, apply `change` to the first argument of every call of the module."""
+    handle = module.register_forward_pre_hook(lambda module, args: (change(args[0]), *args[1:]))
     try:
         yield
     finally:
@@ -243,7 +253,7 @@ def read_hidden(model: nn.Module, batch: Batch) -> Tensor:
     if head is not None:
         handle = head.register_forward_pre_hook(keep)
         try:
-            caller(**_model_inputs(caller, batch))
+            caller(**model_inputs(caller, batch))
         finally:
             handle.remove()
     if len(read) != 1 or read[0].shape[:2] != batch["input_ids"].shape:
@@ -257,7 +267,7 @@ def run_one_token(model: Any, hooks: Mapping[nn.Module, Callable[..., Any]]) -> 
     try:
         device = model.get_input_embeddings().weight.device
         ids = torch.full((1, 1), 3, device=device)  # usually neither a padding nor an end-of-text token
-        inputs = _model_inputs(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+        inputs = model_inputs(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
         with undisturbed(model), sdpa_kernel(SDPBackend.MATH):  # its softmax of one score is exactly 1
             output = model(**inputs)
     finally:
@@ -267,7 +277,7 @@ def run_one_token(model: Any, hooks: Mapping[nn.Module, Callable[..., Any]]) -> 
     return logits
 
 
-def _model_inputs(model: Any, batch: Batch) -> dict[str, Any]:
+def model_inputs(model: Any, batch: Batch) -> dict[str, Any]:
     """Return the batch without labels, and with the generation cache off."""
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -45,6 +45,17 @@ class SourceTrainer(CoresetTrainer):
             kwargs["preprocess_logits_for_metrics"] = _row_losses
         super().__init__(*args, **kwargs)
 
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Tensor | int | None = None
+    ) -> Any:
+        """Return the loss, and in an evaluation its rows' losses in place of logits, from labeled positions only."""
+        head = self._lean_head() if return_outputs and self.validation and self.selection.loss == "example" else None
+        if head is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        with head.reading(inputs["labels"]):
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+            return loss, {"logits": head.row_losses(outputs)}
+
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate as the Trainer does, as a stage of its own: a profiled step may include an evaluation."""
         with stage(EVALUATE):
@@ -79,8 +90,9 @@ def name_metric(source: str) -> str:
 
 
 def _row_losses(logits: Any, labels: Tensor) -> Tensor:
-    """Reduce a batch's logits, possibly the first of several outputs, to its rows' losses, (n,)."""
-    return example_losses(logits[0] if isinstance(logits, tuple) else logits, labels)
+    """Return a batch's rows' losses, (n,), from them or from its logits, possibly the first of several outputs."""
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    return logits if logits.dim() == 1 else example_losses(logits, labels)
 
 
 class EvaluationRecorder(TrainerCallback):

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from transformers import Trainer
+from transformers.loss.loss_utils import ForCausalLMLoss
 
 from colm.config import SelectionConfig
-from colm.errors import ConfigError
+from colm.errors import ConfigError, UnsupportedModelError
+from colm.lean import LeanHead, lean_head
 from colm.losses import example_losses, mean_over_examples
 from colm.trainers.mixin import CoresetMixin
 from colm.trainers.streams import WINDOW
+
+logger = logging.getLogger(__name__)
 
 
 class CoresetTrainer(CoresetMixin, Trainer):
@@ -45,6 +50,9 @@ class CoresetTrainer(CoresetMixin, Trainer):
         trainer.train()
     """
 
+    compute_loss_func: Any
+    _lean: tuple[Any, LeanHead | None] | None = None
+
     def __init__(
         self,
         model: Any = None,
@@ -69,9 +77,72 @@ class CoresetTrainer(CoresetMixin, Trainer):
         super().__init__(model, args, **kwargs)
         self._prepare_selection(selection, replay)
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the micro-batches of the coreset, see `CoresetMixin`."""
+        self._lean_head()  # before a selection that adds hooks of its own
+        return super().get_batch_samples(*args, **kwargs)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Tensor | int | None = None
+    ) -> Any:
+        """Return the Trainer's loss, with the output head on labeled positions only if nobody reads the logits."""
+        labels = inputs.get("labels")
+        head = None if return_outputs or labels is None or not model.training else self._lean_head()
+        tokens = self.selection.loss == "token"
+        if head is None or (tokens and not (num_items_in_batch is not None and self._sums_tokens())):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        given = self.compute_loss_func
+        if tokens:
+            self.compute_loss_func = self._token_mean
+        try:
+            with head.reading(labels):
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        finally:
+            self.compute_loss_func = given
+
+    def _lean_head(self) -> LeanHead | None:
+        """Return what runs the head on labeled positions only; None, with one line in the log, where that fails."""
+        model = self.accelerator.unwrap_model(self.model)
+        if self._lean is None or self._lean[0] is not model:
+            self._lean = (model, self._make_lean_head(model))
+        return self._lean[1]
+
+    def _make_lean_head(self, model: Any) -> LeanHead | None:
+        try:
+            if self.args.torch_compile:
+                raise UnsupportedModelError("the model is compiled")
+            if self.args.n_gpu > 1:
+                raise UnsupportedModelError("one process has several GPUs")
+            head = lean_head(model, self.selection)
+        except UnsupportedModelError as error:
+            logger.info("The output head runs on all positions in training: %s.", error)
+            return None
+        if head is not None:
+            chunks = ", in chunks" if self.selection.train_head == "chunked" else ""
+            logger.info("The output head runs on labeled positions only%s.", chunks)
+        return head
+
+    def _sums_tokens(self) -> bool:
+        """Return whether the model's own loss is the sum of token losses over the number of items, and nothing else."""
+        model = self.accelerator.unwrap_model(self.model)
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        plain = getattr(inner, "loss_function", None) is ForCausalLMLoss
+        routed = getattr(inner.config.get_text_config(), "output_router_logits", False)  # adds a loss of its own
+        return self.model_accepts_loss_kwargs and plain and not routed and self.compute_loss_func is None
+
+    def _token_mean(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int) -> Tensor:
+        """Return the loss of ``selection.loss: token``: the sum of the token losses over the step's labeled tokens."""
+        assert self._lean is not None
+        assert self._lean[1] is not None
+        losses = self._lean[1].token_losses(outputs)
+        return losses.sum() / num_items_in_batch
+
     def _example_mean(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """Return the training loss: the mean over the step's rows, weighted if they have weights."""
-        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-        losses = example_losses(logits, labels)
+        head = self._lean[1] if self._lean is not None else None
+        if head is not None and head.active:
+            losses = head.row_losses(outputs)
+        else:
+            losses = example_losses(outputs["logits"] if isinstance(outputs, dict) else outputs[0], labels)
         self._note_losses(losses)
         return mean_over_examples(losses, labels, self._row_weights, num_examples=num_items_in_batch)

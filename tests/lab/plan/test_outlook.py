@@ -99,7 +99,7 @@ def test_parts_and_times() -> None:
     assert pool.gradients == 4 * weights
     assert pool.optimizer == 8 * weights
     assert (pool.rows, rows.rows, step.rows) == (8, 4, 4)
-    assert rows.flops == pool.flops / 2
+    assert rows.flops == pytest.approx(pool.flops / 2, rel=0.01)  # a batch's last row is a token shorter
     # A forward of the pool is a third of training it, and the part after the value projection is small.
     assert 1 / 3 <= (step.flops - rows.flops) / pool.flops < 0.7
     assert (pool.selection, rows.selection) == (0, 0)

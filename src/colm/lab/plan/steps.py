@@ -22,6 +22,7 @@ from colm.features.site import ValueSite
 from colm.features.value_rows import layer_config
 from colm.lab.plan.counting import DryRun, gpu_kernels
 from colm.lab.plan.shapes import Shapes
+from colm.lean import lean_head
 from colm.losses import example_losses, mean_over_examples
 from colm.selector import CoresetSelector
 from colm.step.pool import IGNORE
@@ -126,11 +127,19 @@ class Rehearsal:
         """Return the loss as the trainers compute it, with the tensors that they hold meanwhile."""
         inputs = {key: value for key, value in batch.items() if key != "labels"}
         labels = batch["labels"]
-        if self.selection.loss == "token":
-            loss: Tensor = self.shapes.model(**inputs, labels=labels, use_cache=False).loss
-            return loss
-        outputs = self.shapes.model(**inputs, use_cache=False)
-        losses = example_losses(outputs.logits, labels)
+        model, tokens = self.shapes.model, self.selection.loss == "token"
+        head = lean_head(model, self.selection, check=False)
+        if head is None:
+            if tokens:
+                loss: Tensor = model(**inputs, labels=labels, use_cache=False).loss
+                return loss
+            losses = example_losses(model(**inputs, use_cache=False).logits, labels)
+        else:
+            with head.reading(labels):
+                output = model(**inputs, use_cache=False)
+                if tokens:
+                    return head.token_losses(output).mean()
+                losses = head.row_losses(output)
         return mean_over_examples(losses, labels, num_examples=len(labels))
 
     @contextmanager

@@ -1,0 +1,186 @@
+"""Train with the output head on labeled positions only.
+
+Logits of positions without a target take time and memory, and affect neither the loss nor any gradient. With a
+vocabulary of 128,000, and prompts that are not learned, the head is most of a small model's step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
+from torch.utils.checkpoint import checkpoint
+
+from colm.config import SelectionConfig
+from colm.errors import UnsupportedModelError
+from colm.features.capture import changed_input, model_inputs, undisturbed
+from colm.features.head import OutputHead, output_module
+from colm.features.one_token import find_head
+from colm.features.precision import Precision
+from colm.features.site import unwrap
+from colm.losses import average_by_row, example_losses, labelled_targets, token_losses
+from colm.step.pool import IGNORE
+from colm.step.ranks import is_sharded
+
+
+class _Read(NamedTuple):
+    """What the head was given in a forward."""
+
+    hidden: Tensor  # (M, d), the states of the labeled positions, row by row
+    precision: Precision
+
+
+class LeanHead:
+    """Computes rows' losses from a forward whose output head runs on labeled positions only.
+
+    The losses, and the gradients of every weight, are those of `colm.losses.example_losses` on all logits, but for the
+    order of sums. The model keeps its own head and everything it does to the logits after it.
+
+    Args:
+        model: a causal language model, also within PEFT or DistributedDataParallel.
+        chunk_tokens: labeled tokens that go through the head at a time. Their logits are computed again in the
+            backward, so that memory never holds more of them; 0: as many as make 256 MiB of float32 logits. None: all
+            at once, which is faster.
+        check: compare with the model's own logits, on two made-up rows.
+
+    Raises:
+        UnsupportedModelError: the logits of labeled positions alone are not those among all positions, or, with
+            `chunk_tokens`, the head cannot run on its own; says why.
+
+    Example::
+
+        head = LeanHead(model)
+        losses = head(model, batch)  # (n,)
+        mean_over_examples(losses, batch["labels"], weights).backward()
+    """
+
+    def __init__(self, model: nn.Module, *, chunk_tokens: int | None = None, check: bool = True) -> None:
+        caller: Any = unwrap(model)
+        module = output_module(caller)
+        if module is None:
+            raise UnsupportedModelError("the model names no output head")
+        if any(isinstance(each, OptimizedModule) for each in model.modules()):
+            raise UnsupportedModelError("the model is compiled")  # and would be again for every hook
+        if caller._forward_hooks or module._forward_hooks:
+            raise UnsupportedModelError("a hook reads the model's logits")
+        if is_sharded(module):
+            raise UnsupportedModelError("the output head is sharded")
+        self._module = module
+        self._chunk_tokens = chunk_tokens
+        self._head: OutputHead | None = None
+        self._read: _Read | None = None
+        self._labels: Tensor | None = None
+        if chunk_tokens is not None:
+            self._head = find_head(model)
+            if self._head is None:
+                raise UnsupportedModelError("the output head alone does not give the model's logits")
+        if check:
+            self._check(caller)
+
+    def __call__(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        """Run the model, and return each row's mean loss over its labeled tokens, (n,) float32; 0 without any.
+
+        Args:
+            model: the model of the constructor, as your loop calls it.
+            batch: the model's arguments, with ``labels`` (n, T) int64, -100 for positions without a target.
+        """
+        inputs = {key: value for key, value in batch.items() if key != "labels"}
+        with self.reading(batch["labels"]):
+            return self.row_losses(model(**inputs))
+
+    @property
+    def active(self) -> bool:
+        """Whether a block of `reading` is open."""
+        return self._labels is not None
+
+    @contextmanager
+    def reading(self, labels: Tensor) -> Iterator[None]:
+        """Within the block, a forward on rows with these labels (n, T) runs the head on labeled positions only."""
+        mask = labels[:, 1:] != IGNORE
+
+        def keep_labeled(hidden: Tensor) -> Tensor:
+            if hidden.shape[:2] != labels.shape:
+                return hidden
+            labeled = hidden[:, :-1][mask]
+            self._read = _Read(labeled, Precision.of(hidden.device.type))
+            if self._head is None and len(labeled):
+                return labeled[None]
+            # Logits that nobody reads; but without a label, every weight still gets a gradient, of zero.
+            return hidden[:1, :1].detach() if len(labeled) else hidden[:1, :1]
+
+        self._labels = labels
+        try:
+            with changed_input(self._module, keep_labeled):
+                yield
+        finally:
+            self._labels = self._read = None
+
+    def row_losses(self, output: Any) -> Tensor:
+        """Return each row's mean loss, (n,) float32; 0 without a labeled token. Call it in the block of the forward."""
+        assert self._labels is not None
+        if self._read is None:  # the head saw other positions, such as those of a prompt that PEFT adds
+            return example_losses(_logits(output), self._labels)
+        _, row = labelled_targets(self._labels)
+        return average_by_row(self.token_losses(output), row, len(self._labels))
+
+    def token_losses(self, output: Any) -> Tensor:
+        """Return the loss of each labeled token, (M,) float32, row by row. Call it in the block of the forward."""
+        assert self._labels is not None
+        targets, _ = labelled_targets(self._labels)
+        if self._read is None:
+            return token_losses(_logits(output)[:, :-1][self._labels[:, 1:] != IGNORE], targets)
+        if not len(targets):
+            return _logits(output).float().flatten()[:0]
+        if self._head is None:
+            return token_losses(_logits(output)[0], targets)
+        size, head = self._head.chunk_tokens(self._chunk_tokens), self._head
+        with self._read.precision.context():
+            parts = zip(torch.split(self._read.hidden, size), torch.split(targets, size), strict=True)
+            found = [checkpoint(_chunk_losses, head, *part, use_reentrant=False) for part in parts]
+        return torch.cat(found)
+
+    def _check(self, caller: Any) -> None:
+        """Compare the logits of some positions with those among all positions, on two made-up rows."""
+        embeddings = caller.get_input_embeddings().weight
+        ids = (torch.arange(12, device=embeddings.device).reshape(2, 6) * 5 + 3) % len(embeddings)
+        labels = ids.clone()
+        labels[0, :3], labels[1, ::2] = IGNORE, IGNORE
+        inputs = model_inputs(caller, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+        with undisturbed(caller):
+            whole = _logits(caller(**inputs))
+            if whole.shape[:2] != ids.shape:
+                raise UnsupportedModelError("the model gives no logits for each token")
+            with self.reading(labels):
+                output = caller(**inputs)
+                if self._read is None:
+                    raise UnsupportedModelError("the output head does not read one state per token")
+                hidden, precision = self._read
+                with precision.context():
+                    found = _logits(output)[0] if self._head is None else self._head.logits(hidden)
+        expected = whole[:, :-1][labels[:, 1:] != IGNORE]
+        # Rounding alone makes small differences, in TF32 too; other positions' logits are as different as their size.
+        tolerance = 2e-2 if hidden.dtype.itemsize < 4 or precision.enabled else 2e-3
+        difference = (found.float() - expected.float()).abs().max()
+        if not bool(difference <= tolerance * expected.float().abs().max().clamp_min(1e-6)):
+            raise UnsupportedModelError("the logits of labeled positions alone differ from those among all positions")
+
+
+def _chunk_losses(head: OutputHead, hidden: Tensor, targets: Tensor) -> Tensor:
+    return token_losses(head.logits(hidden), targets)
+
+
+def _logits(output: Any) -> Tensor:
+    logits: Tensor = output["logits"] if isinstance(output, Mapping) else output[0]
+    return logits
+
+
+def lean_head(model: nn.Module, selection: SelectionConfig, *, check: bool = True) -> LeanHead | None:
+    """Return the head that a selection's ``train_head`` asks for, or None for all positions. Raises as `LeanHead`."""
+    if selection.train_head == "all":
+        return None
+    chunk = selection.head_chunk_tokens or 0
+    return LeanHead(model, chunk_tokens=chunk if selection.train_head == "chunked" else None, check=check)
