@@ -161,6 +161,6 @@ def test_token_losses_and_what_a_forward_leaves_behind() -> None:
     with head.reading(batch["labels"]):
         found = head.token_losses(MODEL(**inputs))
     torch.testing.assert_close(found, token_losses(expected[:, :-1][mask], batch["labels"][:, 1:][mask]))
-    assert not head.active
+    assert head._wanted is None
     assert not MODEL.lm_head._forward_pre_hooks
     torch.testing.assert_close(MODEL(**inputs).logits, expected)

@@ -6,6 +6,7 @@ vocabulary of 128,000, and prompts that are not learned, the head is most of a s
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -17,14 +18,16 @@ from torch.utils.checkpoint import checkpoint
 
 from colm.config import SelectionConfig
 from colm.errors import UnsupportedModelError
-from colm.features.capture import changed_input, model_inputs, undisturbed
+from colm.features.capture import changed_input, logits_of, model_inputs, undisturbed
 from colm.features.head import OutputHead, output_module
 from colm.features.one_token import find_head
 from colm.features.precision import Precision
 from colm.features.site import unwrap
-from colm.losses import average_by_row, example_losses, labelled_targets, token_losses
+from colm.losses import average_by_row, labelled_targets, token_losses
 from colm.step.pool import IGNORE
 from colm.step.ranks import is_sharded
+
+logger = logging.getLogger(__name__)
 
 
 class _Read(NamedTuple):
@@ -32,6 +35,15 @@ class _Read(NamedTuple):
 
     hidden: Tensor  # (M, d), the states of the labeled positions, row by row
     precision: Precision
+
+
+class _Wanted(NamedTuple):
+    """The labeled positions of the rows of a block, found once: each search makes a GPU wait."""
+
+    rows: int
+    mask: Tensor  # (n, T - 1) bool
+    targets: Tensor  # (M,) int64 token ids, row by row
+    row: Tensor  # (M,) int64
 
 
 class LeanHead:
@@ -73,7 +85,7 @@ class LeanHead:
         self._chunk_tokens = chunk_tokens
         self._head: OutputHead | None = None
         self._read: _Read | None = None
-        self._labels: Tensor | None = None
+        self._wanted: _Wanted | None = None
         if chunk_tokens is not None:
             self._head = find_head(model)
             if self._head is None:
@@ -92,51 +104,43 @@ class LeanHead:
         with self.reading(batch["labels"]):
             return self.row_losses(model(**inputs))
 
-    @property
-    def active(self) -> bool:
-        """Whether a block of `reading` is open."""
-        return self._labels is not None
-
     @contextmanager
     def reading(self, labels: Tensor) -> Iterator[None]:
         """Within the block, a forward on rows with these labels (n, T) runs the head on labeled positions only."""
-        mask = labels[:, 1:] != IGNORE
+        wanted = _Wanted(len(labels), labels[:, 1:] != IGNORE, *labelled_targets(labels))
 
         def keep_labeled(hidden: Tensor) -> Tensor:
             if hidden.shape[:2] != labels.shape:
                 return hidden
-            labeled = hidden[:, :-1][mask]
+            labeled = hidden[:, :-1][wanted.mask]
             self._read = _Read(labeled, Precision.of(hidden.device.type))
             if self._head is None and len(labeled):
                 return labeled[None]
             # Logits that nobody reads; but without a label, every weight still gets a gradient, of zero.
             return hidden[:1, :1].detach() if len(labeled) else hidden[:1, :1]
 
-        self._labels = labels
+        self._wanted = wanted
         try:
             with changed_input(self._module, keep_labeled):
                 yield
         finally:
-            self._labels = self._read = None
+            self._wanted = self._read = None
 
     def row_losses(self, output: Any) -> Tensor:
         """Return each row's mean loss, (n,) float32; 0 without a labeled token. Call it in the block of the forward."""
-        assert self._labels is not None
-        if self._read is None:  # the head saw other positions, such as those of a prompt that PEFT adds
-            return example_losses(_logits(output), self._labels)
-        _, row = labelled_targets(self._labels)
-        return average_by_row(self.token_losses(output), row, len(self._labels))
+        assert self._wanted is not None
+        return average_by_row(self.token_losses(output), self._wanted.row, self._wanted.rows)
 
     def token_losses(self, output: Any) -> Tensor:
         """Return the loss of each labeled token, (M,) float32, row by row. Call it in the block of the forward."""
-        assert self._labels is not None
-        targets, _ = labelled_targets(self._labels)
-        if self._read is None:
-            return token_losses(_logits(output)[:, :-1][self._labels[:, 1:] != IGNORE], targets)
+        assert self._wanted is not None
+        targets, logits = self._wanted.targets, logits_of(output)
+        if self._read is None:  # the head saw other positions, such as those of a prompt that PEFT adds
+            return token_losses(logits[:, :-1][self._wanted.mask], targets)
         if not len(targets):
-            return _logits(output).float().flatten()[:0]
+            return logits.float().flatten()[:0]
         if self._head is None:
-            return token_losses(_logits(output)[0], targets)
+            return token_losses(logits[0], targets)
         size, head = self._head.chunk_tokens(self._chunk_tokens), self._head
         with self._read.precision.context():
             parts = zip(torch.split(self._read.hidden, size), torch.split(targets, size), strict=True)
@@ -151,7 +155,7 @@ class LeanHead:
         labels[0, :3], labels[1, ::2] = IGNORE, IGNORE
         inputs = model_inputs(caller, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
         with undisturbed(caller):
-            whole = _logits(caller(**inputs))
+            whole = logits_of(caller(**inputs))
             if whole.shape[:2] != ids.shape:
                 raise UnsupportedModelError("the model gives no logits for each token")
             with self.reading(labels):
@@ -160,7 +164,7 @@ class LeanHead:
                     raise UnsupportedModelError("the output head does not read one state per token")
                 hidden, precision = self._read
                 with precision.context():
-                    found = _logits(output)[0] if self._head is None else self._head.logits(hidden)
+                    found = logits_of(output)[0] if self._head is None else self._head.logits(hidden)
         expected = whole[:, :-1][labels[:, 1:] != IGNORE]
         # Rounding alone makes small differences, in TF32 too; other positions' logits are as different as their size.
         tolerance = 2e-2 if hidden.dtype.itemsize < 4 or precision.enabled else 2e-3
@@ -173,14 +177,16 @@ def _chunk_losses(head: OutputHead, hidden: Tensor, targets: Tensor) -> Tensor:
     return token_losses(head.logits(hidden), targets)
 
 
-def _logits(output: Any) -> Tensor:
-    logits: Tensor = output["logits"] if isinstance(output, Mapping) else output[0]
-    return logits
-
-
 def lean_head(model: nn.Module, selection: SelectionConfig, *, check: bool = True) -> LeanHead | None:
-    """Return the head that a selection's ``train_head`` asks for, or None for all positions. Raises as `LeanHead`."""
+    """Return the head that a selection's ``train_head`` asks for; None for all positions.
+
+    Also if the model does not allow another: then the log says why. `check` is as for `LeanHead`.
+    """
     if selection.train_head == "all":
         return None
-    chunk = selection.head_chunk_tokens or 0
-    return LeanHead(model, chunk_tokens=chunk if selection.train_head == "chunked" else None, check=check)
+    chunk = (selection.head_chunk_tokens or 0) if selection.train_head == "chunked" else None
+    try:
+        return LeanHead(model, chunk_tokens=chunk, check=check)
+    except UnsupportedModelError as error:
+        logger.info("The output head runs on all positions in training: %s.", error)
+        return None

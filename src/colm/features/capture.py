@@ -152,7 +152,7 @@ def run_to_losses(
         with precision[0].context():
             losses, gradient = chunked_losses(site.head, seen["hidden"][0], targets, row, rows, chunk, scale)
         return Captured(losses, inputs, outputs, seen["hidden"], gradient)
-    logits: Tensor = output.logits if hasattr(output, "logits") else output[0]
+    logits = logits_of(output)
     if logits.shape[:2] == (rows, width):  # the head was not found, or saw all positions
         logits = logits[:, :-1][mask]
     losses = mean_by_row(logits.reshape(-1, logits.shape[-1]), targets, row, rows)
@@ -246,16 +246,13 @@ def read_hidden(model: nn.Module, batch: Batch) -> Tensor:
     head = output_module(caller)
     read: list[Tensor] = []
 
-    def keep(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        read.append(args[0])
-        return (args[0][:1, :1], *args[1:])
+    def keep(hidden: Tensor) -> Tensor:
+        read.append(hidden)
+        return hidden[:1, :1]
 
     if head is not None:
-        handle = head.register_forward_pre_hook(keep)
-        try:
+        with changed_input(head, keep):
             caller(**model_inputs(caller, batch))
-        finally:
-            handle.remove()
     if len(read) != 1 or read[0].shape[:2] != batch["input_ids"].shape:
         raise UnsupportedModelError(NO_HIDDEN_STATES)
     return read[0]
@@ -273,15 +270,27 @@ def run_one_token(model: Any, hooks: Mapping[nn.Module, Callable[..., Any]]) -> 
     finally:
         for handle in handles:
             handle.remove()
-    logits: Tensor = output.logits if hasattr(output, "logits") else output[0]
+    return logits_of(output)
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the logits of a model's output: a mapping, an object, or a tuple that begins with them."""
+    if isinstance(output, Mapping):
+        logits: Tensor = output["logits"]
+    else:
+        logits = output.logits if hasattr(output, "logits") else output[0]
     return logits
+
+
+def base_model(model: Any) -> Any:
+    """Return the model inside PEFT, otherwise unchanged."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def model_inputs(model: Any, batch: Batch) -> dict[str, Any]:
     """Return the batch without labels, and with the generation cache off."""
     inputs = {key: value for key, value in batch.items() if key != "labels"}
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    parameters = inspect.signature(inner.forward).parameters
+    parameters = inspect.signature(base_model(model).forward).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     if "use_cache" in parameters or takes_any:
         inputs["use_cache"] = False

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from colm.errors import UnsupportedModelError
+from colm.losses import token_losses
 from colm.step.ranks import is_sharded
 
 CHUNK_BYTES = 2**28
@@ -106,12 +107,10 @@ def chunked_losses(
     parts = (torch.split(tensor, chunk) for tensor in (hidden.detach(), targets, row, weight))
     for states, wanted, owner, share in zip(*parts, strict=True):
         states = states.requires_grad_(scale is not None)
-        logits = head.logits(states)
-        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        token_losses = torch.nn.functional.cross_entropy(precise, wanted, reduction="none") * share
-        losses = losses.to(token_losses.dtype).index_add(0, owner, token_losses.detach())
+        shares = token_losses(head.logits(states), wanted) * share
+        losses = losses.to(shares.dtype).index_add(0, owner, shares.detach())
         if scale is not None:
-            gradients.append(torch.autograd.grad(token_losses.sum() * scale, states)[0])
+            gradients.append(torch.autograd.grad(shares.sum() * scale, states)[0])
     if scale is None:
         return losses, None
     return losses, torch.cat(gradients) if gradients else torch.zeros_like(hidden)

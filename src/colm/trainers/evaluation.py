@@ -52,9 +52,8 @@ class SourceTrainer(CoresetTrainer):
         head = self._lean_head() if return_outputs and self.validation and self.selection.loss == "example" else None
         if head is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        with head.reading(inputs["labels"]):
-            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-            return loss, {"logits": head.row_losses(outputs)}
+        loss, losses = self._lean_loss(head, model, inputs, num_items_in_batch)
+        return loss, {"logits": losses}
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate as the Trainer does, as a stage of its own: a profiled step may include an evaluation."""

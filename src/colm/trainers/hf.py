@@ -12,7 +12,8 @@ from transformers import Trainer
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from colm.config import SelectionConfig
-from colm.errors import ConfigError, UnsupportedModelError
+from colm.errors import ConfigError
+from colm.features.capture import base_model, logits_of
 from colm.lean import LeanHead, lean_head
 from colm.losses import example_losses, mean_over_examples
 from colm.trainers.mixin import CoresetMixin
@@ -86,37 +87,47 @@ class CoresetTrainer(CoresetMixin, Trainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Tensor | int | None = None
     ) -> Any:
         """Return the Trainer's loss, with the output head on labeled positions only if nobody reads the logits."""
-        labels = inputs.get("labels")
-        head = None if return_outputs or labels is None or not model.training else self._lean_head()
-        tokens = self.selection.loss == "token"
-        if head is None or (tokens and not (num_items_in_batch is not None and self._sums_tokens())):
+        head = None if return_outputs or "labels" not in inputs or not model.training else self._lean_head()
+        token_mean = self.selection.loss == "token"
+        if head is None or (token_mean and (num_items_in_batch is None or not self._sums_tokens())):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        given = self.compute_loss_func
-        if tokens:
-            self.compute_loss_func = self._token_mean
+        return self._lean_loss(head, model, inputs, num_items_in_batch)[0]
+
+    def _lean_loss(
+        self, head: LeanHead, model: Any, inputs: Any, num_items_in_batch: Tensor | int | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the Trainer's loss, and the losses of rows or labeled tokens that it averages."""
+        averaged: list[Tensor] = []
+
+        def mean(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+            if self.selection.loss == "token":
+                averaged.append(head.token_losses(outputs))
+                total: Tensor = averaged[0].sum() / num_items_in_batch
+                return total
+            averaged.append(head.row_losses(outputs))
+            return self._mean_over_rows(averaged[0], labels, num_items_in_batch)
+
+        given, self.compute_loss_func = self.compute_loss_func, mean
         try:
-            with head.reading(labels):
-                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            with head.reading(inputs["labels"]):
+                loss: Tensor = super().compute_loss(model, inputs, False, num_items_in_batch)
         finally:
             self.compute_loss_func = given
+        return loss, averaged[0]
 
     def _lean_head(self) -> LeanHead | None:
         """Return what runs the head on labeled positions only; None, with one line in the log, where that fails."""
-        model = self.accelerator.unwrap_model(self.model)
-        if self._lean is None or self._lean[0] is not model:
-            self._lean = (model, self._make_lean_head(model))
+        if self._lean is None or self._lean[0] is not self.model:
+            self._lean = (self.model, self._make_lean_head())
         return self._lean[1]
 
-    def _make_lean_head(self, model: Any) -> LeanHead | None:
-        try:
-            if self.args.torch_compile:
-                raise UnsupportedModelError("the model is compiled")
-            if self.args.n_gpu > 1:
-                raise UnsupportedModelError("one process has several GPUs")
-            head = lean_head(model, self.selection)
-        except UnsupportedModelError as error:
-            logger.info("The output head runs on all positions in training: %s.", error)
+    def _make_lean_head(self) -> LeanHead | None:
+        several = "one process has several GPUs" if self.args.n_gpu > 1 else None
+        why = "the model is compiled" if self.args.torch_compile else several
+        if why is not None:
+            logger.info("The output head runs on all positions in training: %s.", why)
             return None
+        head = lean_head(self.model, self.selection)
         if head is not None:
             chunks = ", in chunks" if self.selection.train_head == "chunked" else ""
             logger.info("The output head runs on labeled positions only%s.", chunks)
@@ -124,25 +135,15 @@ class CoresetTrainer(CoresetMixin, Trainer):
 
     def _sums_tokens(self) -> bool:
         """Return whether the model's own loss is the sum of token losses over the number of items, and nothing else."""
-        model = self.accelerator.unwrap_model(self.model)
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        inner = base_model(self.model)
         plain = getattr(inner, "loss_function", None) is ForCausalLMLoss
         routed = getattr(inner.config.get_text_config(), "output_router_logits", False)  # adds a loss of its own
         return self.model_accepts_loss_kwargs and plain and not routed and self.compute_loss_func is None
 
-    def _token_mean(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int) -> Tensor:
-        """Return the loss of ``selection.loss: token``: the sum of the token losses over the step's labeled tokens."""
-        assert self._lean is not None
-        assert self._lean[1] is not None
-        losses = self._lean[1].token_losses(outputs)
-        return losses.sum() / num_items_in_batch
-
     def _example_mean(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        """Return the training loss: the mean over the step's rows, weighted if they have weights."""
-        head = self._lean[1] if self._lean is not None else None
-        if head is not None and head.active:
-            losses = head.row_losses(outputs)
-        else:
-            losses = example_losses(outputs["logits"] if isinstance(outputs, dict) else outputs[0], labels)
+        """Return the training loss from all logits: the mean over the step's rows, weighted if they have weights."""
+        return self._mean_over_rows(example_losses(logits_of(outputs), labels), labels, num_items_in_batch)
+
+    def _mean_over_rows(self, losses: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
         self._note_losses(losses)
         return mean_over_examples(losses, labels, self._row_weights, num_examples=num_items_in_batch)

@@ -48,25 +48,23 @@ def tokenize_rows(
     Raises:
         DataError: no format fits a part, or none of its rows has a labeled token (`UnlabelledError`).
     """
-    options: dict[str, Any] = {"format_name": format_name, "rendering": rendering, "source_column": source_column}
-    return _tokenize_parts(parts, tokenizer, **options)[0]
+    formats = [choose_format(format_name, part.column_names) for part in parts]
+    return _tokenize_parts(parts, formats, tokenizer, rendering, source_column)[0]
 
 
 def tokenize_counted(
     parts: Sequence[Dataset], tokenizer: Any, *, format_name: str, rendering: Rendering, source_column: str
 ) -> tuple[Dataset, RowsLeft]:
-    """Like `tokenize_rows`, but log the rendering, and also return how many rows of each source there are and were."""
-    formats = [(str(part.info.description), choose_format(format_name, part.column_names)) for part in parts]
-    say_rendering(formats, rendering)
-    options: dict[str, Any] = {"format_name": format_name, "rendering": rendering, "source_column": source_column}
-    return _tokenize_parts(parts, tokenizer, **options)
+    """Like `tokenize_rows`, but log the rendering, and return how many rows of each source there were and are left."""
+    formats = [choose_format(format_name, part.column_names) for part in parts]
+    say_rendering([(part.info.description or "", name) for part, name in zip(parts, formats, strict=True)], rendering)
+    return _tokenize_parts(parts, formats, tokenizer, rendering, source_column)
 
 
 def _tokenize_parts(
-    parts: Sequence[Dataset], tokenizer: Any, *, format_name: str, rendering: Rendering, source_column: str
+    parts: Sequence[Dataset], formats: Sequence[str], tokenizer: Any, rendering: Rendering, source_column: str
 ) -> tuple[Dataset, RowsLeft]:
     parts = [name_rows(part, source_column) for part in parts]
-    formats = [choose_format(format_name, part.column_names) for part in parts]
     held: list[Dataset] = []
     errors = DataErrors()
     begin("Tokenizing", sum(map(len, parts)), "rows")

@@ -10,6 +10,7 @@ import torch
 from transformers import GenerationConfig
 
 from colm.errors import ConfigError
+from colm.features.capture import base_model
 from colm.models import count_positions
 
 
@@ -123,8 +124,11 @@ def generate_batch(
 @contextmanager
 def _own_config(model: Any, config: GenerationConfig) -> Iterator[None]:
     """Remove the model's generation defaults, which `generate` would use for unset options."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    held = [(holder, holder.generation_config) for holder in (model, inner) if hasattr(holder, "generation_config")]
+    held = [
+        (holder, holder.generation_config)
+        for holder in (model, base_model(model))
+        if hasattr(holder, "generation_config")
+    ]
     for holder, _ in held:
         holder.generation_config = config
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from colm.features.site import ValueSite
 from colm.features.value_rows import layer_config
 from colm.lab.plan.counting import DryRun, gpu_kernels
 from colm.lab.plan.shapes import Shapes
-from colm.lean import lean_head
+from colm.lean import LeanHead, lean_head
 from colm.losses import example_losses, mean_over_examples
 from colm.selector import CoresetSelector
 from colm.step.pool import IGNORE
@@ -88,11 +89,12 @@ class Rehearsal:
         """
         batch = self.rows.batch(count)
         with self._dry_run() as dry:
+            head = self._head
             start = dry.start()
             if accumulated:
                 for parameter in self.shapes.trained:
                     parameter.grad = torch.zeros_like(parameter)
-            torch.autograd.backward(self._loss(batch))
+            torch.autograd.backward(self._loss(batch, head))
             for parameter in self.shapes.trained:
                 parameter.grad = None
             return Cost(dry.peak - start, dry.live - start, dry.flops)
@@ -123,24 +125,26 @@ class Rehearsal:
             self._selector.select(batches, ["pool"] * (count * micro_batches))
             return Cost(dry.peak - start, dry.live - start, dry.flops)
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _loss(self, batch: Batch, head: LeanHead | None) -> Tensor:
         """Return the loss as the trainers compute it, with the tensors that they hold meanwhile."""
         inputs = {key: value for key, value in batch.items() if key != "labels"}
         labels = batch["labels"]
         model, tokens = self.shapes.model, self.selection.loss == "token"
-        head = lean_head(model, self.selection, check=False)
-        if head is None:
-            if tokens:
-                loss: Tensor = model(**inputs, labels=labels, use_cache=False).loss
-                return loss
-            losses = example_losses(model(**inputs, use_cache=False).logits, labels)
-        else:
+        if head is not None:
             with head.reading(labels):
                 output = model(**inputs, use_cache=False)
-                if tokens:
-                    return head.token_losses(output).mean()
-                losses = head.row_losses(output)
-        return mean_over_examples(losses, labels, num_examples=len(labels))
+                losses = head.token_losses(output) if tokens else head.row_losses(output)
+        elif tokens:
+            loss: Tensor = model(**inputs, labels=labels, use_cache=False).loss
+            return loss
+        else:
+            losses = example_losses(model(**inputs, use_cache=False).logits, labels)
+        return losses.mean() if tokens else mean_over_examples(losses, labels, num_examples=len(labels))
+
+    @cached_property
+    def _head(self) -> LeanHead | None:
+        """The head that training uses. Read it first inside a dry run, before what is counted."""
+        return lean_head(self.shapes.model, self.selection, check=False)
 
     @contextmanager
     def _dry_run(self) -> Iterator[DryRun]:

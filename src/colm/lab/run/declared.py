@@ -18,10 +18,9 @@ def training_fields() -> dict[str, Any]:
     Nothing is returned if the source is not as expected; then only the import tells.
     """
     modules = _parse("transformers", "training_args.py", "trainer_utils.py")
-    choices = {name: Literal[values] for name, values in _enums(modules)}
-    # transformers refuses any other text, whatever its hint says.
-    unions = {f"{name} | str": hint for name, hint in choices.items()}
-    return _fields(modules, {"TrainingArguments": []}, choices, unions)
+    # Written as "Enum | str", but transformers refuses any other text.
+    choices = {f"{name} | str": Literal[values] for name, values in _enums(modules)}
+    return _fields(modules, {"TrainingArguments": []}, choices)
 
 
 @cache
@@ -29,7 +28,7 @@ def lora_fields() -> dict[str, Any]:
     """Return the type hint of each field of `peft.LoraConfig`, as `training_fields` does."""
     modules = _parse("peft", "tuners/lora/config.py", "config.py")
     bases = {"PeftConfigMixin": ["PushToHubMixin"], "PeftConfig": ["PeftConfigMixin"], "LoraConfig": ["PeftConfig"]}
-    return _fields(modules, bases, {}, {})
+    return _fields(modules, bases, {})
 
 
 def _parse(package: str, *files: str) -> list[ast.stmt]:
@@ -49,12 +48,15 @@ def _enums(statements: Iterable[ast.stmt]) -> Iterator[tuple[str, tuple[str, ...
             yield node.name, tuple(str(value.value) for value in values if isinstance(value, ast.Constant))
 
 
-def _fields(
-    statements: Iterable[ast.stmt], bases: dict[str, list[str]], known: dict[str, Any], replaced: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the fields of classes with the given bases; none if a class is missing or has others."""
+def _fields(statements: Iterable[ast.stmt], bases: dict[str, list[str]], known: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of classes with the given bases; none if a class is missing or has others.
+
+    Args:
+        statements: the modules.
+        bases: class -> its bases as written, base classes first.
+        known: annotation as written -> hint.
+    """
     classes = {node.name: node for node in statements if isinstance(node, ast.ClassDef)}
-    names = {**vars(typing), **known}
     found: dict[str, Any] = {}
     for name, expected in bases.items():
         node = classes.get(name)
@@ -63,12 +65,14 @@ def _fields(
         for line in node.body:
             if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
                 text = ast.unparse(line.annotation)
-                found[line.target.id] = replaced[text] if text in replaced else _evaluate(text, names)
+                found[line.target.id] = known[text] if text in known else _evaluate(text)
     return found
 
 
-def _evaluate(text: str, names: dict[str, Any]) -> Any:
+def _evaluate(text: str) -> Any:
     try:
-        return eval(text, {}, names)  # an installed package's own annotation, which its import would evaluate too
+        return eval(
+            text, {}, vars(typing)
+        )  # an installed package's own annotation, which its import would evaluate too
     except Exception:  # names that only the package has
         return Any
