@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING
 
+from colm import SelectionConfig
 from colm.errors import UnsupportedModelError
-from colm.lean import LeanHead
+from colm.lean import LeanHead, lean_head
 from colm.losses import example_losses, token_losses
 from tests.support.architectures import LAYOUTS, build_architecture
 from tests.support.models import ragged_batch, tiny_model, with_lora
@@ -151,6 +153,18 @@ def test_a_head_that_mixes_positions_is_refused() -> None:
     model.get_output_embeddings = lambda: None
     with pytest.raises(UnsupportedModelError, match="names no output head"):
         LeanHead(model)
+
+
+def test_what_a_selection_asks_for(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "colm")
+    assert lean_head(MODEL, SelectionConfig(train_head="all")) is None
+    assert isinstance(lean_head(MODEL, SelectionConfig()), LeanHead)
+    assert caplog.text == ""
+    model = tiny_model(num_hidden_layers=1)
+    model.get_output_embeddings = lambda: None
+    for head in ("labeled", "chunked"):
+        assert lean_head(model, SelectionConfig(train_head=head), check=False) is None
+    assert caplog.text.count("runs on all positions in training: the model names no output head.") == 2
 
 
 def test_token_losses_and_what_a_forward_leaves_behind() -> None:
