@@ -20,8 +20,10 @@ from plan import EXPERIMENTS
 from setting import describe_setting
 
 from colm.lab.run.settings import load_settings
+from colm.lab.study.child import start_with
+from colm.lab.study.planning import Study
 from colm.lab.study.results import write_comparison_json
-from colm.lab.study.runs import answer_one, plan_runs, run_one
+from colm.lab.study.runs import answer_one, run_one
 from colm.step.record import ANSWERS_NAME, SUMMARY_NAME
 
 WEIGHTS_NAME = "model.safetensors"
@@ -45,14 +47,14 @@ def main() -> None:
     questions = sorted(map(str, Path(base.output_dir).parent.glob("questions*.jsonl"))) if experiment.asks else []
     restore_runs(experiment.mixture, Path(base.output_dir), model=model)
     for seed in [] if arguments.page else arguments.seeds or experiment.seeds:  # so that pairs are complete early
-        for folder, settings in plan_runs(config, [], arguments.methods or experiment.methods, [seed]).items():
+        for folder, settings in Study(config, []).plan(arguments.methods or experiment.methods, [seed]).items():
             new = not (folder / SUMMARY_NAME).exists()
             if new:
                 print(folder.relative_to(base.output_dir), flush=True)
-                run_one(folder, settings, "")
+                run_one(folder, settings, start_with([sys.executable]))
             unasked = (folder / WEIGHTS_NAME).exists() and not (folder / ANSWERS_NAME).exists()
             if questions and unasked:
-                answer_one(folder, questions, HOW)
+                answer_one(folder, questions, HOW, start_with([sys.executable]))
             if new or (questions and unasked):
                 assert model is not None
                 setting = describe_setting(str(seed)) if new else None

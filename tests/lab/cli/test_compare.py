@@ -16,8 +16,8 @@ from colm.lab.cli import main
 from colm.lab.run.resume import check_settings
 from colm.lab.run.settings import resolve_settings
 from colm.lab.run.yaml12 import write_yaml
+from colm.lab.study.planning import Study
 from colm.lab.study.results import figures
-from colm.lab.study.runs import plan_runs
 
 TRAINING = {
     "per_device_train_batch_size": 2,
@@ -67,13 +67,13 @@ def test_a_comparison_accepts_the_changes_that_a_resumed_run_accepts(
     tmp_path: Path, changes: list[str], resumes: bool, compares: bool
 ) -> None:
     config = write_run(tmp_path, training=TRAINING)
-    for folder, settings in plan_runs(config, [], ["random"], [0]).items():
+    for folder, settings in Study(config, []).plan(["random"], [0]).items():
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text(write_yaml(settings))
         given = resolve_settings(settings, changes)
     for accepted, check in (
         (resumes, lambda: check_settings(given)),
-        (compares, lambda: plan_runs(config, changes, ["random"], [0])),
+        (compares, lambda: Study(config, changes).plan(["random"], [0])),
     ):
         if accepted:
             check()
@@ -97,6 +97,7 @@ def test_runs_share_data_and_what_is_finished_is_not_run_again(
     assert set(found["random"]) == {"0", "1"}
     assert set(found["random"]["0"]) == {
         "macro", "micro", "small", "big", "steps", "seconds", "selection_seconds", "peak_memory_bytes",
+        "learning_rate", "free", "resampled",
     }  # fmt: skip
     assert found["random"]["0"]["macro"] != found["random"]["1"]["macro"]
 
@@ -146,7 +147,7 @@ def test_runs_on_other_data_are_refused(
     assert main([*command, "random-n"]) == 2
     assert "control/seed-0 contains a run on other data" in capsys.readouterr().err
     with monkeypatch.context() as patch:  # the file changes between two runs
-        patch.setattr("colm.lab.study.runs.check_run_data", lambda *_: None)
+        patch.setattr("colm.lab.study.planning.check_run_data", lambda *_: None)
         assert main([*command, "control", "random-n"]) == 2
     assert "control/seed-0 contains a run on other data" in capsys.readouterr().err
 

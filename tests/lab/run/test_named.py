@@ -275,10 +275,10 @@ def test_every_command_takes_an_adapter(trained: Path, config: str, tmp_path: Pa
 
 
 def test_runs_of_a_comparison_begin_with_the_adapter(trained: Path, config: str, tmp_path: Path) -> None:
-    from colm.lab.study.runs import plan_runs
+    from colm.lab.study.planning import Study
 
     given = go_on(trained, "run", tmp_path)
-    runs = plan_runs(config, given, ["random", "colm"], [0, 1])
+    runs = Study(config, given).plan(["random", "colm"], [0, 1])
     assert {settings["model"] for settings in runs.values()} == {str(trained / "run")}
     with pytest.raises(ConfigError, match="is a LoRA adapter on .*, but lora is null"):
-        plan_runs(config, [*given, "lora=null"], ["random"], [0])
+        Study(config, [*given, "lora=null"]).plan(["random"], [0])

@@ -10,7 +10,8 @@ from colm.lab.study.methods import METHODS, method_settings
 
 BASE: dict[str, Any] = {
     "selection": SelectionConfig(keep=0.25, pass_tokens=512, small_sources=("rare",)).to_dict(),
-    "training": {"gradient_accumulation_steps": 4},
+    "data": {"weights": {}, "temperature": None},
+    "training": {"gradient_accumulation_steps": 4, "max_steps": 10},
     "seed": 3,
 }
 
@@ -26,7 +27,7 @@ def test_every_method_is_a_valid_selection_and_leaves_the_rest_as_configured(nam
     SelectionConfig.from_dict(settings["selection"])
     assert settings["selection"]["pass_tokens"] == 512
     assert settings["seed"] == 3
-    assert settings["selection"]["keep"] == (1.0 if name in ("random-n", "random-2n") else 0.25)
+    assert settings["selection"]["keep"] == {"random-n": 1.0, "random-2n": 1.0, "growing": None}.get(name, 0.25)
     assert settings["training"]["gradient_accumulation_steps"] == (8 if name == "random-2n" else 4)
     assert BASE["selection"]["features"] == "exact"  # the base is not changed
 

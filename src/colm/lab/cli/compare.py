@@ -1,9 +1,10 @@
-"""`colm compare`: several methods and seeds on the same data, order and number of steps."""
+"""`colm compare`: several methods and seeds on the same data and order, for equal steps or equal time."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,30 @@ def register(commands: Commands) -> None:
         help="methods, such as: random control colm colm+keep=0.25",
     )
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED", help="seeds of each method (default: 0 1 2)")
+    add(
+        "--equal",
+        choices=("steps", "time"),
+        default="steps",
+        help="steps: training.max_steps for every method (default); time: as many as cost what random costs, by the "
+        "operations of forwards and backwards",
+    )
+    add(
+        "--rates",
+        nargs="+",
+        type=float,
+        default=[],
+        metavar="RATE",
+        help="learning rates to try for each method, on a seed that is not in --seeds",
+    )
+    add(
+        "--batches",
+        nargs="+",
+        type=int,
+        default=[],
+        metavar="ROWS",
+        help="also compare random batches of so many rows a step on each process, one that grows, and one that draws "
+        "small sources more often",
+    )
     add(
         "--launcher",
         default="",
@@ -76,29 +101,47 @@ def _compare(args: argparse.Namespace, launcher: Sequence[str], server: ForkServ
     from colm.lab.report.comparison import read_comparison
     from colm.lab.report.conclusion import conclude
     from colm.lab.study.finished import is_answered, read_asked, require_same
+    from colm.lab.study.methods import batch_methods
+    from colm.lab.study.planning import Study
+    from colm.lab.study.rates import describe_rates, find_rates, free_seed
     from colm.lab.study.results import write_comparison_json, write_comparison_page
-    from colm.lab.study.runs import answer_one, check_places, plan_runs, run_one, ways_to_start
+    from colm.lab.study.runs import answer_one, check_places, run_one, ways_to_start
 
-    runs = plan_runs(args.config, args.overrides, args.methods, args.seeds)
+    study = Study(args.config, args.overrides, equal=args.equal)
+    methods = [*args.methods, *batch_methods(args.batches)]
+    runs = study.plan(methods, args.seeds)
     if data:
         asked = read_asked(data, options, next(iter(runs.values())))
-    todo = [folder for folder in runs if not RunFolder(folder).finished]
-    check_places(out, todo)
-    say(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished.")
     training, answering = ways_to_start(launcher, server, settings.training)
-    for number, folder in enumerate(todo, start=1):
-        say(f"[{number}/{len(todo)}] {folder.relative_to(out)}")
-        run_one(folder, runs[folder], training)
-        finished = {other: run for other in runs if (run := RunFolder(other)).finished}
-        require_same({other: run.fingerprint() for other, run in finished.items()}, RunFolder(folder).fingerprint())
-        if data:
-            answer_one(folder, data, options, answering)
-        write_comparison_json(out)
+
+    def train(runs: Mapping[Path, Mapping[str, Any]], *, counts: bool) -> None:
+        todo = [folder for folder in runs if not RunFolder(folder).finished]
+        check_places(out, todo)
+        say(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished.")
+        for number, folder in enumerate(todo, start=1):
+            say(f"[{number}/{len(todo)}] {folder.relative_to(out)}")
+            run_one(folder, runs[folder], training)
+            finished = [other for other in runs if RunFolder(other).finished]
+            require_same(finished, RunFolder(folder).fingerprint(), runs[folder])
+            if counts and data:
+                answer_one(folder, data, options, answering)
+            if counts:
+                write_comparison_json(out, study.operations)
+
+    if args.rates:
+        search = study.plan_search(methods, args.rates, free_seed(args.seeds))
+        say(f"Learning rates, on seed {free_seed(args.seeds)}:")
+        train(search, counts=False)
+        rates = find_rates(out, search)
+        for line in describe_rates(rates):
+            say(line)
+        runs = study.plan(methods, args.seeds, {method: found.best for method, found in rates.items()})
+    train(runs, counts=True)
     for folder in runs if data else ():
         if not is_answered(folder, asked):
             say(f"Answers of {folder.relative_to(out)}")
             answer_one(folder, data, options, answering)
-    write_comparison_json(out)
+    write_comparison_json(out, study.operations)
     page = write_comparison_page(out)
     if args.json:
         return list_comparison(out, page)

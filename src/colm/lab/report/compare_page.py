@@ -16,12 +16,15 @@ from colm.lab.report.comparison import (
     Band,
     LossOf,
     Method,
+    Reach,
+    Target,
     average_curves,
     average_differences,
     count_cost,
     final_losses,
     find_method,
     find_reach,
+    find_target,
     list_sources,
     loss_differences,
     macro_loss,
@@ -35,6 +38,7 @@ from colm.lab.report.plots import Line, PlotIds, draw_lines
 PAGE_NAME = "compare.html"
 AXES: tuple[tuple[Axis, str, str], ...] = (
     ("step", "against steps", "optimizer steps"),
+    ("cost", "against counted cost", "operations of forwards and backwards, in all of random's"),
     ("rows", "against examples", "training examples"),
     ("seconds", "against time", "training seconds, including selection"),
 )
@@ -68,6 +72,9 @@ def write_comparison(folder: Path, *, out: Path | None = None, descriptions: Map
     seeds = [len(method.figures) for method in methods]
     base = find_method(methods, RANDOM)
     target = _mean_target(base) if base else None
+    best = find_target(methods)
+    costs = [(method.name, count_cost(method)) for method in methods]
+    unit = next((cost.operations for name, cost in costs if name == RANDOM), None)
     bases = [method for name in (CONTROL, RANDOM) if (method := find_method(methods, name))]
     return write_page(
         out or folder / PAGE_NAME,
@@ -88,11 +95,14 @@ def write_comparison(folder: Path, *, out: Path | None = None, descriptions: Map
             (each.name, [(method.name, loss_differences(method, each)) for method in methods if method is not each])
             for each in bases
         ],
-        costs=[(method.name, count_cost(method)) for method in methods],
+        costs=costs,
+        unit=unit,
         target=target,
         reaches=[] if target is None else [(method.name, find_reach(method, target)) for method in methods],
+        best=best,
+        best_reaches=[] if best is None else [_reach_both(method, best) for method in methods],
         legend=draw_legend([method.name for method in methods], ids),
-        gaps=_draw_gaps(methods, bases[0], ids) if bases else [],
+        gaps=_draw_gaps(methods, bases[0], ids) if bases and unit is None else [],  # else steps differ
         base=bases[0].name if bases else "",
         means=_draw_means(methods, ids),
         sources=_draw_sources(methods, ids),
@@ -103,6 +113,12 @@ def write_comparison(folder: Path, *, out: Path | None = None, descriptions: Map
 def _mean_target(base: Method) -> float | None:
     held = [run.losses["macro"] for run in base.figures.values() if "macro" in run.losses]
     return fmean(held) if held else None
+
+
+def _reach_both(method: Method, target: Target) -> tuple[str, Reach, Reach | None]:
+    """Return the method's name, and when it reaches the target's macro and micro loss."""
+    micro = None if target.micro is None else find_reach(method, target.micro, _MEANS["micro"])
+    return method.name, find_reach(method, target.macro), micro
 
 
 def _draw_gaps(methods: Sequence[Method], base: Method, ids: PlotIds) -> list[Plot]:

@@ -19,7 +19,7 @@ METRICS = ("macro", "micro", "small", "big")
 CONTROL = "control"
 RANDOM = "random"
 
-Axis = Literal["step", "rows", "seconds"]
+Axis = Literal["step", "cost", "rows", "seconds"]
 
 
 class Figures(NamedTuple):
@@ -30,6 +30,10 @@ class Figures(NamedTuple):
     seconds: float  # of training, including selection
     selection_seconds: float
     peak_memory: int | None  # bytes
+    free: bool = False  # rows are chosen without a selection pass
+    resampled: bool = False  # the sources have other shares of the data than in other runs
+    learning_rate: float | None = None
+    operations: float | None = None  # counted, of all forwards and backwards; None for methods of equal steps
 
 
 class Curve(NamedTuple):
@@ -70,13 +74,24 @@ class Cost(NamedTuple):
     training_seconds: float  # per step
     rows: float | None  # total training examples
     peak_memory: int | None
+    learning_rates: list[float]
+    operations: float | None
 
 
 class Reach(NamedTuple):
-    """When a method's mean macro loss first reaches the target; None if it never does."""
+    """When a method's mean loss first reaches the target; None if it never does."""
 
     steps: float | None
     seconds: float | None
+    operations: float | None
+
+
+class Target(NamedTuple):
+    """Final losses of a method, for others to reach."""
+
+    method: str
+    macro: float
+    micro: float | None
 
 
 def read_comparison(folder: Path) -> list[Method]:
@@ -96,7 +111,24 @@ def read_comparison(folder: Path) -> list[Method]:
         figures = {str(seed): _parse_figures(values, f"{path}, {name}, seed {seed},") for seed, values in seeds.items()}
         curves = {seed: curve for seed in figures if (curve := _read_curve(folder / name / f"seed-{seed}"))}
         methods.append(Method(name, figures, curves))
-    return methods
+    return _share_rows(methods)
+
+
+def _share_rows(methods: Sequence[Method]) -> list[Method]:
+    """Give runs whose sources were resampled the rows of a run whose were not, so that means are over the same."""
+    whole = [method.curves[seed] for method in methods for seed in method.curves if not method.figures[seed].resampled]
+    if not whole:
+        return list(methods)
+    rows, small = whole[0].rows, whole[0].small
+    return [
+        method._replace(
+            curves={
+                seed: curve._replace(rows=rows, small=small) if method.figures[seed].resampled else curve
+                for seed, curve in method.curves.items()
+            }
+        )
+        for method in methods
+    ]
 
 
 def list_sources(methods: Sequence[Method]) -> list[tuple[str, int, bool]]:
@@ -124,6 +156,7 @@ def count_cost(method: Method) -> Cost:
     """Return the method's cost per step and in total."""
     runs = list(method.figures.values())
     rows = [curve.evaluations[-1].rows for curve in method.curves.values()]
+    counted = [run.operations for run in runs if run.operations is not None]
     memory = [run.peak_memory for run in runs if run.peak_memory is not None]
     whole = fmean(run.seconds / run.steps for run in runs)
     selection = fmean(run.selection_seconds / run.steps for run in runs)
@@ -134,6 +167,8 @@ def count_cost(method: Method) -> Cost:
         training_seconds=whole - selection,
         rows=fmean(known) if (known := [count for count in rows if count is not None]) else None,
         peak_memory=max(memory) if memory else None,
+        learning_rates=sorted({run.learning_rate for run in runs if run.learning_rate is not None}),
+        operations=fmean(counted) if len(counted) == len(runs) else None,
     )
 
 
@@ -142,15 +177,16 @@ def average_curves(method: Method, axis: Axis, loss: LossOf) -> Band:
 
     Args:
         method: the method, with its curves.
-        axis: the x axis; seconds, and possibly rows, differ between seeds and are averaged.
+        axis: the x axis; seconds, and possibly rows, differ between seeds and are averaged. The cost is the counted
+            operations so far.
         loss: loss of one evaluation; steps without a finite loss for every seed are left out.
     """
     band = Band([], [], [], [])
-    places = [{each.step: getattr(each, axis) for each in curve.evaluations} for curve in method.curves.values()]
+    places = [_places(method.figures[seed], curve, axis) for seed, curve in method.curves.items()]
     losses = [_trace(curve, loss) for curve in method.curves.values()]
     for step in _common_steps(losses):
-        held = [of_seed[step] for of_seed in places]
-        if None not in held:
+        held = [place for of_seed in places if (place := of_seed[step]) is not None]
+        if len(held) == len(places):
             _append(band, fmean(held), [of_seed[step] for of_seed in losses])
     return band
 
@@ -166,14 +202,41 @@ def average_differences(method: Method, base: Method, loss: LossOf) -> Band:
     return band
 
 
-def find_reach(method: Method, target: float) -> Reach:
-    """Return when the method's macro loss, mean over seeds, first reaches the target, interpolated linearly."""
+def _places(figures: Figures, curve: Curve, axis: Axis) -> dict[int, float | None]:
+    """Return the x value of each evaluation, by step."""
+    if axis == "cost":
+        each = None if figures.operations is None else figures.operations / figures.steps
+        return {one.step: None if each is None else each * one.step for one in curve.evaluations}
+    return {one.step: getattr(one, axis) for one in curve.evaluations}
+
+
+def find_target(methods: Sequence[Method]) -> Target | None:
+    """Return the final losses of the method without a selection pass whose mean macro loss is lowest."""
+    found = []
+    for method in methods:
+        runs = list(method.figures.values())
+        if all(run.free and "macro" in run.losses for run in runs):
+            means = final_losses(method)
+            macro, micro = means["macro"], means["micro"]
+            if macro is not None and isfinite(macro.mean):
+                found.append(Target(method.name, macro.mean, None if micro is None else micro.mean))
+    return min(found, key=lambda target: target.macro, default=None)
+
+
+def find_reach(method: Method, target: float, loss: LossOf | None = None) -> Reach:
+    """Return when the method's loss, mean over seeds, first reaches the target, interpolated linearly.
+
+    Args:
+        method: the method, with its curves.
+        target: the loss to reach.
+        loss: of one evaluation (default: macro).
+    """
 
     def reach(axis: Axis) -> float | None:
-        band = average_curves(method, axis, macro_loss)
+        band = average_curves(method, axis, loss or macro_loss)
         return find_first_reach(band.x, band.y, target)
 
-    return Reach(reach("step"), reach("seconds"))
+    return Reach(reach("step"), reach("seconds"), reach("cost"))
 
 
 def find_first_reach(x: Sequence[float], losses: Sequence[float], target: float) -> float | None:
@@ -237,6 +300,10 @@ def _parse_figures(values: Any, place: str) -> Figures:
             seconds=float(values["seconds"]),
             selection_seconds=float(values["selection_seconds"]),
             peak_memory=None if values["peak_memory_bytes"] is None else int(values["peak_memory_bytes"]),
+            free=bool(values.get("free")),
+            resampled=bool(values.get("resampled")),
+            learning_rate=None if values.get("learning_rate") is None else float(values["learning_rate"]),
+            operations=None if values.get("operations") is None else float(values["operations"]),
         )
     except KeyError as error:
         raise ConfigError(f"{place} lacks {error}; it was not written by this version of colm compare.") from error

@@ -25,6 +25,7 @@ from colm.step.record import (
     LOSSES_NAME,
     PARTIAL_ANSWERS_NAME,
     PROFILE_NAME,
+    RATES_NAME,
     SUMMARY_NAME,
     TRACE_NAME,
 )
@@ -162,6 +163,7 @@ RECOGNIZED: dict[str, Callable[[Path], bool]] = {
     PARTIAL_ANSWERS_NAME: _is_log("source", "index", "right", first=("run", "questions", "weights")),
     HARNESS_NAME: _is_table("value", "stderr"),
     COMPARE_NAME: _is_table("macro", "steps", "seconds", "selection_seconds"),
+    RATES_NAME: _is_table("macro", "best"),
     PROFILE_NAME: _begins_with(r"A step's time by stage, mean of "),
     TRACE_NAME: _begins_with(r"\s*\{\s*\"schemaVersion\""),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,34 +25,50 @@ def check_run_data(out: Path, runs: Mapping[Path, Mapping[str, Any]]) -> None:
 
     Args:
         out: the comparison's folder.
-        runs: folder -> settings, all with the same data section.
+        runs: folder -> settings, whose data sections differ at most in the sources' shares.
 
     Raises:
         DataError: a finished run, or one that would resume, was trained on other data.
     """
     finished = [path.parent for path in sorted(out.glob(f"*/seed-*/{SUMMARY_NAME}"))]
     going = [folder for folder in runs if folder not in finished and RunFolder(folder).last_checkpoint() is not None]
-    held = {folder: RunFolder(folder).fingerprint() for folder in (*finished, *going)}
-    known = {folder: data for folder, data in held.items() if data is not None}
+    known = [folder for folder in (*finished, *going) if RunFolder(folder).fingerprint() is not None]
     if not known:
         return
-    settings = resolve_settings(next(iter(runs.values())))
-    require_same(known, fingerprint_run(settings, prepare_data(settings)))
+    values = next(iter(runs.values()))
+    settings = resolve_settings(values)
+    require_same(known, fingerprint_run(settings, prepare_data(settings)), values)
 
 
-def require_same(known: Mapping[Path, Fingerprint | None], found: Fingerprint | None) -> None:
-    """Check that runs were trained on the data of a fingerprint; None stands for unknown data.
+def require_same(folders: Iterable[Path], found: Fingerprint | None, values: Mapping[str, Any]) -> None:
+    """Check that runs were trained on the data of a fingerprint.
+
+    Runs that give the sources other shares draw other rows for training; only their held-out rows must be the same.
+
+    Args:
+        folders: the runs.
+        found: the fingerprint; None if it is unknown.
+        values: the settings of the run that it belongs to.
 
     Raises:
         DataError: a run was trained on other data.
     """
-    for folder, held in known.items():
+    for folder in folders:
+        held = RunFolder(folder).fingerprint()
+        if held is not None and _shares(RunFolder(folder).config()) != _shares(values):
+            held = {key: part for key, part in held.items() if key != "train"}
         difference = describe_difference(held, found)
         if difference is not None:
             raise DataError(
                 f"{folder} contains a run on other data ({difference}), which cannot be compared. Restore the data, "
                 "choose another output_dir, or delete that folder."
             )
+
+
+def _shares(values: Mapping[str, Any]) -> str:
+    """Return what a configuration says about the sources' shares of the data."""
+    data = values.get("data") or {}
+    return f"{data.get('temperature')} {sorted((data.get('weights') or {}).items())}"
 
 
 class Asked(NamedTuple):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, NamedTuple
 
 from colm.config import PRESETS, SelectionConfig
 from colm.errors import ConfigError
-from colm.hints import Count
+from colm.hints import Count, Range
 from colm.lab.run.yaml12 import read_yaml
 from colm.typed import check_keys, read_value
 
@@ -19,6 +20,8 @@ class Method(NamedTuple):
     what: str
     selection: Mapping[str, Any]
     pools: int = 1  # factor on the size of the configured pool
+    grows: bool = False  # from an eighth of the pool in the first step to the whole pool in the last
+    temperature: float | None = None  # of the sources' shares of the data, see `data.temperature`
 
 
 # As in the literature, these ignore sources: they choose among all rows of the pool.
@@ -39,6 +42,12 @@ METHODS = {
     "random": Method("random rows, as many as the coreset", {"features": "none", **_WHOLE_POOL}),
     "random-n": Method("the whole pool, the large batch", {"features": "none", "keep": 1.0}),
     "random-2n": Method("a batch of twice the pool", {"features": "none", "keep": 1.0}, pools=2),
+    "growing": Method(
+        "random rows, at first an eighth of the pool and at last all", {"features": "none", **_WHOLE_POOL}, grows=True
+    ),
+    "temperature": Method(
+        "random rows, small sources drawn more often", {"features": "none", **_WHOLE_POOL}, temperature=10 / 3
+    ),
     "control": Method("small sources kept, large ones at random", PRESETS["control"]),
     "highest-loss": Method("rows of highest loss", {"features": "loss", "pick": "largest", **_WHOLE_POOL}),
     "gradient-norm": Method(
@@ -58,6 +67,8 @@ METHODS = {
 }
 """Keys are the names on the command line."""
 
+Temperature = Annotated[float, Range(0, open="both")] | None
+
 
 def method_settings(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run with the method in place of the configured selection.
@@ -65,30 +76,73 @@ def method_settings(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     The kept fraction, the small sources, coordinates, probes and the sizes of the pass stay as configured.
 
     Args:
-        name: a key of `METHODS`, optionally with changes: ``colm+keep=0.25,adam=false``; ``pools=4`` is a pool of four
-            times the configured size.
+        name: a key of `METHODS`, optionally with changes of the selection: ``colm+keep=0.25,adam=false``. Three others
+            are ``pools=4``, a pool of four times the configured size; ``rows=8``, a pool whose coreset has 8 rows; and
+            ``temperature=2``, see `data.temperature`.
         values: a resolved configuration, as in `config.yaml`.
 
     Raises:
-        ConfigError: an unknown method (gives the closest one), a change that is not ``key=value``, or pools below 1.
+        ConfigError: an unknown method (gives the closest one), a change that is not ``key=value``, or a value out of
+            range.
     """
     base, _, changes = name.partition("+")
     check_keys({base: changes}, METHODS, kind="method")
     method = METHODS[base]
     changed = _parse_changes(name, changes)
-    pools = read_value(f"The method {name!r}: pools", Count, changed.pop("pools", method.pools))
+    place = f"The method {name!r}: "
+    pools = read_value(f"{place}pools", Count, changed.pop("pools", method.pools))
+    rows = read_value(f"{place}rows", Count, changed.pop("rows")) if "rows" in changed else None
+    temperature = read_value(f"{place}temperature", Temperature, changed.pop("temperature", method.temperature))
     settings = copy.deepcopy(dict(values))
+    training = settings["training"]
+    training["gradient_accumulation_steps"] = pools * training.get("gradient_accumulation_steps", 1)
     selection = dict(settings["selection"]) | _PLAIN | dict(method.selection) | changed
     if selection["features"] in ("none", "spsa"):  # no forward pass to reuse for training
         selection |= {"reuse_forward": False, "reuse_offload": False} | changed
-    if "keep" in method.selection or "keep" in changed:
+    if method.grows:
+        first = max(1 / 8, 1 / training.get("per_device_train_batch_size", 8))  # a row in each micro-batch
+        schedule = [[0, first], [training["max_steps"], 1.0]]
+        selection |= {"keep": None, "keep_count": None, "keep_schedule": schedule}
+    elif "keep" in method.selection or "keep" in changed:
         selection["keep_count"] = None
     elif "keep_count" in changed:
         selection["keep"] = None
-    settings["selection"] = SelectionConfig.from_dict(selection).to_dict()
-    training = settings["training"]
-    training["gradient_accumulation_steps"] = pools * training.get("gradient_accumulation_steps", 1)
+    config = SelectionConfig.from_dict(selection)
+    if rows is not None:
+        config = _size_pool(training, config, rows)
+    settings["selection"] = config.to_dict()
+    if temperature is not None:
+        if settings.get("model") == "tiny":
+            raise ConfigError(
+                f"{place}model: tiny makes its vocabulary from the training rows, which a temperature changes, so its "
+                "losses could not be compared; leave the method out (--batches adds it), or name another model."
+            )
+        settings["data"] = {**settings["data"], "weights": {}, "temperature": temperature}
     return settings
+
+
+def batch_methods(sizes: Sequence[int]) -> list[str]:
+    """Return the methods that train random rows in batches of other sizes or of another mixture; none without sizes."""
+    for rows in sizes:
+        if rows < 1:
+            raise ConfigError(f"--batches {rows}: a batch must have at least 1 row.")
+    return [*(f"random+rows={rows}" for rows in dict.fromkeys(sizes)), "growing", "temperature"] if sizes else []
+
+
+def _size_pool(training: dict[str, Any], config: SelectionConfig, rows: int) -> SelectionConfig:
+    """Set micro-batches, no larger than before, whose pool has a coreset of that many rows on one process."""
+    micro_batch = training.get("per_device_train_batch_size", 8)
+    pool = micro_batch * training.get("gradient_accumulation_steps", 1)
+    if config.keep_count is not None:
+        wanted = round(rows * pool / config.keep_count)
+        config = replace(config, keep_count=rows)
+    else:
+        wanted = round(rows * pool / config.budget.rows(pool, 0))
+    count = -(-wanted // micro_batch)
+    while wanted % count:
+        count += 1
+    training |= {"per_device_train_batch_size": wanted // count, "gradient_accumulation_steps": count}
+    return config
 
 
 def _parse_changes(name: str, text: str) -> dict[str, Any]:

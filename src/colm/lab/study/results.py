@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from colm.lab.report import write_comparison
+from colm.lab.run.arguments import fill_training
 from colm.lab.run.folder import RunFolder
 from colm.lab.study.methods import METHODS
 from colm.step.files import replace_file
 from colm.step.record import ANSWERS_NAME, COMPARE_NAME, SUMMARY_NAME
 
 
-def write_comparison_json(out: Path) -> dict[str, Any]:
+def write_comparison_json(out: Path, operations: Callable[[Mapping[str, Any]], float] | None = None) -> dict[str, Any]:
     """Gather the finished runs under `out` into `compare.json`: method -> seed -> figures.
 
     ``macro`` is the mean final evaluation loss over the sources of the training data, ``micro`` the mean weighted by
     training rows, ``small`` and ``big`` the means over small and large sources. For runs that have answered questions,
     ``exact_in`` and ``exact_out`` are the mean shares of correct answers over sources in the training data and over
     other sources; None if there are none.
+
+    Args:
+        out: the comparison's folder.
+        operations: the counted cost of a run with these settings, for ``operations``.
     """
     found: dict[str, dict[str, Any]] = {}
-    for path in sorted(out.glob(f"*/seed-*/{SUMMARY_NAME}")):
-        run, seed = RunFolder(path.parent), path.parent.name.removeprefix("seed-")
-        found.setdefault(path.parents[1].name, {})[seed] = figures(run.read(SUMMARY_NAME)) | _exact(run)
+    runs = [RunFolder(path.parent) for path in sorted(out.glob(f"*/seed-*/{SUMMARY_NAME}"))]
+    whole = next((run.read(SUMMARY_NAME) for run in runs if not _resamples(run.config())), None)
+    for run in runs:
+        seed, settings, summary = run.path.name.removeprefix("seed-"), run.config(), run.read(SUMMARY_NAME)
+        if whole is not None and _resamples(settings):
+            summary = _with_rows_of(summary, whole)
+        each = figures(summary) | _settings(settings) | _exact(run)
+        if operations is not None:
+            each["operations"] = operations(settings)
+        found.setdefault(run.path.parent.name, {})[seed] = each
     order = {name: place for place, name in enumerate(METHODS)}
     methods = sorted(found, key=lambda name: (order.get(name.partition("+")[0], len(order)), name))
     ordered = {name: {seed: found[name][seed] for seed in sorted(found[name], key=int)} for name in methods}
@@ -52,6 +64,23 @@ def figures(summary: Mapping[str, Any]) -> dict[str, Any]:
         "big": fmean(big) if big else None,
         **{key: summary[key] for key in ("steps", "seconds", "selection_seconds", "peak_memory_bytes")},
     }
+
+
+def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    training = fill_training(values.get("training") or {})
+    free = (values.get("selection") or {}).get("features") == "none"
+    return {"learning_rate": training["learning_rate"], "free": free, "resampled": _resamples(values)}
+
+
+def _resamples(values: Mapping[str, Any]) -> bool:
+    return (values.get("data") or {}).get("temperature") is not None
+
+
+def _with_rows_of(summary: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a summary with the rows of another run, whose sources have their own shares of the data."""
+    rows = {name: source["rows"] for name, source in whole["sources"].items()}
+    sources = {name: {**source, "rows": rows.get(name, 0)} for name, source in summary["sources"].items()}
+    return {**summary, "sources": sources, "small_sources": whole["small_sources"]}
 
 
 def _exact(run: RunFolder) -> dict[str, float | None]:

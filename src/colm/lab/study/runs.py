@@ -1,4 +1,4 @@
-"""The runs of a comparison: their settings, and the processes that train them and answer questions."""
+"""The processes that train the runs of a comparison and answer questions."""
 
 from __future__ import annotations
 
@@ -13,57 +13,13 @@ import torch
 from colm.errors import ConfigError
 from colm.lab.report.compare_page import PAGE_NAME
 from colm.lab.report.page import check_page
-from colm.lab.run.cadence import evaluate_often
-from colm.lab.run.changes import refused_changes
-from colm.lab.run.check import check_run
-from colm.lab.run.clustering import LABELS_NAME
 from colm.lab.run.folder import RunFolder
 from colm.lab.run.recognize import is_recognized, is_settings_file
-from colm.lab.run.settings import load_run_settings, load_settings, resolve_settings
 from colm.lab.run.yaml12 import write_yaml
 from colm.lab.study.child import Start, run_child, split_words, start_with, verbosity_words
-from colm.lab.study.finished import check_run_data
 from colm.lab.study.forks import ForkServer
-from colm.lab.study.methods import method_settings
 from colm.step.files import replace_file
-from colm.step.record import COMPARE_NAME, CONFIG_NAME
-
-
-def plan_runs(
-    config: str, overrides: Sequence[str], methods: Sequence[str], seeds: Sequence[int]
-) -> dict[Path, dict[str, Any]]:
-    """Return the folder and settings of every run, checked before the first run starts.
-
-    All runs of a seed see the data in the same order; all seeds share the held-out rows.
-
-    Raises:
-        ConfigError: an unknown method, no fixed number of steps, no validation data, or a folder that contains a run
-            with other settings.
-        DataError: a folder contains a run on other data.
-    """
-    base = load_settings(config, overrides)
-    _check_base(base.values)
-    values = dict(base.values)
-    values["data"] = {**values["data"], "seed": base.data_seed}
-    if (base.sources.cluster or base.sources.split) and base.sources.labels is None:  # clustered once, for all runs
-        values["sources"] = {**values["sources"], "labels": str(base.output_dir / LABELS_NAME)}
-    values["training"] = {**base.training, **evaluate_often(base.training)}
-    runs: dict[Path, dict[str, Any]] = {}
-    for seed in dict.fromkeys(seeds):
-        if seed < 0:
-            raise ConfigError(f"--seeds {seed}: a seed must be a whole number of at least 0.")
-        for method in dict.fromkeys(methods):
-            settings = method_settings(method, {**values, "seed": seed})
-            settings["selection"]["seed"] = seed
-            folder = base.output_dir / method / f"seed-{seed}"
-            settings["output_dir"] = str(folder)
-            resolved = resolve_settings(settings)
-            check_run(resolved, whole=False)
-            settings = resolved.values
-            _check_folder(folder, settings)
-            runs[folder] = settings
-    check_run_data(base.output_dir, runs)
-    return runs
+from colm.step.record import COMPARE_NAME, RATES_NAME
 
 
 def ways_to_start(
@@ -93,7 +49,8 @@ def run_one(folder: Path, settings: Mapping[str, Any], start: Start) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = _settings_path(folder)
     replace_file(path, write_yaml(dict(settings)))
-    words = [*verbosity_words(), "train", str(path), "--resume"]
+    begun = any(folder.iterdir())
+    words = [*verbosity_words(), "train", str(path), *(["--resume"] if begun else [])]
     status = run_child(lambda: start(words), f"the training in {folder}")
     if status:
         raise ConfigError(
@@ -114,7 +71,8 @@ def check_places(out: Path, todo: Sequence[Path]) -> None:
     """
     RunFolder(out).prepare()
     check_page(out / PAGE_NAME)
-    files = {out / COMPARE_NAME: is_recognized, **{_settings_path(folder): is_settings_file for folder in todo}}
+    own = {out / name: is_recognized for name in (COMPARE_NAME, RATES_NAME)}
+    files = {**own, **{_settings_path(folder): is_settings_file for folder in todo}}
     for path, is_own in files.items():
         if os.path.lexists(path) and not is_own(path):
             raise ConfigError(f"{path} was not written by colm. Move it, or choose another output_dir.")
@@ -138,30 +96,4 @@ def answer_one(folder: Path, data: Sequence[str], options: str, start: Start) ->
         raise ConfigError(
             f"colm eval of {folder} failed with exit status {status}; see its output above. Run the same command again "
             "to continue."
-        )
-
-
-def _check_base(values: Mapping[str, Any]) -> None:
-    if values["training"].get("max_steps", -1) <= 0:
-        raise ConfigError(
-            "A comparison needs training.max_steps, so that all methods take the same number of steps; with epochs, "
-            "a larger batch would take fewer."
-        )
-    data = values["data"]
-    validates = data["validation"] or data["validation_rows"] or data["train"] == "demo"
-    if not validates and not any(entry.get("validation") for entry in values["mixture"]):
-        raise ConfigError("A comparison needs validation data: set data.validation, or data.validation_rows.")
-
-
-def _check_folder(folder: Path, settings: Mapping[str, Any]) -> None:
-    path = folder / CONFIG_NAME
-    if not path.exists():
-        return
-    held = load_run_settings(folder).values
-    changes = refused_changes(held, settings, same_length=True)
-    if changes:
-        differing = dict.fromkeys(key.partition(".")[0] for key, _, _ in changes)
-        raise ConfigError(
-            f"{folder} contains a run with other settings ({', '.join(differing)} differ); choose another output_dir, "
-            "or delete that folder."
         )
