@@ -21,6 +21,7 @@ ODD = [
     *("[1]", "{a: 1}", "x y", "folder", "binary.yaml", "list.yaml", "empty", "bad.jsonl", "/none/x", "a" * 300, "é"),
 ]
 ONE = ("--limit", "1", "--max-new-tokens", "1")
+CHANGES = ("", "keep=", "pools=", "adam=", "rows=", "temperature=")
 
 
 def commands(odd: str) -> list[tuple[str, ...]]:
@@ -49,8 +50,12 @@ def commands(odd: str) -> list[tuple[str, ...]]:
         ("env", odd),
         ("compare", odd),
         *((*compare, option, odd) for option in ("--seeds", "--methods", "--launcher", "--eval-data")),
+        *((*compare, option, odd) for option in ("--equal", "--rates", "--batches")),
         (*compare, "--eval-data", "rows.jsonl", "--eval-options", odd),
-        *((*compare, "--methods", f"colm+{change}{odd}") for change in ("", "keep=", "pools=", "adam=")),
+        *(
+            (*compare, "--methods", f"colm+{change}{odd}")
+            for change in ("", "keep=", "pools=", "adam=", "rows=", "temperature=")
+        ),
     ]
 
 

@@ -124,9 +124,9 @@ def test_only_steps_that_every_seed_was_evaluated_at_count() -> None:
 
 def test_the_reach_is_interpolated_on_the_mean_curve() -> None:
     held = method("m", curve([4.0, 3.0, 2.0]), curve([4.0, 2.0, 1.0]))  # means 4, 2.5, 1.5
-    assert find_reach(held, 2.0) == (15.0, 7.5)
-    assert find_reach(held, 1.4) == (None, None)
-    assert find_reach(method("m"), 2.0) == (None, None)
+    assert find_reach(held, 2.0) == (15.0, 7.5, None)
+    assert find_reach(held, 1.4) == (None, None, None)
+    assert find_reach(method("m"), 2.0) == (None, None, None)
 
 
 def test_random_reaches_its_own_final_loss(methods: list[Method]) -> None:
@@ -136,7 +136,7 @@ def test_random_reaches_its_own_final_loss(methods: list[Method]) -> None:
     steps = find_reach(get(methods, "colm"), target).steps
     assert steps is not None
     assert steps < 60
-    assert find_reach(get(methods, "colm+keep=0.25"), target) == (None, None)
+    assert find_reach(get(methods, "colm+keep=0.25"), target) == (None, None, None)
 
 
 @pytest.mark.parametrize(

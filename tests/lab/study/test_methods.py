@@ -6,7 +6,7 @@ import pytest
 
 from colm.config import PRESETS, SelectionConfig
 from colm.errors import ConfigError
-from colm.lab.study.methods import METHODS, method_settings
+from colm.lab.study.methods import METHODS, batch_methods, method_settings
 
 BASE: dict[str, Any] = {
     "selection": SelectionConfig(keep=0.25, pass_tokens=512, small_sources=("rare",)).to_dict(),
@@ -44,6 +44,57 @@ def test_a_name_means_the_same_whatever_is_configured() -> None:
     assert method_settings("matched", BASE) == method_settings("matched", matched)
     for name in METHODS:
         assert method_settings(name, matched) == method_settings(name, BASE)
+
+
+@pytest.mark.parametrize(
+    ("name", "micro_batch", "micro_batches", "kept"),
+    [
+        ("random+rows=8", 16, 1, 8),  # half of a pool of 16
+        ("random+rows=2", 4, 1, 2),
+        ("random+rows=24", 16, 3, 24),
+        ("random-n+rows=8", 8, 1, 8),
+        ("random-n+rows=24", 12, 2, 24),
+        ("colm+keep=0.25,rows=8", 16, 2, 8),
+        ("colm+keep_count=16,rows=8", 16, 2, 8),  # of the configured pool of 64
+    ],
+)
+def test_a_number_of_rows_sets_the_pool(name: str, micro_batch: int, micro_batches: int, kept: int) -> None:
+    base = {**BASE, "selection": SelectionConfig().to_dict()}
+    training = {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 4}
+    settings = method_settings(name, {**base, "training": training})
+    sizes = settings["training"]
+    assert (sizes["per_device_train_batch_size"], sizes["gradient_accumulation_steps"]) == (micro_batch, micro_batches)
+    assert SelectionConfig.from_dict(settings["selection"]).kept_rows(micro_batch * micro_batches, 1) == kept
+    with pytest.raises(ConfigError, match="rows=17 needs pools of 17 rows.*use 16"):
+        method_settings("random-n+rows=17", {**base, "training": training})
+
+
+def test_a_growing_batch_ends_at_the_whole_pool() -> None:
+    config = SelectionConfig.from_dict(selection("growing"))
+    assert [config.kept_rows(64, 4, step=step) for step in (0, 5, 10)] == [8, 36, 64]
+    few = {**BASE, "training": {**BASE["training"], "per_device_train_batch_size": 4}}
+    assert SelectionConfig.from_dict(method_settings("growing", few)["selection"]).kept_rows(16, 4) == 4
+
+
+def test_a_temperature_changes_the_sources_shares_of_the_data() -> None:
+    weighted = {**BASE, "data": {"weights": {"a": 1.0}, "temperature": None}}
+    assert method_settings("temperature", weighted)["data"] == {
+        "weights": {},
+        "temperature": pytest.approx(3.333, abs=1e-3),
+    }
+    assert method_settings("control+temperature=2", BASE)["data"]["temperature"] == 2
+    assert method_settings("control", weighted)["data"] == weighted["data"]
+    with pytest.raises(ConfigError, match="temperature=0 must be a number above 0"):
+        method_settings("random+temperature=0", BASE)
+    with pytest.raises(ConfigError, match="model: tiny makes its vocabulary from the training rows"):
+        method_settings("temperature", {**BASE, "model": "tiny"})
+
+
+def test_batches_add_methods() -> None:
+    assert batch_methods([]) == []
+    assert batch_methods([8, 16, 8]) == ["random+rows=8", "random+rows=16", "growing", "temperature"]
+    with pytest.raises(ConfigError, match="--batches 0"):
+        batch_methods([0])
 
 
 def test_changes_to_a_method() -> None:

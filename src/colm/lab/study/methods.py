@@ -130,7 +130,11 @@ def batch_methods(sizes: Sequence[int]) -> list[str]:
 
 
 def _size_pool(training: dict[str, Any], config: SelectionConfig, rows: int) -> SelectionConfig:
-    """Set micro-batches, no larger than before, whose pool has a coreset of that many rows on one process."""
+    """Set micro-batches, no larger than before, whose pool has a coreset of that many rows on one process.
+
+    Raises:
+        ConfigError: equal micro-batches cannot hold the pool.
+    """
     micro_batch = training.get("per_device_train_batch_size", 8)
     pool = micro_batch * training.get("gradient_accumulation_steps", 1)
     if config.keep_count is not None:
@@ -139,8 +143,11 @@ def _size_pool(training: dict[str, Any], config: SelectionConfig, rows: int) -> 
     else:
         wanted = round(rows * pool / config.budget.rows(pool, 0))
     count = -(-wanted // micro_batch)
-    while wanted % count:
-        count += 1
+    if wanted % count:
+        raise ConfigError(
+            f"rows={rows} needs pools of {wanted} rows, which {count} micro-batches of at most {micro_batch} rows cannot "
+            f"share evenly; use {rows // micro_batch * micro_batch or micro_batch}."
+        )
     training |= {"per_device_train_batch_size": wanted // count, "gradient_accumulation_steps": count}
     return config
 
