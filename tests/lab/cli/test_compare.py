@@ -153,6 +153,32 @@ def test_runs_on_other_data_are_refused(
 
 
 @pytest.mark.slow
+def test_methods_of_equal_cost_each_at_its_own_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_run(tmp_path, training={**TRAINING, "max_steps": 4, "eval_strategy": "steps", "eval_steps": 2})
+    methods = ["random", "random-n", "growing", "colm"]
+    command = ["compare", config, "--methods", *methods, "--seeds", "0", "2", "--equal", "time"]
+    command += ["--rates", "1e-4", "1e-3"]
+    assert main(command) == 0
+    assert "Mean over seeds" in capsys.readouterr().out
+    out = tmp_path / "run"
+    found = json.loads((out / "compare.json").read_text())
+    assert set(found) == set(methods)
+    assert {name: found[name]["0"]["steps"] for name in ("random", "random-n")} == {"random": 4, "random-n": 2}
+    costs = {name: found[name]["0"]["operations"] / found["random"]["0"]["operations"] for name in methods}
+    assert all(0.5 < cost <= 1 for cost in costs.values())
+    held = json.loads((out / "rates.json").read_text())
+    for name in methods:
+        best = [float(rate) for rate, each in held[name].items() if each["best"]]
+        assert [found[name][seed]["learning_rate"] for seed in ("0", "2")] == best * 2
+        assert {path.name for path in (out / "rates" / name).glob("*/seed-*") if path.is_dir()} == {"seed-1"}
+    page = (out / "compare.html").read_text()
+    assert "Time to match the best free method" in page
+    assert "against counted cost" in page.lower()
+    assert main(command) == 0  # everything is finished
+    assert capsys.readouterr().out.count("Written to") == 1
+
+
+@pytest.mark.slow
 def test_every_run_answers_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_run(tmp_path, training=TRAINING)
     rows = [{"source": name, "prompt": "1 + 1 = ", "answer": "2"} for name in ("adding", "other")]

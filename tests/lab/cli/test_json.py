@@ -81,7 +81,7 @@ def test_report_of_a_comparison_and_compare(
     assert found["sentence"].startswith("By final macro loss over")
     assert len(found["differences"]) == len(found["methods"]) - 1
     # Once every run is finished, colm compare prints the same.
-    monkeypatch.setattr("colm.lab.study.planning.Study.plan", lambda *_: {})
+    monkeypatch.setattr("colm.lab.study.planning.Study.plan", lambda *_, **__: {})
     config = write_run(tmp_path, output_dir=str(folder))
     monkeypatch.setattr("colm.lab.study.results.write_comparison_json", lambda *_: None)
     assert read(capsys, "compare", config) == found

@@ -27,6 +27,7 @@ from colm.lab.report.comparison import (
     find_first_reach,
     find_method,
     find_reach,
+    find_target,
     list_sources,
     loss_differences,
     macro_loss,
@@ -127,6 +128,44 @@ def test_the_reach_is_interpolated_on_the_mean_curve() -> None:
     assert find_reach(held, 2.0) == (15.0, 7.5, None)
     assert find_reach(held, 1.4) == (None, None, None)
     assert find_reach(method("m"), 2.0) == (None, None, None)
+
+
+def test_costs_lie_on_the_way_to_the_counted_operations_of_the_run() -> None:
+    held = method("m", curve([4.0, 3.0, 2.0]))
+    counted = held._replace(figures={seed: run._replace(operations=600.0) for seed, run in held.figures.items()})
+    steps = next(iter(held.figures.values())).steps
+    assert average_curves(counted, "cost", macro_loss).x == [0.0, 6000 / steps, 12000 / steps]
+    assert find_reach(counted, 2.0).operations == pytest.approx(12000 / steps)
+    assert average_curves(held, "cost", macro_loss).x == []  # methods of equal steps are not counted
+
+
+def test_the_best_free_method_has_the_lowest_mean_macro_loss() -> None:
+    def free(name: str, values: list[float], *, free: bool = True) -> Method:
+        found = build(name, values)
+        return found._replace(figures={seed: run._replace(free=free) for seed, run in found.figures.items()})
+
+    methods = [free("a", [2.0, 2.2]), free("b", [1.9, 2.1]), free("c", [1.0], free=False), free("d", [float("nan")])]
+    assert find_target(methods) == ("b", 2.0, None)
+    assert find_target([methods[2]]) is None
+
+
+def test_means_of_resampled_runs_are_over_the_rows_of_the_others(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    for seed in ("0", "1", "2"):  # as if equal numbers of rows of each source were drawn
+        path = copy / "control" / f"seed-{seed}" / "summary.json"
+        summary = json.loads(path.read_text())
+        for source in summary["sources"].values():
+            source["rows"] = 10
+        path.write_text(json.dumps({**summary, "small_sources": []}))
+    held = json.loads((copy / "compare.json").read_text())
+    for run in held["control"].values():
+        run["resampled"] = True
+    (copy / "compare.json").write_text(json.dumps(held))
+    before, after = (get(read_comparison(each), "control") for each in (folder, copy))
+    assert [(curve.rows, curve.small) for curve in after.curves.values()] == [
+        (curve.rows, curve.small) for curve in before.curves.values()
+    ]
 
 
 def test_random_reaches_its_own_final_loss(methods: list[Method]) -> None:

@@ -109,7 +109,7 @@ def _compare(args: argparse.Namespace, launcher: Sequence[str], server: ForkServ
 
     study = Study(args.config, args.overrides, equal=args.equal)
     methods = [*args.methods, *batch_methods(args.batches)]
-    runs = study.plan(methods, args.seeds)
+    runs = study.plan(methods, args.seeds, decided=not args.rates)
     if data:
         asked = read_asked(data, options, next(iter(runs.values())))
     training, answering = ways_to_start(launcher, server, settings.training)

@@ -62,7 +62,12 @@ class Study:
         self._steps: dict[str, int] = {}
 
     def plan(
-        self, methods: Sequence[str], seeds: Sequence[int], rates: Mapping[str, float] | None = None
+        self,
+        methods: Sequence[str],
+        seeds: Sequence[int],
+        rates: Mapping[str, float] | None = None,
+        *,
+        decided: bool = True,
     ) -> dict[Path, dict[str, Any]]:
         """Return the folder and settings of every run, checked before the first run starts.
 
@@ -70,6 +75,8 @@ class Study:
             methods: see `method_settings`.
             seeds: seeds of each method.
             rates: method -> learning rate, if it is not the configured one.
+            decided: these are the settings to train with; else the rates are not known yet, and what the folders
+                contain is not compared with them.
 
         Raises:
             ConfigError: an unknown method, or a folder that contains a run with other settings.
@@ -80,7 +87,7 @@ class Study:
             for method in dict.fromkeys(methods):
                 rate = (rates or {}).get(method)
                 runs[self.out / method / f"seed-{seed}"] = self._settings(method, seed, rate)
-        return self._check(runs)
+        return self._check(runs, decided=decided)
 
     def plan_search(self, methods: Sequence[str], rates: Sequence[float], seed: int) -> dict[Path, dict[str, Any]]:
         """Return the folder and settings of a run of each method with each learning rate. Raises as `plan`."""
@@ -128,15 +135,17 @@ class Study:
         settings = resolve_settings(self._values)
         return Meter(settings, prepare_data(settings))
 
-    def _check(self, runs: dict[Path, dict[str, Any]]) -> dict[Path, dict[str, Any]]:
+    def _check(self, runs: dict[Path, dict[str, Any]], *, decided: bool = True) -> dict[Path, dict[str, Any]]:
         checked = {}
         for folder, settings in runs.items():
             settings["output_dir"] = str(folder)
             resolved = resolve_settings(settings)
             check_run(resolved, whole=False)
-            _check_folder(folder, resolved.values)
+            if decided:
+                _check_folder(folder, resolved.values)
             checked[folder] = resolved.values
-        check_run_data(self.out, checked)
+        if decided:
+            check_run_data(self.out, checked)
         return checked
 
 
