@@ -28,10 +28,11 @@ from colm.lab.report.comparison import (
     list_sources,
     loss_differences,
     macro_loss,
+    micro_loss,
     read_comparison,
 )
 from colm.lab.report.conclusion import conclude
-from colm.lab.report.measures import MOST_DRAWN, mean_macro, mean_micro
+from colm.lab.report.measures import MOST_DRAWN, mean_macro
 from colm.lab.report.page import Plot, PlotGroup, draw_legend, write_page
 from colm.lab.report.plots import Line, PlotIds, draw_lines
 
@@ -50,7 +51,7 @@ LOSSES = {
 }
 _MEANS: dict[str, LossOf] = {
     "macro": macro_loss,
-    "micro": lambda evaluation, curve: mean_micro(evaluation.losses, curve.rows),
+    "micro": micro_loss,
     "small": lambda evaluation, curve: mean_macro(evaluation.losses, curve.rows.keys() & curve.small),
     "big": lambda evaluation, curve: mean_macro(evaluation.losses, curve.rows.keys() - curve.small),
 }
@@ -117,7 +118,7 @@ def _mean_target(base: Method) -> float | None:
 
 def _reach_both(method: Method, target: Target) -> tuple[str, Reach, Reach | None]:
     """Return the method's name, and when it reaches the target's macro and micro loss."""
-    micro = None if target.micro is None else find_reach(method, target.micro, _MEANS["micro"])
+    micro = None if target.micro is None else find_reach(method, target.micro, micro_loss)
     return method.name, find_reach(method, target.macro), micro
 
 

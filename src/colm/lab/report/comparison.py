@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from colm.errors import ConfigError
 from colm.lab.intervals import Interval, estimate_difference, estimate_mean
-from colm.lab.report.measures import mean_macro
+from colm.lab.report.measures import mean_macro, mean_micro
 from colm.lab.report.runs import Evaluation, read_evaluations, read_summary
 from colm.lab.run.folder import RunFolder
 from colm.step.record import COMPARE_NAME
@@ -267,6 +267,11 @@ def find_first_reach(x: Sequence[float], losses: Sequence[float], target: float)
 def macro_loss(evaluation: Evaluation, curve: Curve) -> float | None:
     """Return an evaluation's mean over the training sources."""
     return mean_macro(evaluation.losses, curve.rows)
+
+
+def micro_loss(evaluation: Evaluation, curve: Curve) -> float | None:
+    """Return an evaluation's mean over the training sources, weighted by their training rows."""
+    return mean_micro(evaluation.losses, curve.rows)
 
 
 def _trace(curve: Curve, loss: LossOf) -> dict[int, float]:
