@@ -100,8 +100,8 @@ def main() -> None:
     lines = [
         f"# {TITLES[name]}",
         "",
-        f"`colm compare benchmarks/experiments/time_{name}.yaml --equal time --rates {' '.join(f'{r:g}' for r in tried)} "
-        f"--seeds {' '.join(seeds)} --methods ...`; {describe_setting(', '.join(seeds))}. Raw figures: "
+        f"`colm compare benchmarks/experiments/time_{name}.yaml --equal time --rates "
+        f"{' '.join(f'{rate:g}' for rate in tried)} --seeds {' '.join(seeds)} --methods ...`; {describe_setting(', '.join(seeds))}. Raw figures: "
         f"[equal_time_{name}.json](equal_time_{name}.json).",
         "",
         f"{MIXTURES[name]} Every method may spend what `random` costs in {training['max_steps']} steps of 32 rows, by "

@@ -145,8 +145,8 @@ def _size_pool(training: dict[str, Any], config: SelectionConfig, rows: int) -> 
     count = -(-wanted // micro_batch)
     if wanted % count:
         raise ConfigError(
-            f"rows={rows} needs pools of {wanted} rows, which {count} micro-batches of at most {micro_batch} rows cannot "
-            f"share evenly; use {rows // micro_batch * micro_batch or micro_batch}."
+            f"rows={rows} needs pools of {wanted} rows, which {count} micro-batches of at most {micro_batch} rows "
+            f"cannot share evenly; use {rows // micro_batch * micro_batch or micro_batch}."
         )
     training |= {"per_device_train_batch_size": wanted // count, "gradient_accumulation_steps": count}
     return config
