@@ -17,8 +17,8 @@ from transformers import DataCollatorForSeq2Seq
 from colm import CoresetSelector, SelectionConfig
 from colm.lab.run.prepare import prepare_data
 from colm.lab.run.settings import load_settings
-from colm.step.balance import deal_rows, split_joined, split_padded
-from colm.step.pool import Pool, split_evenly
+from colm.step.balance import deal_rows, split_evenly, split_joined, split_padded
+from colm.step.pool import Pool
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo.yaml"
 

@@ -29,8 +29,9 @@ from colm.features.locate import locate_value_site
 from colm.features.selection_pass import tokens_at_a_time
 from colm.features.site import ValueSite
 from colm.features.spsa import site_for_copies
+from colm.joined import can_join
 from colm.reuse.forward import ForwardReuse
-from colm.step.balance import split_padded
+from colm.step.balance import split_joined, split_padded
 from colm.step.exchange import Held, gather_held, share_rows, weigh_rows
 from colm.step.pool import Pool
 from colm.step.pool_info import group_by_source, index_by_source, share_facts
@@ -137,6 +138,7 @@ class CoresetSelector:
         if self._reuse is not None:
             self._reuse.end(warn=False)  # the other model's layers get their checkpoint function back
         self._reuse = None
+        self._joinable: bool | None = None
         if self.config.reuse_forward:
             self._reuse = ForwardReuse(model, offload=self.config.reuse_offload)
         self._model = model
@@ -196,6 +198,10 @@ class CoresetSelector:
         not fit fails at once. The padding side stays. Micro-batches of short rows have more rows than others, but no
         more padded tokens than the longest rows have in micro-batches of equally many rows. If weights are not uniform,
         each micro-batch has a key ``row_weights``, (n,) float32, for `example_mean`.
+
+        With ``padding_free=True``, and a model that allows it, each micro-batch is one row of joined rows (1, T), see
+        `Pool.join`. Pass all its keys but ``labels`` and ``row_weights`` to the model, and its ``cu_seq_lens_q`` to
+        `example_mean`; `LeanHead` finds it in the batch.
         """
         with stage(TAKE):
             pool, held = self._selected_pool(batches, coreset)
@@ -203,12 +209,21 @@ class CoresetSelector:
                 pool = weigh_rows(pool, coreset, held.rows)
             share = share_rows(pool, coreset.indices.tolist(), held)
             rows, slots = share.pool.by_length(share.positions), len(pool.batches)
+            if self._joins():
+                runs = split_joined(rows, slots, share.pool.lengths)
+                return [share.pool.join(run) if share.pool.is_solid(run) else share.pool.collate(run) for run in runs]
             runs = split_padded(rows, slots, share.pool.lengths, share.pool.labelled)
             kept = [share.pool.collate(run) for run in runs]
             if self._reuse is not None:
                 at_a_time = tokens_at_a_time(self.config.selection_pass, pool)
                 self._reuse.keep(share.pool, runs, kept, held=len(pool), max_tokens=at_a_time)
         return kept
+
+    def _joins(self) -> bool:
+        """Return whether kept rows are joined; checks the model once, and logs what it found."""
+        if self.config.padding_free and self._joinable is None:
+            self._joinable = can_join(self.model)
+        return bool(self._joinable)
 
     def _selected_pool(
         self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]], coreset: Coreset

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colm.step import balance
-from colm.step.balance import deal_rows, split_joined, split_padded
-from colm.step.pool import split_evenly
+from colm.step.balance import deal_rows, split_evenly, split_joined, split_padded
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=9).map(lambda lengths: sorted(lengths, reverse=True))
 

@@ -10,8 +10,6 @@ from itertools import accumulate
 
 import numpy as np
 
-from colm.step.pool import split_evenly
-
 MOST_CUTS = 512
 """Places between rows where runs may end; with more rows, only every so many are tried, to bound time and memory."""
 
@@ -19,6 +17,21 @@ WORTH = 0.01
 """A swap of two rows must shorten the slowest rank by this fraction of the ranks' mean, since it sends both rows."""
 
 _NEVER = 2**40
+
+
+def split_evenly(positions: Sequence[int], slots: int) -> list[list[int]]:
+    """Cut `positions` into `slots` consecutive runs whose lengths differ by at most one, longer runs first.
+
+    >>> split_evenly([0, 1, 2, 3, 4], 2)
+    [[0, 1, 2], [3, 4]]
+    """
+    short, longer = divmod(len(positions), slots)
+    runs, start = [], 0
+    for slot in range(slots):
+        end = start + short + (slot < longer)
+        runs.append(list(positions[start:end]))
+        start = end
+    return runs
 
 
 def split_padded(
