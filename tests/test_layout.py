@@ -25,7 +25,7 @@ LAYERS = [
     {"step"},
     {"config_parts", "config", "losses", "mixing", "models"},
     {"features", "select"},
-    {"picking", "reuse", "lean"},
+    {"picking", "reuse", "lean", "joined"},
     {"choosing"},
     {"selector", "sampler"},
     {"trainers"},

@@ -176,6 +176,12 @@ class SelectionConfig(Related):
     """Labeled tokens that go through the output head at a time in the selection pass, and in training with
     ``train_head="chunked"``, at least 1. Default: as many as make 256 MiB of float32 logits."""
 
+    padding_free: bool = False
+    """Train the kept rows without padding: each micro-batch is one row, of all its examples one after the other, which
+    do not see each other. The same losses and gradients; faster if attention takes sequences of any length, as
+    FlashAttention on a GPU does. The selection pass is not affected. A model that cannot keep joined rows apart trains
+    padded rows, and the log says why."""
+
     reuse_forward: bool = False
     """With gradient checkpointing: keep the layers' inputs from the selection pass and train the kept rows from them,
     so that their forward runs only once. Takes memory for the layers' inputs of the whole pool, as checkpointing

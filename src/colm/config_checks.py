@@ -28,6 +28,7 @@ class Related(Settings):
     features: FeatureName
     pass_labels: int | None
     pass_dtype: PassDtypeName | None
+    padding_free: bool
     reuse_forward: bool
     reuse_offload: bool
     metric: Metric
@@ -96,6 +97,11 @@ def _check_reuse(config: Related) -> None:
         raise ConfigError("reuse_offload=True moves what reuse_forward keeps; set reuse_forward=True too.")
     if not config.reuse_forward:
         return
+    if config.padding_free:
+        raise ConfigError(
+            "reuse_forward=True trains kept rows from the states of the padded rows in the selection pass, but "
+            "padding_free=True joins them; set one of them to False."
+        )
     for name in ("pass_labels", "pass_dtype"):
         if getattr(config, name) is not None:
             raise ConfigError(

@@ -23,8 +23,8 @@ from colm.features.head import OutputHead, output_module
 from colm.features.one_token import find_head
 from colm.features.precision import Precision
 from colm.features.site import unwrap
-from colm.losses import average_by_row, labelled_targets, token_losses
-from colm.step.pool import IGNORE
+from colm.losses import average_by_row, count_rows, labelled_targets, token_losses
+from colm.step.pool import IGNORE, ROWS
 from colm.step.ranks import is_sharded
 
 logger = logging.getLogger(__name__)
@@ -98,16 +98,23 @@ class LeanHead:
 
         Args:
             model: the model of the constructor, as your loop calls it.
-            batch: the model's arguments, with ``labels`` (n, T) int64, -100 for positions without a target.
+            batch: the model's arguments, with ``labels`` (n, T) int64, -100 for positions without a target; or n rows
+                joined to one, with ``cu_seq_lens_q``, see `CoresetSelector.take`.
         """
         inputs = {key: value for key, value in batch.items() if key != "labels"}
-        with self.reading(batch["labels"]):
+        with self.reading(batch["labels"], batch.get(ROWS)):
             return self.row_losses(model(**inputs))
 
     @contextmanager
-    def reading(self, labels: Tensor) -> Iterator[None]:
-        """Within the block, a forward on rows with these labels (n, T) runs the head on labeled positions only."""
-        wanted = _Wanted(len(labels), labels[:, 1:] != IGNORE, *labelled_targets(labels))
+    def reading(self, labels: Tensor, cu_seq_lens: Tensor | None = None) -> Iterator[None]:
+        """Within the block, a forward on rows with these labels (n, T) runs the head on labeled positions only.
+
+        Args:
+            labels: (n, T) int64; (1, T) if the rows are joined.
+            cu_seq_lens: (n + 1,), where joined rows begin, and the end.
+        """
+        targets, row = labelled_targets(labels, cu_seq_lens)
+        wanted = _Wanted(count_rows(labels, cu_seq_lens), labels[:, 1:] != IGNORE, targets, row)
 
         def keep_labeled(hidden: Tensor) -> Tensor:
             if hidden.shape[:2] != labels.shape:

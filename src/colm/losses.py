@@ -8,24 +8,38 @@ from torch import Tensor
 from colm.step.pool import IGNORE, count_labelled
 
 
-def example_losses(logits: Tensor, labels: Tensor) -> Tensor:
+def example_losses(logits: Tensor, labels: Tensor, cu_seq_lens: Tensor | None = None) -> Tensor:
     """Return each row's mean loss over its labeled tokens, (n,) float32; 0 for a row without any.
 
     Args:
         logits: (n, T, V), any float dtype; only labeled positions are converted to float32.
         labels: (n, T) int64, -100 for positions without a target; shifted here, as in transformers.
+        cu_seq_lens: (n + 1,), if the n rows are joined to one, (1, T): where they begin, and the end. It is
+            ``cu_seq_lens_q`` of a batch of joined rows, see `CoresetSelector.take`.
     """
     mask = labels[:, 1:] != IGNORE
-    targets, row = labelled_targets(labels)
-    return mean_by_row(logits[:, :-1][mask], targets, row, len(labels))
+    targets, row = labelled_targets(labels, cu_seq_lens)
+    return mean_by_row(logits[:, :-1][mask], targets, row, count_rows(labels, cu_seq_lens))
 
 
-def labelled_targets(labels: Tensor) -> tuple[Tensor, Tensor]:
+def count_rows(labels: Tensor, cu_seq_lens: Tensor | None = None) -> int:
+    """Return n, the number of rows with these labels, (n, T), or (1, T) if joined; see `example_losses`."""
+    return len(labels) if cu_seq_lens is None else len(cu_seq_lens) - 1
+
+
+def rows_of_tokens(labels: Tensor, cu_seq_lens: Tensor | None = None) -> Tensor:
+    """Return each token's row, int64 in the shape of the labels: (n, T), or (1, T) if joined; see `example_losses`."""
+    rows = torch.arange(count_rows(labels, cu_seq_lens), device=labels.device)
+    if cu_seq_lens is None:
+        return rows[:, None].expand_as(labels)
+    return torch.repeat_interleave(rows, cu_seq_lens.diff(), output_size=labels.shape[1])[None]
+
+
+def labelled_targets(labels: Tensor, cu_seq_lens: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the token id and row of each labeled token after the shift, (M,) int64 each, row by row."""
     targets = labels[:, 1:]
     mask = targets != IGNORE
-    row = torch.arange(len(labels), device=labels.device)[:, None].expand_as(targets)
-    return targets[mask], row[mask]
+    return targets[mask], rows_of_tokens(labels, cu_seq_lens)[:, 1:][mask]
 
 
 def mean_by_row(logits: Tensor, targets: Tensor, row: Tensor, rows: int) -> Tensor:
@@ -53,7 +67,12 @@ def average_by_row(losses: Tensor, row: Tensor, rows: int) -> Tensor:
 
 
 def example_mean(
-    logits: Tensor, labels: Tensor, weights: Tensor | None = None, *, num_examples: Tensor | int | None = None
+    logits: Tensor,
+    labels: Tensor,
+    weights: Tensor | None = None,
+    *,
+    num_examples: Tensor | int | None = None,
+    cu_seq_lens: Tensor | None = None,
 ) -> Tensor:
     """Return the sum over rows of weight times the row's mean labeled-token loss, a scalar.
 
@@ -63,21 +82,28 @@ def example_mean(
         weights: (n,); default uniform, 1 / `num_examples`.
         num_examples: number of rows in the uniform mean, if the batch is only a part of them
             (accumulation, ranks); default: the rows of the batch that have a labeled token.
+        cu_seq_lens: (n + 1,), if the n rows are joined to one, (1, T); see `example_losses`.
 
     Source: CoLM, section 4.1: uniform weights. The Trainer's own mean weights examples by length.
 
     >>> example_mean(torch.zeros(1, 3, 2), torch.tensor([[0, 1, -100]])).item()  # log 2
     0.6931...
     """
-    return mean_over_examples(example_losses(logits, labels), labels, weights, num_examples=num_examples)
+    losses = example_losses(logits, labels, cu_seq_lens)
+    return mean_over_examples(losses, labels, weights, num_examples=num_examples, cu_seq_lens=cu_seq_lens)
 
 
 def mean_over_examples(
-    losses: Tensor, labels: Tensor, weights: Tensor | None = None, *, num_examples: Tensor | int | None = None
+    losses: Tensor,
+    labels: Tensor,
+    weights: Tensor | None = None,
+    *,
+    num_examples: Tensor | int | None = None,
+    cu_seq_lens: Tensor | None = None,
 ) -> Tensor:
     """Return what `example_mean` does, given the rows' losses (n,)."""
     if weights is not None:
         return (weights.to(losses) * losses).sum()
     if num_examples is None:
-        num_examples = (count_labelled(labels) > 0).sum()
+        num_examples = (count_labelled(labels, cu_seq_lens) > 0).sum()
     return losses.sum() / (num_examples.clamp_min(1) if isinstance(num_examples, Tensor) else max(num_examples, 1))

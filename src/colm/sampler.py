@@ -21,8 +21,8 @@ from colm.config_checks import WeightName
 from colm.errors import ConfigError, DataError, suggest
 from colm.hints import Count
 from colm.mixing import Passes
+from colm.step.balance import split_evenly
 from colm.step.labels import find_learnable
-from colm.step.pool import split_evenly
 from colm.step.pool_info import PoolFacts
 from colm.step.ranks import launched_rank_and_world
 from colm.step.sources import balance_sources, find_small_sources, name_sources

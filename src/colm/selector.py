@@ -29,9 +29,11 @@ from colm.features.locate import locate_value_site
 from colm.features.selection_pass import tokens_at_a_time
 from colm.features.site import ValueSite
 from colm.features.spsa import site_for_copies
+from colm.joined import can_join
 from colm.reuse.forward import ForwardReuse
-from colm.step.exchange import count_rows_by_rank, share_rows, weigh_rows
-from colm.step.pool import Pool, split_evenly
+from colm.step.balance import split_joined, split_padded
+from colm.step.exchange import Held, gather_held, share_rows, weigh_rows
+from colm.step.pool import Pool
 from colm.step.pool_info import group_by_source, index_by_source, share_facts
 from colm.step.ranks import check_sharding
 from colm.step.sources import balance_sources, find_small_sources, name_keys
@@ -52,7 +54,7 @@ class _Selected(NamedTuple):
 
     coreset: Coreset
     pool: Pool
-    rows_by_rank: list[int]
+    held: Held
 
 
 class CoresetSelector:
@@ -136,6 +138,7 @@ class CoresetSelector:
         if self._reuse is not None:
             self._reuse.end(warn=False)  # the other model's layers get their checkpoint function back
         self._reuse = None
+        self._joinable: bool | None = None
         if self.config.reuse_forward:
             self._reuse = ForwardReuse(model, offload=self.config.reuse_offload)
         self._model = model
@@ -185,39 +188,54 @@ class CoresetSelector:
             self._reuse.begin(pool)
         chosen = self._chooser(step).choose(step)
         self.state.prepare(chosen.history, chosen.carried, self._record(step, chosen, time.perf_counter() - start))
-        self._selected = _Selected(chosen.coreset, pool, facts.rows_by_rank)
+        self._selected = _Selected(chosen.coreset, pool, Held(facts.rows_by_rank, facts.tokens))
         return chosen.coreset
 
     def take(self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]], coreset: Coreset) -> list[Batch]:
         """Return this rank's share of the kept rows, in as many micro-batches as `batches` has.
 
         Rows of similar length are batched together, the longest first: this saves padding, and a micro-batch that does
-        not fit fails at once. The padding side stays. Micro-batches differ in size by at most one row. If weights are
-        not uniform, each micro-batch has a key ``row_weights``, (n,) float32, for `example_mean`.
+        not fit fails at once. The padding side stays. Micro-batches of short rows have more rows than others, but no
+        more padded tokens than the longest rows have in micro-batches of equally many rows. If weights are not uniform,
+        each micro-batch has a key ``row_weights``, (n,) float32, for `example_mean`.
+
+        With ``padding_free=True``, and a model that allows it, each micro-batch is one row of joined rows (1, T), see
+        `Pool.join`. Pass all its keys but ``labels`` and ``row_weights`` to the model, and its ``cu_seq_lens_q`` to
+        `example_mean`; `LeanHead` finds it in the batch.
         """
         with stage(TAKE):
-            pool, rows_by_rank = self._selected_pool(batches, coreset)
+            pool, held = self._selected_pool(batches, coreset)
             if self.config.weighs:
-                pool = weigh_rows(pool, coreset, rows_by_rank)
-            share = share_rows(pool, coreset.indices.tolist(), rows_by_rank)
-            runs = split_evenly(share.pool.by_length(share.positions), len(pool.batches))
+                pool = weigh_rows(pool, coreset, held.rows)
+            share = share_rows(pool, coreset.indices.tolist(), held)
+            rows, slots = share.pool.by_length(share.positions), len(pool.batches)
+            if self._joins():
+                runs = split_joined(rows, slots, share.pool.lengths)
+                return [share.pool.join(run) if share.pool.is_solid(run) else share.pool.collate(run) for run in runs]
+            runs = split_padded(rows, slots, share.pool.lengths, share.pool.labelled)
             kept = [share.pool.collate(run) for run in runs]
             if self._reuse is not None:
                 at_a_time = tokens_at_a_time(self.config.selection_pass, pool)
                 self._reuse.keep(share.pool, runs, kept, held=len(pool), max_tokens=at_a_time)
         return kept
 
+    def _joins(self) -> bool:
+        """Return whether kept rows are joined; checks the model once, and logs what it found."""
+        if self.config.padding_free and self._joinable is None:
+            self._joinable = can_join(self.model)
+        return bool(self._joinable)
+
     def _selected_pool(
         self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]], coreset: Coreset
-    ) -> tuple[Pool, list[int]]:
-        """Return the pool and each rank's number of rows; as `select` left them if it returned this coreset."""
+    ) -> tuple[Pool, Held]:
+        """Return the pool and what each rank holds of it; as `select` left them if it returned this coreset."""
         selected = self._selected
         if selected is None or selected.coreset is not coreset:  # the same on all ranks
             pool = Pool(batches, self.pad_token_id)
-            return pool, count_rows_by_rank(pool)
+            return pool, gather_held(pool)
         if selected.pool.holds_tokens_of(batches):
-            return selected.pool.with_batches(batches), selected.rows_by_rank
-        return Pool(batches, self.pad_token_id), selected.rows_by_rank
+            return selected.pool.with_batches(batches), selected.held
+        return Pool(batches, self.pad_token_id), selected.held
 
     def follow_sizes(self, source_sizes: Mapping[str, int]) -> None:
         """Set the sources' sizes, which decide which sources are small. Those of a stream change as it is read.

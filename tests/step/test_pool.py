@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tests.support.models import one_row, ragged_batch
 
 from colm.errors import DataError
-from colm.step.pool import Pool, split_evenly
+from colm.step.balance import split_evenly
+from colm.step.pool import Pool
 
 
 @given(

@@ -96,9 +96,9 @@ class RealRun:
         return {key: value[-rows:] for key, value in batch.items()}
 
     def _loss(self, batch: dict[str, Any]) -> torch.Tensor:
-        inputs = {key: value for key, value in batch.items() if key != "labels"}
-        outputs = self.model(**inputs, use_cache=False)
-        return mean_over_examples(example_losses(outputs.logits, batch["labels"]), batch["labels"], num_examples=8)
+        inputs = {key: value for key, value in batch.items() if key != "labels"} | {"use_cache": False}
+        losses = example_losses(self.model(**inputs).logits, batch["labels"], batch.get("cu_seq_lens_q"))
+        return mean_over_examples(losses, batch["labels"], num_examples=8)
 
     @staticmethod
     def _batch(rows: int, tokens: int, vocabulary: int) -> dict[str, torch.Tensor]:

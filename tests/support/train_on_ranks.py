@@ -23,6 +23,7 @@ CASES: dict[str, dict[str, Any]] = {
     "fitted": {**PRESETS["matched"], "weights": "fitted", "coordinates": 200},
     # Kept rows from another rank have no stored forward on this rank.
     "reuse": {"reuse_forward": True},
+    "joined": {"padding_free": True, "features": "none", "weights": "relative"},
     # One source after the other: ranks that hold only small sources, or no row of some source.
     "in order": {},
 }

@@ -225,8 +225,6 @@ def test_a_mixture_of_experts_keeps_its_router_loss(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"packing": True}, "packing=True joins several examples"),
-        ({"padding_free": True}, "padding_free=True joins several examples"),
         ({"eval_packing": True}, "eval_packing=True joins several examples"),
         ({"loss_type": "dft"}, "loss_type='dft' is not a mean"),
     ],

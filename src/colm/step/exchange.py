@@ -1,4 +1,4 @@
-"""Move kept rows between ranks, so that every rank trains on the same number."""
+"""Move kept rows between ranks, so that every rank trains on as many rows and about as many tokens."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ import torch
 from torch import Tensor
 
 from colm.errors import DataError
-from colm.step.pool import Pool, split_evenly
+from colm.step.balance import deal_rows
+from colm.step.pool import Pool
 from colm.step.ranks import gather_rows, rank_and_world
 from colm.types import Coreset
 
 WEIGHT_KEY = "row_weights"
 """The batch key for non-uniform row weights in the loss."""
+
+
+class Held(NamedTuple):
+    """The rows of the global pool, rank by rank."""
+
+    rows: list[int]  # number of rows of each rank
+    tokens: list[int]  # of each row, without padding
 
 
 class Share(NamedTuple):
@@ -24,15 +32,15 @@ class Share(NamedTuple):
     positions: list[int]  # positions of the kept rows in that pool, in coreset order
 
 
-def share_rows(pool: Pool, kept: Sequence[int], rows_by_rank: Sequence[int]) -> Share:
-    """Distribute the kept rows over ranks in contiguous runs, which moves few of them.
+def share_rows(pool: Pool, kept: Sequence[int], held: Held) -> Share:
+    """Distribute the kept rows over ranks, see `deal_rows`, which moves few of them.
 
     Only rows that change rank are sent, as padded tensors.
 
     Args:
         pool: this rank's rows.
         kept: positions in the global pool, ascending, the same on every rank.
-        rows_by_rank: how many rows of the pool each rank holds.
+        held: the rows of the pool that each rank holds.
 
     Raises:
         DataError: a row to be sent has a value that is not a tensor.
@@ -40,10 +48,10 @@ def share_rows(pool: Pool, kept: Sequence[int], rows_by_rank: Sequence[int]) -> 
     rank, world = rank_and_world()
     if world == 1:
         return Share(pool, list(kept))
-    first = [sum(rows_by_rank[:r]) for r in range(world)]
-    owner = {p: max(r for r in range(world) if first[r] <= p and rows_by_rank[r]) for p in kept}
-    runs = split_evenly(kept, world)
-    moved = [(p, r) for r, run in enumerate(runs) for p in run if owner[p] != r]  # ascending, the order of arrival
+    first = [sum(held.rows[:r]) for r in range(world)]
+    owner = {p: max(r for r in range(world) if first[r] <= p and held.rows[r]) for p in kept}
+    runs = deal_rows(kept, world, held.tokens)
+    moved = sorted((p, r) for r, run in enumerate(runs) for p in run if owner[p] != r)  # in the order of arrival
     if not moved:
         return Share(pool, [p - first[rank] for p in runs[rank]])
     arrived = _gather_batch(pool, [p - first[rank] for p, _ in moved if owner[p] == rank])
@@ -55,10 +63,10 @@ def share_rows(pool: Pool, kept: Sequence[int], rows_by_rank: Sequence[int]) -> 
     return Share(pool.followed_by(received), [place[p] if p in place else p - first[rank] for p in runs[rank]])
 
 
-def count_rows_by_rank(pool: Pool) -> list[int]:
-    """Return how many rows each rank holds."""
-    held: list[int] = torch.cat(gather_rows(torch.tensor([len(pool)], device=pool.device))).tolist()
-    return held
+def gather_held(pool: Pool) -> Held:
+    """Tell all ranks which rows each holds."""
+    parts = [part.tolist() for part in gather_rows(torch.tensor(pool.lengths, device=pool.device))]
+    return Held([len(part) for part in parts], [tokens for part in parts for tokens in part])
 
 
 def weigh_rows(pool: Pool, coreset: Coreset, rows_by_rank: Sequence[int]) -> Pool:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from colm.errors import DataError
+from colm.step.transfer import send
 from colm.types import Batch
 
 IGNORE = -100
@@ -21,6 +23,9 @@ IGNORE = -100
 
 TOKENS = ("input_ids", "labels", "attention_mask")
 """The keys of a batch that determine the rows' spans and targets."""
+
+ROWS = "cu_seq_lens_q"
+"""The key of a batch of joined rows that tells where they begin, and the end: (n + 1,) int32, as in transformers."""
 
 
 def is_learnable(labels: Sequence[int]) -> bool:
@@ -32,12 +37,19 @@ def is_learnable(labels: Sequence[int]) -> bool:
     return any(label != IGNORE for label in labels[1:])
 
 
-def count_labelled(labels: Tensor) -> Tensor:
+def count_labelled(labels: Tensor, cu_seq_lens: Tensor | None = None) -> Tensor:
     """Count each row's labeled tokens: (n, T) -> (n,) int64.
 
     A causal model never predicts position 0, so its label does not count.
+
+    Args:
+        labels: (n, T) int64; (1, T) if the rows are joined.
+        cu_seq_lens: (n + 1,), where joined rows begin, and the end; see `Pool.join`.
     """
-    return (labels[:, 1:] != IGNORE).sum(1)
+    if cu_seq_lens is None:
+        return (labels[:, 1:] != IGNORE).sum(1)
+    before = nn.functional.pad((labels[0] != IGNORE).cumsum(0), (1, 0))[cu_seq_lens]
+    return before.diff()
 
 
 def as_micro_batches(batches: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Batch]:
@@ -110,6 +122,7 @@ class Pool:
         self.side = "right"
         self.labelled: list[int] = []
         self.lengths: list[int] = []
+        self._solid: list[bool] = []
         self._where: list[tuple[int, int]] = []  # row position -> (micro-batch, row in it)
         self._spans: list[tuple[int, int]] = []
         self._hold(as_micro_batches(batches))
@@ -126,11 +139,12 @@ class Pool:
             # One host transfer per micro-batch.
             rows = torch.stack([*_spans(batch), count_labelled(batch["labels"])], 1).tolist()
             width = batch["input_ids"].shape[1]
-            for row, (start, end, labelled) in enumerate(rows):
+            for row, (start, end, used, labelled) in enumerate(rows):
                 self._where.append((number, row))
                 self._spans.append((start, end))
                 self.lengths.append(end - start)
                 self.labelled.append(labelled)
+                self._solid.append(used == end - start)
                 if start > 0 and end == width:
                     self.side = "left"
 
@@ -163,7 +177,7 @@ class Pool:
     def followed_by(self, batch: Batch) -> Pool:
         """Return the pool with one more micro-batch; only its tokens are read."""
         pool = self.with_batches([*self.batches, batch])
-        pool.labelled, pool.lengths = [*self.labelled], [*self.lengths]
+        pool.labelled, pool.lengths, pool._solid = [*self.labelled], [*self.lengths], [*self._solid]
         pool._where, pool._spans = [*self._where], [*self._spans]
         pool._read([batch])
         return pool
@@ -187,6 +201,38 @@ class Pool:
         width = width or max(self.lengths[p] for p in positions)
         first = self.batches[self._where[positions[0]][0]]
         return {key: self._gather(key, positions, width, side or self.side) for key in first}
+
+    def is_solid(self, positions: Sequence[int]) -> bool:
+        """Return whether these rows have no masked token between others, which only an attention mask can express."""
+        return all(self._solid[p] for p in positions)
+
+    def join(self, positions: Sequence[int]) -> Batch:
+        """Return the rows at `positions` one after the other, as a single row without padding.
+
+        Tensors with an entry per token have the shape (1, T), where T is the sum of the rows' lengths; other keys keep
+        an entry per row. There is no ``attention_mask``: transformers keeps joined rows apart by ``position_ids``, (1,
+        T) int64, which begin at 0 in each row, provided that no cache is in use. Kernels for sequences of any length
+        read the rows' bounds from ``cu_seq_lens_q`` and ``cu_seq_lens_k``, (n + 1,) int32, ``max_length_q`` and
+        ``max_length_k``; state space and convolution layers read ``seq_idx``, (1, T) int32. The label of each row's
+        first token is -100: the token before it belongs to another row.
+
+        Args:
+            positions: row positions in the desired order, at least one; see `is_solid`.
+        """
+        sizes = [self.lengths[p] for p in positions]
+        bounds = torch.tensor([0, *accumulate(sizes)], dtype=torch.int32)
+        number = torch.repeat_interleave(torch.arange(len(sizes), dtype=torch.int32), bounds.diff())
+        first = self.batches[self._where[positions[0]][0]]
+        batch = {key: self._join(key, positions) for key in first if key != "attention_mask"}
+        batch["labels"][:, send(bounds[:-1].long(), self.device)] = IGNORE
+        if "position_ids" not in batch:
+            within = torch.arange(len(number)) - bounds[number]
+            batch["position_ids"] = send(within[None], self.device)
+        batch["seq_idx"] = send(number[None], self.device)
+        batch["cu_seq_lens_q"] = batch["cu_seq_lens_k"] = send(bounds, self.device)
+        batch["max_length_q"] = batch["max_length_k"] = max(sizes)
+        batch["use_cache"] = False
+        return batch
 
     def group(self, positions: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
         """Yield `positions` in groups of at most `max_tokens` padded tokens, with rows of similar length together.
@@ -221,21 +267,29 @@ class Pool:
         return pool
 
     def _gather(self, key: str, positions: Sequence[int], width: int, side: str) -> Any:
+        rows = self._rows(key, positions)
+        if key not in self._by_token:
+            return torch.stack(rows) if isinstance(rows[0], Tensor) else rows
+        out = rows[0].new_full((len(rows), width, *rows[0].shape[1:]), self._fill(key))
+        for index, row in enumerate(rows):
+            at = width - len(row) if side == "left" else 0
+            out[index, at : at + len(row)] = row
+        return out
+
+    def _join(self, key: str, positions: Sequence[int]) -> Any:
+        rows = self._rows(key, positions)
+        if key not in self._by_token:
+            return torch.stack(rows) if isinstance(rows[0], Tensor) else rows
+        return torch.cat(rows)[None]
+
+    def _rows(self, key: str, positions: Sequence[int]) -> list[Any]:
+        """Return each row's value, with an entry per token of the row's span if it has one per token."""
         rows = []
         for position in positions:
             number, row = self._where[position]
-            rows.append((self.batches[number][key][row], position))
-        sample = rows[0][0]
-        if not isinstance(sample, Tensor):
-            return [value for value, _ in rows]
-        if key not in self._by_token:
-            return torch.stack([value for value, _ in rows])
-        out = sample.new_full((len(rows), width, *sample.shape[1:]), self._fill(key))
-        for index, (value, position) in enumerate(rows):
-            start, end = self._spans[position]
-            at = width - (end - start) if side == "left" else 0
-            out[index, at : at + end - start] = value[start:end]
-        return out
+            value = self.batches[number][key][row]
+            rows.append(value[slice(*self._spans[position])] if key in self._by_token else value)
+        return rows
 
     def _fill(self, key: str) -> int:
         fill = {"input_ids": self.pad_token_id, "labels": IGNORE}
@@ -251,31 +305,17 @@ def _is_by_token(batch: Batch, key: str) -> bool:
     return isinstance(value, Tensor) and value.shape[:2] == batch["input_ids"].shape
 
 
-def _spans(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return each row's first used column and the column after its last one, (n,) int64 each."""
+def _spans(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each row's first used column, the column after its last one, and its attended tokens, (n,) int64 each."""
     labels = batch["labels"]
     mask = batch.get("attention_mask")
     width = labels.shape[1]
     if mask is None:
-        return labels.new_zeros(labels.shape[0]), labels.new_full((labels.shape[0],), width)
+        whole = labels.new_full((labels.shape[0],), width)
+        return torch.zeros_like(whole), whole, whole
     used = (mask != 0) | (labels != IGNORE)
     column = torch.arange(width, device=labels.device)
     start = torch.where(used, column, width).amin(1)
     end = torch.where(used, column + 1, 0).amax(1)
     empty = end == 0  # a row without used columns keeps its full width
-    return start.masked_fill(empty, 0), end.masked_fill(empty, width)
-
-
-def split_evenly(positions: Sequence[int], slots: int) -> list[list[int]]:
-    """Cut `positions` into `slots` consecutive runs whose lengths differ by at most one, longer runs first.
-
-    >>> split_evenly([0, 1, 2, 3, 4], 2)
-    [[0, 1, 2], [3, 4]]
-    """
-    short, longer = divmod(len(positions), slots)
-    runs, start = [], 0
-    for slot in range(slots):
-        end = start + short + (slot < longer)
-        runs.append(list(positions[start:end]))
-        start = end
-    return runs
+    return start.masked_fill(empty, 0), end.masked_fill(empty, width), (mask != 0).sum(1)

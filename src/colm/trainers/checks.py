@@ -103,6 +103,11 @@ def check_arguments(args: Any, selection: SelectionConfig) -> None:
             f"neftune_noise_alpha={args.neftune_noise_alpha} adds noise to the embeddings in training, but "
             "reuse_forward=True trains from the selection pass, which has no noise; set one to null or False."
         )
+    if getattr(args, "neftune_noise_alpha", None) and selection.padding_free:
+        raise ConfigError(
+            f"neftune_noise_alpha={args.neftune_noise_alpha} scales its noise by the length of a row, but "
+            "padding_free=True joins rows; set one to null or False."
+        )
     if getattr(args, "torch_compile", False) and selection.reuse_forward:
         raise ConfigError(
             "torch_compile=True inlines the layers' checkpoint function, which reuse_forward=True replaces at each "

@@ -16,6 +16,7 @@ from colm.errors import ConfigError
 from colm.features.capture import base_model, logits_of
 from colm.lean import LeanHead, lean_head
 from colm.losses import example_losses, mean_over_examples
+from colm.step.pool import ROWS
 from colm.trainers.mixin import CoresetMixin
 from colm.trainers.streams import WINDOW
 
@@ -109,7 +110,7 @@ class CoresetTrainer(CoresetMixin, Trainer):
 
         given, self.compute_loss_func = self.compute_loss_func, mean
         try:
-            with head.reading(inputs["labels"]):
+            with head.reading(inputs["labels"], inputs.get(ROWS)):
                 loss: Tensor = super().compute_loss(model, inputs, False, num_items_in_batch)
         finally:
             self.compute_loss_func = given
@@ -142,8 +143,11 @@ class CoresetTrainer(CoresetMixin, Trainer):
 
     def _example_mean(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """Return the training loss from all logits: the mean over the step's rows, weighted if they have weights."""
-        return self._mean_over_rows(example_losses(logits_of(outputs), labels), labels, num_items_in_batch)
+        losses = example_losses(logits_of(outputs), labels, self._row_bounds)
+        return self._mean_over_rows(losses, labels, num_items_in_batch)
 
     def _mean_over_rows(self, losses: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
         self._note_losses(losses)
-        return mean_over_examples(losses, labels, self._row_weights, num_examples=num_items_in_batch)
+        return mean_over_examples(
+            losses, labels, self._row_weights, num_examples=num_items_in_batch, cu_seq_lens=self._row_bounds
+        )

@@ -26,7 +26,7 @@ from colm.config import SelectionConfig
 from colm.errors import ConfigError, DataError
 from colm.selector import CoresetSelector
 from colm.step.exchange import WEIGHT_KEY
-from colm.step.pool import count_labelled
+from colm.step.pool import ROWS, count_labelled
 from colm.step.record import FILE_NAME, StepLog, to_dict
 from colm.step.stages import FETCH, TRAIN, stage
 from colm.trainers.checks import check_pool_rows, check_trainer, pool_rows
@@ -104,6 +104,7 @@ class CoresetMixin(SavingMixin, PassesMixin):
         self._step_start = 0.0
         self._row_weights: Tensor | None = None
         self._row_sources: Tensor | None = None
+        self._row_bounds: Tensor | None = None  # of joined rows
         self.figures = SelectionFigures(self._source_names, by_source=selection.log_sources)
         # Before any callback that saves at the end of a step, such as the Trainer's just-in-time checkpoint.
         self.callback_handler.callbacks.insert(0, _CommitCallback(self))
@@ -185,7 +186,7 @@ class CoresetMixin(SavingMixin, PassesMixin):
         if self.selection.loss == "token" or not batch_samples or "labels" not in batch_samples[0]:
             count: Tensor | int | None = super()._get_num_items_in_batch(batch_samples, device)
             return count
-        rows = sum((count_labelled(batch["labels"]) > 0).sum() for batch in batch_samples)
+        rows = sum((count_labelled(batch["labels"], batch.get(ROWS)) > 0).sum() for batch in batch_samples)
         assert isinstance(rows, Tensor)
         total: Tensor = self.accelerator.gather(rows.to(device).reshape(1)).sum()
         return total
@@ -212,8 +213,9 @@ class CoresetMixin(SavingMixin, PassesMixin):
         prepared = dict(super()._prepare_inputs(inputs))
         prepared.pop(INDEX_KEY, None)
         codes = prepared.pop(SOURCE_KEY, None)
+        self._row_bounds = prepared.get(ROWS)
         if codes is not None and "labels" in prepared:  # rows without labels have no loss
-            codes = codes.masked_fill(count_labelled(prepared["labels"]) == 0, -1)
+            codes = codes.masked_fill(count_labelled(prepared["labels"], self._row_bounds) == 0, -1)
         self._row_sources = codes
         self._row_weights = prepared.pop(WEIGHT_KEY, None)
         return prepared

@@ -9,6 +9,8 @@ TRL's.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from torch import Tensor
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
 from colm.features.capture import changed_output
+from colm.losses import rows_of_tokens
+from colm.step.pool import ROWS, count_labelled
 from colm.trainers.mixin import CoresetMixin
 from colm.trainers.streams import WINDOW
 
@@ -27,12 +31,17 @@ try:
 except ImportError as error:
     raise ImportError("CoresetSFTTrainer needs TRL: pip install 'colm[trl]'") from error
 
+JOINING = ("packing", "padding_free")
+"""Settings of SFTConfig that join rows."""
+
 
 class CoresetSFTTrainer(CoresetMixin, SFTTrainer):
     """A `trl.SFTTrainer` that trains on a coreset of every pool.
 
     Dataset formats, chat templates, completion-only and assistant-only loss, ``peft_config`` and the metrics are
-    TRL's. A step's pool is ``per_device_train_batch_size x gradient_accumulation_steps`` rows on each rank.
+    TRL's. A step's pool is ``per_device_train_batch_size x gradient_accumulation_steps`` rows on each rank. ``packing``
+    and ``padding_free`` of an `SFTConfig` mean ``padding_free`` of the selection: rows are selected first, and those
+    kept are joined. The trainer's ``args`` are then a copy with both off.
 
     Args:
         model: as for SFTTrainer.
@@ -71,6 +80,11 @@ class CoresetSFTTrainer(CoresetMixin, SFTTrainer):
     ) -> None:
         selection = selection or SelectionConfig()
         _check_sft(args, kwargs)
+        if any(getattr(args, name, False) for name in JOINING):
+            # TRL would join rows before the selection. The user's own arguments stay as they are.
+            selection, args = replace(selection, padding_free=True), copy(args)
+            for name in JOINING:
+                setattr(args, name, False)
         self._prepare_data(kwargs, source_column, args, source_sizes, window)
         super().__init__(model, args, **kwargs)
         if selection.loss == "example":
@@ -85,37 +99,39 @@ class CoresetSFTTrainer(CoresetMixin, SFTTrainer):
         """Return TRL's loss, with log-probabilities scaled so that each row has the intended weight."""
         if self.selection.loss == "token":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        weights = self._row_weights
+        labels, bounds, weights = inputs["labels"], inputs.get(ROWS), self._row_weights
+        tokens = count_labelled(labels, bounds)
+        row = rows_of_tokens(labels, bounds)[:, 1:]
 
         def scale_rows(outputs: Any) -> Any:
             if getattr(outputs, "log_probs", None) is not None:  # else a forward that only computes logits
-                scale = _row_scale(outputs.label_mask, weights, num_items_in_batch)
-                tokens = outputs.label_mask.sum(1).clamp(min=1)
-                self._note_losses(-outputs.log_probs.detach().float().sum(1) / tokens)
-                outputs.log_probs = outputs.log_probs * scale.to(outputs.log_probs)[:, None]
+                scale = _row_scale(tokens, weights, num_items_in_batch)
+                sums = torch.zeros_like(tokens, dtype=torch.float32)
+                sums.index_add_(0, row.flatten(), outputs.log_probs.detach().float().flatten())
+                self._note_losses(-sums / tokens.clamp(min=1))
+                outputs.log_probs = outputs.log_probs * scale.to(outputs.log_probs)[row]
             return outputs
 
         with changed_output(model, scale_rows):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
 
-def _row_scale(mask: Tensor, weights: Tensor | None, num_items: Tensor | int | None) -> Tensor:
+def _row_scale(tokens: Tensor, weights: Tensor | None, num_items: Tensor | int | None) -> Tensor:
     """Return the factor for each row's log-probabilities, (n,) float32.
 
     TRL divides their sum by `num_items`, or by the batch's labeled tokens if that is None, as in evaluation. The result
     must be the sum of weight times mean over the row's labeled tokens; default weights are 1 / rows.
 
     Args:
-        mask: (n, T - 1) bool label mask.
+        tokens: (n,) int64, labeled tokens of each row.
         weights: (n,), or None for uniform weights.
         num_items: number of rows in the whole step.
     """
-    tokens = mask.sum(1)
-    divisor = torch.as_tensor(tokens.sum() if num_items is None else num_items, device=mask.device).clamp(min=1)
+    divisor = torch.as_tensor(tokens.sum() if num_items is None else num_items, device=tokens.device).clamp(min=1)
     if weights is None:
         rows = (tokens > 0).sum() if num_items is None else divisor
         weights = torch.ones_like(tokens, dtype=torch.float32) / torch.as_tensor(rows).clamp(min=1)
-    return divisor * weights.to(mask.device) / tokens.clamp(min=1)
+    return divisor * weights.to(tokens.device) / tokens.clamp(min=1)
 
 
 def _check_sft(args: Any, kwargs: dict[str, Any]) -> None:
@@ -124,12 +140,11 @@ def _check_sft(args: Any, kwargs: dict[str, Any]) -> None:
     Raises:
         ConfigError: gives the setting and the remedy.
     """
-    for name in ("packing", "padding_free", "eval_packing"):
-        if getattr(args, name, None):
-            raise ConfigError(
-                f"{name}=True joins several examples into one row, so rows cannot be selected or weighted as examples. "
-                f"Set it to False; rows of similar length are batched together anyway."
-            )
+    if getattr(args, "eval_packing", None):
+        raise ConfigError(
+            "eval_packing=True joins several examples into one row, so an evaluation cannot count each example the "
+            "same. Set it to False."
+        )
     if kwargs.get("compute_loss_func") is not None:
         raise ConfigError(
             "compute_loss_func would replace the example mean, runs a second forward, and is deprecated in TRL. "

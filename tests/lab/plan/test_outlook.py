@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tests.support.allocations import RealRun, peak_bytes
+from transformers import CONFIG_MAPPING
 
 from colm import SelectionConfig
 from colm.errors import ConfigError
@@ -15,6 +16,7 @@ from colm.lab.plan.outlook import Outlook, Request
 from colm.lab.plan.propose import propose
 from colm.lab.plan.shapes import ModelSpec, build_shapes
 from colm.lab.plan.steps import Rehearsal, Rows
+from colm.step.pool import Pool
 
 TOLERANCE = 0.15
 ROWS, MICRO_BATCHES, TOKENS, KEEP = 8, 2, 40, 0.5
@@ -84,6 +86,36 @@ def test_prediction_is_close_to_measurement(name: str, lora: bool, checkpointing
         assert predicted == pytest.approx(above, rel=TOLERANCE), kind  # the part that is not just counted
         if kind == "coreset_step":
             assert way.selection == pytest.approx(selection, rel=TOLERANCE)
+
+
+@pytest.mark.filterwarnings("ignore")  # from the profiler
+def test_joined_rows_are_planned_with_their_larger_attention() -> None:
+    sizes: dict[str, Any] = {"rows": ROWS, "micro_batches": MICRO_BATCHES, "tokens": 96, "keep": KEEP}
+    real = RealRun(shape("neox"), lora=None, checkpointing=False, bf16=False, **sizes)
+    joined = [Pool(batch).join(range(ROWS)) for batch in real.pool]
+    spec, selection = ModelSpec("neox", dtype="float32"), SelectionConfig(keep=KEEP, padding_free=True)
+    outlook = Outlook(Request(spec, selection, Rows(96), ROWS, MICRO_BATCHES, device="cpu"), shape("neox"))
+    padded = Outlook(outlook.request._replace(selection=SelectionConfig(keep=KEEP)), shape("neox"))
+    way = outlook.pool(ROWS, MICRO_BATCHES)
+    assert way.gradients + way.activations == pytest.approx(peak_bytes(lambda: real.train(joined)), rel=TOLERANCE)
+    assert way.peak > padded.pool(ROWS, MICRO_BATCHES).peak
+    assert way.flops > padded.pool(ROWS, MICRO_BATCHES).flops
+
+
+def test_a_model_that_does_not_run_on_joined_rows_is_planned_with_padding() -> None:
+    config = CONFIG_MAPPING["lfm2"](
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        layer_types=["conv", "full_attention"],
+        num_key_value_heads=2,
+        **SMALL,
+    )
+    ways = [
+        Outlook(Request(ModelSpec("x"), selection, Rows(16), 4, 2), config).pool(4, 2)
+        for selection in (SelectionConfig(padding_free=True), SelectionConfig())
+    ]
+    assert ways[0] == ways[1]
 
 
 def test_bfloat16_weights_take_half() -> None:

@@ -33,6 +33,11 @@ def list_notes(settings: RunSettings, request: Request, outlook: Outlook) -> lis
         notes.append(
             "features='none': there is no selection pass, so a coreset step costs the same as training its rows."
         )
+    if settings.selection.padding_free:
+        notes.append(
+            "padding_free=True: the plan is for PyTorch's own attention, which computes every pair of tokens of the "
+            "joined rows; FlashAttention takes less time and memory. Rows of maximum length have no padding to save."
+        )
     if settings.selection.reuse_forward:
         pool = request.micro_batch * request.micro_batches
         kept = outlook.kept(request.micro_batch, request.micro_batches)

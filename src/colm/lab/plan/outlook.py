@@ -159,11 +159,12 @@ class Outlook:
         """Return the cost of a micro-batch: measured at the requested size, extrapolated on lines elsewhere.
 
         The peak is the largest of the live bytes at several moments, each of which grows linearly with the rows. So two
-        lines are fitted, one to small and one to large numbers of rows, and the higher one counts.
+        lines are fitted, one to small and one to large numbers of rows, and the higher one counts. The attention of
+        joined rows grows with the square of their tokens, so they are measured at any size that can run.
         """
         few, many = self._own
         most = self._most
-        if rows in (few, many) and rows <= most:
+        if rows <= most and (rows in (few, many) or self._rehearsal.joined):
             return self._train_run(rows, accumulated)
         pairs = [(most // 2, most)]
         if few < many < most:

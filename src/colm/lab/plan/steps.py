@@ -26,7 +26,7 @@ from colm.lab.plan.shapes import Shapes
 from colm.lean import LeanHead, lean_head
 from colm.losses import example_losses, mean_over_examples
 from colm.selector import CoresetSelector
-from colm.step.pool import IGNORE
+from colm.step.pool import IGNORE, ROWS, Pool
 from colm.types import Batch
 
 TOKEN = 1
@@ -88,6 +88,8 @@ class Rehearsal:
             accumulated: gradients of an earlier micro-batch exist, as from the second micro-batch on.
         """
         batch = self.rows.batch(count)
+        if self.joined:
+            batch = Pool(batch).join(range(count))
         with self._dry_run() as dry:
             head = self._head
             start = dry.start()
@@ -127,19 +129,32 @@ class Rehearsal:
 
     def _loss(self, batch: Batch, head: LeanHead | None) -> Tensor:
         """Return the loss as the trainers compute it, with the tensors that they hold meanwhile."""
-        inputs = {key: value for key, value in batch.items() if key != "labels"}
-        labels = batch["labels"]
+        inputs = {key: value for key, value in batch.items() if key != "labels"} | {"use_cache": False}
+        labels, bounds = batch["labels"], batch.get(ROWS)
         model, tokens = self.shapes.model, self.selection.loss == "token"
         if head is not None:
-            with head.reading(labels):
-                output = model(**inputs, use_cache=False)
+            with head.reading(labels, bounds):
+                output = model(**inputs)
                 losses = head.token_losses(output) if tokens else head.row_losses(output)
         elif tokens:
-            loss: Tensor = model(**inputs, labels=labels, use_cache=False).loss
+            loss: Tensor = model(**inputs, labels=labels).loss
             return loss
         else:
-            losses = example_losses(model(**inputs, use_cache=False).logits, labels)
-        return losses.mean() if tokens else mean_over_examples(losses, labels, num_examples=len(labels))
+            losses = example_losses(model(**inputs).logits, labels, bounds)
+        return losses.mean() if tokens else mean_over_examples(losses, labels, num_examples=len(losses))
+
+    @cached_property
+    def joined(self) -> bool:
+        """Whether training joins rows. A model that runs on them is taken to keep them apart: there are no values."""
+        if not self.selection.padding_free:
+            return False
+        batch = Pool(self.rows.batch(2)).join(range(2))
+        try:
+            with self._dry_run(), torch.no_grad():
+                self.shapes.model(**{key: value for key, value in batch.items() if key != "labels"})
+        except Exception:  # modeling code raises errors of any kind
+            return False
+        return True
 
     @cached_property
     def _head(self) -> LeanHead | None:

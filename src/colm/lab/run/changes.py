@@ -39,8 +39,16 @@ CADENCE = {"eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "save_s
 """When to evaluate and save. An evaluation changes the dropout draws, as another device does, but has no other effect
 unless the best model is loaded or the learning rate follows the loss."""
 
-SELECTION = {"pass_tokens", "train_head", "head_chunk_tokens", "reuse_forward", "reuse_offload", "log_sources"}
-"""How much of the pool is computed at a time, what is kept in memory, and what is logged."""
+SELECTION = {
+    "pass_tokens",
+    "train_head",
+    "head_chunk_tokens",
+    "padding_free",
+    "reuse_forward",
+    "reuse_offload",
+    "log_sources",
+}
+"""How much of the pool is computed at a time, with which padding, what is kept in memory, and what is logged."""
 
 
 def refused_changes(
