@@ -42,6 +42,7 @@ FILES = {
     "dropped rows.",
     "EXAMPLES_NAME": "The rows most and least often kept.",
     "COMPARE_NAME": "The results of a comparison by method and seed, in the comparison's folder.",
+    "RATES_NAME": "Each method's final macro loss by learning rate, and the best rate, of `colm compare --rates`.",
     "ANSWERS_NAME": "Figures of `colm eval`: exact match by source, with intervals.",
     "ANSWER_LINES_NAME": "Each question with its answer and judgment.",
     "HARNESS_NAME": "Results of `colm eval --tasks`.",

@@ -101,7 +101,8 @@ def main() -> None:
         f"# {TITLES[name]}",
         "",
         f"`colm compare benchmarks/experiments/time_{name}.yaml --equal time --rates "
-        f"{' '.join(f'{rate:g}' for rate in tried)} --seeds {' '.join(seeds)} --methods ...`; {describe_setting(', '.join(seeds))}. Raw figures: "
+        f"{' '.join(f'{rate:g}' for rate in tried)} --seeds {' '.join(seeds)} --methods ...`; "
+        f"{describe_setting(', '.join(seeds))}. Raw figures: "
         f"[equal_time_{name}.json](equal_time_{name}.json).",
         "",
         f"{MIXTURES[name]} Every method may spend what `random` costs in {training['max_steps']} steps of 32 rows, by "

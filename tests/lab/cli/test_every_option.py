@@ -38,7 +38,7 @@ def commands(odd: str) -> list[tuple[str, ...]]:
         ("sources", "--cluster", "rows.jsonl", f"sources.cluster.clusters={odd}", "--out", "labels.parquet"),
         ("eval", odd, *ONE),
         *(("eval", "out", *ONE, option, odd) for option in options),
-        *(("eval", "out", *ONE, f"{key}={odd}") for key in ("dtype", "data.columns", "data.format")),
+        *(("eval", "out", *ONE, f"{key}={odd}") for key in ("dtype", "data.columns", "data.format", "attention")),
         *(("train", "run.yaml", "--dry-run", *names) for names in ((odd,), (f"data.train={odd}", "--resume"))),
         *(("init", *names, "--out", "new.yaml") for names in ((odd,), ("rows.jsonl", odd))),
         *(("init", "rows.jsonl", *names) for names in (("--out", odd), ("--model", odd, "--out", "new.yaml"))),

@@ -179,6 +179,7 @@ def load_named(settings: RunSettings, named: NamedModel, tokenizer: Any) -> Any:
         ConfigError: it cannot be loaded, or the adapter is on different layers than `lora` selects.
     """
     base = load_base(named, settings.dtype, tokenizer)
+    set_attention(base, settings)
     if named.adapter is None or settings.lora is None:
         return base
     adapter = read_adapter(named.adapter)
@@ -196,6 +197,29 @@ def load_named(settings: RunSettings, named: NamedModel, tokenizer: Any) -> Any:
     set_seed(settings.seed)
     logger.info("Training continues from the adapter %s on %s.", named.adapter, named.base)
     return model
+
+
+def set_attention(model: Any, settings: RunSettings) -> None:
+    """Let a model compute attention as the settings say.
+
+    Raises:
+        ConfigError: the model, this machine or the number format does not allow it.
+    """
+    name = settings.attention
+    if name == "auto":
+        return
+    mixed = settings.training.get("bf16") or settings.training.get("fp16")
+    if "flash" in name and model.dtype.itemsize == 4 and not mixed:
+        raise ConfigError(
+            f"attention={name!r} needs bfloat16 or float16, but the model is in {str(model.dtype).removeprefix('torch.')}"
+            "; set dtype to bfloat16, or training.bf16 to true."
+        )
+    try:
+        model.set_attn_implementation(name)
+    except (ImportError, ValueError, OSError, RuntimeError) as error:
+        raise ConfigError(f"attention={name!r} cannot be used here ({one_line(error)}). Set it to auto.") from error
+    if model.config._attn_implementation != name:  # transformers only warns
+        raise ConfigError(f"attention={name!r} cannot be set for a {type(model).__name__}. Set it to auto.")
 
 
 def load_base(named: NamedModel, dtype: str, tokenizer: Any) -> Any:

@@ -31,6 +31,7 @@ class RunSettings(NamedTuple):
 
     model: str
     dtype: str
+    attention: str
     lora: dict[str, Any] | None
     data: DataSettings
     mixture: list[MixtureEntry]
@@ -120,6 +121,7 @@ def resolve_settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -
     return RunSettings(
         model=top.model,
         dtype=top.dtype,
+        attention=top.attention,
         lora=read_lora(given.get("lora")),
         data=data,
         mixture=mixture,
