@@ -211,8 +211,8 @@ def set_attention(model: Any, settings: RunSettings) -> None:
     mixed = settings.training.get("bf16") or settings.training.get("fp16")
     if "flash" in name and model.dtype.itemsize == 4 and not mixed:
         raise ConfigError(
-            f"attention={name!r} needs bfloat16 or float16, but the model is in {str(model.dtype).removeprefix('torch.')}"
-            "; set dtype to bfloat16, or training.bf16 to true."
+            f"attention={name!r} needs bfloat16 or float16, but the model is in float32; set dtype to bfloat16, or "
+            "training.bf16 to true."
         )
     try:
         model.set_attn_implementation(name)
