@@ -221,6 +221,14 @@ class CoresetMixin(SavingMixin, PassesMixin):
         self._row_weights = prepared.pop(WEIGHT_KEY, None)
         return prepared
 
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate with logits; under `use_liger_kernel` the Trainer would tell the model to skip them."""
+        liger, self.args.use_liger_kernel = self.args.use_liger_kernel, False
+        try:
+            return super().prediction_step(*args, **kwargs)
+        finally:
+            self.args.use_liger_kernel = liger
+
     def _note_losses(self, losses: Tensor) -> None:
         """Store the mean losses (n,) of a training micro-batch's rows for the log."""
         if self.model.training and self._row_sources is not None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
 from colm.features.capture import changed_output
+from colm.trainers.liger import check_liger
 from colm.trainers.mixin import CoresetMixin
 from colm.trainers.streams import WINDOW
 
@@ -124,6 +125,7 @@ def _check_sft(args: Any, kwargs: dict[str, Any]) -> None:
     Raises:
         ConfigError: gives the setting and the remedy.
     """
+    check_liger(args)
     for name in ("packing", "padding_free", "eval_packing"):
         if getattr(args, name, None):
             raise ConfigError(
