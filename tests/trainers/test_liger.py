@@ -16,6 +16,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from colm import CoresetSFTTrainer, SelectionConfig
 from colm.errors import ConfigError
+from colm.models import train_tiny_tokenizer
 from colm.trainers.evaluation import SourceTrainer
 
 ONE_LINE = "its fused loss stays off"
@@ -154,8 +155,7 @@ def test_trl_keeps_its_own_head(tmp_path: Path, liger: list[Any]) -> None:
             model,
             sft_settings(tmp_path / name, max_steps=1, use_liger_kernel=name == "liger"),
             train_dataset=mixture(),
-            data_collator=collate,
-            processing_class=word_tokenizer(),
+            processing_class=train_tiny_tokenizer(["a"]),
         )
         trainer.train()
         found.append(weights(trainer))
