@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from colm import SelectionConfig
 from colm.errors import ConfigError, UnsupportedModelError
 from colm.features import fused
+from colm.features.head import FINISHES
 from colm.lean import LeanHead, lean_head
 from colm.losses import example_losses
 
@@ -196,3 +197,7 @@ def test_a_run_with_the_kernel(tmp_path: Path, calls: list[Call], caplog: pytest
     assert "on labeled positions only, in the fused kernel (experimental)." in caplog.text
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_all_that_models_do_to_logits_is_known() -> None:
+    assert {*fused.CAPS, *fused.SCALES} == set(FINISHES)
