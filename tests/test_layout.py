@@ -45,8 +45,8 @@ SIBLINGS = {("lab.sources", "lab.evaluate"), ("lab.evaluate", "lab.sources"), ("
 LIBRARY_USES = {"accelerate", "datasets", "numpy", "pyarrow", "torch", "transformers"}
 """What `dependencies` of pyproject.toml installs."""
 
-OPTIONAL = {"trl", "tokenizers"}
-"""Of the library: an extra, and a package that transformers brings."""
+OPTIONAL = {"trl", "liger_kernel", "tokenizers"}
+"""Of the library: two extras, and a package that transformers brings."""
 
 PUBLIC = {
     "colm": [

@@ -31,6 +31,9 @@ PYTHON = "3.12"
 WHEELS = ("datasets", "dill", "multiprocess", "gguf")
 """Packages that the machine lacks, in the versions installed here; it has all their dependencies."""
 
+KERNELS = "liger-kernel"
+"""In its newest version, which is pure Python and needs the machine's triton; about 1 MB."""
+
 QUANTISER = ("bitsandbytes", "libbitsandbytes_cuda130.so", "libbitsandbytes_cpu.so")
 """A package and the only libraries of it to pack: those for other versions of CUDA are 100 MB."""
 
@@ -40,7 +43,8 @@ PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_24_x86_64", "manylinux_2_17_x
 
 def fetch_wheels(site: Path, cache: Path) -> list[str]:
     """Download and unpack packages for the machine's Python; return their names and versions."""
-    wanted = [f"{name}=={importlib.metadata.version(name)}" for name in WHEELS] + [QUANTISER[0]]
+    wanted = [f"{name}=={importlib.metadata.version(name)}" for name in WHEELS]
+    wanted += [QUANTISER[0], KERNELS]
     options = ["--no-deps", "--only-binary=:all:", "--python-version", PYTHON, "--implementation", "cp"]
     options += [part for name in PLATFORMS for part in ("--platform", name)]
     shutil.rmtree(cache, ignore_errors=True)

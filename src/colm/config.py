@@ -169,8 +169,10 @@ class SelectionConfig(Related):
     train_head: HeadName = "labeled"
     """Positions on which the output head runs in training. ``labeled``: those with a target, which gives the same
     gradients as ``all`` in less time and memory. ``chunked``: the same, `head_chunk_tokens` at a time, whose logits are
-    computed again in the backward: the least memory, with a large vocabulary. A model for which this does not work runs
-    on all positions, and the log says why. TRL's trainer has its own head, which this does not affect."""
+    computed again in the backward: the least memory, with a large vocabulary. ``fused``: the same in Liger's kernel, on
+    a GPU with ``pip install 'colm[fused]'``; experimental, not yet tested on a GPU. A model for which the kernel does
+    not work runs in chunks, one for which none of these work on all positions, and the log says why. TRL's trainer has
+    its own head, which this does not affect."""
 
     head_chunk_tokens: Count | None = None
     """Labeled tokens that go through the output head at a time in the selection pass, and in training with

@@ -11,7 +11,7 @@ from colm.typed import Settings
 FeatureName = Literal["exact", "spsa", "mean_hidden", "last_hidden", "loss", "gradient_norm", "none"]
 Metric = Literal["l1", "l2", "cosine"]
 LossName = Literal["example", "token"]
-HeadName = Literal["all", "labeled", "chunked"]
+HeadName = Literal["all", "labeled", "chunked", "fused"]
 DirectionName = Literal["fresh", "fixed"]
 PickName = Literal["medoids", "largest", "middle", "direction", "sample"]
 WeightName = Literal["uniform", "represented", "relative", "fitted"]

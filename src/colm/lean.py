@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from colm.config import SelectionConfig
 from colm.errors import UnsupportedModelError
 from colm.features.capture import changed_input, logits_of, model_inputs, undisturbed
+from colm.features.fused import FusedHead, require_fused
 from colm.features.head import OutputHead, output_module
 from colm.features.one_token import find_head
 from colm.features.precision import Precision
@@ -57,11 +58,14 @@ class LeanHead:
         chunk_tokens: labeled tokens that go through the head at a time. Their logits are computed again in the
             backward, so that memory never holds more of them; 0: as many as make 256 MiB of float32 logits. None: all
             at once, which is faster.
+        fused: compute the losses in one kernel that keeps no logits, on a GPU with the extra ``colm[fused]``.
+            Experimental: `check` compares the kernel with the logits, too.
         check: compare with the model's own logits, on two made-up rows.
 
     Raises:
         UnsupportedModelError: the logits of labeled positions alone are not those among all positions, or, with
-            `chunk_tokens`, the head cannot run on its own; says why.
+            `chunk_tokens`, the head cannot run on its own; or, with `fused`, is not a plain linear map; says why.
+        ConfigError: `fused` on a machine without the kernel or a GPU.
 
     Example::
 
@@ -70,7 +74,9 @@ class LeanHead:
         mean_over_examples(losses, batch["labels"], weights).backward()
     """
 
-    def __init__(self, model: nn.Module, *, chunk_tokens: int | None = None, check: bool = True) -> None:
+    def __init__(
+        self, model: nn.Module, *, chunk_tokens: int | None = None, fused: bool = False, check: bool = True
+    ) -> None:
         caller: Any = unwrap(model)
         module = output_module(caller)
         if module is None:
@@ -84,12 +90,17 @@ class LeanHead:
         self._module = module
         self._chunk_tokens = chunk_tokens
         self._head: OutputHead | None = None
+        self._fused: FusedHead | None = None
         self._read: _Read | None = None
         self._wanted: _Wanted | None = None
-        if chunk_tokens is not None:
+        if fused:
+            require_fused()
+        if fused or chunk_tokens is not None:
             self._head = find_head(model)
             if self._head is None:
                 raise UnsupportedModelError("the output head alone does not give the model's logits")
+        if fused and self._head is not None:
+            self._fused = FusedHead.of(self._head)
         if check:
             self._check(caller)
 
@@ -104,6 +115,11 @@ class LeanHead:
         inputs = {key: value for key, value in batch.items() if key != "labels"}
         with self.reading(batch["labels"], batch.get(ROWS)):
             return self.row_losses(model(**inputs))
+
+    @property
+    def fused(self) -> bool:
+        """Whether the losses come from the fused kernel."""
+        return self._fused is not None
 
     @contextmanager
     def reading(self, labels: Tensor, cu_seq_lens: Tensor | None = None) -> Iterator[None]:
@@ -150,6 +166,8 @@ class LeanHead:
             return token_losses(logits[0], targets)
         size, head = self._head.chunk_tokens(self._chunk_tokens), self._head
         with self._read.precision.context():
+            if self._fused is not None:
+                return self._fused.token_losses(self._read.hidden, targets)
             parts = zip(torch.split(self._read.hidden, size), torch.split(targets, size), strict=True)
             found = [checkpoint(_chunk_losses, head, *part, use_reentrant=False) for part in parts]
         return torch.cat(found)
@@ -170,11 +188,14 @@ class LeanHead:
                 if self._read is None:
                     raise UnsupportedModelError("the output head does not read one state per token")
                 hidden, precision = self._read
+                # Rounding alone makes small differences, in TF32 too; other positions' logits are as different as their
+                # size.
+                tolerance = 2e-2 if hidden.dtype.itemsize < 4 or precision.enabled else 2e-3
                 with precision.context():
+                    if self._fused is not None and self._head is not None:
+                        self._fused.check(self._head, hidden, labelled_targets(labels)[0], tolerance)
                     found = logits_of(output)[0] if self._head is None else self._head.logits(hidden)
         expected = whole[:, :-1][labels[:, 1:] != IGNORE]
-        # Rounding alone makes small differences, in TF32 too; other positions' logits are as different as their size.
-        tolerance = 2e-2 if hidden.dtype.itemsize < 4 or precision.enabled else 2e-3
         difference = (found.float() - expected.float()).abs().max()
         if not bool(difference <= tolerance * expected.float().abs().max().clamp_min(1e-6)):
             raise UnsupportedModelError("the logits of labeled positions alone differ from those among all positions")
@@ -191,7 +212,12 @@ def lean_head(model: nn.Module, selection: SelectionConfig, *, check: bool = Tru
     """
     if selection.train_head == "all":
         return None
-    chunk = (selection.head_chunk_tokens or 0) if selection.train_head == "chunked" else None
+    chunk = None if selection.train_head == "labeled" else selection.head_chunk_tokens or 0
+    if selection.train_head == "fused":
+        try:
+            return LeanHead(model, fused=True, check=check)
+        except UnsupportedModelError as error:
+            logger.info("The output head runs in chunks, not in the fused kernel: %s.", error)
     try:
         return LeanHead(model, chunk_tokens=chunk, check=check)
     except UnsupportedModelError as error:

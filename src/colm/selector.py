@@ -33,7 +33,7 @@ from colm.joined import can_join
 from colm.reuse.forward import ForwardReuse
 from colm.step.balance import split_joined, split_padded
 from colm.step.exchange import Held, gather_held, share_rows, weigh_rows
-from colm.step.pool import Pool
+from colm.step.pool import Pool, RowSpans
 from colm.step.pool_info import group_by_source, index_by_source, share_facts
 from colm.step.ranks import check_sharding
 from colm.step.sources import balance_sources, find_small_sources, name_keys
@@ -163,6 +163,7 @@ class CoresetSelector:
         sources: Sequence[Any],
         *,
         dataset_index: Sequence[int] | None = None,
+        spans: Sequence[RowSpans | None] | None = None,
     ) -> Coreset:
         """Choose which rows of the pool to train on. Changes no state that a checkpoint holds.
 
@@ -173,6 +174,8 @@ class CoresetSelector:
             dataset_index: each row's number in the data set. Ties and draws follow it, so the picks do not depend
                 on how rows are dealt to ranks and micro-batches. -1 marks a row that repeats another row to fill a
                 batch; it should have no label. Default: the position in the pool.
+            spans: of each batch, what `RowSpans.of` read on the host, such as in a data loader's worker. Without it the
+                pool's tensors are read, for which a GPU must finish its queued work.
 
         Returns:
             The coreset, the same on every rank.
@@ -181,7 +184,7 @@ class CoresetSelector:
             DataError: a batch without labels, a source that is unknown or missing, or counts that disagree.
         """
         start = time.perf_counter()
-        pool = Pool(batches, self.pad_token_id)
+        pool = Pool(batches, self.pad_token_id, spans)
         facts = share_facts(pool, sources, dataset_index, self.source_sizes)
         step = Step(self.state.step, pool, facts, self.config, self.small, self._balance)
         if self._reuse is not None and self.chooser is None:

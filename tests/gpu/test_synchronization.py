@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.gpu.support import DEVICE, SIZES, on, pool_of, tiny_model
 from tests.gpu.syncs import counted
+from tests.gpu.training import make_trainer
 
 from colm import CoresetSelector, SelectionConfig
 from colm.select.direction import match_direction
@@ -36,6 +38,9 @@ ON_THE_HOST = {
     "select.weighting.weigh_picks": "weights of the coreset, which is on the host",
 }
 """Places that the rehearsal counts, since all its tensors are the host's. On a GPU they may not appear."""
+
+OF_FETCHING = ("step.pool_info", "picking", "select.sampling", "selector")
+"""Modules whose draws, coreset and table of a single process are on the host, as `ON_THE_HOST`."""
 
 CASES: dict[str, dict[str, Any]] = {
     "colm": {},
@@ -113,6 +118,28 @@ def test_waits_do_not_grow_with_the_budget(
     measured(waits=sum(many.values()), places=places)
     assert few == many
     assert set(many) <= set(ALLOWED)
+
+
+def test_no_wait_for_a_pool_that_workers_prepared(tmp_path: Path, measured: Callable[..., None]) -> None:
+    """Fetching a pool, drawing rows of it and taking them leaves the host free while the GPU ends the last step."""
+    cuda = DEVICE.type == "cuda"
+    trainer = make_trainer(
+        tmp_path,
+        selection=SelectionConfig(features="none"),
+        dataloader_num_workers=1,
+        dataloader_pin_memory=cuda,
+        accelerator_config={"non_blocking": cuda},
+    )
+    trainer.state.max_steps = 2
+    trainer.start_afresh()
+    batches = iter(trainer.get_train_dataloader())
+    trainer.get_batch_samples(batches, 3, DEVICE)  # kernels are loaded
+    with counted(DEVICE) as found:
+        kept, _ = trainer.get_batch_samples(batches, 3, DEVICE)
+    assert len(kept) == 3
+    places = {place: count for place, count in found.items() if cuda or not place.startswith(OF_FETCHING)}
+    measured(waits=sum(places.values()), places=", ".join(places))
+    assert not places
 
 
 @pytest.mark.parametrize("metric", ["l1", "l2", "cosine"])

@@ -44,7 +44,7 @@ def test_more_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         check_trainer(trainer, SelectionConfig())
     del trainer.args.loss_type
     trainer.args.use_liger_kernel = True
-    with pytest.raises(ConfigError, match="use_liger_kernel"):
+    with pytest.raises(ConfigError, match=r"use_liger_kernel=True needs liger-kernel: pip install 'colm\[fused\]'"):
         check_trainer(trainer, SelectionConfig())
     trainer.args.use_liger_kernel = False
     for name, flag in (("FSDP", "is_fsdp_enabled"), ("DeepSpeed", "is_deepspeed_enabled")):

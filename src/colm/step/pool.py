@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -101,12 +101,30 @@ def as_micro_batches(batches: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -
     return micro_batches
 
 
+class RowSpans(NamedTuple):
+    """What a pool must know of a micro-batch's rows, as numbers of the host."""
+
+    width: int  # T, the padded tokens of a row
+    rows: list[list[int]]  # of each: its span's first column, the column after its last, its used and labeled tokens
+
+    @classmethod
+    def of(cls, batch: Batch) -> RowSpans:
+        """Read the tensors of a micro-batch, with ``labels`` (n, T). On a GPU, the host waits for its queued work."""
+        rows = torch.stack([*_spans(batch), count_labelled(batch["labels"])], 1).tolist()  # one transfer
+        return cls(batch["labels"].shape[1], rows)
+
+    def fits(self, batch: Batch) -> bool:
+        """Return whether the numbers may be those of a micro-batch."""
+        return bool((len(self.rows), self.width) == batch["labels"].shape)
+
+
 class Pool:
     """The micro-batches of one step on this rank, addressed by row position.
 
     Args:
         batches: a dict of tensors (n, T), or a list of them, whose widths T may differ.
         pad_token_id: fills ``input_ids`` when a row is padded again.
+        spans: what is known of each micro-batch's rows, so that the tensors are not read; None where it is not known.
 
     Attributes:
         batches: the micro-batches, unchanged.
@@ -117,7 +135,12 @@ class Pool:
         DataError: see `as_micro_batches`.
     """
 
-    def __init__(self, batches: Mapping[str, Any] | Sequence[Mapping[str, Any]], pad_token_id: int = 0) -> None:
+    def __init__(
+        self,
+        batches: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        pad_token_id: int = 0,
+        spans: Sequence[RowSpans | None] | None = None,
+    ) -> None:
         self.pad_token_id = pad_token_id
         self.side = "right"
         self.labelled: list[int] = []
@@ -126,19 +149,17 @@ class Pool:
         self._where: list[tuple[int, int]] = []  # row position -> (micro-batch, row in it)
         self._spans: list[tuple[int, int]] = []
         self._hold(as_micro_batches(batches))
-        self._read(self.batches)
+        self._read(self.batches, spans or [None] * len(self.batches))
 
     def _hold(self, batches: list[Batch]) -> None:
         self.batches = batches
         self._by_token = [key for key in batches[0] if all(_is_by_token(batch, key) for batch in batches)]
 
-    def _read(self, batches: Sequence[Batch]) -> None:
+    def _read(self, batches: Sequence[Batch], spans: Sequence[RowSpans | None]) -> None:
         """Append the span and the number of labeled tokens of each row."""
         first = self._where[-1][0] + 1 if self._where else 0
-        for number, batch in enumerate(batches, first):
-            # One host transfer per micro-batch.
-            rows = torch.stack([*_spans(batch), count_labelled(batch["labels"])], 1).tolist()
-            width = batch["input_ids"].shape[1]
+        for number, (batch, known) in enumerate(zip(batches, spans, strict=True), first):
+            width, rows = known if known is not None and known.fits(batch) else RowSpans.of(batch)
             for row, (start, end, used, labelled) in enumerate(rows):
                 self._where.append((number, row))
                 self._spans.append((start, end))
@@ -179,7 +200,7 @@ class Pool:
         pool = self.with_batches([*self.batches, batch])
         pool.labelled, pool.lengths, pool._solid = [*self.labelled], [*self.lengths], [*self._solid]
         pool._where, pool._spans = [*self._where], [*self._spans]
-        pool._read([batch])
+        pool._read([batch], [None])
         return pool
 
     def by_length(self, positions: Sequence[int]) -> list[int]:

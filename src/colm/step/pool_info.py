@@ -87,7 +87,8 @@ def share_facts(
     local = [[codes[name], i, labelled, tokens] for name, i, labelled, tokens in columns]
     # The first row of each rank is the number of its micro-batches.
     table = torch.tensor([[len(pool.batches), 0, 0, 0], *local], dtype=torch.int64)
-    parts = [part.tolist() for part in gather_rows(table.to(pool.device))]
+    # A single process leaves the device alone: to copy the table there and back would wait for its queued work.
+    parts = [part.tolist() for part in gather_rows(table if world == 1 else table.to(pool.device))]
     rows = [row for _, *held in parts for row in held]
     return PoolFacts(
         source=[names[code] for code, _, _, _ in rows],

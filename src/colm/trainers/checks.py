@@ -8,6 +8,7 @@ from typing import Any
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
 from colm.step.ranks import rank_and_world
+from colm.trainers.liger import check_liger
 
 
 def check_trainer(trainer: Any, selection: SelectionConfig) -> None:
@@ -84,11 +85,7 @@ def check_arguments(args: Any, selection: SelectionConfig) -> None:
         )
     if getattr(args, "loss_type", None) == "dft":
         raise ConfigError("loss_type='dft' is not a mean of token losses that can be weighted by example; use 'nll'.")
-    if getattr(args, "use_liger_kernel", False):
-        raise ConfigError(
-            "use_liger_kernel fuses the head with the cross-entropy, which hides the logits from the selection pass "
-            "and the example mean; set it to False."
-        )
+    check_liger(args)
     if getattr(args, "auto_find_batch_size", False):
         raise ConfigError(
             "auto_find_batch_size changes the pool during its search; set it to False and choose the batch size."

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -20,13 +21,15 @@ from torch.utils.data import Dataset as TorchDataset
 
 from colm.errors import DataError, suggest
 from colm.step.labels import has_label
-from colm.step.pool import IGNORE
+from colm.step.pool import IGNORE, RowSpans
 from colm.step.pool_info import REPEATED
 from colm.step.sources import name_sources
 from colm.types import Batch
 
 SOURCE_KEY = "colm_source"
 INDEX_KEY = "colm_index"
+ON_HOST_KEY = "colm_on_host"
+"""A batch's `OnHost`, which accelerate and the pinning of memory pass on as it is."""
 
 NO_TENSOR = (str, date, time, timedelta, Decimal, type(None))
 """Types of source labels that collators cannot convert to tensors."""
@@ -143,13 +146,31 @@ def _add_codes(dataset: Dataset, codes: Sequence[int]) -> Dataset:
     return coded.with_transform(transform_with_codes, **options)
 
 
+@dataclass(frozen=True)
+class OnHost:
+    """What the selection must know of a micro-batch, as numbers of the host.
+
+    Not a list or a tuple: accelerate would go through its elements.
+    """
+
+    codes: list[int]
+    numbers: list[int]  # in the data
+    spans: RowSpans
+
+
 class CollatorWithCodes:
     """Calls the real collator without the codes, then adds them to its batch as (n,) int64 tensors.
 
     Args:
         collator: the real collator; called with a list of mappings.
         source_column: also dropped from rows if its value cannot become a tensor, such as a string.
+
+    Attributes:
+        describes: also add what the selection needs on the host, so that it need not wait for a GPU to which the batch
+            was moved. Not for a loader that concatenates batches, such as accelerate's with ``dispatch_batches``.
     """
+
+    describes = False
 
     def __init__(self, collator: Callable[[list[dict[str, Any]]], Mapping[str, Any]], source_column: str) -> None:
         self.collator = collator
@@ -170,30 +191,59 @@ class CollatorWithCodes:
         for key in (SOURCE_KEY, INDEX_KEY):
             if rows and key in rows[0]:
                 batch[key] = torch.tensor([int(row[key]) for row in rows])
+        if self.describes and INDEX_KEY in batch and _is_readable(batch):
+            codes, index = (batch[key].tolist() for key in (SOURCE_KEY, INDEX_KEY))
+            batch[ON_HOST_KEY] = OnHost(codes, index, RowSpans.of(batch))
         return batch
 
 
-def set_codes_aside(batches: Sequence[Batch], names: Sequence[str]) -> tuple[list[Batch], list[str], list[int]]:
+def _is_readable(batch: Mapping[str, Any]) -> bool:
+    """Return whether a collated batch is on the host and has one label per row and token; else the pool reports it."""
+    tensors = [batch.get("labels"), batch.get("input_ids"), batch.get("attention_mask", batch.get("labels"))]
+    known = [each for each in tensors if isinstance(each, torch.Tensor) and each.device.type == "cpu"]
+    return len(known) == len(tensors) and all(each.dim() == 2 and each.shape == known[0].shape for each in known)
+
+
+class Aside(NamedTuple):
+    """The batches of a pool, and what is known of their rows."""
+
+    batches: list[Batch]  # as they came, but for what is on the host only
+    plain: list[Batch]  # also without codes
+    sources: list[str]
+    numbers: list[int]  # in the data
+    spans: list[RowSpans | None]
+
+
+def set_codes_aside(batches: Sequence[Batch], names: Sequence[str]) -> Aside:
     """Return the batches without codes, each row's source, and each row's number.
 
     Raises:
         DataError: a batch has no codes because the collator was replaced after construction.
     """
-    plain, sources, index = [], [], []
+    aside = Aside([], [], [], [], [])
     for batch in batches:
         if SOURCE_KEY not in batch or INDEX_KEY not in batch:
             raise DataError(
                 f"A training batch lost {SOURCE_KEY!r}; its keys are {sorted(batch)}. Pass data_collator and "
                 "train_dataset to the trainer's constructor instead of setting them afterwards."
             )
-        sources += [names[code] for code in batch[SOURCE_KEY].tolist()]
-        index += batch[INDEX_KEY].tolist()
-        plain.append(without_codes(batch))
-    return plain, sources, index
+        told: OnHost | None = batch.get(ON_HOST_KEY)
+        if told is None:
+            codes, index = (batch[key].tolist() for key in (SOURCE_KEY, INDEX_KEY))
+        else:
+            codes, index = told.codes, told.numbers
+        aside.batches.append({key: value for key, value in batch.items() if key != ON_HOST_KEY})
+        aside.plain.append(without_codes(batch))
+        aside.sources.extend(names[code] for code in codes)
+        aside.numbers.extend(index)
+        aside.spans.append(None if told is None else told.spans)
+    return aside
 
 
 def silence_repeats(batch: Batch, real: int) -> Batch:
     """Mask the labels of the rows that accelerate repeats to give the last batches of an epoch equal sizes.
+
+    What was known on the host is dropped, as it no longer holds.
 
     Args:
         batch: this rank's part of the last batch, with codes.
@@ -201,9 +251,10 @@ def silence_repeats(batch: Batch, real: int) -> Batch:
     """
     labels, index = batch["labels"].clone(), batch[INDEX_KEY].clone()
     labels[real:], index[real:] = IGNORE, REPEATED
-    return {**batch, "labels": labels, INDEX_KEY: index}
+    kept = {key: value for key, value in batch.items() if key != ON_HOST_KEY}
+    return {**kept, "labels": labels, INDEX_KEY: index}
 
 
 def without_codes(batch: Mapping[str, Any]) -> Batch:
-    """Return the batch without the source code and the row number."""
-    return {key: value for key, value in batch.items() if key not in (SOURCE_KEY, INDEX_KEY)}
+    """Return the batch without the source code, the row number, and what is on the host only."""
+    return {key: value for key, value in batch.items() if key not in (SOURCE_KEY, INDEX_KEY, ON_HOST_KEY)}

@@ -14,6 +14,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
 from colm.features.capture import base_model, logits_of
+from colm.features.fused import require_fused
 from colm.lean import LeanHead, lean_head
 from colm.losses import example_losses, mean_over_examples
 from colm.step.pool import ROWS
@@ -68,6 +69,8 @@ class CoresetTrainer(CoresetMixin, Trainer):
         **kwargs: Any,
     ) -> None:
         selection = selection or SelectionConfig()
+        if selection.train_head == "fused":
+            require_fused()
         self._prepare_data(kwargs, source_column, args, source_sizes, window)
         if selection.loss == "example":
             if kwargs.get("compute_loss_func") is not None:
@@ -130,8 +133,9 @@ class CoresetTrainer(CoresetMixin, Trainer):
             return None
         head = lean_head(self.model, self.selection)
         if head is not None:
-            chunks = ", in chunks" if self.selection.train_head == "chunked" else ""
-            logger.info("The output head runs on labeled positions only%s.", chunks)
+            chunks = "" if self.selection.train_head == "labeled" else ", in chunks"
+            how = ", in the fused kernel (experimental)" if head.fused else chunks
+            logger.info("The output head runs on labeled positions only%s.", how)
         return head
 
     def _sums_tokens(self) -> bool:

@@ -32,6 +32,7 @@ from colm.step.stages import FETCH, TRAIN, stage
 from colm.trainers.checks import check_pool_rows, check_trainer, pool_rows
 from colm.trainers.columns import (
     INDEX_KEY,
+    ON_HOST_KEY,
     SOURCE_KEY,
     CollatorWithCodes,
     encode_sources,
@@ -74,8 +75,9 @@ class CoresetMixin(SavingMixin, PassesMixin):
                 one_process=getattr(args, "dataloader_num_workers", 0) == 0 and getattr(args, "world_size", 1) == 1,
             )
             self._running = RunningSizes(encoded.sizes) if sizes is None else None
-            if args.world_size > 1 and args.accelerator_config.dispatch_batches is None:
-                # Else the first rank concatenates all ranks' batches, which fails if their padded widths differ.
+            if args.accelerator_config.dispatch_batches is None:
+                # Else the first rank concatenates all ranks' batches, which fails if their padded widths differ, or if
+                # a batch holds anything but tensors.
                 args.accelerator_config.dispatch_batches = False
         elif sizes is not None:
             raise ConfigError("source_sizes is only for streams; train_dataset has a length. Remove source_sizes.")
@@ -147,13 +149,13 @@ class CoresetMixin(SavingMixin, PassesMixin):
         if not batches:
             return batches, None
         batches[-1] = self._without_repeats(batches[-1])
-        plain, sources, index = set_codes_aside(batches, self._source_names)
-        if self._running is not None and self._running.meet(sources):
+        pool = set_codes_aside(batches, self._source_names)
+        if self._running is not None and self._running.meet(pool.sources):
             self._follow_sizes()
         self.selector.model = self.model  # replaced by model_init and by FSDP wrapping
         self.selector.optimizer = self.optimizer
-        coreset = self.selector.select(plain, sources, dataset_index=index)
-        kept = self.selector.take(batches, coreset)  # with the codes, for losses by source
+        coreset = self.selector.select(pool.plain, pool.sources, dataset_index=pool.numbers, spans=pool.spans)
+        kept = self.selector.take(pool.batches, coreset)  # with the codes, for losses by source
         return kept, self._get_num_items_in_batch(kept, device)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -212,6 +214,7 @@ class CoresetMixin(SavingMixin, PassesMixin):
         """Remove the rows' weights and sources, which the model does not accept, and store them."""
         prepared = dict(super()._prepare_inputs(inputs))
         prepared.pop(INDEX_KEY, None)
+        prepared.pop(ON_HOST_KEY, None)
         codes = prepared.pop(SOURCE_KEY, None)
         self._row_bounds = prepared.get(ROWS)
         if codes is not None and "labels" in prepared:  # rows without labels have no loss
@@ -219,6 +222,14 @@ class CoresetMixin(SavingMixin, PassesMixin):
         self._row_sources = codes
         self._row_weights = prepared.pop(WEIGHT_KEY, None)
         return prepared
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate with logits; under `use_liger_kernel` the Trainer would tell the model to skip them."""
+        liger, self.args.use_liger_kernel = self.args.use_liger_kernel, False
+        try:
+            return super().prediction_step(*args, **kwargs)
+        finally:
+            self.args.use_liger_kernel = liger
 
     def _note_losses(self, losses: Tensor) -> None:
         """Store the mean losses (n,) of a training micro-batch's rows for the log."""

@@ -22,6 +22,7 @@ from torch.utils.data import RandomSampler, Sampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from colm.errors import ConfigError
+from colm.trainers.ahead import prepare_ahead
 from colm.trainers.checkpoints import STATE_NAME
 from colm.trainers.checks import pool_rows
 from colm.trainers.columns import silence_repeats
@@ -118,9 +119,14 @@ class PassesMixin(_TrainerSeams):
         return sampler
 
     def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:
-        """Start persistent evaluation workers without random draws, since a resume changes when they start."""
+        """Let training workers prepare a whole pool, and start persistent evaluation workers without random draws.
+
+        A resume changes when evaluation workers start.
+        """
         loader = super()._get_dataloader(*args, is_training=is_training, **kwargs)
-        if self.args.dataloader_persistent_workers and not is_training:
+        if is_training:
+            prepare_ahead(loader, self.args, self.data_collator)
+        elif self.args.dataloader_persistent_workers:
             detach_from_global(loader)
         return loader
 

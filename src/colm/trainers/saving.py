@@ -20,6 +20,7 @@ from colm.trainers.checkpoints import (
     last_complete_checkpoint,
     mark_complete,
 )
+from colm.trainers.liger import layer_kernels_only
 
 if TYPE_CHECKING:
     from transformers import Trainer as _TrainerSeams
@@ -112,7 +113,8 @@ class SavingMixin(_TrainerSeams):
             if found is None:
                 raise ConfigError(f"{self.args.output_dir} contains no complete checkpoint to resume from.")
             resume_from_checkpoint = str(found)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        with layer_kernels_only(self.args):
+            return super().train(resume_from_checkpoint, *args, **kwargs)
 
 
 def _without_token(args: Any) -> Any:

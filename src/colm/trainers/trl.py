@@ -23,6 +23,7 @@ from colm.errors import ConfigError
 from colm.features.capture import changed_output
 from colm.losses import rows_of_tokens
 from colm.step.pool import ROWS, count_labelled
+from colm.trainers.liger import check_liger
 from colm.trainers.mixin import CoresetMixin
 from colm.trainers.streams import WINDOW
 
@@ -140,6 +141,7 @@ def _check_sft(args: Any, kwargs: dict[str, Any]) -> None:
     Raises:
         ConfigError: gives the setting and the remedy.
     """
+    check_liger(args)
     if getattr(args, "eval_packing", None):
         raise ConfigError(
             "eval_packing=True joins several examples into one row, so an evaluation cannot count each example the "

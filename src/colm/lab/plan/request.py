@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import torch
 
+from colm.config import SelectionConfig
+from colm.config_checks import HeadName
 from colm.errors import ConfigError
 from colm.lab.plan.outlook import Request
 from colm.lab.plan.shapes import ModelSpec
@@ -57,9 +59,15 @@ def make_request(settings: RunSettings, sequence_length: int | None = None, labe
             checkpointing = dict(training[f"{old}_kwargs"] or {})
     return Request(
         model=ModelSpec(named.base, settings.dtype, lora, autocast, checkpointing),
-        selection=replace(settings.selection, reuse_forward=False, reuse_offload=False),
+        selection=_planned(settings.selection),
         rows=Rows(tokens, labelled),
         micro_batch=micro_batch,
         micro_batches=micro_batches,
         optimizer=str(training["optim"]),
     )
+
+
+def _planned(selection: SelectionConfig) -> SelectionConfig:
+    """Return the selection as it is rehearsed: without reuse, and a fused head in chunks, which hold as little."""
+    head: HeadName = "chunked" if selection.train_head == "fused" else selection.train_head
+    return replace(selection, reuse_forward=False, reuse_offload=False, train_head=head)

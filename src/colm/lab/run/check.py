@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from colm.errors import ConfigError
+from colm.features.fused import require_fused
 from colm.lab.run.named import check_adapter
 from colm.lab.run.settings import RunSettings
 from colm.lab.run.training import check_training
@@ -28,6 +29,8 @@ def check_run(settings: RunSettings, *, whole: bool = True) -> None:
     check_adapter(settings)
     args = check_training(settings.training, output_dir=str(settings.output_dir), seed=settings.seed)
     check_arguments(args, settings.selection)
+    if settings.selection.train_head == "fused":
+        require_fused()
     _check_evaluation(settings)
     _check_stream(settings, args)
     if args.max_steps > 0 and "num_train_epochs" in settings.training:

@@ -31,6 +31,7 @@ from colm.lab.run.card import write_card
 from colm.lab.run.folder import CARD_NAME, RunFolder
 from colm.lab.run.hub import HubTrainer, UploadCheckpoints, upload_run
 from colm.lab.run.kept import describe_kept
+from colm.lab.run.loader import loader_defaults
 from colm.lab.run.loggers import Loggers
 from colm.lab.run.losses import LossRecorder
 from colm.lab.run.named import check_adapter, load_named
@@ -240,7 +241,7 @@ def build_model(settings: RunSettings, tokenizer: Any) -> Any:
 
 def build_trainer(settings: RunSettings, model: Any, data: PreparedData, *, replay: Path | None = None) -> HubTrainer:
     """Make the trainer, with all checks of its setup; it shows its steps if this module's logger logs information."""
-    training = settings.training
+    training = {**loader_defaults(settings), **settings.training}
     if data.held_out and not data.validation:  # all rows are too long to measure
         training = {**training, "eval_strategy": "no", "eval_on_start": False, "load_best_model_at_end": False}
     try:
