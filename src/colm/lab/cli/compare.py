@@ -129,10 +129,10 @@ def _compare(args: argparse.Namespace, launcher: Sequence[str], server: ForkServ
                 write_comparison_json(out, study.operations)
 
     if args.rates:
-        search = study.plan_search(methods, args.rates, free_seed(args.seeds))
-        say(f"Learning rates, on seed {free_seed(args.seeds)}:")
-        train(search, counts=False)
-        rates = find_rates(out, search)
+        seed = free_seed(args.seeds)
+        say(f"Learning rates, on seed {seed}:")
+        train(study.plan_search(methods, args.rates, seed), counts=False)
+        rates = find_rates(out, methods, seed)
         for line in describe_rates(rates):
             say(line)
         runs = study.plan(methods, args.seeds, {method: found.best for method, found in rates.items()})

@@ -89,7 +89,7 @@ class Meter:
 
     def _of_rows(self, settings: RunSettings, pool: int, kept: int) -> tuple[float, float]:
         """Return the operations of training a row, and of a selection."""
-        config = replace(settings.selection, keep=kept / pool, keep_count=None, keep_schedule=())
+        config = replace(settings.selection, keep=kept / pool, keep_count=None, keep_schedule=(), seed=0)
         key = (pool, str(config.to_dict()), settings.data.temperature)
         if key not in self._known:
             self._known[key] = self._count(settings, config, pool, kept)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from colm.lab.run.arguments import fill_training
 from colm.lab.run.folder import RunFolder
@@ -38,18 +38,20 @@ def free_seed(seeds: Sequence[int]) -> int:
     return next(seed for seed in count() if seed not in seeds)
 
 
-def find_rates(out: Path, search: Mapping[Path, Mapping[str, Any]]) -> dict[str, Found]:
-    """Return each method's best rate among its finished runs, and write them to `rates.json`.
+def find_rates(out: Path, methods: Sequence[str], seed: int) -> dict[str, Found]:
+    """Return each method's best rate among all that have been tried, and write them to `rates.json`.
 
     Args:
         out: the comparison's folder.
-        search: folder -> settings, see `Study.plan_search`.
+        methods: each must have a finished run, see `Study.plan_search`; `rates.json` also lists others that have.
+        seed: the seed of the runs.
     """
     losses: dict[str, dict[float, float]] = {}
-    for folder, settings in search.items():
-        macro = figures(RunFolder(folder).read(SUMMARY_NAME))["macro"]
-        rate = fill_training(settings["training"])["learning_rate"]
-        method = folder.relative_to(out / SEARCH).parts[0]
+    for path in sorted((out / SEARCH).glob(f"*/*/seed-{seed}/{SUMMARY_NAME}")):
+        run = RunFolder(path.parent)
+        macro = figures(run.read(SUMMARY_NAME))["macro"]
+        rate = fill_training(run.config()["training"])["learning_rate"]
+        method = path.relative_to(out / SEARCH).parts[0]
         losses.setdefault(method, {})[rate] = macro if macro is not None and isfinite(macro) else inf
     found = {
         method: Found(min(tried, key=lambda rate: tried[rate]), dict(sorted(tried.items())))
@@ -63,7 +65,7 @@ def find_rates(out: Path, search: Mapping[Path, Mapping[str, Any]]) -> dict[str,
         for method, each in found.items()
     }
     replace_file(out / RATES_NAME, json.dumps(listed, indent=2) + "\n")
-    return found
+    return {method: found[method] for method in methods}
 
 
 def describe_rates(found: Mapping[str, Found]) -> Iterator[str]:
