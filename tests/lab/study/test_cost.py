@@ -79,6 +79,7 @@ def test_training_costs_what_its_rows_cost(meter: Meter) -> None:
     assert longer > meter.operations(method_settings("random", VALUES))
 
 
+@pytest.mark.slow
 def test_a_selection_costs_a_forward_of_the_large_sources_rows_and_less_than_their_training(meter: Meter) -> None:
     control, colm, every, late = (
         meter.operations(method_settings(name, VALUES))
