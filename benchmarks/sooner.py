@@ -53,11 +53,12 @@ MICRO_BATCH, EVALUATIONS, TEMPERATURE = 8, 8, 10 / 3
 ROOT = Path("runs/sooner")
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "sooner.md"
 FREE = {
+    "same": SelectionConfig(features="none", keep=1.0, small_sources="none", by_source=False, loss="token"),
     "random": SelectionConfig(features="none", keep=1.0, small_sources="none", by_source=False),
     "control": SelectionConfig(features="none", keep=0.5),
     "temperature": SelectionConfig(features="none", keep=1.0, small_sources="none", by_source=False),
 }
-"""The same rows as the plain side's; small sources kept and half of each pool trained; sources drawn by temperature."""
+"""The same rows and loss as the plain side's; the same rows; small sources kept and half of each pool trained; sources drawn by temperature."""
 
 
 def load(name: str, temperature: float | None = None) -> PreparedData:
@@ -209,8 +210,12 @@ class Study:
 
     def compare(self, seeds: list[int]) -> None:
         """Run all that the page needs, and store which runs it compares."""
-        plain, free = self.best_rate("plain"), self.best_rate("free")
-        steps = self.choose_steps(free, self.run("plain", 0, plain, self.steps).macros()[-1])
+        plain = self.best_rate("plain")
+        if self.free == "same":
+            free, steps = plain, self.steps
+        else:
+            free = self.best_rate("free")
+            steps = self.choose_steps(free, self.run("plain", 0, plain, self.steps).macros()[-1])
         pairs = [(self.run("plain", s, plain, self.steps), self.run("free", s, free, steps)) for s in seeds]
         listed = {
             "name": self.name, "free": self.free, "rows": self.rows, "sizes": self.sizes, "rates": [plain, free],
@@ -226,7 +231,7 @@ def describe(listed: Mapping[str, Any]) -> str:
     sizes = listed["sizes"]
     shown = []
     for kind in (0, 1):
-        times = [time_to_reach(plain, free, kind) for plain, free in pairs]
+        times = [time_to_reach(plain, free, kind, whole=listed["free"] == "same") for plain, free in pairs]
         missed = sum(reached is None for reached in times)
         known = [reached for reached in times if reached is not None]
         shown.append(show(known, "", 2) + (f", {missed} of {len(times)} never" if missed else ""))
@@ -237,8 +242,13 @@ def describe(listed: Mapping[str, Any]) -> str:
     return f"| {' | '.join(map(str, (listed['name'], listed['rows'], listed['free'], rates, steps, *shown)))} |"
 
 
-def time_to_reach(plain: Run, free: Run, kind: int) -> float | None:
-    """Return the free side's seconds to the plain side's final macro loss, of the plain side's; None if never."""
+def time_to_reach(plain: Run, free: Run, kind: int, *, whole: bool) -> float | None:
+    """Return the free side's seconds to the plain side's final macro loss, of the plain side's; None if never.
+
+    With `whole`, its seconds in all: the same training ends at the same loss, up to rounding.
+    """
+    if whole:
+        return float(free["points"][-1]["seconds"] / plain["points"][-1]["seconds"])
     seconds = [point["seconds"] for point in free["points"]]
     reached = find_first_reach(seconds, free.macros(kind), plain.macros(kind)[-1])
     return None if reached is None else reached / plain["points"][-1]["seconds"]
@@ -256,9 +266,10 @@ HEAD = """# Sooner than the plain Trainer
 
 How long does a free method with the lean step take until it has the final macro loss of `transformers.Trainer`? The plain side trains
 random rows with its default collator, order and loss, the mean over tokens. The free side is `CoresetTrainer` without a selection
-pass: rows of a step by length, the output head on labeled positions, the mean over examples, and
+pass: rows of a step by length, the output head on labeled positions, and, but for `same`, the mean over examples:
 
-- `random`: random rows, too, so that nothing but the step and the loss differ,
+- `same`: the plain side's rows, loss and steps, which is the same training up to rounding,
+- `random`: random rows,
 - `control`: small sources whole, and half of each pool,
 - `temperature`: sources drawn in proportion to rows^0.3.
 
