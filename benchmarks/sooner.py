@@ -58,7 +58,8 @@ FREE = {
     "control": SelectionConfig(features="none", keep=0.5),
     "temperature": SelectionConfig(features="none", keep=1.0, small_sources="none", by_source=False),
 }
-"""The same rows and loss as the plain side's; the same rows; small sources kept and half of each pool trained; sources drawn by temperature."""
+"""The same rows and loss as the plain side's; the same rows; small sources kept and half of each pool trained; sources
+drawn by temperature."""
 
 
 def load(name: str, temperature: float | None = None) -> PreparedData:
