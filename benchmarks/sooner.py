@@ -46,9 +46,9 @@ from colm.lab.run.settings import resolve_settings
 from colm.models import load_model
 from colm.trainers.hf import CoresetTrainer
 
-RATES = (1e-3, 2e-3)
+RATES = (1e-3, 2e-3, 4e-3)
 SHARES = (0.2, 0.3, 0.4, 0.55, 0.75, 1.0)
-TRAINED_ROWS = {"reasoning": 2048, "real": 2048, "demo": 480}  # of the plain side
+TRAINED_ROWS = {"reasoning": 2048, "real": 2048, "demo": 320}  # of the plain side
 MICRO_BATCH, EVALUATIONS, TEMPERATURE = 8, 8, 10 / 3
 ROOT = Path("runs/sooner")
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "sooner.md"
