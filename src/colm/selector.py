@@ -212,9 +212,8 @@ class CoresetSelector:
                 pool = weigh_rows(pool, coreset, held.rows)
             share = share_rows(pool, coreset.indices.tolist(), held)
             rows, slots = share.pool.by_length(share.positions), len(pool.batches)
-            if self._joins():
-                runs = split_joined(rows, slots, share.pool.lengths)
-                return [share.pool.join(run) if share.pool.is_solid(run) else share.pool.collate(run) for run in runs]
+            if self._joins() and share.pool.is_solid(rows):
+                return [share.pool.join(run) for run in split_joined(rows, slots, share.pool.lengths)]
             runs = split_padded(rows, slots, share.pool.lengths, share.pool.labelled)
             kept = [share.pool.collate(run) for run in runs]
             if self._reuse is not None:

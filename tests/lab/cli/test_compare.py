@@ -124,7 +124,7 @@ def test_runs_share_data_and_what_is_finished_is_not_run_again(
     assert (out / "random" / "seed-0" / "summary.json").stat().st_mtime_ns == finished
     assert json.loads((out / "compare.json").read_text())["random"]["1"]["macro"] == pytest.approx(before)
     assert main([*command, "data.max_length=24"]) == 2
-    assert "contains a run with other settings (data differ)" in capsys.readouterr().err
+    assert "contains a run with other settings (data." in capsys.readouterr().err
 
 
 @pytest.mark.slow

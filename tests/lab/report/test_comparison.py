@@ -137,6 +137,10 @@ def test_costs_lie_on_the_way_to_the_counted_operations_of_the_run() -> None:
     assert average_curves(counted, "cost", macro_loss).x == [0.0, 6000 / steps, 12000 / steps]
     assert find_reach(counted, 2.0).operations == pytest.approx(12000 / steps)
     assert average_curves(held, "cost", macro_loss).x == []  # methods of equal steps are not counted
+    (seed, run), (_, each) = next(iter(counted.figures.items())), next(iter(counted.curves.items()))
+    grown = [one._replace(rows=rows) for one, rows in zip(each.evaluations, (0, 30, 120), strict=True)]
+    grows = Method("grows", {seed: run._replace(free=True)}, {seed: each._replace(evaluations=grown)})
+    assert average_curves(grows, "cost", macro_loss).x == [0.0, 150.0, 600.0]
 
 
 def test_the_best_free_method_has_the_lowest_mean_macro_loss() -> None:

@@ -54,6 +54,8 @@ def test_a_name_means_the_same_whatever_is_configured() -> None:
         ("random+rows=24", 16, 3, 24),
         ("random-n+rows=8", 8, 1, 8),
         ("random-n+rows=24", 12, 2, 24),
+        ("random-n+rows=17", 9, 2, 17),  # of 18
+        ("colm+keep=0.3,rows=8", 14, 2, 8),
         ("colm+keep=0.25,rows=8", 16, 2, 8),
         ("colm+keep_count=16,rows=8", 16, 2, 8),  # of the configured pool of 64
     ],
@@ -65,8 +67,22 @@ def test_a_number_of_rows_sets_the_pool(name: str, micro_batch: int, micro_batch
     sizes = settings["training"]
     assert (sizes["per_device_train_batch_size"], sizes["gradient_accumulation_steps"]) == (micro_batch, micro_batches)
     assert SelectionConfig.from_dict(settings["selection"]).kept_rows(micro_batch * micro_batches, 1) == kept
-    with pytest.raises(ConfigError, match="rows=17 needs pools of 17 rows.*use 16"):
-        method_settings("random-n+rows=17", {**base, "training": training})
+
+
+def test_changes_of_the_batch_that_exclude_each_other_are_refused() -> None:
+    for name in ("growing+keep=0.25", "growing+pools=2", "random+rows=8,pools=2", "growing+rows=8,keep=0.5"):
+        with pytest.raises(ConfigError, match="both set the batch; leave one out"):
+            method_settings(name, BASE)
+    few = {**BASE, "training": {**BASE["training"], "per_device_train_batch_size": 2}}
+    with pytest.raises(ConfigError, match="rows=1 would be kept of 4, in 2 micro-batches of 2"):
+        method_settings("colm+rows=1", few)
+
+
+def test_a_configured_schedule_gives_way_to_a_method_with_its_own_share() -> None:
+    scheduled = {**BASE, "selection": SelectionConfig(keep_schedule=((0, 1.0), (5, 0.5))).to_dict()}
+    assert method_settings("random-n", scheduled)["selection"]["keep"] == 1.0
+    assert method_settings("colm+keep_count=8", scheduled)["selection"]["keep_schedule"] == []
+    assert method_settings("colm", scheduled)["selection"]["keep_schedule"] == [[0, 1.0], [5, 0.5]]
 
 
 def test_a_growing_batch_ends_at_the_whole_pool() -> None:

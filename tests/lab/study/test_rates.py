@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from colm.errors import ConfigError
+from colm.lab.run.settings import resolve_settings
+from colm.lab.run.yaml12 import write_yaml
 from colm.lab.study.planning import search_folder
-from colm.lab.study.rates import describe_rates, find_rates
+from colm.lab.study.rates import describe_rates, find_rates, free_seed
+
+BASE = {"model": "tiny", "output_dir": "out"}
 
 
-def write_search(out: Path, losses: dict[str, dict[float, float]]) -> None:
+def write_search(out: Path, losses: dict[str, dict[float, float]], steps: int = 5) -> dict[Path, dict[str, Any]]:
+    runs = {}
     for method, by_rate in losses.items():
         for rate, loss in by_rate.items():
             folder = search_folder(out, method, rate, 0)
@@ -18,13 +27,15 @@ def write_search(out: Path, losses: dict[str, dict[float, float]]) -> None:
             source = {"rows": 5, "eval_loss_after": loss}
             summary = {"steps": 1, "seconds": 1.0, "selection_seconds": 0.0, "peak_memory_bytes": 1}
             (folder / "summary.json").write_text(json.dumps({**summary, "small_sources": [], "sources": {"a": source}}))
-            (folder / "config.yaml").write_text(f"training: {{learning_rate: {rate}}}\n")
+            training = {"max_steps": steps, "use_cpu": True, "learning_rate": rate}
+            runs[folder] = resolve_settings({**BASE, "training": training, "output_dir": str(folder)}).values
+            (folder / "config.yaml").write_text(write_yaml(runs[folder]))
+    return runs
 
 
 def test_each_method_gets_the_rate_of_its_lowest_loss(tmp_path: Path) -> None:
     losses = {"random": {1e-3: 2.0, 2e-3: 1.5, 4e-3: 1.8}, "colm": {1e-3: 1.9, 2e-3: 1.7, 4e-3: math.nan}}
-    write_search(tmp_path, losses)
-    found = find_rates(tmp_path, list(losses), seed=0)
+    found = find_rates(tmp_path, write_search(tmp_path, losses))
     assert {method: each.best for method, each in found.items()} == {"random": 2e-3, "colm": 2e-3}
     assert [each.at_end for each in found.values()] == [False, False]  # a rate that diverges bounds the search
     held = json.loads((tmp_path / "rates.json").read_text())
@@ -35,11 +46,20 @@ def test_each_method_gets_the_rate_of_its_lowest_loss(tmp_path: Path) -> None:
 
 
 def test_the_best_of_the_rates_tried_may_be_the_last(tmp_path: Path) -> None:
-    write_search(tmp_path, {"random": {1e-3: 2.0, 2e-3: 1.5}})
-    found = find_rates(tmp_path, ["random"], seed=0)
-    assert "try others beyond it" in next(describe_rates(found))
-    write_search(tmp_path, {"random": {4e-3: 1.7}, "colm": {2e-3: 1.0}})  # tried later
-    found = find_rates(tmp_path, ["random"], seed=0)
+    found = find_rates(tmp_path, write_search(tmp_path, {"random": {1e-3: 2.0, 2e-3: 1.5}}))
+    assert "the best is the largest one tried, so try others beyond it" in next(describe_rates(found))
+    write_search(tmp_path, {"random": {8e-3: 0.1}}, steps=50)
+    found = find_rates(tmp_path, write_search(tmp_path, {"random": {4e-3: 1.7}}))  # tried later
+    assert list(found["random"].losses) == [1e-3, 2e-3, 4e-3]  # without that of a longer run
     assert (found["random"].best, found["random"].at_end) == (2e-3, False)
-    assert list(found) == ["random"]
-    assert set(json.loads((tmp_path / "rates.json").read_text())) == {"random", "colm"}
+
+
+def test_a_method_that_diverges_with_every_rate_is_refused(tmp_path: Path) -> None:
+    search = write_search(tmp_path, {"random": {1e-3: math.nan, 2e-3: math.inf}})
+    with pytest.raises(ConfigError, match=r"'random' has no finite macro loss with the learning rates 0\.001, 0\.002"):
+        find_rates(tmp_path, search)
+
+
+def test_a_seed_that_counts_cannot_choose_rates() -> None:
+    with pytest.raises(ConfigError, match="--rates-seed 1 is among --seeds"):
+        free_seed([0, 1], 1)

@@ -37,8 +37,8 @@ def register(commands: Commands) -> None:
         "--equal",
         choices=("steps", "time"),
         default="steps",
-        help="steps: training.max_steps for every method (default); time: as many as cost what random costs, by the "
-        "operations of forwards and backwards",
+        help="steps: training.max_steps for every method (default); time: as many as cost what random does, in counted "
+        "operations of the forward and backward passes",
     )
     add(
         "--rates",
@@ -48,14 +48,15 @@ def register(commands: Commands) -> None:
         metavar="RATE",
         help="learning rates to try for each method, on a seed that is not in --seeds",
     )
+    add("--rates-seed", type=int, metavar="SEED", help="that seed (default: the first one that is not in --seeds)")
     add(
         "--batches",
         nargs="+",
         type=int,
         default=[],
         metavar="ROWS",
-        help="also compare random batches of so many rows a step on each process, one that grows, and one that draws "
-        "small sources more often",
+        help="also compare random batches of this many rows per step on each process, one that grows, and one that "
+        "draws small sources more often",
     )
     add(
         "--launcher",
@@ -107,6 +108,12 @@ def _compare(args: argparse.Namespace, launcher: Sequence[str], server: ForkServ
     from colm.lab.study.results import write_comparison_json, write_comparison_page
     from colm.lab.study.runs import answer_one, check_places, run_one, ways_to_start
 
+    if args.equal == "time" and launcher and settings.selection.keep_count is not None:
+        raise ConfigError(
+            f"--equal time counts one process, but selection.keep_count={settings.selection.keep_count} is for all "
+            "processes that --launcher starts; set selection.keep instead."
+        )
+    seed = free_seed(args.seeds, args.rates_seed)
     study = Study(args.config, args.overrides, equal=args.equal)
     methods = [*args.methods, *batch_methods(args.batches)]
     runs = study.plan(methods, args.seeds, decided=not args.rates)
@@ -129,10 +136,10 @@ def _compare(args: argparse.Namespace, launcher: Sequence[str], server: ForkServ
                 write_comparison_json(out, study.operations)
 
     if args.rates:
-        seed = free_seed(args.seeds)
         say(f"Learning rates, on seed {seed}:")
-        train(study.plan_search(methods, args.rates, seed), counts=False)
-        rates = find_rates(out, methods, seed)
+        search = study.plan_search(methods, args.rates, seed)
+        train(search, counts=False)
+        rates = find_rates(out, search)
         for line in describe_rates(rates):
             say(line)
         runs = study.plan(methods, args.seeds, {method: found.best for method, found in rates.items()})

@@ -39,7 +39,7 @@ from colm.lab.report.plots import Line, PlotIds, draw_lines
 PAGE_NAME = "compare.html"
 AXES: tuple[tuple[Axis, str, str], ...] = (
     ("step", "against steps", "optimizer steps"),
-    ("cost", "against counted cost", "operations of forwards and backwards, in all of random's"),
+    ("cost", "against counted cost", "counted cost, relative to the budget"),
     ("rows", "against examples", "training examples"),
     ("seconds", "against time", "training seconds, including selection"),
 )
@@ -75,7 +75,7 @@ def write_comparison(folder: Path, *, out: Path | None = None, descriptions: Map
     target = _mean_target(base) if base else None
     best = find_target(methods)
     costs = [(method.name, count_cost(method)) for method in methods]
-    unit = next((cost.operations for name, cost in costs if name == RANDOM), None)
+    unit = max((cost.operations for _, cost in costs if cost.operations), default=None)
     bases = [method for name in (CONTROL, RANDOM) if (method := find_method(methods, name))]
     return write_page(
         out or folder / PAGE_NAME,
@@ -105,8 +105,8 @@ def write_comparison(folder: Path, *, out: Path | None = None, descriptions: Map
         legend=draw_legend([method.name for method in methods], ids),
         gaps=_draw_gaps(methods, bases[0], ids) if bases and unit is None else [],  # else steps differ
         base=bases[0].name if bases else "",
-        means=_draw_means(methods, ids),
-        sources=_draw_sources(methods, ids),
+        means=_draw_means(methods, unit, ids),
+        sources=_draw_sources(methods, unit, ids),
         source_count=len(list_sources(methods)),
     )
 
@@ -136,15 +136,15 @@ def _draw_gaps(methods: Sequence[Method], base: Method, ids: PlotIds) -> list[Pl
     return [plot for plot in plots if plot.svg]
 
 
-def _draw_means(methods: Sequence[Method], ids: PlotIds) -> list[PlotGroup]:
+def _draw_means(methods: Sequence[Method], unit: float | None, ids: PlotIds) -> list[PlotGroup]:
     drawn = [
-        PlotGroup(f"{name.capitalize()} loss", LOSSES[name], _draw_axes(methods, f"{name} loss", loss, ids))
+        PlotGroup(f"{name.capitalize()} loss", LOSSES[name], _draw_axes(methods, f"{name} loss", loss, unit, ids))
         for name, loss in _MEANS.items()
     ]
     return [group for group in drawn if any(plot.svg for plot in group.plots)]
 
 
-def _draw_sources(methods: Sequence[Method], ids: PlotIds) -> list[PlotGroup]:
+def _draw_sources(methods: Sequence[Method], unit: float | None, ids: PlotIds) -> list[PlotGroup]:
     def loss_of(name: str) -> LossOf:
         return lambda evaluation, curve: evaluation.losses.get(name)
 
@@ -152,16 +152,20 @@ def _draw_sources(methods: Sequence[Method], ids: PlotIds) -> list[PlotGroup]:
         PlotGroup(
             name,
             f"{'small' if small else 'big'}, {rows:,} rows",
-            _draw_axes(methods, f"loss of {name}", loss_of(name), ids),
+            _draw_axes(methods, f"loss of {name}", loss_of(name), unit, ids),
         )
         for name, rows, small in list_sources(methods)[:MOST_DRAWN]
     ]
 
 
-def _draw_axes(methods: Sequence[Method], what: str, loss: LossOf, ids: PlotIds) -> list[Plot]:
+def _draw_axes(methods: Sequence[Method], what: str, loss: LossOf, unit: float | None, ids: PlotIds) -> list[Plot]:
     plots = []
     for axis, title, label in AXES:
+        if axis == "cost" and unit is None:
+            continue
         bands = [(i, average_curves(method, axis, loss)) for i, method in enumerate(methods)]
+        if axis == "cost" and unit is not None:
+            bands = [(i, band._replace(x=[x / unit for x in band.x])) for i, band in bands]
         alt = f"{what.capitalize()} {title}, mean over seeds."
         plots.append(Plot(title.capitalize(), _draw(methods, bands, label, alt, ids), ""))
     return plots

@@ -115,11 +115,11 @@ def read_comparison(folder: Path) -> list[Method]:
 
 
 def _share_rows(methods: Sequence[Method]) -> list[Method]:
-    """Give runs whose sources were resampled the rows of a run whose were not, so that means are over the same."""
-    whole = [method.curves[seed] for method in methods for seed in method.curves if not method.figures[seed].resampled]
-    if not whole:
+    """Give runs whose sources were resampled the rows of one run, best one whose were not: means are over the same."""
+    found = [(method.figures[seed].resampled, curve) for method in methods for seed, curve in method.curves.items()]
+    if not found:
         return list(methods)
-    rows, small = whole[0].rows, whole[0].small
+    rows, small = min(found, key=lambda pair: pair[0])[1][1:]
     return [
         method._replace(
             curves={
@@ -205,8 +205,15 @@ def average_differences(method: Method, base: Method, loss: LossOf) -> Band:
 def _places(figures: Figures, curve: Curve, axis: Axis) -> dict[int, float | None]:
     """Return the x value of each evaluation, by step."""
     if axis == "cost":
-        each = None if figures.operations is None else figures.operations / figures.steps
-        return {one.step: None if each is None else each * one.step for one in curve.evaluations}
+        last = curve.evaluations[-1]
+        if figures.operations is None:
+            return {one.step: None for one in curve.evaluations}
+        if figures.free and last.rows:  # the cost is that of the rows, of which a step may have more than another
+            return {
+                one.step: None if one.rows is None else figures.operations * one.rows / last.rows
+                for one in curve.evaluations
+            }
+        return {one.step: figures.operations * one.step / figures.steps for one in curve.evaluations}
     return {one.step: getattr(one, axis) for one in curve.evaluations}
 
 

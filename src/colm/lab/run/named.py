@@ -208,11 +208,9 @@ def set_attention(model: Any, settings: RunSettings) -> None:
     name = settings.attention
     if name == "auto":
         return
-    mixed = settings.training.get("bf16") or settings.training.get("fp16")
-    if "flash" in name and model.dtype.itemsize == 4 and not mixed:
+    if "flash" in name and model.dtype.itemsize == 4:  # a selection also runs outside the Trainer's autocast
         raise ConfigError(
-            f"attention={name!r} needs bfloat16 or float16, but the model is in float32; set dtype to bfloat16, or "
-            "training.bf16 to true."
+            f"attention={name!r} needs bfloat16 or float16, but the weights are in float32; set dtype to bfloat16."
         )
     try:
         model.set_attn_implementation(name)

@@ -22,9 +22,9 @@ class TopSettings(Settings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the weights. ``auto``: that of the model's files."""
 
-    attention: str = "auto"
+    attention: Annotated[Filled, "set to a string"] = "auto"
     """How attention is computed in training, a name that transformers knows: ``eager``, ``sdpa``,
-    ``flash_attention_2``, or a kernel of the hub. ``auto``: as the model loads."""
+    ``flash_attention_2``, or a kernel from the Hub. ``auto``: as the model loads."""
 
     lora: dict[str, Any] | None = None
     """Fields of `peft.LoraConfig`; null or false: full fine-tuning."""

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
-from colm.lab.plan.request import make_request
+from colm.lab.plan.request import UNPLANNED, make_request
 from colm.lab.plan.shapes import Shapes, build_shapes
 from colm.lab.plan.steps import Rehearsal, Rows
 from colm.lab.run.prepare import PreparedData
@@ -47,20 +47,22 @@ class Lengths(NamedTuple):
             labeled.append(before[ends] - before[ends - tokens[-1]])
         return cls(sources, np.concatenate(tokens), np.concatenate(labeled))
 
-    def mean(self, rows: np.ndarray) -> Rows:
-        """Return the mean row among the rows with these numbers."""
-        tokens, labeled = self.tokens[rows].mean(), self.labeled[rows].mean()
-        return Rows(max(2, round(float(tokens))), float(np.clip(labeled / tokens, 1e-3, 1.0)))
+    def mean(self, rows: np.ndarray | slice) -> tuple[Rows, float]:
+        """Return the mean row among these, in whole tokens, and how much longer the mean is than that."""
+        tokens, labeled = float(self.tokens[rows].mean()), float(self.labeled[rows].mean())
+        whole = max(2, round(tokens))
+        return Rows(whole, min(1.0, max(1e-3, labeled / tokens))), tokens / whole
 
 
 class Meter:
     """Counts the operations of runs that share a model and data.
 
-    A run costs the forwards and backwards of its mean rows. Padding, evaluations, the optimizer's step, and whatever is
-    not a matrix product or attention are not counted.
+    A run costs the forward and backward passes on its mean rows, on one of its processes. Padding, evaluations, the
+    optimizer's step, and whatever is not a matrix product or attention are not counted, nor is what `reuse_forward`
+    saves.
 
     Args:
-        settings: the settings of one of the runs, whose data is not resampled.
+        settings: the settings of one of the runs, whose sources have their own shares of the data.
         data: its data.
 
     Raises:
@@ -70,7 +72,7 @@ class Meter:
     def __init__(self, settings: RunSettings, data: PreparedData) -> None:
         if settings.data.streaming:
             raise ConfigError(
-                "--equal time counts the tokens of the rows, which a stream does not tell; use --equal steps, or "
+                "--equal time counts the tokens of the rows, which is not possible for a stream; use --equal steps, or "
                 "data.streaming=false."
             )
         self._lengths = Lengths.of(data, settings.data.source_column)
@@ -79,7 +81,8 @@ class Meter:
 
     def operations(self, values: Mapping[str, Any]) -> float:
         """Return the operations of a whole run with these settings."""
-        settings = resolve_settings(values)
+        counted = {key: value for key, value in values["training"].items() if key not in UNPLANNED}
+        settings = resolve_settings({**values, "training": counted})
         training, selection = settings.arguments, settings.selection
         micro_batches, steps = training["gradient_accumulation_steps"], training["max_steps"]
         pool = training["per_device_train_batch_size"] * micro_batches
@@ -90,7 +93,7 @@ class Meter:
     def _of_rows(self, settings: RunSettings, pool: int, kept: int) -> tuple[float, float]:
         """Return the operations of training a row, and of a selection."""
         config = replace(settings.selection, keep=kept / pool, keep_count=None, keep_schedule=(), seed=0)
-        key = (pool, str(config.to_dict()), settings.data.temperature)
+        key = (pool, str(config.to_dict()), settings.data.temperature, str(settings.data.weights))
         if key not in self._known:
             self._known[key] = self._count(settings, config, pool, kept)
         return self._known[key]
@@ -110,20 +113,21 @@ class Meter:
             small_sources=config.small_sources,
             by_source=config.by_source,
             temperature=settings.data.temperature,
+            shares=settings.data.weights or None,
         )
-        drawn = np.concatenate(list(islice(iter(sampler), POOLS)))
-
-        def rehearse(mean: Rows) -> Rehearsal:
-            assert self._shapes is not None
-            return Rehearsal(self._shapes, request.selection, mean, device="cpu")
-
-        trained = rehearse(self._lengths.mean(drawn)).train(2, accumulated=False).flops / 2
+        alike = not sampler.small and settings.data.temperature is None and not settings.data.weights
+        mean, longer = self._lengths.mean(slice(None) if alike else np.concatenate(list(islice(sampler, POOLS))))
+        trained = self._rehearse(request.selection, mean).train(2, accumulated=False).flops / 2 * longer
         big = np.flatnonzero([name not in sampler.small for name in sources])
         if config.features == "none" or not len(big):
             return trained, 0.0
         seen, some = pool * len(big) / len(sources), min(pool, 8)
-        whole = rehearse(self._lengths.mean(big)).select(some, 2).flops / (2 * some)
-        return trained, whole * seen
+        mean, longer = self._lengths.mean(big)
+        return trained, self._rehearse(request.selection, mean).select(some, 2).flops / (2 * some) * longer * seen
+
+    def _rehearse(self, selection: SelectionConfig, mean: Rows) -> Rehearsal:
+        assert self._shapes is not None
+        return Rehearsal(self._shapes, selection, mean, device="cpu")
 
 
 def steps_of_cost(budget: float, cost: Callable[[int], float], *, start: int) -> int:

@@ -31,13 +31,14 @@ def check_run_data(out: Path, runs: Mapping[Path, Mapping[str, Any]]) -> None:
         DataError: a finished run, or one that would resume, was trained on other data.
     """
     finished = [path.parent for path in sorted(out.glob(f"*/seed-*/{SUMMARY_NAME}"))]
+    finished += [folder for folder in runs if folder not in finished and RunFolder(folder).finished]
     going = [folder for folder in runs if folder not in finished and RunFolder(folder).last_checkpoint() is not None]
     known = [folder for folder in (*finished, *going) if RunFolder(folder).fingerprint() is not None]
     if not known:
         return
-    values = next(iter(runs.values()))
-    settings = resolve_settings(values)
-    require_same(known, fingerprint_run(settings, prepare_data(settings)), values)
+    for values in {_shares(values): values for values in runs.values()}.values():
+        settings = resolve_settings(values)
+        require_same(known, fingerprint_run(settings, prepare_data(settings)), values)
 
 
 def require_same(folders: Iterable[Path], found: Fingerprint | None, values: Mapping[str, Any]) -> None:

@@ -67,6 +67,7 @@ METHODS = {
 }
 """Keys are the names on the command line."""
 
+Rows = Annotated[int, Range(1, 2**20, open="")]
 Temperature = Annotated[float, Range(0, open="both")] | None
 
 
@@ -89,9 +90,10 @@ def method_settings(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     check_keys({base: changes}, METHODS, kind="method")
     method = METHODS[base]
     changed = _parse_changes(name, changes)
+    given = set(changed)
     place = f"The method {name!r}: "
     pools = read_value(f"{place}pools", Count, changed.pop("pools", method.pools))
-    rows = read_value(f"{place}rows", Count, changed.pop("rows")) if "rows" in changed else None
+    rows = read_value(f"{place}rows", Rows, changed.pop("rows")) if "rows" in changed else None
     temperature = read_value(f"{place}temperature", Temperature, changed.pop("temperature", method.temperature))
     settings = copy.deepcopy(dict(values))
     training = settings["training"]
@@ -99,17 +101,21 @@ def method_settings(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     selection = dict(settings["selection"]) | _PLAIN | dict(method.selection) | changed
     if selection["features"] in ("none", "spsa"):  # no forward pass to reuse for training
         selection |= {"reuse_forward": False, "reuse_offload": False} | changed
+    for key in ("keep", "keep_count", "keep_schedule", "pools") if rows is not None or method.grows else ():
+        if key in given and (method.grows or key in ("pools", "keep_schedule")):
+            other = "rows" if rows is not None else repr(base)
+            raise ConfigError(f"{place}{key} and {other} both set the batch; leave one out.")
     if method.grows:
         first = max(1 / 8, 1 / training.get("per_device_train_batch_size", 8))  # a row in each micro-batch
         schedule = [[0, first], [training["max_steps"], 1.0]]
         selection |= {"keep": None, "keep_count": None, "keep_schedule": schedule}
     elif "keep" in method.selection or "keep" in changed:
-        selection["keep_count"] = None
+        selection |= {"keep_count": None, "keep_schedule": []}
     elif "keep_count" in changed:
-        selection["keep"] = None
+        selection |= {"keep": None, "keep_schedule": []}
     config = SelectionConfig.from_dict(selection)
     if rows is not None:
-        config = _size_pool(training, config, rows)
+        config = _size_pool(training, config, rows, place)
     settings["selection"] = config.to_dict()
     if temperature is not None:
         if settings.get("model") == "tiny":
@@ -129,27 +135,26 @@ def batch_methods(sizes: Sequence[int]) -> list[str]:
     return [*(f"random+rows={rows}" for rows in dict.fromkeys(sizes)), "growing", "temperature"] if sizes else []
 
 
-def _size_pool(training: dict[str, Any], config: SelectionConfig, rows: int) -> SelectionConfig:
+def _size_pool(training: dict[str, Any], config: SelectionConfig, rows: int, place: str) -> SelectionConfig:
     """Set micro-batches, no larger than before, whose pool has a coreset of that many rows on one process.
 
+    The share of the pool that is kept is the configured one, up to the rows that fill the last micro-batch.
+
     Raises:
-        ConfigError: equal micro-batches cannot hold the pool.
+        ConfigError: the pool needs more micro-batches than it keeps rows.
     """
     micro_batch = training.get("per_device_train_batch_size", 8)
     pool = micro_batch * training.get("gradient_accumulation_steps", 1)
-    if config.keep_count is not None:
-        wanted = round(rows * pool / config.keep_count)
-        config = replace(config, keep_count=rows)
-    else:
-        wanted = round(rows * pool / config.budget.rows(pool, 0))
+    wanted = max(rows, round(rows * pool / config.budget.rows(pool, 0)))
     count = -(-wanted // micro_batch)
-    if wanted % count:
+    if count > rows:
         raise ConfigError(
-            f"rows={rows} needs pools of {wanted} rows, which {count} micro-batches of at most {micro_batch} rows "
-            f"cannot share evenly; use {rows // micro_batch * micro_batch or micro_batch}."
+            f"{place}rows={rows} would be kept of {wanted}, in {count} micro-batches of {micro_batch}, each of which "
+            "needs a row; keep more, or set a larger training.per_device_train_batch_size."
         )
-    training |= {"per_device_train_batch_size": wanted // count, "gradient_accumulation_steps": count}
-    return config
+    size = -(-wanted // count)
+    training |= {"per_device_train_batch_size": size, "gradient_accumulation_steps": count}
+    return replace(config, keep=rows / (size * count), keep_count=None, keep_schedule=())
 
 
 def _parse_changes(name: str, text: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from colm.errors import ConfigError
 from colm.lab.report.comparison import RANDOM
+from colm.lab.run.arguments import fill_training
 from colm.lab.run.cadence import evaluate_often
 from colm.lab.run.changes import refused_changes
 from colm.lab.run.check import check_run
@@ -124,15 +125,21 @@ class Study:
     def _count_steps(self, method: str) -> int:
         steps = self._values["training"]["max_steps"]
         budget = self._meter.operations(method_settings(RANDOM, self._values))
-        return steps_of_cost(
-            budget,
-            lambda number: self._meter.operations(method_settings(method, with_steps(self._values, number))),
-            start=steps,
-        )
+
+        def cost(number: int) -> float:
+            return self._meter.operations(method_settings(method, with_steps(self._values, number)))
+
+        if cost(1) > budget:
+            raise ConfigError(
+                f"One step of the method {method!r} costs more than all {steps} steps of {RANDOM!r}; raise "
+                "training.max_steps, or leave the method out."
+            )
+        return steps_of_cost(budget, cost, start=steps)
 
     @cached_property
     def _meter(self) -> Meter:
-        settings = resolve_settings(self._values)
+        data = {**self._values["data"], "temperature": None, "weights": {}}
+        settings = resolve_settings({**self._values, "data": data})
         return Meter(settings, prepare_data(settings))
 
     def _check(self, runs: dict[Path, dict[str, Any]], *, decided: bool = True) -> dict[Path, dict[str, Any]]:
@@ -150,15 +157,26 @@ class Study:
 
 
 def with_steps(values: Mapping[str, Any], steps: int) -> dict[str, Any]:
-    """Return the settings of a run of that many steps, with as many evaluations and checkpoints as before."""
+    """Return the settings of a run of that many steps, with as many evaluations and checkpoints, and as long a warm-up.
+
+    Numbers of steps below 1 are shares of a run already.
+    """
     training = dict(values["training"])
+    if steps == training["max_steps"]:
+        return dict(values)
     factor = steps / training["max_steps"]
     training["max_steps"] = steps
-    for key in ("eval_steps", "save_steps"):
-        if isinstance(training.get(key), int):
-            training[key] = max(1, round(training[key] * factor))
-    if training.get("load_best_model_at_end") and isinstance(training.get("save_steps"), int):
-        every = training.get("eval_steps") or 1
+    filled = fill_training(training)
+    evaluates = filled["eval_strategy"] == "steps"
+    if evaluates and filled["eval_steps"] is None:  # as the Trainer fills it in
+        filled["eval_steps"] = filled["logging_steps"]
+    scaled = {"warmup_steps": True, "eval_steps": evaluates}
+    scaled["save_steps"] = "save_steps" in training or filled["load_best_model_at_end"]
+    for key, applies in scaled.items():
+        if applies and (filled[key] or 0) >= 1:
+            training[key] = max(1, round(filled[key] * factor))
+    if filled["load_best_model_at_end"] and evaluates and training["eval_steps"] >= 1:
+        every = training["eval_steps"]
         training["save_steps"] = every * max(1, round(training["save_steps"] / every))
     return {**values, "training": training}
 
@@ -166,7 +184,7 @@ def with_steps(values: Mapping[str, Any], steps: int) -> dict[str, Any]:
 def _check_base(values: Mapping[str, Any]) -> None:
     if values["training"].get("max_steps", -1) <= 0:
         raise ConfigError(
-            "A comparison needs training.max_steps, so that all methods take the same number of steps; with epochs, "
+            "A comparison needs training.max_steps, the number of steps of each method or of its budget; with epochs, "
             "a larger batch would take fewer."
         )
     data = values["data"]
@@ -182,8 +200,8 @@ def _check_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     held = load_run_settings(folder).values
     changes = refused_changes(held, settings, same_length=True)
     if changes:
-        differing = dict.fromkeys(key.partition(".")[0] for key, _, _ in changes)
+        differing = "; ".join(f"{key}: {before!r} -> {now!r}" for key, before, now in changes)
         raise ConfigError(
-            f"{folder} contains a run with other settings ({', '.join(differing)} differ); choose another output_dir, "
-            "or delete that folder."
+            f"{folder} contains a run with other settings ({differing}); choose another output_dir, or delete that "
+            "folder."
         )

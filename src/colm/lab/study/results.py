@@ -26,18 +26,23 @@ def write_comparison_json(out: Path, operations: Callable[[Mapping[str, Any]], f
 
     Args:
         out: the comparison's folder.
-        operations: the counted cost of a run with these settings, for ``operations``.
+        operations: the counted cost of a run with these settings, for ``operations``; without it, costs that the file
+            has stay.
     """
     found: dict[str, dict[str, Any]] = {}
     runs = [RunFolder(path.parent) for path in sorted(out.glob(f"*/seed-*/{SUMMARY_NAME}"))]
-    whole = next((run.read(SUMMARY_NAME) for run in runs if not _resamples(run.config())), None)
+    # Means are over the rows of one run, best one whose sources have their own shares of the data.
+    whole = next(iter(sorted(runs, key=lambda run: _resamples(run.config()))), None)
+    rows = None if whole is None else whole.read(SUMMARY_NAME)
+    before = read_counted(out)
     for run in runs:
         seed, settings, summary = run.path.name.removeprefix("seed-"), run.config(), run.read(SUMMARY_NAME)
-        if whole is not None and _resamples(settings):
-            summary = _with_rows_of(summary, whole)
+        if rows is not None and _resamples(settings):
+            summary = _with_rows_of(summary, rows)
         each = figures(summary) | _settings(settings) | _exact(run)
-        if operations is not None:
-            each["operations"] = operations(settings)
+        counted = before.get((run.path.parent.name, seed)) if operations is None else operations(settings)
+        if counted is not None:
+            each["operations"] = counted
         found.setdefault(run.path.parent.name, {})[seed] = each
     order = {name: place for place, name in enumerate(METHODS)}
     methods = sorted(found, key=lambda name: (order.get(name.partition("+")[0], len(order)), name))
@@ -63,6 +68,17 @@ def figures(summary: Mapping[str, Any]) -> dict[str, Any]:
         "small": fmean(small) if small else None,
         "big": fmean(big) if big else None,
         **{key: summary[key] for key in ("steps", "seconds", "selection_seconds", "peak_memory_bytes")},
+    }
+
+
+def read_counted(out: Path) -> dict[tuple[str, str], float]:
+    """Return the counted cost of each method and seed in an existing `compare.json`."""
+    held = RunFolder(out).read(COMPARE_NAME) or {}
+    return {
+        (method, seed): run["operations"]
+        for method, by_seed in held.items()
+        for seed, run in by_seed.items()
+        if run.get("operations") is not None
     }
 
 
