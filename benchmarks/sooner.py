@@ -279,7 +279,7 @@ schedule that ends at its own end; the free side takes the fewest steps of a gri
 process time on one thread, without evaluations, relative to all of the plain side's. Losses are judged both ways: means over rows of
 their mean token loss, as colm reports them, and means over tokens, what the plain side minimizes. The last four columns are final
 losses minus the plain side's; a shorter run may end higher in one of them. All are means over {seeds} with 95 % t-intervals.
-`demo` is a new model with a vocabulary of 49,152 on the demo's mixture, the others are those of [equal time](equal_time_reasoning.md).
+Mixtures and models are those of [equal time](equal_time_reasoning.md){demo}.
 
 `python benchmarks/sooner.py`; {setting}.
 
@@ -303,10 +303,13 @@ def main() -> None:
     settings = sorted(
         {run["setting"].partition("; seeds")[0] for listed in held for pair in listed["pairs"] for run in pair}
     )
+    commits = {run["setting"].partition("commit ")[2].split(";")[0].split(" ")[0] for run in runs}
+    demo = any(listed["name"] == "demo" for listed in held)
     head = HEAD.format(
         rates=" and ".join(f"{rate:g}" for rate in RATES),
         seeds=f"{' or '.join(map(str, counts))} paired seeds",
-        setting=" and ".join(settings),
+        setting=f"{settings[0].partition('; commit')[0]}; commits {', '.join(sorted(commits))}",
+        demo="; `demo` is a new model with a vocabulary of 49,152 on the demo's mixture" if demo else "",
     )
     RESULTS.write_text("\n".join([head, *map(describe, held)]) + "\n")
 

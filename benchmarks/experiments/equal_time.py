@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from page import RESULTS, show, tabulate_differences
@@ -32,6 +33,8 @@ from colm.lab.report.comparison import (
     read_comparison,
 )
 from colm.lab.run.settings import load_settings
+from colm.lab.study.planning import Study
+from colm.lab.study.results import write_comparison_json
 
 TITLES = {
     "reasoning": "Equal time on nine reasoning tasks",
@@ -83,12 +86,19 @@ def tabulate_reaches(methods: Sequence[Method], unit: float) -> list[str]:
     return [*lines, ""]
 
 
+def show_rate(found: dict[str, Any], *, at_end: bool) -> str:
+    macro = found.get("macro")
+    return "-" if macro is None else f"{macro:.4f}{'*' if found['best'] and at_end else ''}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=TITLES)
     name = parser.parse_args().name
-    settings = load_settings(str(Path(__file__).parent / f"time_{name}.yaml"), [])
+    settings_path = Path(__file__).parent / f"time_{name}.yaml"
+    settings = load_settings(str(settings_path), [])
     folder, training = settings.output_dir, settings.training
+    write_comparison_json(folder, Study(str(settings_path), [], equal="time").operations)
     methods = read_comparison(folder)
     random = find_method(methods, "random")
     assert random is not None
@@ -106,9 +116,11 @@ def main() -> None:
         f"[equal_time_{name}.json](equal_time_{name}.json).",
         "",
         f"{MIXTURES[name]} Every method may spend what `random` costs in {training['max_steps']} steps of 32 rows, by "
-        "counted operations of forwards and backwards, has a schedule that ends at its own end, and the learning rate "
-        "of lowest macro loss on seed 0. Losses are means over held-out rows, and over seeds with 95 % t-intervals. "
-        "Seconds come from a shared machine.",
+        "counted operations of forward and backward passes, has a schedule that ends at its own end, and the learning "
+        "rate of lowest macro loss on seed 0, marked * if it is the smallest or largest that was tried. The count "
+        "leaves out padding and optimizer steps, which favors small batches: compare the seconds, too. Losses are "
+        "means over held-out rows, and over seeds with 95 % t-intervals. "
+        "Seconds come from a shared machine whose load changed between the methods.",
         "",
         *tabulate(methods, unit),
         "",
@@ -118,9 +130,9 @@ def main() -> None:
     lines += ["## Macro loss on seed 0, by learning rate", ""]
     lines += [f"| method | {' | '.join(f'{rate:g}' for rate in tried)} |", f"| --- | {'---: | ' * len(tried)}".rstrip()]
     for method in methods:
-        held = rates[method.name]
-        cells = [held.get(f"{rate:g}", {}).get("macro") for rate in tried]
-        lines.append(f"| {method.name} | {' | '.join('-' if cell is None else f'{cell:.4f}' for cell in cells)} |")
+        held = rates.get(method.name, {})
+        cells = [show_rate(held.get(f"{rate:g}", {}), at_end=rate in (tried[0], tried[-1])) for rate in tried]
+        lines.append(f"| {method.name} | {' | '.join(cells)} |")
     (RESULTS / f"equal_time_{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     raw = {"compare": json.loads((folder / "compare.json").read_text(encoding="utf-8")), "rates": rates}
     (RESULTS / f"equal_time_{name}.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
