@@ -300,10 +300,8 @@ def main() -> None:
         return
     held = [json.loads(path.read_text()) for path in sorted(ROOT.glob("*.json"))]
     counts = sorted({len(listed["pairs"]) for listed in held})
-    settings = sorted(
-        {run["setting"].partition("; seeds")[0] for listed in held for pair in listed["pairs"] for run in pair}
-    )
-    commits = {run["setting"].partition("commit ")[2].split(";")[0].split(" ")[0] for run in runs}
+    settings = [run["setting"] for listed in held for pair in listed["pairs"] for run in pair]
+    commits = {setting.partition("commit ")[2].partition(";")[0] for setting in settings}
     demo = any(listed["name"] == "demo" for listed in held)
     head = HEAD.format(
         rates=" and ".join(f"{rate:g}" for rate in RATES),
