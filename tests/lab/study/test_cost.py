@@ -119,7 +119,5 @@ def test_runs_of_equal_cost_have_as_many_evaluations() -> None:
 
 def test_a_stream_cannot_be_counted() -> None:
     values = {**VALUES, "data": {"train": "rows.jsonl", "streaming": True}}
-    with pytest.raises(
-        ConfigError, match="--equal time counts .* which is not possible for a stream"
-    ):
+    with pytest.raises(ConfigError, match="--equal time counts .* which is not possible for a stream"):
         Meter(resolve_settings(values), PreparedData(None, Dataset.from_list([]), {}))
