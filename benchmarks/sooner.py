@@ -70,7 +70,8 @@ def load(name: str, temperature: float | None = None) -> PreparedData:
     else:
         folder = f"runs/experiments/{name}"
         length = {"reasoning": 192, "real": 256}[name]
-        data = {"train": f"{folder}/train.jsonl", "validation": f"{folder}/validation.jsonl", "max_length": length}
+        held_out = {"reasoning": "validation", "real": "validation_half"}[name]
+        data = {"train": f"{folder}/train.jsonl", "validation": f"{folder}/{held_out}.jsonl", "max_length": length}
         values = {"model": f"{folder}/model", "data": data}
     data |= {"chat_template": False, "temperature": temperature, "seed": 0}
     return prepare_data(resolve_settings({**values, "output_dir": "unused"}))

@@ -122,7 +122,10 @@ def make_real(folder: Path, data: Path, validation: Path, questions: list[Path])
     draw = random.Random(SEED)
     read = [row["source"] not in small and draw.random() < PRETRAINING_SHARE for row in rows]
     write_rows(folder / "train.jsonl", [row for row, used in zip(rows, read, strict=True) if not used])
-    (folder / "validation.jsonl").write_text(validation.read_text(encoding="utf-8"), encoding="utf-8")
+    held_out = validation.read_text(encoding="utf-8")
+    (folder / "validation.jsonl").write_text(held_out, encoding="utf-8")
+    half = held_out.split("\n")[::2]  # for the comparisons at equal time, which evaluate often
+    (folder / "validation_half.jsonl").write_text("\n".join(half).rstrip() + "\n", encoding="utf-8")
     held = "".join(path.read_text(encoding="utf-8") for path in questions)
     (folder / "questions.jsonl").write_text(held, encoding="utf-8")
     write_rows(folder / "questions_other.jsonl", demo_rows(MIXTURE_ROWS, SEED, held_out=QUESTIONS))
