@@ -82,6 +82,19 @@ def test_a_comparison_accepts_the_changes_that_a_resumed_run_accepts(
             check()
 
 
+@pytest.mark.parametrize(("held", "planned"), [(101, 101), (90, 100)])
+def test_a_run_of_nearly_the_same_cost_keeps_its_steps(tmp_path: Path, held: int, planned: int) -> None:
+    """So a count that changes a little with a new version of colm does not refuse what an older one trained."""
+    config = write_run(tmp_path, training=TRAINING | {"max_steps": 100})
+    runs = Study(config, [], equal="time").plan(["control"], [0])
+    [(folder, settings)] = runs.items()
+    assert settings["training"]["max_steps"] == 100
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(write_yaml(settings).replace("max_steps: 100", f"max_steps: {held}"))
+    [settings] = Study(config, [], equal="time").plan(["control"], [1]).values()
+    assert settings["training"]["max_steps"] == planned
+
+
 @pytest.mark.slow
 def test_runs_share_data_and_what_is_finished_is_not_run_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -27,6 +27,9 @@ Equal = Literal["steps", "time"]
 SEARCH = "rates"
 """The folder of the runs that find learning rates."""
 
+SAME_COST = 0.02
+"""A run whose cost is this near to the budget stays valid when a new version counts a little differently."""
+
 
 def search_folder(out: Path, method: str, rate: float, seed: int) -> Path:
     """Return the folder of a run that tries a learning rate."""
@@ -134,7 +137,14 @@ class Study:
                 f"One step of the method {method!r} costs more than all {steps} steps of {RANDOM!r}; raise "
                 "training.max_steps, or leave the method out."
             )
-        return steps_of_cost(budget, cost, start=steps)
+        counted = steps_of_cost(budget, cost, start=steps)
+        return next((held for held in self._held_steps(method) if abs(cost(held) / budget - 1) <= SAME_COST), counted)
+
+    def _held_steps(self, method: str) -> list[int]:
+        """Return the numbers of steps of a method's runs in the folder."""
+        folders = [*(self.out / method).glob("seed-*"), *(self.out / SEARCH / method).glob("*/seed-*")]
+        started = [load_run_settings(folder) for folder in sorted(folders) if (folder / CONFIG_NAME).exists()]
+        return [steps for settings in started if (steps := settings.training.get("max_steps", 0)) > 0]
 
     @cached_property
     def _meter(self) -> Meter:
