@@ -86,11 +86,11 @@ def build_model(name: str) -> Any:
 
 
 class Meter(TrainerCallback):
-    """Evaluates every so many steps, and notes the process time of the steps before."""
+    """Evaluates at the end, or every so many steps, and notes the process time of the steps before."""
 
-    def __init__(self, data: PreparedData, steps: int) -> None:
+    def __init__(self, data: PreparedData, every: int) -> None:
         self._data = data
-        self._every = max(1, steps // EVALUATIONS)
+        self._every = every
         self._collator = DataCollatorForSeq2Seq(data.tokenizer)
         self._start = self._spent = 0.0
         self.points: list[dict[str, Any]] = []
@@ -180,7 +180,8 @@ class Study:
                 disable_tqdm=True,
                 use_cpu=True,
             )
-            meter = Meter(self.data, steps)
+            often = side == "free" and self.free != "same" and seed  # only the time to a loss needs more than the last
+            meter = Meter(self.data, max(1, steps // EVALUATIONS) if often else steps)
             shared = {"args": args, "callbacks": [meter], "data_collator": DataCollatorForSeq2Seq(self.data.tokenizer)}
             trainer = (
                 Trainer(model, train_dataset=plain_rows(self.data.train), **shared)
