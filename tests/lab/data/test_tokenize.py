@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from dataclasses import replace
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 from datasets import Dataset
@@ -71,15 +70,15 @@ def test_a_copy_in_another_process_tokenizes_alike() -> None:
 
 
 @pytest.mark.parametrize("learnable", [("101", "0", "0011"), ("000", "01"), ("111", "11")])
-def test_the_texts_are_those_of_the_tokens(learnable: tuple[str, ...]) -> None:
+def test_the_texts_are_those_of_the_tokens(learnable: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = iter(range(100))
     parts = [
         Dataset.from_list([{"source": "a", "text": f"{next(numbers)}{next(numbers)}" * int(kept)} for kept in part])
         for part in learnable
     ]
     options: dict[str, Any] = {"format_name": "text", "rendering": Rendering(9), "source_column": "source"}
-    with patch.object(tokenize, "SHARD", 2):
-        found = tokenize_counted(parts, TOKENIZER, **options)
+    monkeypatch.setattr(tokenize, "SHARD", 2)
+    found = tokenize_counted(parts, TOKENIZER, **options)
     texts = [text for part in found.texts for text in part["text"][:]]
     assert texts == [text for part in parts for text in part["text"] if text]
     assert TOKENIZER.batch_decode(found.tokens["input_ids"][:], skip_special_tokens=True) == texts

@@ -94,10 +94,10 @@ def prepare_for_model(settings: RunSettings, data: PreparedData, name: str) -> P
     """
     tokenizer, (train, _, texts) = _tokenize(settings._replace(model=name), data.texts)
     if len(train) < len(data.train):
+        need = rendering_of(settings.data, tokenizer).need
         raise DataError(
-            f"{len(data.train) - len(train):,} of the {len(data.train):,} training rows have "
-            f"{rendering_of(settings.data, tokenizer).need} with the tokenizer of {settings.model!r}, but not with that "
-            f"of {name!r}. Use a model with the run's tokenizer, or raise data.max_length."
+            f"{len(data.train) - len(train):,} of the {len(data.train):,} training rows lack {need} with the tokenizer "
+            f"of {name!r}. Use a model with the tokenizer of {settings.model!r}, or raise data.max_length."
         )
     return PreparedData(tokenizer, train, {}, texts=texts)
 

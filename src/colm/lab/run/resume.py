@@ -18,6 +18,7 @@ from colm.lab.run.folder import RunFolder
 from colm.lab.run.prepare import PreparedData
 from colm.lab.run.settings import RunSettings, load_run_settings
 from colm.lab.run.yaml12 import write_yaml
+from colm.lab.sources.vectors import check_features
 from colm.step.record import CONFIG_NAME, DATA_NAME, HELD_OUT_NAME
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,13 @@ def check_data(folder: Path, found: Fingerprint | None) -> None:
             f"The data is not the data that the run in {folder} started with ({difference}). Restore that "
             "data, or start a new run with --overwrite or another output_dir."
         )
+
+
+def check_order(settings: RunSettings, found: Fingerprint) -> None:
+    """Check that the vectors that order the training rows (`selection.order_by`) are theirs, see `check_features`."""
+    path = getattr(settings.selection, "order_by", None)
+    if isinstance(path, str) and path.endswith(".parquet") and "train" in found:
+        check_features(Path(path), found["train"])
 
 
 def fingerprint_run(settings: RunSettings, data: PreparedData) -> Fingerprint:
