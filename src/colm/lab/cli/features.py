@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 from colm.errors import ConfigError
 from colm.lab.cli.arguments import Commands, add_config, add_json
 from colm.lab.cli.console import say
+from colm.lab.sources.wanted import WHOLE, Part, Wanted
 
 
 def register(commands: Commands) -> None:
@@ -50,14 +50,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             f"colm features runs in one process, but the launcher starts {ranks}; start it without a launcher, and "
             "divide the rows with --shard i/n."
         )
+    part = WHOLE if args.shard is None else Part.read(args.shard)
+    wanted = Wanted(args.by, args.dimensions, args.model)
     from colm.lab.run.settings import load_settings
 
     settings = load_settings(args.config, args.overrides)
-    from colm.lab.run.features import Wanted, make_features
-    from colm.lab.sources.vectors import WHOLE
+    from colm.lab.run.features import make_features
 
-    part = _read_part(args.shard) if args.shard is not None else WHOLE
-    wanted = Wanted(args.by, args.dimensions, args.model)
     made = make_features(settings, wanted, Path(args.out), part=part, overwrite=args.overwrite)
     header, done = made.header, "Written to" if made.new else "They were already in"
     print(f"{made.rows:,} vectors of {header.dimensions:,} numbers. {done} {made.path}.")
@@ -85,12 +84,3 @@ def _document(path: Path, header: Any, rows: int) -> dict[str, Any]:
     held = header._asdict()
     del held["first"]
     return {"file": path, "rows": rows, **held}
-
-
-def _read_part(text: str) -> Any:
-    from colm.lab.sources.vectors import Part
-
-    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, flags=re.ASCII)
-    if match is None or not int(match[1]) < int(match[2]):
-        raise ConfigError(f"--shard {text!r} must be i/n with 0 <= i < n, such as 0/4 for the first of four parts.")
-    return Part(int(match[1]), int(match[2]))

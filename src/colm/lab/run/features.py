@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -27,47 +27,20 @@ from colm.lab.sources.rows import Rows
 from colm.lab.sources.vectors import (
     FIRST,
     FIRST_NUMBERS,
-    WHOLE,
     Header,
-    Part,
     describe_difference,
     read_header,
     write_vectors,
 )
+from colm.lab.sources.wanted import WHOLE, Part, Wanted
 from colm.step.files import probe
 
 logger = logging.getLogger(__name__)
 
-Kind: TypeAlias = Literal["words", "sentence", "gradients"]
 Vectors: TypeAlias = Callable[[range], Iterator[np.ndarray]]
 """Yields the vectors of consecutive rows, (n, d) float32 each."""
 
 EMBEDDINGS: dict[str, Literal["tfidf", "sentence"]] = {"words": "tfidf", "sentence": "sentence"}
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which vectors to make.
-
-    Attributes:
-        by: what of a row; ``words`` is its text's TF-IDF after a truncated SVD, ``sentence`` the vector of a sentence
-            encoder, ``gradients`` the gradient of a model's last value projection.
-        dimensions: numbers of a vector, at least 1; longer vectors are sketched, see `draw_sketch`.
-        model: the model of the gradients, or the sentence encoder; None for the run's.
-
-    Raises:
-        ConfigError: `dimensions` is out of range, or words are given a model.
-    """
-
-    by: Kind
-    dimensions: int = 64
-    model: str | None = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.dimensions < 2**32:
-            raise ConfigError(f"--dimensions {self.dimensions} must be from 1 to {2**32 - 1}.")
-        if self.by == "words" and self.model is not None:
-            raise ConfigError(f"--by words needs no model; leave out --model {self.model}, or choose another --by.")
 
 
 class Made(NamedTuple):

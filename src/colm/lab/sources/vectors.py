@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from colm import __version__
 from colm.errors import ConfigError, DataError
+from colm.lab.sources.wanted import WHOLE, Part
 from colm.step.files import replacing
 
 COLUMN = "features"
@@ -31,32 +32,6 @@ APART = 0.02
 Machines round differently. With another projection or other random weights, whole vectors differ."""
 
 _META = b"colm_features"
-
-
-class Part(NamedTuple):
-    """Which part of the rows a file contains: number `number` of `parts`, of nearly equal size and in order."""
-
-    number: int
-    parts: int
-
-    def rows(self, total: int) -> range:
-        """Return the numbers of the part's rows among `total`.
-
-        >>> [Part(number, 3).rows(7) for number in range(3)]
-        [range(0, 2), range(2, 4), range(4, 7)]
-        """
-        return range(total * self.number // self.parts, total * (self.number + 1) // self.parts)
-
-    def path(self, whole: Path) -> Path:
-        """Return the part's file, next to that of the whole.
-
-        >>> Part(0, 3).path(Path("runs/features.parquet")).name
-        'features-0-of-3.parquet'
-        """
-        return whole.with_name(f"{whole.stem}-{self.number}-of-{self.parts}{whole.suffix}")
-
-
-WHOLE = Part(0, 1)
 
 
 class Header(NamedTuple):
@@ -90,7 +65,7 @@ def write_vectors(path: Path, vectors: Iterable[np.ndarray], header: Header) -> 
 def _regroup(vectors: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
     """Yield the vectors in blocks of at least `rows` rows, except for the last."""
     held: list[np.ndarray] = []
-    for block in vectors:
+    for block in filter(len, vectors):
         held.append(block)
         if sum(map(len, held)) >= rows:
             yield np.concatenate(held)
@@ -180,23 +155,23 @@ def join_parts(whole: Path) -> Header:
 def _find_parts(whole: Path) -> list[Part]:
     pattern = re.compile(re.escape(whole.stem) + r"-(\d+)-of-(\d+)" + re.escape(whole.suffix))
     names = [path.name for path in whole.parent.iterdir()] if whole.parent.is_dir() else []
-    found = {Part(int(match[1]), int(match[2])) for name in names if (match := pattern.fullmatch(name))}
-    counts = sorted({part.parts for part in found})
+    matches = [match for name in names if (match := pattern.fullmatch(name))]
+    found = sorted({part for match in matches if (part := Part(int(match[1]), int(match[2]))).number < part.parts})
+    divisions = sorted({part.parts for part in found})
     if not found:
         raise ConfigError(f"There is no part of {whole}, such as {Part(0, 4).path(whole).name}, next to it.")
-    if len(counts) > 1:
+    if len(divisions) > 1:
         raise ConfigError(
-            f"The parts of {whole} are of several divisions ({', '.join(map(str, counts))}). Move those of all but one "
-            "away."
+            f"The parts of {whole} are of several divisions ({', '.join(map(str, divisions))}). Move those of all but "
+            "one away."
         )
-    wanted = [Part(number, counts[0]) for number in range(counts[0])]
-    missing = [part.path(whole).name for part in wanted if part not in found]
-    if missing:
+    if len(found) < divisions[0]:
+        missing = next(number for number in range(divisions[0]) if Part(number, divisions[0]) not in found)
         raise ConfigError(
-            f"{len(missing)} of the {counts[0]} parts of {whole} are missing: {', '.join(missing[:5])}"
-            f"{', ...' if missing[5:] else ''}. Write them with colm features --shard i/{counts[0]}."
+            f"{divisions[0] - len(found)} of the {divisions[0]} parts of {whole} are missing, such as "
+            f"{Part(missing, divisions[0]).path(whole).name}. Write them with colm features --shard i/{divisions[0]}."
         )
-    return wanted
+    return found
 
 
 def describe_difference(one: Header, other: Header) -> str | None:
@@ -219,4 +194,4 @@ def _read_vectors(path: Path) -> Iterator[np.ndarray]:
     file = pq.ParquetFile(path)
     for group in range(file.num_row_groups):
         column = file.read_row_group(group, columns=[COLUMN])[COLUMN].combine_chunks()
-        yield column.flatten().to_numpy().reshape(len(column), -1)
+        yield column.flatten().to_numpy().reshape(len(column), column.type.list_size)
