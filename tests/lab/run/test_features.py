@@ -230,13 +230,15 @@ def test_a_model_without_a_value_projection(made: tuple[RunSettings, PreparedDat
 def test_the_vectors_that_order_a_run_are_checked(made: tuple[RunSettings, PreparedData], tmp_path: Path) -> None:
     settings, data = made
     path = make_features(settings, Wanted("words", 2), tmp_path / "f.parquet").path
-    fingerprint = fingerprint_data(data.train, {}, "source")
-    ordered: Any = SimpleNamespace(selection=SimpleNamespace(order_by=str(path)))
-    check_order(ordered, fingerprint)
-    others = fingerprint_data(data.train.select(range(9)), {}, "source")
-    for by in ("words", None):
-        check_order(SimpleNamespace(selection=SimpleNamespace(order_by=by)), others)  # type: ignore[arg-type]
-    check_order(settings, others)
-    check_order(ordered, {"held_out": others["train"]})  # a stream
-    with pytest.raises(DataError, match=r"f.parquet has the vectors of other rows"):
-        check_order(ordered, others)
+    others = data._replace(train=data.train.select(range(9)))
+
+    def ordered_by(order: object, *, streaming: bool = False) -> Any:
+        given = SimpleNamespace(source_column="source", streaming=streaming)
+        return SimpleNamespace(selection=SimpleNamespace(order_by=order), data=given)
+
+    check_order(ordered_by(str(path)), data)
+    for harmless in (settings, ordered_by("words"), ordered_by(None), ordered_by(str(path), streaming=True)):
+        check_order(harmless, others)
+    for found in (None, fingerprint_data(others.train, {}, "source")):
+        with pytest.raises(DataError, match="f.parquet has the vectors of other rows"):
+            check_order(ordered_by(str(path)), others, found)

@@ -58,11 +58,17 @@ def check_data(folder: Path, found: Fingerprint | None) -> None:
         )
 
 
-def check_order(settings: RunSettings, found: Fingerprint) -> None:
-    """Check that the vectors that order the training rows (`selection.order_by`) are theirs, see `check_features`."""
+def check_order(settings: RunSettings, data: PreparedData, found: Fingerprint | None = None) -> None:
+    """Check that the vectors that order the training rows (`selection.order_by`) are theirs, see `check_features`.
+
+    Args:
+        settings: the run's settings.
+        data: its data.
+        found: the data's fingerprint, if it is known.
+    """
     path = getattr(settings.selection, "order_by", None)
-    if isinstance(path, str) and path.endswith(".parquet") and "train" in found:
-        check_features(Path(path), found["train"])
+    if isinstance(path, str) and path.endswith(".parquet") and not settings.data.streaming:
+        check_features(Path(path), (found or fingerprint_run(settings, data))["train"])
 
 
 def fingerprint_run(settings: RunSettings, data: PreparedData) -> Fingerprint:

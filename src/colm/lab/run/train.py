@@ -93,7 +93,7 @@ def train(
         trained = {key: value for key, value in fingerprint.items() if key == "train"}
         check_data(kept, fingerprint if checkpoint is not None else trained)  # a replay may evaluate on other rows
     if fingerprint is not None:
-        check_order(settings, fingerprint)
+        check_order(settings, data, fingerprint)
     if is_first_rank():
         folder.refuse_foreign(_saved_names(data.tokenizer))
     trainer = make_trainer(settings, data, replay=replay)
