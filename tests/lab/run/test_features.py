@@ -95,7 +95,7 @@ def test_parts_of_words_share_what_is_fitted_to_a_sample_of_all_rows() -> None:
         part = Part(number, 3).rows(200)
         embedder = TfidfEmbedder(config)
         embedder.chunk = 30
-        found = np.concatenate(list(features._text_vectors(embedder, config, rows)(part)))
+        found = np.concatenate(list(features.text_vectors(embedder, config, rows)(part)))
         assert found.tolist() == expected[part.start : part.stop]
 
 

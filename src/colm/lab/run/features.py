@@ -94,7 +94,7 @@ def make_features(
     if config is None or embedder is None:
         vectors = _gradient_vectors(settings, data, wanted)
     else:
-        vectors = _text_vectors(embedder, config, Rows(data.texts, settings.data.format))
+        vectors = text_vectors(embedder, config, Rows(data.texts, settings.data.format))
     first = np.concatenate(list(vectors(range(min(FIRST, len(data.train))))))
     header = header._replace(dimensions=first.shape[1], first=np.nan_to_num(first[:, :FIRST_NUMBERS]).tolist())
     broken: list[int] = []
@@ -151,7 +151,7 @@ def _describe(settings: RunSettings, wanted: Wanted, config: ClusterConfig | Non
     return described
 
 
-def _text_vectors(embedder: Embedder, config: ClusterConfig, rows: Rows) -> Vectors:
+def text_vectors(embedder: Embedder, config: ClusterConfig, rows: Rows) -> Vectors:
     """Return what embeds rows; words are fitted to a sample of all rows, which the seed draws, whatever the part."""
     if config.embedding == "tfidf":
         count = min(len(rows), config.sample)
