@@ -24,14 +24,7 @@ from colm.lab.run.settings import RunSettings
 from colm.lab.sources.config import ClusterConfig
 from colm.lab.sources.embed import Embedder, make_embedder
 from colm.lab.sources.rows import Rows
-from colm.lab.sources.vectors import (
-    FIRST,
-    FIRST_NUMBERS,
-    Header,
-    describe_difference,
-    read_header,
-    write_vectors,
-)
+from colm.lab.sources.vectors import FIRST, FIRST_NUMBERS, Header, describe_difference, read_header, write_vectors
 from colm.lab.sources.wanted import WHOLE, Part, Wanted
 from colm.step.files import probe
 
@@ -161,9 +154,8 @@ def text_vectors(embedder: Embedder, config: ClusterConfig, rows: Rows) -> Vecto
 
     def vectors(numbers: range) -> Iterator[np.ndarray]:
         for start in range(numbers.start, numbers.stop, embedder.chunk):
-            block = torch.from_numpy(
-                embedder.embed(rows.read(start, min(start + embedder.chunk, numbers.stop)))
-            ).float()
+            embedded = embedder.embed(rows.read(start, min(start + embedder.chunk, numbers.stop)))
+            block = torch.from_numpy(embedded).float()
             sketch = draw_sketch(block.shape[1], config.dimensions, block.device)
             yield (block if sketch is None else sketch.apply(block)).numpy()
 

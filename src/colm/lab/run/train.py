@@ -85,7 +85,7 @@ def train(
     set_seed(settings.seed)
     kept = settings.output_dir if checkpoint is not None else replay.parent if replay is not None else None
     with _timed("Reading and tokenizing the data"):
-        data = prepare_data(settings, resume=checkpoint is not None, kept=kept)
+        data = prepare_data(settings, resume=checkpoint is not None, kept=kept)._replace(texts=())  # no longer needed
     if data.validation and replay is None:  # a replay evaluates when its run did
         settings = settle_evaluation(settings, resumed=checkpoint is not None)
     fingerprint = fingerprint_run(settings, data) if is_first_rank() else None

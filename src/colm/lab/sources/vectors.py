@@ -115,8 +115,8 @@ def check_features(path: Path, fingerprint: Mapping[str, Any]) -> None:
     if (held["rows"], held["digest"]) != (fingerprint["rows"], fingerprint["digest"]):
         raise DataError(
             f"{path} has the vectors of other rows: {held['rows']:,} ({held['digest'][:8]}), and the run trains on "
-            f"{fingerprint['rows']:,} ({fingerprint['digest'][:8]}). Rows also differ by tokenizer, source and "
-            "data.max_length. Write the file again with colm features and the run's configuration."
+            f"{fingerprint['rows']:,} ({fingerprint['digest'][:8]}). Rows differ by their tokens and sources, and by "
+            "what is held out (data.seed). Write the file again with colm features and the run's configuration."
         )
 
 
@@ -191,7 +191,7 @@ def _alike(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> 
 
 def _read_vectors(path: Path) -> Iterator[np.ndarray]:
     """Yield a file's vectors, a row group at a time, (n, d) float32."""
-    file = pq.ParquetFile(path)
-    for group in range(file.num_row_groups):
-        column = file.read_row_group(group, columns=[COLUMN])[COLUMN].combine_chunks()
-        yield column.flatten().to_numpy().reshape(len(column), column.type.list_size)
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            column = file.read_row_group(group, columns=[COLUMN])[COLUMN].combine_chunks()
+            yield column.flatten().to_numpy().reshape(len(column), column.type.list_size)
