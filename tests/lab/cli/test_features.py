@@ -22,7 +22,7 @@ def test_a_file_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixture[st
     command = features(config, "--out", str(out))
     assert main(command) == 0
     assert capsys.readouterr().out == (
-        f"54 vectors of 4 numbers. Written to {out}.\nUse it with selection.order_by={out}.\n"
+        f"54 vectors of 4 numbers. Written to {out}.\nUse it with selection.order=balanced selection.order_by={out}.\n"
     )
     written = out.stat().st_mtime_ns
     assert main([*command, "--json"]) == 0

@@ -232,12 +232,13 @@ def test_the_vectors_that_order_a_run_are_checked(made: tuple[RunSettings, Prepa
     path = make_features(settings, Wanted("words", 2), tmp_path / "f.parquet").path
     others = data._replace(train=data.train.select(range(9)))
 
-    def ordered_by(order: object, *, streaming: bool = False) -> Any:
+    def ordered_by(file: object, *, order: str = "balanced", streaming: bool = False) -> Any:
         given = SimpleNamespace(source_column="source", streaming=streaming)
-        return SimpleNamespace(selection=SimpleNamespace(order_by=order), data=given)
+        return SimpleNamespace(selection=SimpleNamespace(order_by=file, order=order), data=given)
 
     check_order(ordered_by(str(path)), data)
-    for harmless in (settings, ordered_by("words"), ordered_by(None), ordered_by(str(path), streaming=True)):
+    unused = ordered_by(str(path), order="random"), ordered_by(str(path), streaming=True)
+    for harmless in (settings, ordered_by("tokens"), ordered_by(None), *unused):
         check_order(harmless, others)
     for found in (None, fingerprint_data(others.train, {}, "source")):
         with pytest.raises(DataError, match="f.parquet has the vectors of other rows"):

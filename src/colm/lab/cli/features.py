@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     header, done = made.header, "Written to" if made.new else "They were already in"
     print(f"{made.rows:,} vectors of {header.dimensions:,} numbers. {done} {made.path}.")
     if part == WHOLE:
-        say(f"Use it with selection.order_by={made.path}.")
+        say(f"Use it with selection.order=balanced selection.order_by={made.path}.")
     else:
         say(f"Once all {part.parts} parts are written:\n  colm features --join --out {args.out}")
     return _document(made.path, header, made.rows) | {"not_finite": made.broken, "new": made.new}
@@ -76,7 +76,7 @@ def _join(out: Path, *, overwrite: bool) -> dict[str, Any]:
     header = join_parts(out)
     rows = int(header.fingerprint["rows"])
     print(f"{rows:,} vectors of {header.dimensions:,} numbers. Written to {out}.")
-    say(f"Use it with selection.order_by={out}. The parts are no longer needed.")
+    say(f"Use it with selection.order=balanced selection.order_by={out}. The parts are no longer needed.")
     return _document(out, header, rows)
 
 

@@ -67,7 +67,8 @@ def check_order(settings: RunSettings, data: PreparedData, found: Fingerprint | 
         found: the data's fingerprint, if it is known.
     """
     path = getattr(settings.selection, "order_by", None)
-    if isinstance(path, str) and path.endswith(".parquet") and not settings.data.streaming:
+    ordered = getattr(settings.selection, "order", None) != "random" and not settings.data.streaming
+    if ordered and isinstance(path, str) and path.endswith(".parquet"):
         check_features(Path(path), (found or fingerprint_run(settings, data))["train"])
 
 
