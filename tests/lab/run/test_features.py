@@ -193,13 +193,15 @@ def _texts(part: Any) -> list[str]:
     return [f"{prompt}\n{completion}" for prompt, completion in zip(part["prompt"], part["completion"], strict=True)]
 
 
-def test_a_missing_package_is_noticed_before_the_data_is_read(
+def test_a_missing_package_or_model_is_noticed_before_the_data_is_read(
     made: tuple[RunSettings, PreparedData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)  # type: ignore[arg-type]
     monkeypatch.setattr(features, "prepare_data", None)
     with pytest.raises(ConfigError, match=r"pip install 'colm\[sentence\]'.*--by words of colm features"):
         make_features(made[0], Wanted("sentence"), tmp_path / "f.parquet")
+    with pytest.raises(ConfigError, match="The tokenizer of 'no-such/model' could not be loaded"):
+        make_features(made[0], Wanted("gradients", model="no-such/model"), tmp_path / "f.parquet")
 
 
 def test_a_vector_that_is_not_finite_is_zero(

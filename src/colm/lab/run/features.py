@@ -19,6 +19,7 @@ from colm.lab.data.fingerprint import fingerprint_data
 from colm.lab.data.progress import advance, begin, one_bar
 from colm.lab.run.disk import saying
 from colm.lab.run.folder import RunFolder
+from colm.lab.run.named import load_named_tokenizer
 from colm.lab.run.prepare import PreparedData, prepare_data, prepare_for_model
 from colm.lab.run.settings import RunSettings
 from colm.lab.sources.config import ClusterConfig
@@ -72,7 +73,10 @@ def make_features(
     path = out if part == WHOLE else part.path(out)
     held = check_output(path)
     config = _embedding(settings, wanted)
-    embedder = None if config is None else make_embedder(config, None)  # before the data: packages may be missing
+    # Before the data is read: a package or a model may be missing.
+    embedder = None if config is None else make_embedder(config, None)
+    if wanted.by == "gradients" and wanted.model is not None and wanted.model != "tiny":
+        load_named_tokenizer(wanted.model)
     data = prepare_data(settings)
     fingerprint = fingerprint_data(data.train, {}, settings.data.source_column)["train"]
     header = Header(_describe(settings, wanted, config), fingerprint, wanted.dimensions, [], part)
