@@ -177,7 +177,7 @@ def logged() -> set[str]:
     """Return the keys that training logs for a source named SOURCE."""
     figures = SelectionFigures(["SOURCE"], by_source=True)
     known: dict[str, Any] = {"pool": {"SOURCE": [0, 1]}, "kept": {"SOURCE": [0]}, "tokens": {"SOURCE": 3}}
-    known |= {"match": 0.5, "match_random": 0.4, "noise": NoiseScale(8.0, {"SOURCE": 4.0})}
+    known |= {"match": 0.5, "match_random": 0.4, "noise": NoiseScale(2, 8.0, {"SOURCE": 4.0})}
     figures.add_step(StepRecord(**{**dict.fromkeys(StepRecord._fields, 0), **known}))
     figures.add_losses(torch.tensor([1.0]), torch.tensor([0]))
     return set(figures.take_log())

@@ -110,14 +110,14 @@ class _Sums(NamedTuple):
     """The sums of all measurements so far."""
 
     adam: bool  # in Adam's metric; gradients as they are have other units
+    rows: int  # of the last one
     overall: NoiseTerms
     sources: dict[str, NoiseTerms]
 
     def scale(self) -> NoiseScale:
         ratios = {name: noise_ratio(terms) for name, terms in sorted(self.sources.items())}
-        return NoiseScale(
-            noise_ratio(self.overall), {name: value for name, value in ratios.items() if value is not None}
-        )
+        known = {name: value for name, value in ratios.items() if value is not None}
+        return NoiseScale(self.rows, noise_ratio(self.overall), known)
 
 
 class NoiseMeter:
@@ -200,14 +200,14 @@ class NoiseMeter:
         if self._sums is None:
             return {}
         sources = {name: list(terms) for name, terms in self._sums.sources.items()}
-        return {"adam": self._sums.adam, "overall": list(self._sums.overall), "sources": sources}
+        return self._sums._asdict() | {"overall": list(self._sums.overall), "sources": sources}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self._sums = self._pending = None
         if state:
             sources = {name: NoiseTerms(*terms) for name, terms in state["sources"].items()}
-            self._sums = _Sums(bool(state["adam"]), NoiseTerms(*state["overall"]), sources)
+            self._sums = _Sums(state["adam"], state["rows"], NoiseTerms(*state["overall"]), sources)
 
     def _locate(self, model: nn.Module) -> ValueSite:
         if self._site is None:
@@ -242,10 +242,10 @@ class NoiseMeter:
         found = {name: noise_terms(products[rows][:, rows]) for name, rows in own.items()}
         before = self._sums
         if before is None or before.adam != adam:
-            before = _Sums(adam, NOTHING, {})
+            before = _Sums(adam, 0, NOTHING, {})
         names = sorted({*before.sources, *found})
         sources = {name: fade(before.sources.get(name, NOTHING), found.get(name, NOTHING)) for name in names}
-        return _Sums(adam, fade(before.overall, noise_terms(products)), sources)
+        return _Sums(adam, len(kept), fade(before.overall, noise_terms(products)), sources)
 
     def _turn_off(self, why: str) -> None:
         self._off = True

@@ -72,6 +72,7 @@ class Coreset(NamedTuple):
 class NoiseScale(NamedTuple):
     """The gradient noise scale in rows, see `colm.noise`, as far as it is known."""
 
+    rows: int  # of the step that was measured last
     overall: float | None  # of all rows as they are trained; None while it is not known
     sources: dict[str, float]  # of each source where it is known
 

@@ -29,8 +29,8 @@ def test_lines_persist_and_later_steps_are_dropped(tmp_path: Path) -> None:
 
 def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     weighed = record(1)._replace(weights={"a": [0.5], "b": [0.5]}, match=0.75, step_seconds=1.5)
-    measured = record(2)._replace(noise=NoiseScale(12.5, {"a": 3.0}))
-    not_clear = record(3)._replace(noise=NoiseScale(None, {}))
+    measured = record(2)._replace(noise=NoiseScale(8, 12.5, {"a": 3.0}))
+    not_clear = record(3)._replace(noise=NoiseScale(8, None, {}))
     log = StepLog(tmp_path / "selection.jsonl")
     for each in (record(0), weighed, measured, not_clear):
         log.write(to_dict(each))

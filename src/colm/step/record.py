@@ -166,7 +166,7 @@ def _read_noise(values: Mapping[str, Any] | None) -> NoiseScale | None:
     if values is None:
         return None
     sources = {name: float(scale) for name, scale in values["sources"].items()}
-    return NoiseScale(_optional_float(values["overall"]), sources)
+    return NoiseScale(int(values["rows"]), _optional_float(values["overall"]), sources)
 
 
 def _optional_float(value: Any) -> float | None:
