@@ -162,7 +162,7 @@ def test_the_measurement_written_out(family: str, lora: bool, settings: dict[str
         squares = selector.optimizer.state[site.weight]["exp_avg_sq"]
         squares = squares.T if family == "gpt2" else squares
         squares = squares if site.value_rows is None else squares[site.value_rows]
-    scale = ((squares.double() / 0.001).sqrt() + 1e-8).flatten()  # after one step, 1 - 0.999
+    scale = ((squares.double() / 0.001).sqrt() + 1e-8).sqrt().flatten()  # after one step, 1 - 0.999
     coreset = selector.select(batch, SOURCES)
     kept = coreset.indices.tolist()
     labelled = (batch["labels"][:, 1:] != -100).sum(1).double()
@@ -267,6 +267,14 @@ def test_a_model_that_cannot_be_measured_turns_it_off(
         steps(selector, model, 3)
     assert len(caplog.messages) == 2
     assert "the model's weights are sharded" in caplog.messages[1]
+    monkeypatch.undo()
+
+    monkeypatch.setattr("colm.noise.gather_rows", lambda rows: [rows, torch.zeros_like(rows)])
+    selector, model = start(noise_every=1)
+    with caplog.at_level(logging.WARNING, "colm.noise"):
+        steps(selector, model, 3)
+    assert len(caplog.messages) == 3
+    assert "another rank cannot measure its rows" in caplog.messages[2]
 
 
 def test_another_metric_starts_over() -> None:

@@ -171,7 +171,7 @@ class NoiseMeter:
             return None
         kept = [p for p in coreset.indices.tolist() if facts.labelled[p]]
         local = [p - facts.first for p in kept if facts.is_local(p)]
-        found, adam, why = None, False, "another rank could not measure its rows, or another optimizer state"
+        found, adam, why = None, False, "another rank cannot measure its rows, or has no second moments of them"
         try:
             site = site or self._locate(model)
             scale = adam_scale(site, optimizer)

@@ -79,10 +79,12 @@ def adam_constants(optimizer: Any, weight: Tensor) -> AdamConstants | None:
 
 
 def adam_scale(site: ValueSite, optimizer: Any) -> Tensor | None:
-    """Return the optimizer's own scale of the site's gradients, 1 / (sqrt(v) + eps), (D,) float32.
+    """Return the scale in which the optimizer steps along the gradient of the site's weight, (D,) float32.
 
-    It is the same for all rows, unlike in `to_adam_steps`, so the mean and the covariance of scaled gradients are those
-    of the optimizer's step, without its momentum. A coordinate that never had a gradient gets 0.
+    Adam's step without momentum, P g with P = 1 / (sqrt(v) + eps), is plain gradient descent in coordinates where the
+    gradient is P^(1/2) g. This returns P^(1/2), from the optimizer's own v: the same for all rows, unlike in
+    `to_adam_steps`, so scaled gradients of rows have the mean and the covariance of the scaled gradient of a step. A
+    coordinate that never had a gradient gets 0.
 
     Args:
         site: from `locate_value_site`.
@@ -100,4 +102,4 @@ def adam_scale(site: ValueSite, optimizer: Any) -> Tensor | None:
     if site.value_rows is not None:
         squares = squares[site.value_rows]
     corrected = squares.flatten() / (1.0 if steps is None else 1 - constants.beta2 ** float(steps))
-    return torch.where(corrected > 0, 1 / (corrected.sqrt() + constants.eps), 0.0)
+    return torch.where(corrected > 0, (corrected.sqrt() + constants.eps).rsqrt(), 0.0)

@@ -81,6 +81,7 @@ def test_the_sentence(scale: float, rows: int, words: str) -> None:
     assert words in explain_noise(scale, rows)
 
 
+@pytest.mark.slow
 def test_a_training_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_config(tmp_path)
     words = ["selection.noise_every=1", "selection.features=none", "selection.keep=1.0", "training.save_strategy=no"]

@@ -6,7 +6,7 @@ NEAR = 2.0
 """A step is near the noise scale if their rows differ by at most this factor: the estimate is not much better."""
 
 ADVICE = {
-    "below": "More rows a step, or a smaller learning rate, would make it less noisy",
+    "below": "More rows a step, or a smaller learning rate, would make steps less noisy",
     "near": "Neither many steps nor many rows are wasted",
     "above": "More rows a step would bring little, and with fewer each would count more",
 }
@@ -15,7 +15,8 @@ ADVICE = {
 def explain_noise(scale: float, rows: int) -> str:
     """Return in words what a noise scale, in rows, means for steps of `rows` rows.
 
-    A step of b rows makes b / (b + B) of the progress of one of unlimited rows, B being the noise scale.
+    A step of b rows makes b / (b + B) of the progress of one of unlimited rows, B being the noise scale and each with
+    its best learning rate.
 
     Source: McCandlish, Kaplan, Amodei et al., 2018, arXiv:1812.06162.
 
