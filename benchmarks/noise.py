@@ -137,9 +137,9 @@ def main() -> None:
         f"# The noise scale of the last value projection and of all weights, {mixture} mixture",
         "",
         f"`python benchmarks/noise.py {mixture}`; {describe_setting(str(SEED))}. A Llama of 2.2 million parameters, "
-        f"trained in full on random batches of {BATCH}; at each stage {POOLS} pools of {POOL} random rows that it is not "
-        f"trained on, in the optimizer's metric, sketched to {SKETCH:,} coordinates except for the last value projection. "
-        "± is half of a 95 % interval (jackknife over pools).",
+        f"trained in full on random batches of {BATCH}; at each stage {POOLS} pools of {POOL} random rows that it is "
+        f"not trained on. Gradients in the optimizer's metric, sketched to {SKETCH:,} coordinates except for the last "
+        "value projection's. ± is half of a 95 % interval (jackknife over pools).",
         "",
     ]
     for step, path in paths.items():
