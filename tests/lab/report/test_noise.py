@@ -91,3 +91,4 @@ def test_a_training_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert summary["noise"] == read_lines(tmp_path / "run" / "selection.jsonl")[-1]["noise"]
     assert summary["noise"]["rows"] == 8
     assert explain_noise(summary["noise"]["overall"], 8) in shown
+    assert f"noise scale {summary['noise']['overall']:.3g} rows" in shown
