@@ -16,7 +16,6 @@ from colm.trainers.figures import SelectionFigures
 
 Case = tuple[dict[str, Any], dict[str, Any], bool]
 CASES: dict[str, Case] = {
-    "LoRA with dropout": ({}, {}, True),
     "random, autocast, and checkpointing": (
         {"features": "none"},
         {"bf16": True, "gradient_checkpointing": True},
@@ -24,6 +23,7 @@ CASES: dict[str, Case] = {
     ),
 }
 SLOW: dict[str, Case] = {
+    "LoRA with dropout": ({}, {}, True),
     "joined rows and token loss": ({"padding_free": True, "loss": "token", "features": "none"}, {}, False),
     "reused forward": ({"reuse_forward": True}, {"gradient_checkpointing": True}, False),
 }

@@ -21,6 +21,12 @@ FEW = {"algebra": 420, "poems": 60}
 SENTENCE = "The noise scale at the end was about 68 rows: a step of 32 rows is below it"
 
 
+@pytest.fixture(autouse=True)
+def no_plots_by_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes most of a page's time."""
+    monkeypatch.setattr("colm.lab.report.run_page.draw_sources", lambda runs, ids: [])
+
+
 def write_measured(folder: Path, scales: dict[int, float | None]) -> Path:
     """Write a run that measured after these steps."""
     write_run(folder, steps=60, sizes=FEW)
