@@ -300,12 +300,14 @@ class _Progress(ProgressCallback):
         """Do not show a bar for each source's evaluation, which is short."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Write the loss, the rows, and the selection's share of the time."""
+        """Write the loss, the rows, the selection's share of the time, and the noise scale after a measurement."""
         if not state.is_world_process_zero or self.training_bar is None or not logs or "loss" not in logs:
             return
+        noise = f"  noise scale {logs['noise_scale']:.3g} rows" if "noise_scale" in logs else ""
         self.training_bar.write(
             f"step {state.global_step:>5}  loss {logs['loss']:.4f}  "
             f"kept {logs.get('coreset_kept', 0):.0f} of {logs.get('coreset_pool', 0):.0f} "
             f"({logs.get('coreset_small_kept', 0):.1f} of small sources)  "
             f"selection {logs.get('selection_seconds', 0):.2f} s, {logs.get('selection_share', 0):.0%} of the step"
+            f"{noise}"
         )
