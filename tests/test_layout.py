@@ -23,7 +23,7 @@ ROOT = REPOSITORY / "src" / "colm"
 LAYERS = [
     {"errors", "types", "hints", "typed", "config_checks"},
     {"step"},
-    {"config_parts", "config", "losses", "mixing", "models"},
+    {"config_parts", "config", "losses", "mixing", "models", "ordering", "row_features"},
     {"features", "select"},
     {"picking", "reuse", "lean", "joined"},
     {"choosing"},
