@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from colm.errors import ConfigError, DataError
+from colm.errors import DataError
 from colm.hints import Count
 from colm.typed import read_value
 
