@@ -15,8 +15,10 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colm import DataError, row_features
-from colm.row_features import check_features, read_features, source_features, token_features
+from colm import DataError
+from colm import token_features as tokens
+from colm.row_features import check_features, read_features, source_features
+from colm.token_features import token_features
 
 
 def tfidf_slowly(rows: list[list[int]]) -> np.ndarray:
@@ -52,8 +54,8 @@ def random_rows(count: int) -> list[list[int]]:
 
 def test_few_directions_hold_as_much_as_the_best_and_rows_have_length_1(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = random_rows(300)
-    monkeypatch.setattr(row_features, "CHUNK", 70)
-    monkeypatch.setattr(row_features, "_normalize", lambda rows: rows)
+    monkeypatch.setattr(tokens, "CHUNK", 70)
+    monkeypatch.setattr(tokens, "_normalize", lambda rows: rows)
     found = token_features(Dataset.from_dict({"input_ids": rows}), dimensions=8)
     best = np.linalg.svd(tfidf_slowly(rows), compute_uv=False)[:8]
     assert found.shape == (300, 8)
@@ -81,7 +83,7 @@ def test_how_the_data_is_stored_changes_nothing(monkeypatch: pytest.MonkeyPatch)
     ]
     for data in stored:
         np.testing.assert_array_equal(token_features(data), plain)
-    monkeypatch.setattr(row_features, "SAMPLE", 20)
+    monkeypatch.setattr(tokens, "SAMPLE", 20)
     fewer = token_features(Dataset.from_dict({"input_ids": rows}))
     assert fewer.shape == (50, 20)  # no more directions than rows in the sample
     assert np.isfinite(fewer).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Literal
 
-from colm.errors import ConfigError
+from colm.errors import ConfigError, suggest
 from colm.typed import Settings
 
 FeatureName = Literal["exact", "spsa", "mean_hidden", "last_hidden", "loss", "gradient_norm", "none"]
@@ -17,6 +17,10 @@ PickName = Literal["medoids", "largest", "middle", "direction", "sample"]
 WeightName = Literal["uniform", "represented", "relative", "fitted"]
 ShortenName = Literal["largest", "sketch"]
 PassDtypeName = Literal["bfloat16", "float16"]
+OrderName = Literal["random", "balanced"]
+
+FEATURE_FILES = (".npy", ".parquet")
+"""Files of features by which rows are ordered."""
 
 
 class Related(Settings):
@@ -39,6 +43,8 @@ class Related(Settings):
     weights: WeightName
     balance: float
     loss: LossName
+    order: OrderName
+    order_by: str
 
     @property
     def weighs(self) -> bool:
@@ -51,7 +57,7 @@ class Related(Settings):
         Raises:
             ConfigError: names the settings, their values, and what to change.
         """
-        for check in (_check_keep, _check_features, _check_reuse, _check_weights):
+        for check in (_check_keep, _check_features, _check_reuse, _check_weights, _check_order):
             check(self)
 
 
@@ -131,4 +137,25 @@ def _check_weights(config: Related) -> None:
         raise ConfigError(
             f"carry={config.carry} needs pick='direction', shorten='sketch' and by_source=False; they are "
             f"{config.pick!r}, {config.shorten!r} and {config.by_source}."
+        )
+
+
+def check_order_by(setting: str, by: str) -> None:
+    """Check what features a setting names. Raises ConfigError if it is neither a known name nor a file of features."""
+    named = ("tokens", "sources")
+    if by not in named and not by.endswith(FEATURE_FILES):
+        raise ConfigError(
+            f"{setting}={by!r} must be 'tokens', 'sources', or a .npy or .parquet file with one vector for each row."
+            f"{suggest(by, named)}"
+        )
+
+
+def _check_order(config: Related) -> None:
+    check_order_by("order_by", config.order_by)
+    if config.order == "balanced" and config.features != "none" and config.keep != 1.0:
+        kept = f"keep_count={config.keep_count}" if config.keep_count is not None else f"keep={config.keep}"
+        kept = "a keep_schedule" if config.keep_schedule else kept
+        raise ConfigError(
+            f"order='balanced' deals the rows of a whole pass into its steps, but features={config.features!r} with "
+            f"{kept} chooses among the rows of each pool; set features='none' (preset: control), or keep=1.0."
         )

@@ -1,8 +1,9 @@
-"""Features of rows without a model: their sources, their tokens, or vectors from a file."""
+"""Features by which rows are ordered: their sources, their tokens, or vectors from a file or an array."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,24 +11,62 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
-from datasets import Dataset
-from torch.nn.functional import embedding_bag
 
-from colm.errors import DataError, one_line, suggest
+from colm.config_checks import check_order_by
+from colm.errors import ConfigError, DataError, one_line, suggest
+from colm.token_features import is_list, token_features
 
-TOKENS, MASK = "input_ids", "attention_mask"
 COLUMN = "features"
 """The column of a Parquet file."""
 
-CHUNK = 2_000
-"""Rows whose tokens are in memory at a time."""
 
-SAMPLE, SAMPLE_TOKENS = 50_000, 10_000_000
-"""About the most rows, and tokens, from which the frequencies of tokens and the directions are taken."""
+class RowFeatures(NamedTuple):
+    """Features of all rows of a data set."""
 
-ROUNDS = 3
-"""Power iterations toward the leading directions."""
+    by: str  # what they are, in a word, or the path of their file
+    values: np.ndarray  # (rows, d) float32
+    seconds: float = 0.0  # that making them took
+
+
+def make_features(by: Any, codes: np.ndarray, count: int, dataset: Any = None) -> RowFeatures:
+    """Return the features of the rows of a data set.
+
+    Args:
+        by: None or ``"sources"``; ``"tokens"``; the path of a file, see `read_features`; an array (rows, d); or
+            features that are made already.
+        codes: (rows,) int, the source of each row, from 0 to count - 1.
+        count: number of sources.
+        dataset: for ``"tokens"``, see `token_features`.
+
+    Raises:
+        ConfigError: `by` is none of these, or ``"tokens"`` without a data set.
+        DataError: see `read_features` and `token_features`.
+    """
+    if isinstance(by, RowFeatures):
+        return by
+    start = time.perf_counter()
+    if isinstance(by, str):
+        check_order_by("features", by)
+    if by is None or by == "sources":
+        by, values = "sources", source_features(codes, count)
+    elif isinstance(by, str) and by == "tokens":
+        if dataset is None:
+            raise ConfigError(
+                "features='tokens' needs the rows of the data: use MixtureBatchSampler.from_dataset, or pass "
+                "colm.token_features.token_features(dataset)."
+            )
+        values = token_features(dataset)
+    elif isinstance(by, str | Path):
+        by, values = str(by), read_features(Path(by), len(codes))
+    else:
+        by, values = "features", check_features(by, len(codes), "The array")
+    return RowFeatures(by, values, time.perf_counter() - start)
+
+
+def make_token_features(settings: Mapping[str, Any], dataset: Any) -> dict[str, Any]:
+    """Return a sampler's settings in which features by name that need the data are made from it."""
+    by_tokens = isinstance(settings.get("features"), str) and settings["features"] == "tokens"
+    return {**settings, "features": make_features("tokens", np.empty(0), 0, dataset)} if by_tokens else dict(settings)
 
 
 def source_features(codes: np.ndarray, count: int) -> np.ndarray:
@@ -40,38 +79,6 @@ def source_features(codes: np.ndarray, count: int) -> np.ndarray:
     found = np.zeros((len(codes), count), dtype=np.float32)
     found[np.arange(len(codes)), codes] = 1
     return found
-
-
-def token_features(dataset: Any, *, dimensions: int = 64, seed: int = 0) -> np.ndarray:
-    """Return sublinear TF-IDF vectors of the rows' tokens, projected on their leading directions.
-
-    A token that occurs c times in a row counts (1 + ln c)(1 + ln((1 + n) / (1 + rows with it))). Rows have length 1
-    before and after the projection. Masked tokens do not count. Sums are in float64, so that the machine and the number
-    of threads change only digits that float32 does not have.
-
-    Args:
-        dataset: rows with ``input_ids``, and ``attention_mask`` if they are padded: a `datasets.Dataset`, or another
-            map-style data set of mappings.
-        dimensions: the most directions; there are at most as many as rows or tokens.
-        seed: of the sample of rows that the directions are taken from, and of the first directions.
-
-    Returns:
-        (n, d) float32, d at least 1; 0 for a row without tokens.
-
-    Raises:
-        DataError: the rows have no ``input_ids``.
-
-    Source: Halko, Martinsson and Tropp, 2011, algorithm 4.4, without the last rotation: a deal depends on inner
-    products alone, and the subspace is more certain than the directions in it.
-    """
-    _require_tokens(dataset)
-    draws = np.random.default_rng(seed)
-    terms = _Terms.of(_read_tokens(dataset, draws.permutation(len(dataset))[:SAMPLE]))
-    if not terms.size:
-        return np.zeros((len(dataset), 1), dtype=np.float32)
-    basis = _leading_directions(terms, min(dimensions, terms.rows, terms.size), draws)
-    parts = [_normalize(terms.weigh(chunk).times(basis)) for chunk in _read_tokens(dataset)]
-    return np.concatenate(parts).astype(np.float32)
 
 
 def read_features(path: Path, rows: int) -> np.ndarray:
@@ -132,7 +139,7 @@ def _read_parquet(path: Path) -> np.ndarray:
             f"lists of numbers in {COLUMN!r}."
         )
     lists = pq.read_table(path, columns=[COLUMN])[COLUMN].combine_chunks()
-    if not _is_list(lists.type):
+    if not is_list(lists.type):
         raise DataError(f"The column {COLUMN!r} of {path} has the type {lists.type}; it must have lists of numbers.")
     lengths = set(pc.list_value_length(lists).to_pylist())
     if len(lengths) > 1 or None in lengths:
@@ -140,141 +147,3 @@ def _read_parquet(path: Path) -> np.ndarray:
             f"The lists in the column {COLUMN!r} of {path} differ in length; give each row as many numbers."
         )
     return np.asarray(lists.flatten().to_numpy(zero_copy_only=False)).reshape(len(lists), -1)
-
-
-class _Sparse(NamedTuple):
-    """A matrix with few entries, row by row."""
-
-    columns: torch.Tensor  # (entries,) int64
-    starts: torch.Tensor  # (rows,) int64, where each row begins
-    values: torch.Tensor  # (entries,) float64
-
-    def times(self, dense: np.ndarray) -> np.ndarray:
-        """Return the product with a matrix (columns, d) float64; each row is summed in its own order."""
-        table = torch.from_numpy(dense)
-        return embedding_bag(self.columns, table, self.starts, mode="sum", per_sample_weights=self.values).numpy()
-
-    def transposed(self, columns: int) -> _Sparse:
-        """Return the transpose of a matrix with so many columns."""
-        order = torch.argsort(self.columns, stable=True)
-        row = torch.searchsorted(self.starts, order, right=True) - 1
-        counts = torch.bincount(self.columns, minlength=columns)
-        return _Sparse(row, counts.cumsum(0) - counts, self.values[order])
-
-
-class _Tokens(NamedTuple):
-    """The tokens of some rows, one after the other."""
-
-    ids: np.ndarray  # (tokens,) int64
-    rows: np.ndarray  # (tokens,) int64, ascending from 0
-    count: int  # rows
-
-
-class _Terms(NamedTuple):
-    """The tokens that count, each with its number among them and how much it counts."""
-
-    number: np.ndarray  # token id -> number, -1 for an unknown one
-    rarity: np.ndarray  # (size,) float64
-    sample: list[_Tokens]
-    rows: int  # of the sample
-
-    @classmethod
-    def of(cls, chunks: Iterator[_Tokens]) -> _Terms:
-        """Count in how many rows each token is."""
-        sample, frequency, rows = [], np.zeros(0, dtype=np.int64), 0
-        for chunk in chunks:
-            width = max(len(frequency), int(chunk.ids.max(initial=-1)) + 1)
-            pairs, _ = np.unique(chunk.rows * width + chunk.ids, return_counts=True)  # sorts; without counts it hashes
-            frequency = np.pad(frequency, (0, width - len(frequency))) + np.bincount(pairs % width, minlength=width)
-            rows += chunk.count
-            sample.append(chunk)
-            if sum(len(each.ids) for each in sample) > SAMPLE_TOKENS:
-                break
-        known = np.flatnonzero(frequency)
-        number = np.full(len(frequency), -1, dtype=np.int64)
-        number[known] = np.arange(len(known))
-        return cls(number, 1 + np.log((1 + rows) / (1 + frequency[known])), sample, rows)
-
-    @property
-    def size(self) -> int:
-        """How many tokens count."""
-        return len(self.rarity)
-
-    def weigh(self, chunk: _Tokens) -> _Sparse:
-        """Return the rows' TF-IDF vectors, each of length 1."""
-        inside = chunk.ids < len(self.number)
-        number, row = self.number[chunk.ids[inside]], chunk.rows[inside]
-        pairs, counts = np.unique((row * self.size + number)[number >= 0], return_counts=True)
-        row, number = np.divmod(pairs, self.size)
-        values = (1 + np.log(counts)) * self.rarity[number]
-        norms = np.sqrt(np.bincount(row, values**2, minlength=chunk.count))
-        held = np.bincount(row, minlength=chunk.count)
-        starts = np.cumsum(held) - held
-        return _Sparse(torch.from_numpy(number), torch.from_numpy(starts), torch.from_numpy(values / norms[row]))
-
-
-def _leading_directions(terms: _Terms, dimensions: int, draws: np.random.Generator) -> np.ndarray:
-    """Return an orthonormal basis (terms, dimensions) float64 of about the space of the leading singular vectors."""
-    parts = [terms.weigh(chunk) for chunk in terms.sample]
-    flipped = [part.transposed(terms.size) for part in parts]
-    basis = draws.standard_normal((terms.size, dimensions))
-    for _ in range(ROUNDS):
-        pairs = zip(parts, flipped, strict=True)
-        basis = np.linalg.qr(sum(back.times(part.times(basis)) for part, back in pairs))[0]
-    return basis
-
-
-def _normalize(rows: np.ndarray) -> np.ndarray:
-    """Return rows (n, d) of length 1; a row that is 0 up to rounding becomes 0."""
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 1e-9)
-
-
-def _require_tokens(dataset: Any) -> None:
-    if isinstance(dataset, Dataset):
-        columns = dataset.column_names
-    else:
-        columns = list(dataset[0]) if len(dataset) else [TOKENS]
-    if TOKENS not in columns:
-        raise DataError(
-            f"The data has no column {TOKENS!r}, only {', '.join(columns)}, so its rows cannot be ordered by their "
-            "tokens. Tokenize it first, or order by 'sources' or by a file of features."
-        )
-
-
-def _read_tokens(dataset: Any, rows: np.ndarray | None = None) -> Iterator[_Tokens]:
-    """Yield the tokens of the data, or of these rows of it, some rows at a time."""
-    if not isinstance(dataset, Dataset):
-        yield from _read_mappings(dataset, range(len(dataset)) if rows is None else rows.tolist())
-        return
-    names = [name for name in (TOKENS, MASK) if name in dataset.column_names]
-    plain = dataset.with_format("arrow").select_columns(names)
-    if rows is not None:
-        plain = plain.select(rows)
-    for table in plain.iter(batch_size=CHUNK):
-        lists = [table[name].combine_chunks() for name in names]
-        if not _is_list(lists[0].type):
-            raise DataError(f"The column {TOKENS!r} has the type {lists[0].type}; it must have lists of token ids.")
-        lengths, *others = (pc.fill_null(pc.list_value_length(each), 0).to_numpy() for each in lists)
-        ids, *masks = (each.flatten().to_numpy(zero_copy_only=False) for each in lists)
-        same = bool(masks) and np.array_equal(lengths, others[0])
-        yield _tokens(ids, lengths, masks[0] if same else None)
-
-
-def _read_mappings(dataset: Any, rows: Sequence[int]) -> Iterator[_Tokens]:
-    for start in range(0, len(rows), CHUNK):
-        held = [dataset[row] for row in rows[start : start + CHUNK]]
-        ids = [np.asarray(row[TOKENS]).reshape(-1) for row in held]
-        masks = [np.asarray(row.get(MASK, np.ones(len(each)))).reshape(-1) for row, each in zip(held, ids, strict=True)]
-        lengths = np.array([len(each) for each in ids], dtype=np.int64)
-        yield _tokens(np.concatenate(ids), lengths, np.concatenate(masks))
-
-
-def _tokens(ids: np.ndarray, lengths: np.ndarray, mask: np.ndarray | None) -> _Tokens:
-    rows = np.repeat(np.arange(len(lengths)), lengths)
-    seen = ids >= 0 if mask is None else (ids >= 0) & (mask != 0)
-    return _Tokens(ids[seen].astype(np.int64), rows[seen], len(lengths))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
