@@ -45,18 +45,20 @@ def make_features(by: Any, codes: np.ndarray, count: int, dataset: Any = None) -
     if isinstance(by, RowFeatures):
         return by
     start = time.perf_counter()
+    by = "sources" if by is None else by
     if isinstance(by, str):
         check_order_by("features", by)
-    if by is None or by == "sources":
-        by, values = "sources", source_features(codes, count)
-    elif isinstance(by, str) and by == "tokens":
+    named = isinstance(by, str | Path)
+    if named and by == "sources":
+        values = source_features(codes, count)
+    elif named and by == "tokens":
         if dataset is None:
             raise ConfigError(
                 "features='tokens' needs the rows of the data: use MixtureBatchSampler.from_dataset, or pass "
                 "colm.token_features.token_features(dataset)."
             )
         values = token_features(dataset)
-    elif isinstance(by, str | Path):
+    elif named:
         by, values = str(by), read_features(Path(by), len(codes))
     else:
         by, values = "features", check_features(by, len(codes), "The array")
