@@ -61,7 +61,7 @@ class BalancedPasses:
         length: int,
     ) -> None:
         self.passes, self.features = passes, features
-        self.length = length
+        self.pool_rows, self.length = pool_rows, length
         self._config, self._small = config, small
         self._pools = [min(pool_rows, length - start) for start in range(0, length, pool_rows)]
         # Of a last pool that is not full: as one process would have, so that the pass does not depend on the ranks.
