@@ -153,7 +153,7 @@ def check_order_by(setting: str, by: str) -> None:
 def _check_order(config: Related) -> None:
     check_order_by("order_by", config.order_by)
     if config.order == "balanced" and config.features != "none" and config.keep != 1.0:
-        kept = f"keep_count={config.keep_count}" if config.keep_count is not None else f"keep={config.keep}"
+        kept = f"keep_count={config.keep_count}" if config.keep_count is not None else f"keep={config.keep or 0.5}"
         kept = "a keep_schedule" if config.keep_schedule else kept
         raise ConfigError(
             f"order='balanced' deals the rows of a whole pass into its steps, but features={config.features!r} with "
