@@ -70,6 +70,15 @@ def test_a_pass_keeps_small_sources_whole_and_of_large_ones_their_shares(keep: f
     assert len({frozenset(row for step in each for row in step) for each in steps}) == 3  # drawn anew in each pass
 
 
+def test_small_sources_above_the_budget_of_a_pass_are_sampled(caplog: pytest.LogCaptureFixture) -> None:
+    sampler = MixtureBatchSampler(LABELS, 4, 0.25, small_sources=("a", "c"), order="balanced")
+    rows = [row for batch in sampler for row in batch]
+    assert {LABELS[row] for row in rows} == {"a", "c"}
+    assert (
+        f"small sources alone have {sum(label in 'ac' for label in LABELS)} rows in a pass, above the 51" in caplog.text
+    )
+
+
 def test_sources_are_evenly_spaced_by_default() -> None:
     labels = ["a"] * 300 + ["b"] * 60 + ["c"] * 40
     counts = [Counter(labels[row] for row in step) for step in steps_of(each_rank(1, labels, 8, 0.5))]
@@ -175,7 +184,10 @@ def test_features_by_tokens_of_a_dataset_and_from_files(tmp_path: Path) -> None:
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"features": "sources"}, "features are for order='balanced'; set it, or leave features out"),
     ({"order": "balancd"}, "order='balancd' is not one of 'random', 'balanced'. Did you mean 'balanced'"),
-    ({"order": "balanced", "features": "token"}, "features='token' must be 'tokens', 'sources', or a .npy or .parquet"),
+    (
+        {"order": "balanced", "features": "token"},
+        "features is 'token'; it must be 'tokens', 'sources', or a .npy or .parquet file",
+    ),
     ({"order": "balanced", "features": "tokens"}, "features='tokens' needs the rows of the data: use .*from_dataset"),
     ({"order": "balanced", "features": "no.npy"}, "The features in no.npy cannot be read"),
     (

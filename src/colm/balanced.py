@@ -19,6 +19,11 @@ from colm.step.pool_info import PoolFacts
 
 logger = logging.getLogger(__name__)
 
+OVERFLOW = (
+    "Overflow: the small sources alone have %d rows in a pass, above the %d rows to keep, so a random sample of them in "
+    "proportion is kept and no row of a large source. Raise keep, or list fewer small_sources."
+)
+
 
 class DealtPass(NamedTuple):
     """The rows of one pass, pool after pool, within a pool in the order that they would have without dealing."""
@@ -119,7 +124,10 @@ class BalancedPasses:
         config = SelectionConfig(
             features="none", keep_count=budget, by_source=self._config.by_source, seed=self._config.seed
         )
-        drawn = AtRandom().draw(Step(epoch, None, facts, config, self._small, {}))
+        step = Step(epoch, None, facts, config, self._small, {})
+        if len(step.small) > budget:
+            logger.warning(OVERFLOW, len(step.small), budget)
+        drawn = AtRandom().draw(step)
         found = np.zeros(count)
         found[list(drawn)] = list(drawn.values())
         return found

@@ -12,6 +12,7 @@ from colm.config_checks import (
     HeadName,
     LossName,
     Metric,
+    OrderBy,
     OrderName,
     PassDtypeName,
     PickName,
@@ -144,7 +145,7 @@ class SelectionConfig(Related):
     `order_by`. If not all rows are kept, those of the pass are drawn at once instead of pool by pool. For
     ``features="none"``, or ``keep=1.0``, in the trainers and `MixtureBatchSampler`; not for streams."""
 
-    order_by: str = "tokens"
+    order_by: OrderBy = "tokens"
     """Features for ``order="balanced"``. ``tokens``: which tokens a row has. ``sources``: its source. Else the path of
     a file with one vector for each training row: a ``.npy`` array (rows, d), or a ``.parquet`` file whose column
     ``features`` has lists of d numbers."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
-from colm.errors import ConfigError, suggest
+from colm.errors import ConfigError
+from colm.hints import Form
 from colm.typed import Settings
 
 FeatureName = Literal["exact", "spsa", "mean_hidden", "last_hidden", "loss", "gradient_norm", "none"]
@@ -20,7 +21,13 @@ PassDtypeName = Literal["bfloat16", "float16"]
 OrderName = Literal["random", "balanced"]
 
 FEATURE_FILES = (".npy", ".parquet")
-"""Files of features by which rows are ordered."""
+OrderBy = Annotated[
+    str,
+    Form(
+        r"^(tokens|sources)$|\.(npy|parquet)$",
+        "'tokens', 'sources', or a .npy or .parquet file with one vector for each row",
+    ),
+]
 
 
 class Related(Settings):
@@ -140,22 +147,11 @@ def _check_weights(config: Related) -> None:
         )
 
 
-def check_order_by(setting: str, by: str) -> None:
-    """Check what features a setting names. Raises ConfigError if it is neither a known name nor a file of features."""
-    named = ("tokens", "sources")
-    if by not in named and not by.endswith(FEATURE_FILES):
-        raise ConfigError(
-            f"{setting}={by!r} must be 'tokens', 'sources', or a .npy or .parquet file with one vector for each row."
-            f"{suggest(by, named)}"
-        )
-
-
 def _check_order(config: Related) -> None:
-    check_order_by("order_by", config.order_by)
     if config.order == "balanced" and config.features != "none" and config.keep != 1.0:
         kept = f"keep_count={config.keep_count}" if config.keep_count is not None else f"keep={config.keep or 0.5}"
         kept = "a keep_schedule" if config.keep_schedule else kept
         raise ConfigError(
-            f"order='balanced' deals the rows of a whole pass into its steps, but features={config.features!r} with "
-            f"{kept} chooses among the rows of each pool; set features='none' (preset: control), or keep=1.0."
+            f"order='balanced' draws the rows of a whole pass at once, so it needs features='none' (preset: control), "
+            f"or keep=1.0; they are {config.features!r} and {kept}."
         )

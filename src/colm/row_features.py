@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from colm.config_checks import check_order_by
+from colm.config_checks import OrderBy
 from colm.errors import ConfigError, DataError, one_line, suggest
 from colm.token_features import is_list, token_features
+from colm.typed import read_value
 
 COLUMN = "features"
 """The column of a Parquet file."""
@@ -47,7 +48,7 @@ def make_features(by: Any, codes: np.ndarray, count: int, dataset: Any = None) -
     start = time.perf_counter()
     by = "sources" if by is None else by
     if isinstance(by, str):
-        check_order_by("features", by)
+        by = read_value("features", OrderBy, by)
     named = isinstance(by, str | Path)
     if named and by == "sources":
         values = source_features(codes, count)

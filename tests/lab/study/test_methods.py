@@ -85,7 +85,7 @@ def test_the_order_is_random_unless_the_method_says_otherwise() -> None:
     for name in ("random+order=balanced", "control+order=balanced,order_by=f.npy", "colm+keep=1.0,order=balanced"):
         found = method_settings(name, {**BASE, "selection": ordered})["selection"]
         assert (found["order"], found["order_by"]) == ("balanced", "f.npy" if "f.npy" in name else "sources")
-    with pytest.raises(ConfigError, match="features='exact' with keep=0.25 chooses among the rows of each pool"):
+    with pytest.raises(ConfigError, match="needs features='none' .*they are 'exact' and keep=0.25"):
         method_settings("colm+order=balanced", BASE)
 
 

@@ -81,8 +81,8 @@ def _check_order(settings: RunSettings) -> None:
         )
     if selection.order_by.endswith(FEATURE_FILES) and not Path(selection.order_by).is_file():
         raise ConfigError(
-            f"selection.order_by={selection.order_by} is not an existing file; give one with a vector for each training "
-            "row, or 'tokens' or 'sources'."
+            f"selection.order_by={selection.order_by} is not an existing file; give one with a vector for each row, or "
+            "'tokens' or 'sources'."
         )
 
 
