@@ -34,7 +34,7 @@ def tfidf_slowly(rows: list[list[int]]) -> np.ndarray:
     return found
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_size=12))
 def test_with_enough_directions_products_are_those_of_tfidf(rows: list[list[int]]) -> None:
     data = Dataset.from_dict({"input_ids": rows}) if any(rows) else [{"input_ids": row} for row in rows]
@@ -53,12 +53,12 @@ def random_rows(count: int) -> list[list[int]]:
 
 
 def test_few_directions_hold_as_much_as_the_best_and_rows_have_length_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = random_rows(300)
+    rows = random_rows(120)
     monkeypatch.setattr(tokens, "CHUNK", 70)
     monkeypatch.setattr(tokens, "_normalize", lambda rows: rows)
     found = token_features(Dataset.from_dict({"input_ids": rows}), dimensions=8)
     best = np.linalg.svd(tfidf_slowly(rows), compute_uv=False)[:8]
-    assert found.shape == (300, 8)
+    assert found.shape == (120, 8)
     assert np.square(found).sum() > 0.98 * np.square(best).sum()
     monkeypatch.undo()
     lengths = np.linalg.norm(token_features(Dataset.from_dict({"input_ids": rows}), dimensions=8), axis=1)

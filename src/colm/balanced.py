@@ -20,8 +20,8 @@ from colm.step.pool_info import PoolFacts
 logger = logging.getLogger(__name__)
 
 OVERFLOW = (
-    "Overflow: the small sources alone have %d rows in a pass, above the %d rows to keep, so a random sample of them in "
-    "proportion is kept and no row of a large source. Raise keep, or list fewer small_sources."
+    "Overflow: the small sources alone have %d rows in a pass, above the %d rows to keep, so a random sample of them "
+    "in proportion is kept and no row of a large source. Raise keep, or list fewer small_sources."
 )
 
 

@@ -26,7 +26,7 @@ from colm.row_features import RowFeatures, make_features, make_token_features
 from colm.step.balance import split_evenly
 from colm.step.labels import find_learnable
 from colm.step.pool_info import PoolFacts
-from colm.step.ranks import launched_rank_and_world
+from colm.step.ranks import read_rank
 from colm.step.sources import balance_sources, find_small_sources, name_sources
 from colm.step.weighted import RowsWithWeights, WeightedIndex, collate_with_weights
 from colm.typed import read_value
@@ -120,7 +120,7 @@ class MixtureBatchSampler(Sampler[list[int]]):
             balance=balance,
             seed=seed,
         )
-        self.rank, self.world_size = _check_ranks(rank, world_size)
+        self.rank, self.world_size = read_rank(rank, world_size)
         self.accumulation = accumulation
         self.pool_rows = round(batch_size * accumulation * self.world_size / keep)
         self.drop_last = drop_last
@@ -320,18 +320,6 @@ class MixtureBatchSampler(Sampler[list[int]]):
     @property
     def _batches_of_pool(self) -> int:
         return self.accumulation * (self.world_size if self.rank == "all" else 1)
-
-
-def _check_ranks(rank: int | str | None, world_size: int | None) -> tuple[int | Literal["all"], int]:
-    found_rank, found_world = launched_rank_and_world()
-    world = found_world if world_size is None else world_size
-    read_value("world_size", Count, world)
-    if rank == "all":
-        return "all", world
-    number = (found_rank if world == found_world else None) if rank is None else rank
-    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < world:
-        raise ConfigError(f"rank={rank!r} must be a whole number from 0 to {world - 1} (world_size={world}), or 'all'.")
-    return number, world
 
 
 def _to_list(sources: Any) -> list[Any]:
