@@ -21,7 +21,7 @@ CHUNK = 2_000
 SAMPLE, SAMPLE_TOKENS = 50_000, 10_000_000
 """About the most rows, and tokens, from which the frequencies of tokens and the directions are taken."""
 
-ROUNDS = 3
+ROUNDS = 5
 """Power iterations toward the leading directions."""
 
 

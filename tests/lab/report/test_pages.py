@@ -15,7 +15,7 @@ from tests.support.reports import MANY, SIZES, write_comparison_folder, write_ru
 import colm.lab.report.page as page_module
 from colm.errors import ConfigError
 from colm.lab.report import read_run, write_comparison, write_report
-from colm.lab.report.run_page import compare_configs, show_config
+from colm.lab.report.run_page import compare_configs, list_facts, show_config
 
 EVIL = '<script>alert("1")</script> & <img src=x onerror=y>'
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -77,6 +77,14 @@ def check_alone(page: Page) -> None:
     assert "url(" not in re.sub(r"url\(#p\d+-", "", page.source)
     assert page.tags.count("h1") == 1
     assert page.tags.count("table") == page.tags.count("caption")
+
+
+def test_a_balanced_order_is_among_the_facts(tmp_path: Path) -> None:
+    runs = [
+        read_run(write_run(tmp_path / name, selection={"features": "none", "order": name, "order_by": "tokens"}))
+        for name in ("random", "balanced")
+    ]
+    assert [dict(list_facts(run)).get("Order") for run in runs] == [None, "balanced by tokens"]
 
 
 def test_the_page_of_one_run(tmp_path: Path) -> None:

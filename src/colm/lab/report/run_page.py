@@ -116,10 +116,12 @@ def list_facts(run: Run) -> list[tuple[str, str]]:
     kind = "device" if summary and summary.memory_kind == "device" else "process"
     pool, kept = (fmean(getattr(step, key) for step in run.steps) for key in ("pool_count", "kept_count"))
     features, pick = run.selection.get("features", MISSING), run.selection.get("pick", "medoids")
+    balanced = run.selection.get("order") == "balanced"
     return [
         ("Model", str(run.config.get("model", MISSING))),
         ("Trained", MISSING if not run.config else "LoRA" if run.config.get("lora") else "all weights"),
         ("Features", "none, at random" if features == "none" else f"{features}, pick {pick}"),
+        *([("Order", f"balanced by {run.selection.get('order_by', MISSING)}")] if balanced else []),
         ("Kept per pool", f"{kept:.1f} of {pool:.1f} rows"),
         ("Steps", f"{run.steps[-1].number:,}"),
         ("Final macro loss", show_number(measures.mean_macro(losses, run.trained), 4)),
