@@ -26,6 +26,7 @@ COMMANDS = (
     "train",
     "sources",
     "plan",
+    "probe",
     "compare",
     "replay",
     "report",
