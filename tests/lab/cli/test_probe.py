@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ def test_values_out_of_range_are_refused_before_anything_is_loaded(
         assert told in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_too_few_rows_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["probe", write_run(tmp_path), "--pools", "5"]) == 2
     assert "5 pools of 8 rows need 80 rows of training data, but there are 54" in capsys.readouterr().err
@@ -39,11 +41,13 @@ def test_a_probe_prints_tables_and_one_sentence(
     given = ["probe", config, "--pools", "4", "--stages", "0", "2", "--batches", "1", "4"]
     assert main(given) == 0
     shown = capsys.readouterr().out
-    assert "What rules are worth" in shown and "Rows of a step, 2 as configured" in shown
-    assert main([*given, "--json"]) == 0
+    assert "in random rows" in shown
+    assert "Rows of a step, 2 as configured" in shown
+    assert main([*given, "--json", "--out", str(tmp_path / "page.html")]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert set(found["timings"]) == {"1", "2", "4"}
-    assert set(found["noise"]) == {"0", "2"}
+    assert [row["rows"] for row in found["batches"]] == [1, 2, 4]
+    assert set(found["noise_by_stage"]) == {"0", "2"}
     assert {rule["name"] for rule in found["rules"]} <= {"balanced order", "control", "colm", "matched"}
     assert found["advice"]["sentence"].endswith(".")
-    assert not (tmp_path / "run").exists()
+    assert found["advice"]["sentence"] in unescape((tmp_path / "page.html").read_text())
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"probe.html", ".colm"}

@@ -54,5 +54,6 @@ def test_a_rule_that_costs_more_or_is_not_clear_is_not(measured: Rule) -> None:
 
 def test_without_rules_and_noise_scale_nothing_changes() -> None:
     advice = advise(LINEAR, None, [], 16)
-    assert advice.rows == 16 and advice.rule is None
+    assert advice.rows == 16
+    assert advice.rule is None
     assert "not clear" in advice.sentence

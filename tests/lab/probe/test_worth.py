@@ -28,7 +28,8 @@ def at_random(pool: PoolGradients, kept: int, draw: np.random.Generator) -> Choi
 def test_random_rows_are_worth_their_number(kept: int, window: int) -> None:
     pools, draw = make_pools(400), np.random.default_rng(1)
     found = judge_choices(pools, [at_random(pool, kept, draw) for pool in pools], window)
-    assert found is not None and found.error is not None
+    assert found is not None
+    assert found.error is not None
     assert found.value == pytest.approx(kept, rel=0.06)
     assert abs(found.value - kept) < 4 * found.error
 
@@ -44,7 +45,8 @@ def test_what_is_left_out_for_good_counts_more_over_several_pools() -> None:
     pools = make_pools(64, small=0)
     choices = [Choice(np.argsort(pool.rows[:, 0])[:KEPT], np.full(KEPT, 1 / KEPT)) for pool in pools]
     once, often = judge_choices(pools, choices, 1), judge_choices(pools, choices, 16)
-    assert once is not None and often is not None
+    assert once is not None
+    assert often is not None
     assert often.value < 0.3 * once.value
 
 
@@ -63,7 +65,8 @@ def test_an_order_that_pairs_opposite_rows_is_worth_more_than_a_random_one() -> 
     paired = np.stack([np.arange(400), np.arange(400) + 400], axis=1).ravel()
     found = judge_order(rows, paired, 8, 1)
     random = judge_order(rows, draw.permutation(800), 8, 1)
-    assert found is not None and random is not None
+    assert found is not None
+    assert random is not None
     assert random.value == pytest.approx(8, rel=0.15)
     assert found.value == pytest.approx(800, rel=0.01)
 
@@ -76,7 +79,8 @@ def test_the_noise_scale_is_the_ratio_of_pairs_of_rows() -> None:
     squared = sum(pairs) / len(pairs)
     expected = (np.mean([row @ row for row in rows]) - squared) / squared
     found = estimate_noise(pools, POOL)
-    assert found is not None and found.error is not None
+    assert found is not None
+    assert found.error is not None
     assert found.rows == pytest.approx(expected)
     assert abs(found.rows - 1) < 4 * found.error  # rows have mean 1 and variance 1 in each coordinate
 
