@@ -146,6 +146,7 @@ def ways(model: Any, trl_model: Any) -> list[Way]:
         Way("example mean on all logits", SORTED, all_logits, EXAMPLE),
         Way("colm, labeled positions", SORTED, lean(labeled), EXAMPLE),
         Way("colm, labeled positions, token mean", SORTED, lean_tokens),
+        Way("colm, labeled positions, group_by_length", GROUPED, lean(labeled), EXAMPLE),
         Way(f"colm, labeled positions in chunks of {CHUNK}", SORTED, lean(chunked), EXAMPLE),
     ]
 

@@ -28,11 +28,12 @@ from colm.lab.sources.config import ClusterConfig, SourceRules
 from colm.step import record
 from colm.trainers.figures import SelectionFigures
 from colm.typed import describe
-from colm.types import StepRecord
+from colm.types import NoiseScale, StepRecord
 
 FILES = {
     "FILE_NAME": "One line for each optimizer step: rows of the pool and kept rows by source, their weights, tokens, "
-    "seconds, and how well the kept rows match the pool. `colm replay` trains on it again.",
+    "seconds, how well the kept rows match the pool, and the noise scale where it was measured. `colm replay` trains "
+    "on it again.",
     "EVALUATIONS_NAME": "One line for each evaluation: the loss of each source and the means.",
     "LOSSES_NAME": "One line for each log of the Trainer: the mean training loss since the line before.",
     "CONFIG_NAME": "The resolved configuration, with all defaults.",
@@ -74,12 +75,15 @@ METRICS = {
     "selection_share": "Share of a step's time that selection takes.",
     "coreset_match": "Cosine between the mean feature of the kept rows and of the pool.",
     "coreset_match_random": "The same for as many random rows.",
+    "noise_scale": "Rows at which a step's gradient is as much signal as noise, after a measurement "
+    "(`selection.noise_every`); left out while it is not clear.",
     "pool/SOURCE": "Rows of the source in a pool.",
     "kept/SOURCE": "Kept rows of the source in a step.",
     "tokens/SOURCE": "Labeled tokens of the source in a step.",
     "share/SOURCE": "The source's share of all rows trained on so far.",
     "token_share/SOURCE": "The source's share of all labeled tokens trained on so far.",
     "loss/SOURCE": "Mean training loss of the source's kept rows.",
+    "noise_scale/SOURCE": "The same as `noise_scale`, of the source's rows.",
 }
 """The keys that `SelectionFigures.take_log` returns."""
 
@@ -173,7 +177,7 @@ def logged() -> set[str]:
     """Return the keys that training logs for a source named SOURCE."""
     figures = SelectionFigures(["SOURCE"], by_source=True)
     known: dict[str, Any] = {"pool": {"SOURCE": [0, 1]}, "kept": {"SOURCE": [0]}, "tokens": {"SOURCE": 3}}
-    known |= {"match": 0.5, "match_random": 0.4}
+    known |= {"match": 0.5, "match_random": 0.4, "noise": NoiseScale(2, 8.0, {"SOURCE": 4.0})}
     figures.add_step(StepRecord(**{**dict.fromkeys(StepRecord._fields, 0), **known}))
     figures.add_losses(torch.tensor([1.0]), torch.tensor([0]))
     return set(figures.take_log())

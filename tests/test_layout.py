@@ -25,7 +25,7 @@ LAYERS = [
     {"step"},
     {"config_parts", "config", "losses", "mixing", "models"},
     {"features", "select"},
-    {"picking", "reuse", "lean", "joined"},
+    {"picking", "reuse", "lean", "joined", "noise"},
     {"choosing"},
     {"selector", "sampler"},
     {"trainers"},

@@ -12,6 +12,7 @@ SUBJECTS = {
     "test_selection.py": "Whole selection steps, compared with the CPU",
     "test_features.py": "Features, compared with one backward per row in float64",
     "test_attention.py": "Attention kernels and gradient checkpointing",
+    "test_row_gradients.py": "Gradients as vectors (`colm features`)",
     "test_reuse.py": "Training from the selection pass's forward",
     "test_synchronization.py": "Waits between the selection pass and the coreset",
     "test_nonfinite.py": "Non-finite rows",

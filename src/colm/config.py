@@ -192,6 +192,11 @@ class SelectionConfig(Related):
     reuse_offload: bool = False
     """Store what `reuse_forward` keeps in host memory, at the cost of copying it there and back."""
 
+    noise_every: CountOrZero = 50
+    """Optimizer steps between two measurements of the gradient noise scale: the number of rows at which a step's
+    gradient is as much signal as noise. 0 turns it off. A measurement takes about a forward of the kept rows and
+    changes nothing in the training. If a model cannot be measured, the log says why."""
+
     log_sources: bool = True
     """Write the rows, tokens, loss and shares of each source to the Trainer's log. Set it to false with hundreds of
     sources; ``selection.jsonl`` always has these figures."""

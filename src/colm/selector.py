@@ -8,7 +8,7 @@
       -> Coreset(indices (K,), weights (K,)), the same on every rank
       -> this rank's share of the rows, in as many micro-batches as came
 
-State (the Adam history and a step counter) changes only in `commit`, after the optimizer's step. A
+State (the Adam history, the noise scale and a step counter) changes only in `commit`, after the optimizer's step. A
 step that is prepared and then lost in a crash leaves no trace.
 """
 
@@ -30,6 +30,7 @@ from colm.features.selection_pass import tokens_at_a_time
 from colm.features.site import ValueSite
 from colm.features.spsa import site_for_copies
 from colm.joined import can_join
+from colm.noise import NoiseMeter
 from colm.reuse.forward import ForwardReuse
 from colm.step.balance import split_joined, split_padded
 from colm.step.exchange import Held, gather_held, share_rows, weigh_rows
@@ -37,9 +38,9 @@ from colm.step.pool import Pool, RowSpans
 from colm.step.pool_info import group_by_source, index_by_source, share_facts
 from colm.step.ranks import check_sharding
 from colm.step.sources import balance_sources, find_small_sources, name_keys
-from colm.step.stages import TAKE, stage
+from colm.step.stages import NOISE, TAKE, stage
 from colm.step.state import SelectionState
-from colm.types import Batch, Coreset, StepRecord
+from colm.types import Batch, Coreset, NoiseScale, StepRecord
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class CoresetSelector:
         self.config = config or SelectionConfig()
         self.chooser = chooser
         self.state = SelectionState()
+        self._meter = NoiseMeter(self.config)
         self._reuse: ForwardReuse | None = None
         self.model = model
         self.optimizer = optimizer
@@ -143,6 +145,7 @@ class CoresetSelector:
             self._reuse = ForwardReuse(model, offload=self.config.reuse_offload)
         self._model = model
         self.state.forget_features()  # of another model's weight
+        self._meter.reset()
         self.site: ValueSite | None = None
         wanted = self.config.measured
         if wanted is not None:
@@ -190,7 +193,12 @@ class CoresetSelector:
         if self._reuse is not None and self.chooser is None:
             self._reuse.begin(pool)
         chosen = self._chooser(step).choose(step)
-        self.state.prepare(chosen.history, chosen.carried, self._record(step, chosen, time.perf_counter() - start))
+        record = self._record(step, chosen, time.perf_counter() - start)
+        if self._meter.due(step.number):
+            with stage(NOISE):
+                noise = self._meter.measure(self.model, self.site, self.optimizer, pool, facts, chosen.coreset)
+            record = record._replace(noise=noise)
+        self.state.prepare(chosen.history, chosen.carried, record)
         self._selected = _Selected(chosen.coreset, pool, Held(facts.rows_by_rank, facts.tokens))
         return chosen.coreset
 
@@ -239,6 +247,11 @@ class CoresetSelector:
             return selected.pool.with_batches(batches), selected.held
         return Pool(batches, self.pad_token_id), selected.held
 
+    @property
+    def noise_scale(self) -> NoiseScale | None:
+        """The gradient noise scale after the last measurement, see `SelectionConfig.noise_every`; None before any."""
+        return self._meter.scale
+
     def follow_sizes(self, source_sizes: Mapping[str, int]) -> None:
         """Set the sources' sizes, which decide which sources are small. Those of a stream change as it is read.
 
@@ -255,6 +268,7 @@ class CoresetSelector:
     def reset(self) -> None:
         """Forget all steps, for a new training."""
         self.state.reset()
+        self._meter.reset()
         self._selected = None
         if self._reuse is not None:
             self._reuse.end()
@@ -272,11 +286,13 @@ class CoresetSelector:
         self._selected = None
         if self._reuse is not None:
             self._reuse.end()
-        return self.state.commit(stepped=stepped)
+        record = self.state.commit(stepped=stepped)
+        self._meter.commit()
+        return record
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the committed state: step counter, Adam history (D,) and residual (h,), on the CPU."""
-        return self.state.to_dict()
+        """Return the committed state: step counter, Adam history (D,), residual (h,), noise; tensors on the CPU."""
+        return self.state.to_dict() | {"noise": self._meter.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned.
@@ -285,6 +301,7 @@ class CoresetSelector:
             ConfigError: the history belongs to a weight of another size.
         """
         self.state.load(state, dim=0 if self.site is None else self.site.dim)
+        self._meter.load_state_dict(state.get("noise", {}))
 
     def _chooser(self, step: Step) -> Chooser:
         """Return how this step's rows are chosen."""

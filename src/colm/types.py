@@ -69,6 +69,14 @@ class Coreset(NamedTuple):
     weights: Tensor  # (K,) float32, on the CPU; uniform weights are 1/K
 
 
+class NoiseScale(NamedTuple):
+    """The gradient noise scale in rows, see `colm.noise`, as far as it is known."""
+
+    rows: int  # of the step that was measured last
+    overall: float | None  # of all rows as they are trained; None while it is not known
+    sources: dict[str, float]  # of each source where it is known
+
+
 class StepRecord(NamedTuple):
     """The result of one selection step: one line of ``selection.jsonl``."""
 
@@ -84,6 +92,7 @@ class StepRecord(NamedTuple):
     match_random: float | None = None  # expected match of the same number of random rows per source
     weights: dict[str, list[float]] | None = None  # loss weights of the kept rows; None means uniform
     step_seconds: float | None = None  # duration of the whole step, from fetching the pool to the optimizer step
+    noise: NoiseScale | None = None  # with this step's measurement; None for a step without one
 
     @property
     def pool_count(self) -> int:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from colm.step.record import StepLog, from_dict, read_records, to_dict
-from colm.types import StepRecord
+from colm.types import NoiseScale, StepRecord
 
 
 def record(step: int) -> StepRecord:
@@ -29,9 +29,11 @@ def test_lines_persist_and_later_steps_are_dropped(tmp_path: Path) -> None:
 
 def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     weighed = record(1)._replace(weights={"a": [0.5], "b": [0.5]}, match=0.75, step_seconds=1.5)
+    measured = record(2)._replace(noise=NoiseScale(8, 12.5, {"a": 3.0}))
+    not_clear = record(3)._replace(noise=NoiseScale(8, None, {}))
     log = StepLog(tmp_path / "selection.jsonl")
-    for each in (record(0), weighed):
+    for each in (record(0), weighed, measured, not_clear):
         log.write(to_dict(each))
-    assert list(read_records(log.path)) == [record(0), weighed]
+    assert list(read_records(log.path)) == [record(0), weighed, measured, not_clear]
     older = {key: value for key, value in to_dict(record(0)).items() if key in ("step", "seconds", "pool", "kept")}
     assert from_dict(older) == record(0)._replace(tokens={}, small_kept=0)

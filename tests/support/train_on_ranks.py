@@ -15,7 +15,7 @@ from tests.support.trainers import coreset_trainer, lines, mixture, weights
 
 from colm import SelectionConfig
 from colm.config import PRESETS
-from colm.step.ranks import leave_ranks, rank_and_world
+from colm.step.ranks import gather_rows, leave_ranks, rank_and_world
 
 CASES: dict[str, dict[str, Any]] = {
     "exact": {},
@@ -57,7 +57,7 @@ def train(folder: Path, name: str, world: int) -> dict[str, Any]:
     torch.manual_seed(0)
     trainer = coreset_trainer(
         folder,
-        selection=SelectionConfig(**{"keep_count": 9, **CASES[name]}),
+        selection=SelectionConfig(**{"keep_count": 9, "noise_every": 2, **CASES[name]}),
         args={
             "per_device_train_batch_size": 4,
             "gradient_accumulation_steps": 4 // world,
@@ -73,7 +73,11 @@ def train(folder: Path, name: str, world: int) -> dict[str, Any]:
     evaluation = trainer.evaluate(mixture(64, seed=1))["eval_loss"]  # which fills the batches of 1, 2 and 4 ranks
     torch.manual_seed(0)
     trainer.train()
+    noise = trainer.selector.state_dict()["noise"]
+    same = gather_rows(torch.tensor([noise["overall"], *noise["sources"].values()])[None])
+    assert all(torch.equal(same[0], other) for other in same)
     return {
+        "noise": noise,
         "weights": weights(trainer),
         "gradients": gradients.found,
         "logs": [log for log in trainer.state.log_history if "loss" in log],

@@ -104,6 +104,9 @@ def test_ranks_train_as_one(worlds: dict[int, Any], world: int, case: str) -> No
     for a, b in zip(one["weights"], several["weights"], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 if loose else 1e-5)
     assert several["evaluation"] == pytest.approx(one["evaluation"], rel=1e-5)
+    assert several["noise"]["overall"] == pytest.approx(one["noise"]["overall"], rel=1e-2)
+    for name, terms in one["noise"]["sources"].items():
+        assert several["noise"]["sources"][name] == pytest.approx(terms, rel=1e-2)
     for ours, theirs in zip(one["logs"], several["logs"], strict=True):
         timeless = [key for key in ours if not key.startswith("selection_")]
         assert {key: theirs[key] for key in timeless} == pytest.approx(

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from colm.features.linear_maps import output_rows
+from colm.features.site import ValueSite
 from colm.types import AdamHistory
 
 
@@ -74,3 +76,30 @@ def adam_constants(optimizer: Any, weight: Tensor) -> AdamConstants | None:
     if not (isinstance(betas, tuple | list) and len(betas) == 2 and isinstance(eps, int | float)):
         return None
     return AdamConstants(float(betas[0]), float(betas[1]), float(eps))
+
+
+def adam_scale(site: ValueSite, optimizer: Any) -> Tensor | None:
+    """Return the scale in which the optimizer steps along the gradient of the site's weight, (D,) float32.
+
+    Adam's step without momentum, P g with P = 1 / (sqrt(v) + eps), is plain gradient descent in coordinates where the
+    gradient is P^(1/2) g. This returns P^(1/2), from the optimizer's own v: the same for all rows, unlike in
+    `to_adam_steps`, so scaled gradients of rows have the mean and the covariance of the scaled gradient of a step. A
+    coordinate that never had a gradient gets 0.
+
+    Args:
+        site: from `locate_value_site`.
+        optimizer: that trains the weight, or None.
+
+    Returns:
+        None if the optimizer holds no second moments of this weight: it is not Adam, or the weight is not trained.
+    """
+    held = getattr(optimizer, "state", {}).get(site.weight) or {}
+    squares, steps = held.get("exp_avg_sq"), held.get("step")
+    constants = None if optimizer is None else adam_constants(optimizer, site.weight)
+    if constants is None or not isinstance(squares, Tensor) or squares.shape != site.weight.shape:
+        return None
+    squares = output_rows(site.module, squares.detach().float())
+    if site.value_rows is not None:
+        squares = squares[site.value_rows]
+    corrected = squares.flatten() / (1.0 if steps is None else 1 - constants.beta2 ** float(steps))
+    return torch.where(corrected > 0, (corrected.sqrt() + constants.eps).rsqrt(), 0.0)

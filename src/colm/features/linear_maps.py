@@ -41,6 +41,11 @@ def map_sizes(linear: nn.Module) -> tuple[int, int]:
     return int(module.out_features), int(module.in_features)
 
 
+def output_rows(linear: nn.Module, values: Tensor) -> Tensor:
+    """Return a tensor of the weight's shape, such as the optimizer's moments, as (d_out, d_in)."""
+    return values.T if type(linear).__name__ == "Conv1D" else values
+
+
 def trained_map(projection: nn.Module) -> nn.Module:
     """Return the map that PEFT trains for a projection: LoRA's B, a modules_to_save copy, or the projection itself.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from colm.errors import DataError
 from colm.step.files import replace_file
-from colm.types import StepRecord
+from colm.types import NoiseScale, StepRecord
 
 FILE_NAME = "selection.jsonl"
 EVALUATIONS_NAME = "evaluations.jsonl"
@@ -113,6 +113,9 @@ class StepLog:
 
 def to_dict(record: StepRecord) -> dict[str, Any]:
     """Return the record as a JSON object, with the most useful counts first."""
+    optional: dict[str, Any] = {} if record.weights is None else {"weights": record.weights}
+    if record.noise is not None:
+        optional["noise"] = record.noise._asdict()
     return {
         "step": record.step,
         "pool_count": record.pool_count,
@@ -127,7 +130,8 @@ def to_dict(record: StepRecord) -> dict[str, Any]:
         "pool": record.pool,
         "kept": record.kept,
         "tokens": record.tokens,
-    } | ({} if record.weights is None else {"weights": record.weights})
+        **optional,
+    }
 
 
 def from_dict(line: Mapping[str, Any]) -> StepRecord:
@@ -149,12 +153,20 @@ def from_dict(line: Mapping[str, Any]) -> StepRecord:
         match_random=_optional_float(line.get("match_random")),
         weights=line.get("weights"),
         step_seconds=_optional_float(line.get("step_seconds")),
+        noise=_read_noise(line.get("noise")),
     )
 
 
 def read_records(path: Path) -> Iterator[StepRecord]:
     """Yield a run's records, without a last line that is not whole. Raises as `StepLog.read` and `from_dict`."""
     return map(from_dict, StepLog(path).read())
+
+
+def _read_noise(values: Mapping[str, Any] | None) -> NoiseScale | None:
+    if values is None:
+        return None
+    sources = {name: float(scale) for name, scale in values["sources"].items()}
+    return NoiseScale(int(values["rows"]), _optional_float(values["overall"]), sources)
 
 
 def _optional_float(value: Any) -> float | None:

@@ -6,6 +6,7 @@ from torch.profiler import record_function
 
 PREFIX = "colm: "
 FETCH, PASS, PICK, TAKE, TRAIN = "fetching the pool", "selection pass", "picking", "taking rows", "training"
+NOISE = "measuring the noise scale"
 EVALUATE = "evaluation"
 
 

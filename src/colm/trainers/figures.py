@@ -86,6 +86,11 @@ class SelectionFigures:
             cosines = [value for record in steps if (value := getattr(record, key)) is not None]
             if cosines:
                 found[f"coreset_{key}"] = round(_mean(cosines), 4)
+        noise = next((record.noise for record in reversed(steps) if record.noise is not None), None)
+        if noise is not None and noise.overall is not None:
+            found["noise_scale"] = round(noise.overall, 4)
+        if noise is not None and self._by_source:
+            found |= {f"noise_scale/{name}": round(scale, 4) for name, scale in noise.sources.items()}
         return found | self._log_of_sources(steps, losses) if self._by_source else found
 
     def _log_of_sources(self, steps: list[StepRecord], losses: list[tuple[Tensor, Tensor]]) -> dict[str, float]:

@@ -27,6 +27,7 @@ CHANGES = ("", "keep=", "pools=", "adam=", "rows=", "temperature=")
 def commands(odd: str) -> list[tuple[str, ...]]:
     """Return each command with the odd text in the place of each of its options."""
     plan, compare = ("plan", "run.yaml", "--gpu-memory"), ("compare", "run.yaml", "training.eval_steps=-1")  # refused
+    features, words = ("features",), ("--by", "words", "--out", "f.parquet")
     options = ("--limit", "--batch-size", "--seed", "--sample", "--data", "--tasks", "--source-column")
     return [
         ("plan", odd, "--gpu-memory", "24GiB"),
@@ -36,6 +37,10 @@ def commands(odd: str) -> list[tuple[str, ...]]:
         *(("replay", *names) for names in ((odd,), ("out", f"output_dir={odd}", "training.max_steps=0"))),
         *(("sources", *names) for names in ((odd,), ("--cluster", odd), ("run.yaml", "--out", odd))),
         ("sources", "--cluster", "rows.jsonl", f"sources.cluster.clusters={odd}", "--out", "labels.parquet"),
+        (*features, "--join", "--out", odd),
+        *((*features, *names) for names in ((odd, *words), ("run.yaml", *words, f"data.format={odd}"))),
+        *((*features, "run.yaml", *words, option, odd) for option in ("--by", "--out", "--dimensions", "--shard")),
+        (*features, "run.yaml", "--by", "gradients", "--out", "g.parquet", "--model", odd),
         ("eval", odd, *ONE),
         *(("eval", "out", *ONE, option, odd) for option in options),
         *(("eval", "out", *ONE, f"{key}={odd}") for key in ("dtype", "data.columns", "data.format", "attention")),

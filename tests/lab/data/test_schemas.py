@@ -60,7 +60,7 @@ def texts(entries: list[MixtureEntry], rendering: Rendering | None = None) -> li
     mixture = read_mixture(DataSettings(), entries, seed=0)
     rendering = rendering or Rendering(200, chat=True)
     options: dict[str, Any] = {"format_name": "auto", "rendering": rendering, "source_column": "source"}
-    tokens, _ = tokenize_counted(mixture.train, TOKENIZER, **options)
+    tokens = tokenize_counted(mixture.train, TOKENIZER, **options).tokens
     assert all(any(label >= 0 for label in labels) for labels in tokens["labels"])
     return [TOKENIZER.decode(ids) for ids in tokens["input_ids"]]
 

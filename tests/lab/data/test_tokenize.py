@@ -13,7 +13,7 @@ from tests.support.templates import CHAT
 
 from colm.lab.data import tokenize
 from colm.lab.data.formats import Rendering
-from colm.lab.data.tokenize import LabelledTokenizer, tokenize_rows
+from colm.lab.data.tokenize import LabelledTokenizer, tokenize_counted, tokenize_rows
 from colm.models import train_tiny_tokenizer
 
 ROWS = Dataset.from_list([{"source": "sums", "prompt": f"{i} + 1 = ", "completion": str(i + 1)} for i in range(9)])
@@ -23,6 +23,9 @@ def make_tokenizer(*texts: str, chat_template: str | None = None) -> Any:
     made = train_tiny_tokenizer([*texts, "0 + 1 = 23456789"] * 5)
     made.chat_template = chat_template
     return made
+
+
+TOKENIZER = make_tokenizer()
 
 
 def hash_of(
@@ -64,3 +67,19 @@ def test_a_copy_in_another_process_tokenizes_alike() -> None:
     made = LabelledTokenizer("prompt_completion", make_tokenizer(), Rendering(32), "source")
     columns, numbers = ROWS[:], list(range(len(ROWS)))
     assert pickle.loads(pickle.dumps(made))(columns, numbers) == made(columns, numbers)
+
+
+@pytest.mark.parametrize("learnable", [("101", "0", "0011"), ("000", "01"), ("111", "11")])
+def test_the_texts_are_those_of_the_tokens(learnable: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = iter(range(100))
+    parts = [
+        Dataset.from_list([{"source": "a", "text": f"{next(numbers)}{next(numbers)}" * int(kept)} for kept in part])
+        for part in learnable
+    ]
+    options: dict[str, Any] = {"format_name": "text", "rendering": Rendering(9), "source_column": "source"}
+    monkeypatch.setattr(tokenize, "SHARD", 2)
+    found = tokenize_counted(parts, TOKENIZER, **options)
+    texts = [text for part in found.texts for text in part["text"][:]]
+    assert texts == [text for part in parts for text in part["text"] if text]
+    assert TOKENIZER.batch_decode(found.tokens["input_ids"][:], skip_special_tokens=True) == texts
+    assert set(found.tokens.column_names) == {"input_ids", "attention_mask", "labels", "source"}

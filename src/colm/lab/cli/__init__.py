@@ -25,6 +25,7 @@ COMMANDS = (
     "init",
     "train",
     "sources",
+    "features",
     "plan",
     "probe",
     "compare",

@@ -101,9 +101,19 @@ def list_runs(runs: Sequence[Run], page: Path) -> dict[str, Any]:
                 "steps": run.steps[-1].number,
                 "finished": run.finished,
                 "sources": tabulate_sources(run),
+                "noise": _list_noise(run),
                 "verdicts": check_run(run, others),
             }
             for run in runs
         },
         "page": page,
     }
+
+
+def _list_noise(run: Run) -> dict[str, Any] | None:
+    """Return the noise scale at the end, in rows, and what it means; None for a run without a measurement."""
+    from colm.lab.report.measures import last_noise
+    from colm.lab.report.run_page import describe_noise
+
+    noise = last_noise(run)
+    return None if noise is None else noise._asdict() | {"meaning": describe_noise(run)}

@@ -18,6 +18,7 @@ from colm.lab.cli.source_tables import pool_table
 from colm.lab.run.cadence import settle_evaluation
 from colm.lab.run.clustering import LABELS_NAME
 from colm.lab.run.prepare import PreparedData, prepare_data
+from colm.lab.run.resume import check_order
 from colm.lab.run.settings import RunSettings
 from colm.lab.run.train import make_trainer
 from colm.lab.sources.pools import expect_pool
@@ -46,6 +47,7 @@ def rehearse(settings: RunSettings, kept: Path | None = None) -> None:
     with TemporaryDirectory() as scratch:
         elsewhere = _move(settings, Path(scratch))
         data = prepare_data(elsewhere, resume=kept is not None, kept=kept)
+        check_order(settings, data)
         if data.validation:
             times = settle_evaluation(settings, resumed=kept is not None).training
             elsewhere = elsewhere._replace(training={**times, **elsewhere.training})

@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> None:
     # After the settings have been read: the Trainer and the rest take seconds to import.
     from colm.lab.run.check import check_run
     from colm.lab.run.folder import RunFolder
+    from colm.lab.run.noise import explain_noise
     from colm.lab.run.output import check_output, hold_output, is_first_rank
     from colm.lab.run.summary import summary_table
     from colm.lab.run.train import train
@@ -65,6 +66,9 @@ def run(args: argparse.Namespace) -> None:
         f"{summary['steps']} steps in {summary['seconds']:.0f} s, of which selection {share:.0%}. "
         f"Saved in {settings.output_dir}."
     )
+    noise = summary.get("noise")
+    if noise is not None and noise["overall"] is not None:
+        console.print(explain_noise(noise["overall"], noise["rows"]))
     if profiler is not None and profiler.report is not None:
         print(f"\n{profiler.report}\n\nOperations: {PROFILE_NAME}; trace: {TRACE_NAME}, for ui.perfetto.dev.")
     say(_what_next(args, settings))

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from datasets import Dataset, Value, concatenate_datasets
 
 from colm.errors import DataError, DataErrors
@@ -25,6 +26,17 @@ logger = logging.getLogger(__name__)
 
 SHARD = 100_000
 """Rows tokenized at a time."""
+
+ROW = "row in the shard"
+"""Column with the number of a row among those that were tokenized at a time."""
+
+
+class Tokenized(NamedTuple):
+    """The rows of a mixture that have a label to learn."""
+
+    tokens: Dataset  # ``input_ids``, ``attention_mask``, ``labels`` and the source
+    counts: RowsLeft  # rows of each source, before and now
+    texts: list[Dataset]  # the same rows in the same order as text; parts may differ in format
 
 
 class UnlabelledError(DataError):
@@ -49,13 +61,13 @@ def tokenize_rows(
         DataError: no format fits a part, or none of its rows has a labeled token (`UnlabelledError`).
     """
     formats = [choose_format(format_name, part.column_names) for part in parts]
-    return _tokenize_parts(parts, formats, tokenizer, rendering, source_column)[0]
+    return _tokenize_parts(parts, formats, tokenizer, rendering, source_column).tokens
 
 
 def tokenize_counted(
     parts: Sequence[Dataset], tokenizer: Any, *, format_name: str, rendering: Rendering, source_column: str
-) -> tuple[Dataset, RowsLeft]:
-    """Like `tokenize_rows`, but log the rendering, and return how many rows of each source there were and are left."""
+) -> Tokenized:
+    """Like `tokenize_rows`, but log the rendering, and also return what is left of the rows, counted and as text."""
     formats = [choose_format(format_name, part.column_names) for part in parts]
     say_rendering([(part.info.description or "", name) for part, name in zip(parts, formats, strict=True)], rendering)
     return _tokenize_parts(parts, formats, tokenizer, rendering, source_column)
@@ -63,14 +75,17 @@ def tokenize_counted(
 
 def _tokenize_parts(
     parts: Sequence[Dataset], formats: Sequence[str], tokenizer: Any, rendering: Rendering, source_column: str
-) -> tuple[Dataset, RowsLeft]:
+) -> Tokenized:
     parts = [name_rows(part, source_column) for part in parts]
     held: list[Dataset] = []
+    texts: list[Dataset] = []
     errors = DataErrors()
     begin("Tokenizing", sum(map(len, parts)), "rows")
     for part, name in zip(parts, formats, strict=True):
         with errors.of(part.info.description or ""):
-            held += _tokenize(part, tokenizer, name, rendering, source_column)
+            shards, left = _tokenize(part, tokenizer, name, rendering, source_column)
+            held += shards
+            texts.append(left)
     errors.report()
     if not held:
         raise UnlabelledError(
@@ -83,7 +98,7 @@ def _tokenize_parts(
     counts.warn()
     if rendering.too_long == "cut":
         _say_cut(found, rendering, source_column)
-    return found.remove_columns(LENGTH), counts
+    return Tokenized(found.remove_columns([LENGTH, ROW]), counts, texts)
 
 
 def say_rendering(formats: Sequence[tuple[str, str]], rendering: Rendering) -> None:
@@ -160,7 +175,8 @@ class LabelledTokenizer:
     def __call__(self, columns: Mapping[str, Sequence[Any]], numbers: Sequence[int]) -> dict[str, Sequence[Any]]:
         """Return the tokens of a batch of rows; `numbers` are their places in the data, for errors (`RowError`)."""
         try:
-            tokens = {**self._tokenize(columns), self._source_column: columns[self._source_column]}
+            places = {ROW: numbers, self._source_column: columns[self._source_column]}
+            tokens = {**self._tokenize(columns), **places}
         except RowError as error:
             raise RowError(numbers[error.row], error.reason) from error
         advance(len(numbers))
@@ -183,11 +199,11 @@ def digest_code() -> str:
 
 def _tokenize(
     rows: Dataset, tokenizer: Any, format_name: str, rendering: Rendering, source_column: str
-) -> list[Dataset]:
-    """Return the tokens of a part's rows with a label and their `LENGTH`, in shards."""
+) -> tuple[list[Dataset], Dataset]:
+    """Return the tokens of a part's rows with a label, their `LENGTH` and `ROW`, in shards; and these rows as text."""
     tokenize = LabelledTokenizer(format_name, tokenizer, rendering, source_column)
-    shards = []
-    for start in range(0, len(rows), SHARD):
+    shards, starts = [], range(0, len(rows), SHARD)
+    for start in starts:
         # Tokenize one shard at a time, so that an interrupted run resumes from the cache of `datasets`.
         shard = rows.select(range(start, min(start + SHARD, len(rows))))
         try:
@@ -203,7 +219,11 @@ def _tokenize(
                 )
         except RowError as error:
             raise DataError(f"{name_row(rows, start + error.row)}: {error.reason}") from error
-    return [shard for shard in shards if len(shard)]
+    found = [(start, shard) for start, shard in zip(starts, shards, strict=True) if len(shard)]  # others lack columns
+    if sum(map(len, shards)) < len(rows):
+        left = [start + shard.with_format("numpy")[ROW][:] for start, shard in found]
+        rows = rows.select(np.concatenate([np.empty(0, dtype=np.int64), *left]))
+    return [shard for _, shard in found], rows
 
 
 def name_rows(rows: Dataset, column: str, *, file: str = "") -> Dataset:

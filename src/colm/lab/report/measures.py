@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from colm.lab.report.runs import Run, Step
+from colm.types import NoiseScale
 
 WINDOW_SHARE = 20
 """The window is the run's steps divided by this number, so a smoothed line has about this many independent points."""
@@ -39,6 +40,7 @@ class SourceRow(NamedTuple):
     trained_share: float | None  # fraction of all kept rows
     before: float | None
     after: float | None
+    noise: float | None  # noise scale at the end, in rows
 
 
 def mean_macro(losses: Mapping[str, float], trained: Container[str]) -> float | None:
@@ -152,6 +154,20 @@ def trace_selection_share(run: Run, window: int) -> Points:
     return thin(_numbers(held), share)
 
 
+def trace_noise(run: Run) -> tuple[Points, Points]:
+    """Return the noise scale of all rows where it is known, and the rows of those steps, against steps."""
+    held = [(step.number, step.noise) for step in run.steps if step.noise is not None]
+    numbers = [number for number, _ in held]
+    scales = [noise.overall for _, noise in held]
+    rows = [None if noise.overall is None else float(noise.rows) for _, noise in held]
+    return thin(numbers, scales), thin(numbers, rows)
+
+
+def last_noise(run: Run) -> NoiseScale | None:
+    """Return the noise scale after the last measurement; None for a run without one."""
+    return next((step.noise for step in reversed(run.steps) if step.noise is not None), None)
+
+
 def compared_steps(run: Run) -> list[Step]:
     """Return the steps with a finite match of both the kept rows and random rows."""
     return [
@@ -171,6 +187,7 @@ def tabulate_sources(run: Run) -> list[SourceRow]:
     before = run.evaluations[0] if run.evaluations and run.evaluations[0].step == 0 else None
     after = run.evaluations[-1] if run.evaluations and run.evaluations[-1] is not before else None
     every, total = sum(run.kept.values()), sum(run.rows.values())
+    noise = last_noise(run)
     return [
         SourceRow(
             name=name,
@@ -183,6 +200,7 @@ def tabulate_sources(run: Run) -> list[SourceRow]:
             trained_share=divide(run.kept.get(name, 0), every),
             before=before.losses.get(name) if before else None,
             after=after.losses.get(name) if after else None,
+            noise=noise.sources.get(name) if noise else None,
         )
         for name in run.sources
     ]

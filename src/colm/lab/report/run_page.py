@@ -28,7 +28,9 @@ from colm.lab.report.page import (
 from colm.lab.report.plots import Line, PlotIds, draw_lines
 from colm.lab.report.runs import Run
 from colm.lab.report.shares import ShareRow, gather_shares
+from colm.lab.run.noise import explain_noise
 from colm.step.sources import RowsLeft
+from colm.types import NoiseScale
 
 STEPS = "optimizer steps"
 LEAST_SHARE = 0.05
@@ -44,6 +46,8 @@ class RunPart(NamedTuple):
     sources: list[SourceRow]
     config: str
     dropped: dict[str, str]  # source -> how many rows were not trained on, and why
+    noise: NoiseScale | None  # at the end
+    meaning: str | None  # of the noise scale
 
 
 def write_report(runs: Sequence[Run], out: Path) -> Path:
@@ -66,6 +70,8 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
             measures.tabulate_sources(run),
             show_config(run.config),
             describe_dropped(run),
+            measures.last_noise(run),
+            describe_noise(run),
         )
         for run in runs
     ]
@@ -134,6 +140,12 @@ def describe_dropped(run: Run) -> dict[str, str]:
     limit = (run.config.get("data") or {}).get("max_length")
     need = "a labeled token" + (f" within max_length={limit}" if limit else "")
     return RowsLeft({name: rows.get(name, 0) + lost for name, lost in dropped.items()}, rows, need).describe()
+
+
+def describe_noise(run: Run) -> str | None:
+    """Describe what the noise scale at the end means for the run's steps; None if it is not known."""
+    noise = measures.last_noise(run)
+    return None if noise is None or noise.overall is None else explain_noise(noise.overall, noise.rows)
 
 
 def show_config(config: Mapping[str, Any]) -> str:
@@ -217,7 +229,21 @@ def draw_selection(runs: Sequence[Run], ids: PlotIds) -> list[Plot]:
     highest = max((share for trace in shares for share in trace.y), default=0.0)
     y_to = None if highest > LEAST_SHARE else LEAST_SHARE
     drawn = _draw(runs, shares, ids, f"{title}.", percent=True, y_from=0.0, y_to=y_to)
-    return [*plots, Plot(title, drawn, f"selection time / total time, over {_show_windows(runs)} steps")]
+    plots.append(Plot(title, drawn, f"selection time / total time, over {_show_windows(runs)} steps"))
+    return [*plots, *_draw_noise(runs, ids)]
+
+
+def _draw_noise(runs: Sequence[Run], ids: PlotIds) -> list[Plot]:
+    """Draw the noise scale of all runs, of a single one next to the rows of its steps; nothing if no run has it."""
+    traces = [measures.trace_noise(run) for run in runs]
+    if not any(scales.x for scales, _ in traces):
+        return []
+    rows = traces[0][1] if len(runs) == 1 else None
+    drawn = _draw(
+        runs, [scales for scales, _ in traces], ids, "Noise scale.", rows, of_reference="rows of a step", y_from=0.0
+    )
+    dashed = "; dashed: rows of a step" if rows else ""
+    return [Plot("Noise scale", drawn, f"rows at which a step is as much signal as noise{dashed}")]
 
 
 def draw_sources(runs: Sequence[Run], ids: PlotIds) -> list[PlotGroup]:
@@ -264,6 +290,7 @@ def _draw(
     alt: str,
     reference: Points | None = None,
     *,
+    of_reference: str = "data",
     percent: bool = False,
     y_from: float | None = None,
     y_to: float | None = None,
@@ -271,7 +298,7 @@ def _draw(
     """Draw one line per run, or nothing if no run has a point."""
     if not any(trace.x for trace in traces):
         return Markup()
-    lines = [Line(*reference, -1, name="data")] if reference else []
+    lines = [Line(*reference, -1, name=of_reference)] if reference else []
     lines += [Line(*trace, i, name=run.name) for i, (run, trace) in enumerate(zip(runs, traces, strict=True))]
     alt += "".join(f" {run.name}: {_describe(trace, percent)}" for run, trace in zip(runs, traces, strict=True))
     return draw_lines(lines, x_label=STEPS, alt=alt, ids=ids, percent=percent, y_from=y_from, y_to=y_to)

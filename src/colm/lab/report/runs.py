@@ -11,6 +11,7 @@ from colm.errors import ConfigError, DataError
 from colm.lab.run.folder import RunFolder
 from colm.step.record import EVALUATIONS_NAME, EXAMPLES_NAME, FILE_NAME, LOSSES_NAME, SUMMARY_NAME, StepLog, from_dict
 from colm.step.sources import find_small_sources
+from colm.types import NoiseScale
 
 T = TypeVar("T")
 
@@ -30,6 +31,7 @@ class Step(NamedTuple):
     match_random: float | None  # the same, expected value for as many random rows
     pool: dict[str, int]  # source -> rows
     kept: dict[str, int]  # source -> rows
+    noise: NoiseScale | None = None  # after a measurement in this step
 
 
 class Evaluation(NamedTuple):
@@ -209,7 +211,9 @@ def _parse_step(line: dict[str, Any]) -> Step:
         kept={source: len(rows) for source, rows in record.kept.items()},
         **{
             name: getattr(record, name)
-            for name in ("small_kept", "unlabelled", "nonfinite", "seconds", "step_seconds", "match", "match_random")
+            for name in (
+                *("small_kept", "unlabelled", "nonfinite", "seconds", "step_seconds", "match", "match_random", "noise"),
+            )
         },
     )
 

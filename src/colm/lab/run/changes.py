@@ -46,9 +46,10 @@ SELECTION = {
     "padding_free",
     "reuse_forward",
     "reuse_offload",
+    "noise_every",
     "log_sources",
 }
-"""How much of the pool is computed at a time, with which padding, what is kept in memory, and what is logged."""
+"""How much of the pool is computed at a time, with which padding, what is kept in memory, measured and logged."""
 
 
 def refused_changes(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +16,14 @@ import torch
 from datasets import Dataset
 from transformers import set_seed
 
+from colm.errors import DataError
 from colm.lab.answers.gym import COLUMN
 from colm.lab.data.formats import rendering_of
 from colm.lab.data.held_rows import Parts, read_held_out
 from colm.lab.data.load import Mixture, read_mixture, read_validation
 from colm.lab.data.progress import one_bar
 from colm.lab.data.stream import prepare_stream, read_stream
-from colm.lab.data.tokenize import tokenize_counted
+from colm.lab.data.tokenize import Tokenized, tokenize_counted
 from colm.lab.data.validation import tokenize_held_out
 from colm.lab.run.adapters import load_adapted
 from colm.lab.run.clustering import LABELS_NAME
@@ -50,6 +51,7 @@ class PreparedData(NamedTuple):
     labelling: Labelling | None = None  # if rows were clustered
     held_out: Parts = ()  # the text of the validation rows, including those too long to measure
     counts: RowsLeft | None = None  # training rows by source, or a stream's first rows, and those with a label
+    texts: Sequence[Dataset] = ()  # the rows of `train`, in the same order, as text; empty for a stream
 
 
 @one_bar()
@@ -69,21 +71,50 @@ def prepare_data(settings: RunSettings, *, resume: bool = False, kept: Path | No
     if data.streaming:
         return _prepare_stream(settings, kept)
     mixture, labelling = read_rows_of(settings, resume=resume, by_prompt=kept is None or not is_older(kept))
-    if settings.model == "tiny":
-        tokenizer = train_tiny_tokenizer(_texts(mixture.train, settings))
-    else:
-        tokenizer = load_named_tokenizer(settings.model)
-
-    train, counts = tokenize_counted(
-        mixture.train,
-        tokenizer,
-        format_name=data.format,
-        rendering=rendering_of(data, tokenizer),
-        source_column=data.source_column,
-    )
+    tokenizer, (train, counts, texts) = _tokenize(settings, mixture.train)
     check_left(settings, counts)
     validation = _by_source(tokenize_held_out(mixture.validation, tokenizer, data), data.source_column)
-    return PreparedData(tokenizer, train, validation, labelling=labelling, held_out=mixture.validation, counts=counts)
+    return PreparedData(
+        tokenizer, train, validation, labelling=labelling, held_out=mixture.validation, counts=counts, texts=texts
+    )
+
+
+@one_bar()
+def prepare_for_model(settings: RunSettings, data: PreparedData, name: str) -> PreparedData:
+    """Return the run's training rows, all of them in the same order, as the tokens of another model.
+
+    Args:
+        settings: the run's settings.
+        data: its data, not a stream's.
+        name: the other model.
+
+    Raises:
+        ConfigError: the tokenizer cannot be loaded.
+        DataError: a row has no label to learn in these tokens.
+    """
+    tokenizer, (train, _, texts) = _tokenize(settings._replace(model=name), data.texts)
+    if len(train) < len(data.train):
+        need = rendering_of(settings.data, tokenizer).need
+        raise DataError(
+            f"{len(data.train) - len(train):,} of the {len(data.train):,} training rows lack {need} with the tokenizer "
+            f"of {name!r}. Use a model with the tokenizer of {settings.model!r}, or raise data.max_length."
+        )
+    return PreparedData(tokenizer, train, {}, texts=texts)
+
+
+def _tokenize(settings: RunSettings, parts: Sequence[Dataset]) -> tuple[Any, Tokenized]:
+    """Return the model's tokenizer, and the parts' rows with a label as its tokens."""
+    data, tokenizer = settings.data, _load_tokenizer(settings, parts)
+    rendering = rendering_of(data, tokenizer)
+    options: dict[str, Any] = {"rendering": rendering, "source_column": data.source_column}
+    return tokenizer, tokenize_counted(parts, tokenizer, format_name=data.format, **options)
+
+
+def _load_tokenizer(settings: RunSettings, parts: Iterable[Dataset]) -> Any:
+    """Return the model's tokenizer, that of a tiny one trained on the parts' text."""
+    if settings.model == "tiny":
+        return train_tiny_tokenizer(_texts(parts, settings))
+    return load_named_tokenizer(settings.model)
 
 
 def is_older(folder: Path) -> bool:
@@ -173,11 +204,11 @@ def _rank_gpu() -> Iterator[None]:
 
 def _load_tuned(settings: RunSettings, parts: Iterable[Dataset]) -> tuple[Any, Any]:
     """Return the model before training, and its tokenizer."""
+    tokenizer = _load_tokenizer(settings, parts)
     if settings.model == "tiny":
-        tokenizer = train_tiny_tokenizer(_texts(parts, settings))
         set_seed(settings.seed)
         return build_tiny_model(tokenizer), tokenizer
-    tokenizer, named = load_named_tokenizer(settings.model), find_model(settings.model)
+    named = find_model(settings.model)
     model = load_base(named, settings.dtype, tokenizer)
     if named.adapter is not None:
         model = load_adapted(model, named.adapter).get_base_model()

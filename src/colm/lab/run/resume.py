@@ -18,6 +18,7 @@ from colm.lab.run.folder import RunFolder
 from colm.lab.run.prepare import PreparedData
 from colm.lab.run.settings import RunSettings, load_run_settings
 from colm.lab.run.yaml12 import write_yaml
+from colm.lab.sources.vectors import check_features
 from colm.step.record import CONFIG_NAME, DATA_NAME, HELD_OUT_NAME
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,20 @@ def check_data(folder: Path, found: Fingerprint | None) -> None:
             f"The data is not the data that the run in {folder} started with ({difference}). Restore that "
             "data, or start a new run with --overwrite or another output_dir."
         )
+
+
+def check_order(settings: RunSettings, data: PreparedData, found: Fingerprint | None = None) -> None:
+    """Check that the vectors that order the training rows (`selection.order_by`) are theirs, see `check_features`.
+
+    Args:
+        settings: the run's settings.
+        data: its data.
+        found: the data's fingerprint, if it is known.
+    """
+    path = getattr(settings.selection, "order_by", None)
+    ordered = getattr(settings.selection, "order", None) != "random" and not settings.data.streaming
+    if ordered and isinstance(path, str) and path.endswith(".parquet"):
+        check_features(Path(path), (found or fingerprint_run(settings, data))["train"])
 
 
 def fingerprint_run(settings: RunSettings, data: PreparedData) -> Fingerprint:

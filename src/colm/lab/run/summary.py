@@ -39,6 +39,7 @@ def summarise(
     rule = trainer.selection.small_sources
     listed = "auto" if rule == "none" else rule  # small sources are defined by the data, not by the method
     lines = [line for line in evaluations if best is None or line["step"] <= best]
+    noise = trainer.selector.noise_scale
     before, after = ({}, {}) if not lines else (lines[0]["losses"], lines[-1]["losses"])
     return {
         "steps": trainer.state.global_step,
@@ -47,6 +48,7 @@ def summarise(
         "selection_seconds": round(trainer.figures.selection_seconds, 3),
         "eval_loss_before": _mean_over_rows(before, trainer.validation),
         "eval_loss_after": _mean_over_rows(after, trainer.validation),
+        **({} if noise is None else {"noise": noise._asdict()}),
         "small_sources": sorted(find_small_sources(trainer.source_sizes, listed)),
         "sources": {
             name: {

@@ -37,7 +37,7 @@ from colm.lab.run.losses import LossRecorder
 from colm.lab.run.named import check_adapter, load_named
 from colm.lab.run.output import is_first_rank
 from colm.lab.run.prepare import PreparedData, largest_token, longest_row, prepare_data
-from colm.lab.run.resume import BeginRun, Texts, beginning, changed_settings, check_data, fingerprint_run
+from colm.lab.run.resume import BeginRun, Texts, beginning, changed_settings, check_data, check_order, fingerprint_run
 from colm.lab.run.settings import RunSettings
 from colm.lab.run.summary import best_step, summarise
 from colm.models import check_positions, check_vocabulary, count_positions, pad_within
@@ -85,13 +85,15 @@ def train(
     set_seed(settings.seed)
     kept = settings.output_dir if checkpoint is not None else replay.parent if replay is not None else None
     with _timed("Reading and tokenizing the data"):
-        data = prepare_data(settings, resume=checkpoint is not None, kept=kept)
+        data = prepare_data(settings, resume=checkpoint is not None, kept=kept)._replace(texts=())  # no longer needed
     if data.validation and replay is None:  # a replay evaluates when its run did
         settings = settle_evaluation(settings, resumed=checkpoint is not None)
     fingerprint = fingerprint_run(settings, data) if is_first_rank() else None
     if kept is not None and fingerprint is not None:
         trained = {key: value for key, value in fingerprint.items() if key == "train"}
         check_data(kept, fingerprint if checkpoint is not None else trained)  # a replay may evaluate on other rows
+    if fingerprint is not None:
+        check_order(settings, data, fingerprint)
     if is_first_rank():
         folder.refuse_foreign(_saved_names(data.tokenizer))
     trainer = make_trainer(settings, data, replay=replay)
@@ -178,6 +180,11 @@ def _write_results(
 
 def make_trainer(settings: RunSettings, data: PreparedData, *, replay: Path | None = None) -> HubTrainer:
     """Load the model and make its trainer, with all checks that need the data. Raises ColmError."""
+    return build_trainer(settings, make_model(settings, data), data, replay=replay)
+
+
+def make_model(settings: RunSettings, data: PreparedData) -> Any:
+    """Load the model that a run starts with, and check that it can read the data. Raises ColmError."""
     set_seed(settings.seed)  # tokenizing must not affect the model's initialization
     with _timed("Loading the model"):
         model = build_model(settings, data.tokenizer)
@@ -185,7 +192,7 @@ def make_trainer(settings: RunSettings, data: PreparedData, *, replay: Path | No
     check_vocabulary(model, largest_token(data), "The stream may have" if data.window is not None else "The data has")
     if settings.data.max_length > (count_positions(model) or math.inf):  # otherwise no row can be too long
         check_positions(model, longest_row(data, settings))
-    return build_trainer(settings, model, data, replay=replay)
+    return model
 
 
 @contextmanager
@@ -293,12 +300,14 @@ class _Progress(ProgressCallback):
         """Do not show a bar for each source's evaluation, which is short."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Write the loss, the rows, and the selection's share of the time."""
+        """Write the loss, the rows, the selection's share of the time, and the noise scale after a measurement."""
         if not state.is_world_process_zero or self.training_bar is None or not logs or "loss" not in logs:
             return
+        noise = f"  noise scale {logs['noise_scale']:.3g} rows" if "noise_scale" in logs else ""
         self.training_bar.write(
             f"step {state.global_step:>5}  loss {logs['loss']:.4f}  "
             f"kept {logs.get('coreset_kept', 0):.0f} of {logs.get('coreset_pool', 0):.0f} "
             f"({logs.get('coreset_small_kept', 0):.1f} of small sources)  "
             f"selection {logs.get('selection_seconds', 0):.2f} s, {logs.get('selection_share', 0):.0%} of the step"
+            f"{noise}"
         )

