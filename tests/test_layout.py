@@ -21,12 +21,13 @@ REPOSITORY = Path(__file__).parents[1]
 ROOT = REPOSITORY / "src" / "colm"
 
 LAYERS = [
-    {"errors", "types", "hints", "typed", "config_checks"},
+    {"errors", "types", "hints", "typed", "config_checks", "token_features"},
     {"step"},
-    {"config_parts", "config", "losses", "mixing", "models"},
+    {"config_parts", "config", "losses", "mixing", "models", "ordering", "row_features"},
     {"features", "select"},
     {"picking", "reuse", "lean", "joined", "noise"},
     {"choosing"},
+    {"balanced"},
     {"selector", "sampler"},
     {"trainers"},
     {"integrations"},  # old names

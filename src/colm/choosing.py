@@ -1,6 +1,7 @@
 """Ways to choose a step's rows: at random, and by the features of a selection pass.
 
-A third way, `colm.trainers.replay.Replayed`, reads the choices of an earlier run.
+A third way, `colm.trainers.replay.Replayed`, reads the choices of an earlier run, and a fourth,
+`colm.trainers.ordered.Dealt`, those that were made for the whole pass.
 """
 
 from __future__ import annotations
@@ -90,13 +91,17 @@ class Chooser(Protocol):
         ...
 
 
+def keep_rows(step: Step, counts: Mapping[int, float]) -> Chosen:
+    """Keep the rows that are known to be kept, with how many rows each stands for; no micro-batch stays empty."""
+    return Chosen(_weigh(step, dict(counts) | dict.fromkeys(fillers(counts, step.facts), 1.0)))
+
+
 class AtRandom:
     """Small sources' rows whole and big ones' at random; a sample of the small ones if they overflow the budget."""
 
     def choose(self, step: Step) -> Chosen:
         """Draw with the step's own generator; a pool of fewer rows than micro-batches is filled up."""
-        counts = self.draw(step)
-        return Chosen(_weigh(step, counts | dict.fromkeys(fillers(counts, step.facts), 1.0)))
+        return keep_rows(step, self.draw(step))
 
     def draw(self, step: Step) -> dict[int, float]:
         """Return how many rows of the pool each kept row stands for."""

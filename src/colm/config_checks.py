@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 from colm.errors import ConfigError
+from colm.hints import Form
 from colm.typed import Settings
 
 FeatureName = Literal["exact", "spsa", "mean_hidden", "last_hidden", "loss", "gradient_norm", "none"]
@@ -17,6 +18,16 @@ PickName = Literal["medoids", "largest", "middle", "direction", "sample"]
 WeightName = Literal["uniform", "represented", "relative", "fitted"]
 ShortenName = Literal["largest", "sketch"]
 PassDtypeName = Literal["bfloat16", "float16"]
+OrderName = Literal["random", "balanced"]
+
+FEATURE_FILES = (".npy", ".parquet")
+OrderBy = Annotated[
+    str,
+    Form(
+        r"^(tokens|sources)$|\.(npy|parquet)$",
+        "'tokens', 'sources', or a .npy or .parquet file with one vector for each row",
+    ),
+]
 
 
 class Related(Settings):
@@ -39,6 +50,8 @@ class Related(Settings):
     weights: WeightName
     balance: float
     loss: LossName
+    order: OrderName
+    order_by: str
 
     @property
     def weighs(self) -> bool:
@@ -51,7 +64,7 @@ class Related(Settings):
         Raises:
             ConfigError: names the settings, their values, and what to change.
         """
-        for check in (_check_keep, _check_features, _check_reuse, _check_weights):
+        for check in (_check_keep, _check_features, _check_reuse, _check_weights, _check_order):
             check(self)
 
 
@@ -131,4 +144,14 @@ def _check_weights(config: Related) -> None:
         raise ConfigError(
             f"carry={config.carry} needs pick='direction', shorten='sketch' and by_source=False; they are "
             f"{config.pick!r}, {config.shorten!r} and {config.by_source}."
+        )
+
+
+def _check_order(config: Related) -> None:
+    if config.order == "balanced" and config.features != "none" and config.keep != 1.0:
+        kept = f"keep_count={config.keep_count}" if config.keep_count is not None else f"keep={config.keep or 0.5}"
+        kept = "a keep_schedule" if config.keep_schedule else kept
+        raise ConfigError(
+            f"order='balanced' draws the rows of a whole pass at once, so it needs features='none' (preset: control), "
+            f"or keep=1.0; they are {config.features!r} and {kept}."
         )

@@ -145,6 +145,7 @@ class Passes:
         codes: each row's source, (rows,) int64, indices of `names`.
         sizes: source -> rows that are drawn from, in one pass; without sources that have none.
         length: number of rows in one pass.
+        seed: as given; it may be set.
 
     Raises:
         DataError: no row has a label, or `learnable` has the wrong length.
@@ -159,7 +160,7 @@ class Passes:
         seed: int,
     ) -> None:
         self._order: Any = order
-        self._shuffle, self._seed = shuffle, seed
+        self._shuffle, self.seed = shuffle, seed
         self.names = sorted(set(sources))
         code_of = {name: code for code, name in enumerate(self.names)}
         self.codes = np.fromiter((code_of[name] for name in sources), dtype=np.int64, count=len(sources))
@@ -218,13 +219,13 @@ class Passes:
             return rows
         rows = self._rows
         if self._drawn:
-            draws, of = np.random.default_rng([self._seed, epoch]), self.codes[rows]
+            draws, of = np.random.default_rng([self.seed, epoch]), self.codes[rows]
             parts = [
                 draw_rows(rows[of == code], self.sizes.get(name, 0), draws) for code, name in enumerate(self.names)
             ]
             rows = np.sort(np.concatenate(parts))
         if self._shuffle:  # as accelerate's SeedableRandomSampler
-            generator = torch.Generator().manual_seed(self._seed + epoch)
+            generator = torch.Generator().manual_seed(self.seed + epoch)
             rows = rows[torch.randperm(len(rows), generator=generator).numpy()]
         return rows
 

@@ -15,16 +15,18 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
-from colm.choosing import AtRandom, Step
+from colm.balanced import BalancedPasses
+from colm.choosing import AtRandom, Step, keep_rows
 from colm.config import SelectionConfig
-from colm.config_checks import WeightName
+from colm.config_checks import OrderName, WeightName
 from colm.errors import ConfigError, DataError, suggest
 from colm.hints import Count
 from colm.mixing import Passes
+from colm.row_features import RowFeatures, make_features, make_token_features
 from colm.step.balance import split_evenly
 from colm.step.labels import find_learnable
 from colm.step.pool_info import PoolFacts
-from colm.step.ranks import launched_rank_and_world
+from colm.step.ranks import read_rank
 from colm.step.sources import balance_sources, find_small_sources, name_sources
 from colm.step.weighted import RowsWithWeights, WeightedIndex, collate_with_weights
 from colm.typed import read_value
@@ -59,7 +61,11 @@ class MixtureBatchSampler(Sampler[list[int]]):
             many rows as the data (up to rounding), some repeated and others left out, drawn again in each pass.
         learnable: whether each row has a label, (rows,) bool; other rows are left out before pools are formed.
         shuffle: False keeps the rows in their own order.
-        order: the indices of each pass, a sequence or a `Sampler`, instead of `shuffle`.
+        order: the indices of each pass, a sequence or a `Sampler`, instead of `shuffle`; or "balanced": the rows of a
+            pass are drawn at once and dealt into its steps so that the mean of `features` over what was trained so
+            far stays that of all rows, see `deal_balanced`. As many rows as otherwise are kept in each step.
+        features: for the balanced order: an array (rows, d), the path of a ``.npy`` or ``.parquet`` file, see
+            `read_features`, or "sources", the default. With `from_dataset` also "tokens".
         drop_last: leave out a last pool that is not full. By default, it has fewer micro-batches if it is short.
 
     Attributes:
@@ -98,7 +104,8 @@ class MixtureBatchSampler(Sampler[list[int]]):
         shares: Mapping[Any, float] | None = None,
         learnable: Sequence[bool] | np.ndarray | None = None,
         shuffle: bool = True,
-        order: Sequence[int] | Sampler[int] | None = None,
+        order: Sequence[int] | Sampler[int] | OrderName | None = None,
+        features: np.ndarray | str | RowFeatures | None = None,
         drop_last: bool = False,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("accumulation", accumulation)):
@@ -113,12 +120,13 @@ class MixtureBatchSampler(Sampler[list[int]]):
             balance=balance,
             seed=seed,
         )
-        self.rank, self.world_size = _check_ranks(rank, world_size)
+        self.rank, self.world_size = read_rank(rank, world_size)
         self.accumulation = accumulation
         self.pool_rows = round(batch_size * accumulation * self.world_size / keep)
         self.drop_last = drop_last
         labels = name_sources(_to_list(sources), "sources")
-        self._passes = Passes(labels, learnable, shuffle, order, seed)
+        named = read_value("order", OrderName, order) if isinstance(order, str) else None
+        self._passes = Passes(labels, learnable, shuffle, None if isinstance(order, str) else order, seed)
         self._passes.mix(temperature, shares)
         self.sizes = self._passes.sizes
         gone = {name: "has no rows in a pass" for name in self._passes.names if name not in self.sizes}
@@ -130,6 +138,9 @@ class MixtureBatchSampler(Sampler[list[int]]):
                 f"One pass has {self._passes.length} rows, fewer than a pool of {self.pool_rows}, which drop_last=True "
                 "leaves out; set drop_last=False, or lower batch_size, accumulation or world_size."
             )
+        self._dealer = self._make_dealer(features) if named == "balanced" else None
+        if features is not None and self._dealer is None:
+            raise ConfigError("features are for order='balanced'; set it, or leave features out.")
         self.epoch = 0
         self._start = 0  # micro-batches of the pass to skip, once
         self._done = 0
@@ -149,7 +160,20 @@ class MixtureBatchSampler(Sampler[list[int]]):
                 "Set source_column to the right one."
             )
         labels = dataset.with_format(None)[source_column][:]
+        settings = make_token_features(settings, dataset)
         return cls(labels, batch_size, keep, learnable=find_learnable(dataset), **settings)
+
+    def _make_dealer(self, features: Any) -> BalancedPasses:
+        full = self._passes.length // self.pool_rows
+        return BalancedPasses(
+            self._passes,
+            make_features(features, self._passes.codes, len(self._passes.names)),
+            self.config,
+            self.small,
+            pool_rows=self.pool_rows,
+            slots=self.accumulation * self.world_size,
+            length=full * self.pool_rows if self.drop_last else self._passes.length,
+        )
 
     # ---- The batches ----
 
@@ -167,10 +191,12 @@ class MixtureBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         self._done, self._start = self._start, 0  # a loaded position counts once
-        rows = self._passes.rows(self.epoch)
+        dealt = None if self._dealer is None else self._dealer.deal(self.epoch)
+        rows = self._passes.rows(self.epoch) if dealt is None else dealt.rows
         first, skipped = divmod(self._done, self._batches_of_pool)
         for pool in range(first, self.steps_per_epoch):
-            batches = self._choose(rows[pool * self.pool_rows : (pool + 1) * self.pool_rows], pool)
+            held = slice(pool * self.pool_rows, (pool + 1) * self.pool_rows)
+            batches = self._choose(rows[held], pool, None if dealt is None else dealt.stands_for[held])
             for batch in batches[skipped:]:
                 self._done += 1
                 yield batch
@@ -178,8 +204,14 @@ class MixtureBatchSampler(Sampler[list[int]]):
         self.epoch += 1
         self._done = 0
 
-    def _choose(self, pool: np.ndarray, number: int) -> list[list[int]]:
-        """Return the micro-batches of a pool's kept rows, of this rank or of all ranks in turn."""
+    def _choose(self, pool: np.ndarray, number: int, stands_for: np.ndarray | None) -> list[list[int]]:
+        """Return the micro-batches of a pool's kept rows, of this rank or of all ranks in turn.
+
+        Args:
+            pool: (n,) int64, its rows.
+            number: of the pool within the pass.
+            stands_for: (n,), how many rows each of them stands for, 0 if it is left out; None to draw those to keep.
+        """
         micro_batches = self._micro_batches(len(pool))
         slots = micro_batches * self.world_size
         facts = PoolFacts(
@@ -192,13 +224,17 @@ class MixtureBatchSampler(Sampler[list[int]]):
             rank=0,
         )
         step = Step(self.epoch * self.steps_per_epoch + number, None, facts, self.config, self.small, self._balance)
+        if stands_for is None:
+            counts = AT_RANDOM.draw(step)
+        else:
+            counts = {p: stands_for[p] for p in stands_for.nonzero()[0].tolist()}
         kept: list[int]
         if self.needs_weights:
-            coreset = AT_RANDOM.choose(step).coreset
+            coreset = keep_rows(step, counts).coreset
             rows = pool[coreset.indices.numpy()].tolist()
             kept = [WeightedIndex(row, weight) for row, weight in zip(rows, coreset.weights.tolist(), strict=True)]
         else:
-            kept = pool[sorted(AT_RANDOM.draw(step))].tolist()
+            kept = pool[sorted(counts)].tolist()
         missing = max(0, slots - len(kept))
         kept += (kept * ceil(missing / len(kept)))[:missing]  # fewer rows than ranks: no rank may lack a micro-batch
         runs = split_evenly(kept, slots)
@@ -254,7 +290,7 @@ class MixtureBatchSampler(Sampler[list[int]]):
                 may be ahead of training: with workers, use torchdata's ``StatefulDataLoader``, or pass the number.
         """
         pools, rest = divmod((self._start or self._done) if batches is None else batches, self._batches_of_pool)
-        return {"epoch": self.epoch, "pools": pools, "batches": rest, **self._facts(), **self._shape()}
+        return {"epoch": self.epoch, "pools": pools, "batches": rest, **self._facts(self.epoch), **self._shape()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue at a saved position; after a whole step, on any number of ranks that makes the same pools.
@@ -262,7 +298,8 @@ class MixtureBatchSampler(Sampler[list[int]]):
         Raises:
             ConfigError: the state belongs to other data or settings, under which the position means other rows.
         """
-        for name, now in (self._facts() | (self._shape() if state.get("batches") else {})).items():
+        facts = {"order": None} | self._facts(int(state.get("epoch", 0)))
+        for name, now in (facts | (self._shape() if state.get("batches") else {})).items():
             if state.get(name) != now:
                 raise ConfigError(
                     f"The saved sampler has {name}={state.get(name)}, but this one has {now}; resume with the data and "
@@ -271,9 +308,10 @@ class MixtureBatchSampler(Sampler[list[int]]):
         self.epoch = int(state["epoch"])
         self._start = self._done = int(state["pools"]) * self._batches_of_pool + int(state["batches"])
 
-    def _facts(self) -> dict[str, int]:
+    def _facts(self, epoch: int) -> dict[str, Any]:
         """Return what must be the same for the pools to be the same."""
-        return {"rows": self._passes.length, "pool_rows": self.pool_rows, "seed": self.config.seed}
+        facts = {"rows": self._passes.length, "pool_rows": self.pool_rows, "seed": self.config.seed}
+        return facts if self._dealer is None else facts | {"order": self._dealer.deal(epoch).digest}
 
     def _shape(self) -> dict[str, int | str]:
         """Return what must also be the same within a pool."""
@@ -282,18 +320,6 @@ class MixtureBatchSampler(Sampler[list[int]]):
     @property
     def _batches_of_pool(self) -> int:
         return self.accumulation * (self.world_size if self.rank == "all" else 1)
-
-
-def _check_ranks(rank: int | str | None, world_size: int | None) -> tuple[int | Literal["all"], int]:
-    found_rank, found_world = launched_rank_and_world()
-    world = found_world if world_size is None else world_size
-    read_value("world_size", Count, world)
-    if rank == "all":
-        return "all", world
-    number = (found_rank if world == found_world else None) if rank is None else rank
-    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < world:
-        raise ConfigError(f"rank={rank!r} must be a whole number from 0 to {world - 1} (world_size={world}), or 'all'.")
-    return number, world
 
 
 def _to_list(sources: Any) -> list[Any]:

@@ -28,7 +28,7 @@ STRATEGIES = {"grouped": "group_by_length", "balanced": "batch_rebalance", "in o
 STREAMS = ("stream", "shards", "own stream", "own generator")
 
 FACTORS: dict[str, list[Any]] = {
-    "data": ["random", "grouped", "balanced", "in order", "unseeded", "dispatched", *STREAMS],
+    "data": ["random", "grouped", "balanced", "in order", "unseeded", "dispatched", "dealt", *STREAMS],
     "mixing": ["plain", "weights", "cap", "cap and weights"],
     "epoch": [1, 2, 3],
     "killed": ["first", "middle", "end"],  # behind which of the steps of this epoch
@@ -129,7 +129,9 @@ def make_trainer(folder: Path, case: dict[str, Any], *, world: int = 1, **change
         train_dataset=make_data(folder.with_name(f"data-{rank_and_world()[0]}"), case, world),
         eval_dataset=Dataset.from_list([{"input_ids": [1, 2, 3], "attention_mask": [1] * 3, "labels": [1, 2, 3]}] * 2),
         data_collator=collate,
-        selection=SelectionConfig(keep=0.5),
+        selection=SelectionConfig(
+            keep=0.5, **({"features": "none", "order": "balanced"} if case["data"] == "dealt" else {})
+        ),
     )
     torch.manual_seed(len(folder.name))  # the state before a resume must not matter
     return trainer

@@ -16,7 +16,7 @@ from tests.support.pairs import all_pairs
 from colm.step.ranks import leave_ranks, rank_and_world
 
 FEW = {
-    "data": ["random", "balanced", "dispatched", *STREAMS],  # the others differ only within a process
+    "data": ["random", "balanced", "dispatched", "dealt", *STREAMS],  # the others differ only within a process
     "mixing": ["plain", "cap and weights"],
     "epoch": [1, 3],
     "killed": ["first", "end"],

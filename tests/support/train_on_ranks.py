@@ -24,6 +24,7 @@ CASES: dict[str, dict[str, Any]] = {
     # Kept rows from another rank have no stored forward on this rank.
     "reuse": {"reuse_forward": True},
     "joined": {"padding_free": True, "features": "none", "weights": "relative"},
+    "dealt": {"features": "none", "order": "balanced"},
     # One source after the other: ranks that hold only small sources, or no row of some source.
     "in order": {},
 }

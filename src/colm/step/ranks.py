@@ -9,13 +9,15 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from colm.errors import UnsupportedModelError
+from colm.errors import ConfigError, UnsupportedModelError
+from colm.hints import Count
+from colm.typed import read_value
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -30,6 +32,23 @@ def launched_rank_and_world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return rank_and_world()
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def read_rank(rank: int | str | None, world_size: int | None) -> tuple[int | Literal["all"], int]:
+    """Return the rank, or "all", and the number of ranks; those that a launcher set where they are not given.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+    found_rank, found_world = launched_rank_and_world()
+    world = found_world if world_size is None else world_size
+    read_value("world_size", Count, world)
+    if rank == "all":
+        return "all", world
+    number = (found_rank if world == found_world else None) if rank is None else rank
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < world:
+        raise ConfigError(f"rank={rank!r} must be a whole number from 0 to {world - 1} (world_size={world}), or 'all'.")
+    return number, world
 
 
 def leave_ranks() -> None:

@@ -85,6 +85,12 @@ def check_arguments(args: Any, selection: SelectionConfig) -> None:
         )
     if getattr(args, "loss_type", None) == "dft":
         raise ConfigError("loss_type='dft' is not a mean of token losses that can be weighted by example; use 'nll'.")
+    strategy = getattr(args, "train_sampling_strategy", "random")
+    if selection.order == "balanced" and strategy != "random":
+        raise ConfigError(
+            f"train_sampling_strategy={strategy!r} sets the order of the rows, and so does order='balanced'; set "
+            "train_sampling_strategy='random', or order='random'."
+        )
     check_liger(args)
     if getattr(args, "auto_find_batch_size", False):
         raise ConfigError(

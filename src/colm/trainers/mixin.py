@@ -41,13 +41,13 @@ from colm.trainers.columns import (
 )
 from colm.trainers.figures import SelectionFigures
 from colm.trainers.left import check_listed, count_left
-from colm.trainers.passes import PassesMixin
+from colm.trainers.ordered import OrderMixin
 from colm.trainers.replay import Replayed
 from colm.trainers.saving import SavingMixin
 from colm.trainers.streams import NumberedPasses, RunningSizes, encode_stream, is_stream
 
 
-class CoresetMixin(SavingMixin, PassesMixin):
+class CoresetMixin(SavingMixin, OrderMixin):
     """Makes a Trainer train on coresets; list it before the Trainer in the bases.
 
     The subclass calls `_prepare_data` before and `_prepare_selection` after the Trainer's constructor,
@@ -99,6 +99,7 @@ class CoresetMixin(SavingMixin, PassesMixin):
             self.train_dataset: Any = NumberedPasses(stream)
         self.data_collator: Any = CollatorWithCodes(self.data_collator, self._source_column)
         self.replayed = None if replay is None else Replayed(Path(replay))
+        self._prepare_order()
         self.selector = CoresetSelector(
             self.model, selection, self.source_sizes, pad_token_id=self._pad_token(), chooser=self.replayed
         )
@@ -180,7 +181,7 @@ class CoresetMixin(SavingMixin, PassesMixin):
             return batch
         rows = len(batch[INDEX_KEY])
         # accelerate's own count is wrong after a resume within an epoch.
-        left = len(self.train_dataset) % (rows * self.args.world_size)
+        left = self.rows_of_pass() % (rows * self.args.world_size)
         return silence_repeats(batch, min(rows, max(0, left - rows * self.args.process_index))) if left else batch
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:

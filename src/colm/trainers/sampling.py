@@ -12,6 +12,7 @@ from datasets import Dataset, concatenate_datasets
 from torch.utils.data import DataLoader
 
 from colm.errors import ConfigError, DataError
+from colm.row_features import make_token_features
 from colm.sampler import MixtureBatchSampler
 from colm.step.labels import find_learnable, has_label
 from colm.step.sources import name_sources
@@ -39,7 +40,8 @@ def use_mixture_sampler(
         trainer: a `transformers.Trainer`, or a subclass such as `trl.SFTTrainer`, with a map-style ``train_dataset``.
         sources: the column with each row's source, or the source of each row.
         keep: fraction of each pool to keep, in (0, 1].
-        **settings: further arguments of `MixtureBatchSampler`, such as `temperature`. Batch size, accumulation, ranks,
+        **settings: further arguments of `MixtureBatchSampler`, such as `temperature`, or ``order="balanced"`` with
+            ``features="tokens"``. Batch size, accumulation, ranks,
             seed and ``drop_last`` are the Trainer's.
 
     Raises:
@@ -55,6 +57,7 @@ def use_mixture_sampler(
     _check_trainer(trainer)
     args, dataset = trainer.args, trainer.train_dataset
     settings = {"learnable": _find_learnable(dataset), "shuffle": args.train_sampling_strategy == "random", **settings}
+    settings = make_token_features(settings, dataset)
     sampler = MixtureBatchSampler(
         _labels(dataset, sources) if isinstance(sources, str) else sources,
         args.train_batch_size,

@@ -78,6 +78,17 @@ def test_changes_of_the_batch_that_exclude_each_other_are_refused() -> None:
         method_settings("colm+rows=1", few)
 
 
+def test_the_order_is_random_unless_the_method_says_otherwise() -> None:
+    ordered = SelectionConfig(features="none", order="balanced", order_by="sources").to_dict()
+    for name in ("random", "control", "colm", "random-n"):
+        assert method_settings(name, {**BASE, "selection": ordered})["selection"]["order"] == "random"
+    for name in ("random+order=balanced", "control+order=balanced,order_by=f.npy", "colm+keep=1.0,order=balanced"):
+        found = method_settings(name, {**BASE, "selection": ordered})["selection"]
+        assert (found["order"], found["order_by"]) == ("balanced", "f.npy" if "f.npy" in name else "sources")
+    with pytest.raises(ConfigError, match="needs features='none' .*they are 'exact' and keep=0.25"):
+        method_settings("colm+order=balanced", BASE)
+
+
 def test_a_configured_schedule_gives_way_to_a_method_with_its_own_share() -> None:
     scheduled = {**BASE, "selection": SelectionConfig(keep_schedule=((0, 1.0), (5, 0.5))).to_dict()}
     assert method_settings("random-n", scheduled)["selection"]["keep"] == 1.0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
+from colm.config_checks import FEATURE_FILES
 from colm.errors import ConfigError
 from colm.features.fused import require_fused
 from colm.lab.run.named import check_adapter
@@ -33,6 +35,7 @@ def check_run(settings: RunSettings, *, whole: bool = True) -> None:
         require_fused()
     _check_evaluation(settings)
     _check_stream(settings, args)
+    _check_order(settings)
     if args.max_steps > 0 and "num_train_epochs" in settings.training:
         logger.info(
             "training.max_steps=%d sets the length of the run, so num_train_epochs=%s is ignored.",
@@ -65,6 +68,22 @@ def _check_evaluation(settings: RunSettings) -> None:
                 f"training.{name}={value} evaluates, but there is no validation data; set data.validation, or "
                 "data.validation_rows."
             )
+
+
+def _check_order(settings: RunSettings) -> None:
+    selection = settings.selection
+    if selection.order == "random":
+        return
+    if settings.data.streaming:
+        raise ConfigError(
+            "selection.order=balanced needs all rows before the first step, but data.streaming=true reads them on "
+            "demand; set one of them to random or false."
+        )
+    if selection.order_by.endswith(FEATURE_FILES) and not Path(selection.order_by).is_file():
+        raise ConfigError(
+            f"selection.order_by={selection.order_by} is not an existing file; give one with a vector for each row, or "
+            "'tokens' or 'sources'."
+        )
 
 
 def _check_stream(settings: RunSettings, args: Any) -> None:

@@ -35,6 +35,7 @@ _PLAIN = {
     "adam": True,
     "shorten": "largest",
     "carry": 0.0,
+    "order": "random",
 }
 """Starting point of every method, regardless of the configuration, so that a name means the same everywhere."""
 
