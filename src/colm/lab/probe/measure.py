@@ -15,7 +15,7 @@ from colm.lab.probe.noise import NoiseScale, estimate_noise
 from colm.lab.probe.workbench import Timing, Workbench
 from colm.lab.probe.worth import Estimate, PoolGradients, judge_choices, judge_order
 from colm.ordering import deal_balanced
-from colm.row_features import token_features
+from colm.token_features import token_features
 
 WINDOW = 4
 """Pools, or steps, whose mean error is judged: what repeats in each of them does not average out."""
