@@ -121,7 +121,7 @@ def as_rule(preset: str, selection: SelectionConfig) -> SelectionConfig:
     """Return a preset with a run's rule for small sources and its number of kept rows."""
     config = SelectionConfig.from_dict({"preset": preset})
     kept = ("keep", "keep_count", "keep_schedule", "small_sources", "value_module", "seed", "pass_tokens", "pass_dtype")
-    return replace(config, **{name: getattr(selection, name) for name in kept})
+    return replace(config, noise_every=0, **{name: getattr(selection, name) for name in kept})
 
 
 def average(estimates: Sequence[Estimate]) -> Estimate | None:
