@@ -35,7 +35,7 @@ LAYERS = [
     {"lab.data"},
     {"lab.sources", "lab.evaluate"},
     {"lab.run"},
-    {"lab.plan", "lab.report", "lab.study"},
+    {"lab.plan", "lab.report", "lab.study", "lab.probe"},
     {"lab.cli"},
 ]
 """A module may import from layers before its own, and from its own package; the lab begins behind the library."""

@@ -27,6 +27,7 @@ COMMANDS = (
     "sources",
     "features",
     "plan",
+    "probe",
     "compare",
     "replay",
     "report",

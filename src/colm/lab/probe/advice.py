@@ -1,0 +1,116 @@
+"""What measurements say: the batch that is fastest, and whether a rule pays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from colm.lab.probe.worth import Estimate
+
+LOSS_EXPONENT = 0.4
+"""By how much less a rule is worth in the loss than in the noise of the gradient, as a power: rows that are never
+trained on, and rare tokens, count in the loss. From matched rows in docs/results/screen.md."""
+
+CLEAR = 1.05
+"""A rule pays if the low end of its gain in time is above this."""
+
+
+def interpolate(seconds: Mapping[int, float], rows: float) -> float:
+    """Return the seconds of a step of that many rows, linear between and beyond what was measured.
+
+    >>> interpolate({8: 1.0, 16: 2.0}, 12), interpolate({8: 1.0, 16: 2.0}, 32)
+    (1.5, 4.0)
+    """
+    known = sorted(seconds)
+    if len(known) == 1:
+        return seconds[known[0]] * rows / known[0]
+    place = int(np.clip(np.searchsorted(known, rows), 1, len(known) - 1))
+    left, right = known[place - 1], known[place]
+    slope = (seconds[right] - seconds[left]) / (right - left)
+    return max(seconds[left] + slope * (rows - left), seconds[known[0]] * min(1.0, rows / known[0]))
+
+
+def batch_times(seconds: Mapping[int, float], noise: float) -> dict[int, float]:
+    """Return the time to a loss with steps of so many rows, that of the fastest = 1.
+
+    A step of b rows makes b / (b + noise) of the progress of one of very many, so as many times more steps are needed.
+
+    Args:
+        seconds: rows -> seconds of a step.
+        noise: the noise scale, in rows.
+
+    Source: McCandlish et al., arXiv 1812.06162, equations 2.4 and 2.7.
+
+    >>> batch_times({10: 1.0, 20: 2.0}, 10)
+    {10: 1.0, 20: 1.5}
+    """
+    times = {rows: (1 + noise / rows) * each for rows, each in seconds.items()}
+    least = min(times.values())
+    return {rows: time / least for rows, time in times.items()}
+
+
+class Rule(NamedTuple):
+    """A way to choose the rows of a step, what it is worth and what it costs."""
+
+    name: str
+    kept: int
+    pool: int
+    worth: Estimate  # random rows with this noise
+    seconds: float  # of a choice, beside the training of the rows
+
+    def in_loss(self) -> Estimate:
+        """Return how many random rows give this loss."""
+        return self._calibrated(self.worth.value, self.worth.error)
+
+    def _calibrated(self, rows: float, error: float | None) -> Estimate:
+        value = self.kept * (max(rows, 0.0) / self.kept) ** LOSS_EXPONENT
+        slope = LOSS_EXPONENT * value / rows if rows > 0 else 0.0
+        return Estimate(value, None if error is None else slope * error)
+
+    def gain(self, seconds: Mapping[int, float]) -> Estimate:
+        """Return the time of random rows to the same loss, relative to this rule's: above 1 it pays."""
+        own = interpolate(seconds, self.kept) + self.seconds
+        rows = self.in_loss()
+        ends = [interpolate(seconds, max(1.0, each)) / own for each in (rows.low, rows.value, rows.high)]
+        return Estimate(ends[1], None if rows.error is None else (ends[2] - ends[0]) / 4)
+
+
+class Advice(NamedTuple):
+    """What to train with."""
+
+    rows: int  # of a step
+    rule: str | None  # of the rules, the one that pays most; None if none does
+    sentence: str
+
+
+def advise(seconds: Mapping[int, float], noise: float | None, rules: Sequence[Rule], current: int) -> Advice:
+    """Return which batch and which rule to train with, and say so in a sentence.
+
+    Args:
+        seconds: rows -> seconds of a step, as far as this machine's memory allows.
+        noise: the noise scale in rows; None if it is not known.
+        rules: what was measured.
+        current: rows of a step as configured.
+    """
+    rows = current
+    if noise is None:
+        batch = f"Keep {current} rows a step: the noise scale is not clear from these pools"
+    else:
+        times = batch_times(seconds, noise)
+        rows = min(times, key=times.__getitem__)
+        saved = times.get(current)
+        batch = f"Train {rows} rows a step"
+        if rows != current and saved is not None:
+            batch += f", {current} take {saved:.2f} times as long to the same loss"
+    paying = {rule.name: gain for rule in rules if (gain := rule.gain(seconds)).low > CLEAR}
+    if not paying:
+        dear = min((rule for rule in rules if rule.seconds), key=lambda rule: -rule.gain(seconds).value, default=None)
+        if dear is None:
+            return Advice(rows, None, f"{batch}, in random order: nothing measured here is clearly better.")
+        share = dear.gain(seconds).value
+        why = f"the best, {dear.name}, takes {1 / share:.2f} of the time of random rows to the same loss"
+        return Advice(rows, None, f"{batch}, without a selection pass: {why}, as far as these pools tell.")
+    best = max(paying, key=lambda name: paying[name].value)
+    return Advice(rows, best, f"{batch}, with {best}: random rows take {paying[best].value:.2f} times as long.")

@@ -1,0 +1,53 @@
+"""`colm probe` as a user runs it, with the tiny model."""
+
+from __future__ import annotations
+
+import json
+from html import unescape
+from pathlib import Path
+
+import pytest
+from tests.support.commands import write_run
+
+from colm.lab.cli import main
+
+
+def test_values_out_of_range_are_refused_before_anything_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_run(tmp_path)
+    for given, told in (
+        (["--stages", "-1"], "--stages -1: a stage must be a whole number of at least 0."),
+        (["--pools", "3"], "--pools 3 must be at least 4"),
+        (["--batches", "0"], "--batches 0: a step has at least 1 row."),
+    ):
+        assert main(["probe", config, *given]) == 2
+        assert told in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_too_few_rows_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["probe", write_run(tmp_path), "--pools", "5"]) == 2
+    assert "5 pools of 8 rows need 80 rows of training data, but there are 54" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [None, {"r": 2}])
+def test_a_probe_prints_tables_and_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lora: dict[str, int] | None
+) -> None:
+    training = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 6, "use_cpu": True}
+    config = write_run(tmp_path, training=training, lora=lora)
+    given = ["probe", config, "--pools", "4", "--stages", "0", "2", "--batches", "1", "4"]
+    assert main(given) == 0
+    shown = capsys.readouterr().out
+    assert "in random rows" in shown
+    assert "Rows of a step, 2 as configured" in shown
+    assert main([*given, "--json", "--out", str(tmp_path / "page.html")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["rows"] for row in found["batches"]] == [1, 2, 4]
+    assert set(found["noise_by_stage"]) == {"0", "2"}
+    assert {rule["name"] for rule in found["rules"]} <= {"balanced order", "control", "colm", "matched"}
+    assert found["advice"]["sentence"].endswith(".")
+    assert found["advice"]["sentence"] in unescape((tmp_path / "page.html").read_text())
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"probe.html", ".colm"}
