@@ -82,6 +82,7 @@ def test_a_comparison_accepts_the_changes_that_a_resumed_run_accepts(
             check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("held", "planned"), [(101, 101), (90, 100)])
 def test_a_run_of_nearly_the_same_cost_keeps_its_steps(tmp_path: Path, held: int, planned: int) -> None:
     """So a count that changes a little with a new version of colm does not refuse what an older one trained."""
