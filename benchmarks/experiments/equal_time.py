@@ -29,6 +29,8 @@ from colm.lab.report.comparison import (
     find_method,
     find_reach,
     find_target,
+    loss_differences,
+    macro_loss,
     micro_loss,
     read_comparison,
 )
@@ -86,6 +88,39 @@ def tabulate_reaches(methods: Sequence[Method], unit: float) -> list[str]:
     return [*lines, ""]
 
 
+def tabulate_orders(methods: Sequence[Method]) -> list[str]:
+    """Return each method in balanced order minus the same in random order, and when it has that one's final losses."""
+    named = {method.name: method for method in methods}
+    lines = []
+    for name, method in named.items():
+        base = named.get(name.replace(",order=balanced", "").replace("+order=balanced", ""))
+        if base is None or base is method:
+            continue
+        found, cost = loss_differences(method, base), count_cost(base).operations
+        shares = []
+        for metric, loss in (("macro", macro_loss), ("micro", micro_loss)):
+            target = final_losses(base)[metric]
+            reached = None if target is None else find_reach(method, target.mean, loss).operations
+            shares.append("not reached" if reached is None or not cost else f"{reached / cost:.2f}")
+        cells = [show(found[metric], sign=True) for metric in ("macro", "micro", "small", "big")]
+        seeds = len(set(method.figures) & set(base.figures))
+        lines.append(f"| {base.name} | {seeds} | {' | '.join([*cells, *shares])} |")
+    if not lines:
+        return []
+    head = "| method | seeds | macro | micro | small sources | large sources | cost, macro | cost, micro |"
+    return [
+        "## Balanced order minus random order",
+        "",
+        "Paired by seed, both at their own rates. *Cost*: until the final loss of the random order, relative to all "
+        "that it spends.",
+        "",
+        head,
+        "| --- | ---: | --- | --- | --- | --- | ---: | ---: |",
+        *lines,
+        "",
+    ]
+
+
 def show_rate(found: dict[str, Any], *, at_end: bool) -> str:
     macro = found.get("macro")
     return "-" if macro is None else f"{macro:.4f}{'*' if found['best'] and at_end else ''}"
@@ -126,6 +161,7 @@ def main() -> None:
         "",
         *tabulate_reaches(methods, unit),
     ]
+    lines += tabulate_orders(methods)
     lines += tabulate_differences(methods, random)
     lines += ["## Macro loss on seed 0, by learning rate", ""]
     lines += [f"| method | {' | '.join(f'{rate:g}' for rate in tried)} |", f"| --- | {'---: | ' * len(tried)}".rstrip()]

@@ -13,7 +13,7 @@ from colm.lab.cli import main
 
 
 def test_values_out_of_range_are_refused_before_anything_is_loaded(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = write_run(tmp_path)
     for given, told in (
@@ -23,6 +23,9 @@ def test_values_out_of_range_are_refused_before_anything_is_loaded(
     ):
         assert main(["probe", config, *given]) == 2
         assert told in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["probe", config]) == 2
+    assert "colm probe runs in one process, but the launcher starts 2" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -58,6 +58,15 @@ def test_no_estimate_without_enough_pools_or_rows() -> None:
     assert judge_choices(alone, [Choice(np.arange(SMALL), np.full(SMALL, 1 / SMALL)) for _ in alone], 1) is None
 
 
+def test_pools_that_small_sources_fill_are_left_out() -> None:
+    pools, full = make_pools(8), make_pools(4, small=KEPT)
+    draw = np.random.default_rng(1)
+    choices = [at_random(pool, KEPT, draw) for pool in pools]
+    filled = [Choice(np.arange(KEPT), np.full(KEPT, 1 / KEPT)) for _ in full]
+    assert judge_choices([*full, *pools], [*filled, *choices], 4) == judge_choices(pools, choices, 4)
+    assert judge_choices(full, filled, 4) is None
+
+
 def test_an_order_that_pairs_opposite_rows_is_worth_more_than_a_random_one() -> None:
     draw = np.random.default_rng(2)
     half = draw.normal(size=(400, WIDTH))

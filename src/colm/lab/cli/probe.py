@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -93,6 +94,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check(args: argparse.Namespace) -> tuple[tuple[int, ...], list[int]]:
+    ranks = int(os.environ.get("WORLD_SIZE") or 1)
+    if ranks > 1:
+        raise ConfigError(
+            f"colm probe runs in one process, but the launcher starts {ranks}; start it without a launcher."
+        )
     stages = tuple(sorted(set(args.stages)))
     if stages[0] < 0:
         raise ConfigError(f"--stages {stages[0]}: a stage must be a whole number of at least 0.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -9,13 +10,15 @@ from typing import NamedTuple
 import numpy as np
 
 from colm.config import SelectionConfig
-from colm.errors import ConfigError
+from colm.errors import ConfigError, UnsupportedModelError
 from colm.lab.probe.advice import Advice, Rule, advise
 from colm.lab.probe.noise import NoiseScale, estimate_noise
 from colm.lab.probe.workbench import Timing, Workbench
 from colm.lab.probe.worth import Estimate, PoolGradients, judge_choices, judge_order
 from colm.ordering import deal_balanced
 from colm.token_features import token_features
+
+logger = logging.getLogger(__name__)
 
 WINDOW = 4
 """Pools, or steps, whose mean error is judged: what repeats in each of them does not average out."""
@@ -101,8 +104,13 @@ def run_probe(bench: Workbench, wanted: Wanted, told: Callable[[int, int], None]
         steps = len(rows) // bench.kept
         order = deal_balanced(features[drawn[: steps * bench.kept]], [bench.kept] * steps)
         worths["balanced order"][stage] = judge_order(rows[: steps * bench.kept], order, bench.kept, WINDOW)
-        for name, config in configs.items():
-            choices, spent = bench.choose(config, pools.tolist())
+        for name, config in list(configs.items()):
+            try:
+                choices, spent = bench.choose(config, pools.tolist())
+            except UnsupportedModelError as error:
+                logger.info("%s is left out: %s", name, error)
+                del configs[name]
+                continue
             worths[name][stage] = judge_choices(gradients, choices, WINDOW)
             costs[name].append(spent if config.features != "none" else 0.0)
             tell()

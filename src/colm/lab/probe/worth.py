@@ -64,9 +64,13 @@ def judge_choices(pools: Sequence[PoolGradients], choices: Sequence[Choice], win
         window: H, pools whose mean error is judged; the estimate is over all windows that fit.
 
     Returns:
-        The estimate, its standard error over windows; None if the pools have fewer than `window` members, or no two
-        rows of large sources.
+        The estimate, its standard error over windows; None if fewer than `window` pools have room for rows of large
+        sources beside the small ones, or no two such rows.
     """
+    roomy = [(pool, choice) for pool, choice in zip(pools, choices, strict=True) if pool.small.sum() < len(choice.rows)]
+    if len(roomy) < window:
+        return None
+    pools, choices = [pool for pool, _ in roomy], [choice for _, choice in roomy]
     kept = float(np.mean([len(choice.rows) for choice in choices]))
     small = float(np.mean([pool.small.sum() for pool in pools]))
     large = float(np.mean([(~pool.small).sum() for pool in pools]))
@@ -81,7 +85,7 @@ def judge_choices(pools: Sequence[PoolGradients], choices: Sequence[Choice], win
         window * float(np.square(np.mean(errors[start : start + window], axis=0)).sum())
         for start in range(0, len(errors) - window + 1, window)
     ]
-    if not found or unit <= 0:
+    if unit <= 0:
         return None
     return _to_rows(small, large, unit, found)
 
