@@ -49,7 +49,7 @@ def test_a_rule_that_costs_more_or_is_not_clear_is_not(measured: Rule) -> None:
     advice = advise(LINEAR, 60.0, [measured], 32)
     assert advice.rule is None
     assert advice.rows == 8
-    assert advice.sentence.startswith("Train 8 rows a step, 32 take 1.35 times as long to the same loss")
+    assert advice.sentence.startswith("Train 8 rows a step (32 take 1.35 times as long to the same loss), ")
 
 
 def test_without_rules_and_noise_scale_nothing_changes() -> None:

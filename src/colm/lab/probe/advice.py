@@ -13,6 +13,9 @@ LOSS_EXPONENT = 0.4
 """By how much less a rule is worth in the loss than in the noise of the gradient, as a power: rows that are never
 trained on, and rare tokens, count in the loss. From matched rows in docs/results/screen.md."""
 
+BALANCED = "balanced order"
+"""The name of the rule that chooses the order alone."""
+
 CLEAR = 1.05
 """A rule pays if the low end of its gain in time is above this."""
 
@@ -94,23 +97,24 @@ def advise(seconds: Mapping[int, float], noise: float | None, rules: Sequence[Ru
         rules: what was measured.
         current: rows of a step as configured.
     """
-    rows = current
-    if noise is None:
-        batch = f"Keep {current} rows a step: the noise scale is not clear from these pools"
-    else:
+    rows, batch = current, f"Keep {current} rows a step (the noise scale is not clear from these pools)"
+    if noise is not None:
         times = batch_times(seconds, noise)
         rows = min(times, key=times.__getitem__)
-        saved = times.get(current)
         batch = f"Train {rows} rows a step"
-        if rows != current and saved is not None:
-            batch += f", {current} take {saved:.2f} times as long to the same loss"
-    paying = {rule.name: gain for rule in rules if (gain := rule.gain(seconds)).low > CLEAR}
-    if not paying:
-        dear = min((rule for rule in rules if rule.seconds), key=lambda rule: -rule.gain(seconds).value, default=None)
-        if dear is None:
-            return Advice(rows, None, f"{batch}, in random order: nothing measured here is clearly better.")
-        share = dear.gain(seconds).value
-        why = f"the best, {dear.name}, takes {1 / share:.2f} of the time of random rows to the same loss"
-        return Advice(rows, None, f"{batch}, without a selection pass: {why}, as far as these pools tell.")
-    best = max(paying, key=lambda name: paying[name].value)
-    return Advice(rows, best, f"{batch}, with {best}: random rows take {paying[best].value:.2f} times as long.")
+        if rows != current and current in times:
+            batch += f" ({current} take {times[current]:.2f} times as long to the same loss)"
+    gains = {rule.name: rule.gain(seconds) for rule in rules}
+    paying = [rule for rule in rules if gains[rule.name].low > CLEAR]
+    if paying:
+        best = max(paying, key=lambda rule: gains[rule.name].value).name
+        how = "in balanced order" if best == BALANCED else f"with {best}"
+        told = f"{batch}, {how} (random rows take {gains[best].value:.2f} times as long to the same loss)."
+        return Advice(rows, best, told)
+    costly = [rule for rule in rules if rule.seconds]
+    if not costly:
+        return Advice(rows, None, f"{batch}, in random order: nothing measured here is clearly better.")
+    best = max(costly, key=lambda rule: gains[rule.name].value).name
+    took = 1 / gains[best].value
+    told = f"{batch}, without a selection pass ({best} takes {took:.2f} of the time of random rows to the same loss)."
+    return Advice(rows, None, told)

@@ -11,7 +11,7 @@ import numpy as np
 
 from colm.config import SelectionConfig
 from colm.errors import ConfigError, UnsupportedModelError
-from colm.lab.probe.advice import Advice, Rule, advise
+from colm.lab.probe.advice import BALANCED, Advice, Rule, advise
 from colm.lab.probe.noise import NoiseScale, estimate_noise
 from colm.lab.probe.workbench import Timing, Workbench
 from colm.lab.probe.worth import Estimate, PoolGradients, judge_choices, judge_order
@@ -85,7 +85,7 @@ def run_probe(bench: Workbench, wanted: Wanted, told: Callable[[int, int], None]
     configs = {name: as_rule(name, bench.selection) for name in PRESETS}
     chosen = bench.batches()
     noise: dict[int, NoiseScale | None] = {}
-    worths: dict[str, dict[int, Estimate | None]] = {name: {} for name in ("balanced order", *configs)}
+    worths: dict[str, dict[int, Estimate | None]] = {name: {} for name in (BALANCED, *configs)}
     costs: dict[str, list[float]] = {name: [] for name in worths}
     trained = 0
     for stage in wanted.stages:
@@ -103,7 +103,7 @@ def run_probe(bench: Workbench, wanted: Wanted, told: Callable[[int, int], None]
         rows = np.concatenate([pool.rows for pool in gradients])
         steps = len(rows) // bench.kept
         order = deal_balanced(features[drawn[: steps * bench.kept]], [bench.kept] * steps)
-        worths["balanced order"][stage] = judge_order(rows[: steps * bench.kept], order, bench.kept, WINDOW)
+        worths[BALANCED][stage] = judge_order(rows[: steps * bench.kept], order, bench.kept, WINDOW)
         for name, config in list(configs.items()):
             try:
                 choices, spent = bench.choose(config, pools.tolist())
@@ -119,7 +119,7 @@ def run_probe(bench: Workbench, wanted: Wanted, told: Callable[[int, int], None]
         worth = average([each for each in by_stage.values() if each is not None])
         if worth is not None:
             cost = float(np.mean(costs[name] or [0.0]))
-            rules.append(Rule(name, bench.kept, bench.kept if name == "balanced order" else bench.pool, worth, cost))
+            rules.append(Rule(name, bench.kept, bench.kept if name == BALANCED else bench.pool, worth, cost))
     last = noise[wanted.stages[-1]]
     advice = advise(seconds, None if last is None else last.rows, rules, bench.kept)
     return Probe(timings, noise, rules, worths, advice)
