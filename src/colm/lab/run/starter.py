@@ -99,6 +99,7 @@ def write_starter(files: Sequence[FileFacts], model: str, output_dir: str) -> st
         "selection:",
         _line("  preset", "control", "small sources whole, large ones at random; or colm, matched"),
         _line("  keep", 0.5, "fraction of each pool that is trained on"),
+        _line("  order", "balanced", "deals rows evenly into the steps; free, but only with preset: control"),
         "training:  # any field of transformers.TrainingArguments",
         _line("  per_device_train_batch_size", micro_batch),
         _line("  gradient_accumulation_steps", micro_batches, f"a pool of {micro_batch} x {micro_batches} rows"),
