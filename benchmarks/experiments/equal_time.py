@@ -35,8 +35,8 @@ from colm.lab.report.comparison import (
     read_comparison,
 )
 from colm.lab.run.settings import load_settings
-from colm.lab.study.planning import Study
-from colm.lab.study.results import write_comparison_json
+from colm.lab.study.planning import SEARCH, Study
+from colm.lab.study.results import figures, write_comparison_json
 
 TITLES = {
     "reasoning": "Equal time on nine reasoning tasks",
@@ -121,6 +121,20 @@ def tabulate_orders(methods: Sequence[Method]) -> list[str]:
     ]
 
 
+def read_rates(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return method -> rate -> its macro loss, of all searches in the folder."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted((folder / SEARCH).glob("*/*/seed-*/summary.json")):
+        method, rate = path.parts[-4:-2]
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        found.setdefault(method, {})[rate] = {"macro": figures(summary)["macro"]}
+    for by_rate in found.values():
+        least = min(held["macro"] for held in by_rate.values())
+        for held in by_rate.values():
+            held["best"] = held["macro"] == least
+    return found
+
+
 def show_rate(found: dict[str, Any], *, at_end: bool) -> str:
     macro = found.get("macro")
     return "-" if macro is None else f"{macro:.4f}{'*' if found['best'] and at_end else ''}"
@@ -139,7 +153,7 @@ def main() -> None:
     assert random is not None
     unit = count_cost(random).operations
     assert unit is not None
-    rates = json.loads((folder / "rates.json").read_text(encoding="utf-8"))
+    rates = read_rates(folder)
     tried = sorted({float(rate) for by_rate in rates.values() for rate in by_rate})
     seeds = sorted({seed for method in methods for seed in method.figures}, key=int)
     lines = [
@@ -167,7 +181,8 @@ def main() -> None:
     lines += [f"| method | {' | '.join(f'{rate:g}' for rate in tried)} |", f"| --- | {'---: | ' * len(tried)}".rstrip()]
     for method in methods:
         held = rates.get(method.name, {})
-        cells = [show_rate(held.get(f"{rate:g}", {}), at_end=rate in (tried[0], tried[-1])) for rate in tried]
+        own = sorted(map(float, held))
+        cells = [show_rate(held.get(f"{rate:g}", {}), at_end=rate in (own[0], own[-1])) for rate in tried]
         lines.append(f"| {method.name} | {' | '.join(cells)} |")
     (RESULTS / f"equal_time_{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     raw = {"compare": json.loads((folder / "compare.json").read_text(encoding="utf-8")), "rates": rates}
