@@ -9,9 +9,9 @@ import numpy as np
 
 from colm.lab.probe.worth import Estimate
 
-LOSS_EXPONENT = 0.4
+LOSS_EXPONENT = 0.5
 """By how much less a rule is worth in the loss than in the noise of the gradient, as a power: rows that are never
-trained on, and rare tokens, count in the loss. From matched rows in docs/results/screen.md."""
+trained on, and rare tokens, count in the loss. See docs/design/decisions.md."""
 
 BALANCED = "balanced order"
 """The name of the rule that chooses the order alone."""
