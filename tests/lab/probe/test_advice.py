@@ -44,12 +44,18 @@ def test_a_rule_that_saves_more_than_it_costs_is_advised() -> None:
     assert advice.rows == 32
 
 
-@pytest.mark.parametrize("measured", [rule(50, 2.0), rule(120, 0.1, error=300.0), rule(33, 0.0)])
+@pytest.mark.parametrize("measured", [rule(50, 2.0), rule(120, 0.1, error=300.0), rule(33, 0.0), rule(36, 0.01)])
 def test_a_rule_that_costs_more_or_is_not_clear_is_not(measured: Rule) -> None:
     advice = advise(LINEAR, 60.0, [measured], 32)
     assert advice.rule is None
     assert advice.rows == 8
     assert advice.sentence.startswith("Train 8 rows a step (32 take 1.35 times as long to the same loss), ")
+
+
+def test_a_free_rule_is_advised_if_it_is_better_at_all() -> None:
+    advice = advise(LINEAR, None, [rule(36, 0.0, name="balanced order")], 32)
+    assert advice.rule == "balanced order"
+    assert "in balanced order (random rows take 1.06 times as long" in advice.sentence
 
 
 def test_without_rules_and_noise_scale_nothing_changes() -> None:

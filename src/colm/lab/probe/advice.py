@@ -17,7 +17,7 @@ BALANCED = "balanced order"
 """The name of the rule that chooses the order alone."""
 
 CLEAR = 1.05
-"""A rule pays if the low end of its gain in time is above this."""
+"""A rule that takes time pays if the low end of its gain is above this; one that takes none, if it is above 1."""
 
 
 def interpolate(seconds: Mapping[int, float], rows: float) -> float:
@@ -105,7 +105,7 @@ def advise(seconds: Mapping[int, float], noise: float | None, rules: Sequence[Ru
         if rows != current and current in times:
             batch += f" ({current} take {times[current]:.2f} times as long to the same loss)"
     gains = {rule.name: rule.gain(seconds) for rule in rules}
-    paying = [rule for rule in rules if gains[rule.name].low > CLEAR]
+    paying = [rule for rule in rules if gains[rule.name].low > (CLEAR if rule.seconds else 1.0)]
     if paying:
         best = max(paying, key=lambda rule: gains[rule.name].value).name
         how = "in balanced order" if best == BALANCED else f"with {best}"
