@@ -257,7 +257,7 @@ def test_a_model_that_cannot_be_measured_turns_it_off(
         return [record.getMessage() for record in caplog.records if record.name == "colm.noise"]
 
     selector, model = start(noise_every=1, features="none", value_module="no.such.module")
-    with caplog.at_level(logging.WARNING, "colm.noise"):
+    with caplog.at_level(logging.INFO, "colm.noise"):
         records = steps(selector, model, 4)
     assert [record.noise for record in records] == [None] * 4
     (line,) = said()
@@ -266,7 +266,7 @@ def test_a_model_that_cannot_be_measured_turns_it_off(
 
     monkeypatch.setattr("colm.noise.is_sharded", lambda model: True)
     selector, model = start(noise_every=1)
-    with caplog.at_level(logging.WARNING, "colm.noise"):
+    with caplog.at_level(logging.INFO, "colm.noise"):
         steps(selector, model, 3)
     assert len(said()) == 2
     assert "the model's weights are sharded" in said()[1]
@@ -274,7 +274,7 @@ def test_a_model_that_cannot_be_measured_turns_it_off(
 
     monkeypatch.setattr("colm.noise.gather_rows", lambda rows: [rows, torch.zeros_like(rows)])
     selector, model = start(noise_every=1)
-    with caplog.at_level(logging.WARNING, "colm.noise"):
+    with caplog.at_level(logging.INFO, "colm.noise"):
         steps(selector, model, 3)
     assert len(said()) == 3
     assert "another rank cannot measure its rows" in said()[2]

@@ -249,4 +249,4 @@ class NoiseMeter:
 
     def _turn_off(self, why: str) -> None:
         self._off = True
-        logger.warning("The gradient noise scale is not measured: %s. Set noise_every=0 to omit it.", why.rstrip("."))
+        logger.info("The gradient noise scale is not measured: %s. Set noise_every=0 to omit it.", why.rstrip("."))
