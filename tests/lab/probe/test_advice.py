@@ -28,7 +28,7 @@ def test_where_a_step_takes_as_long_whatever_its_rows_the_largest_is_fastest() -
 
 
 def rule(worth: float, seconds: float, error: float = 1.0, name: str = "matched") -> Rule:
-    return Rule(name, 32, 64, Estimate(worth, error), seconds)
+    return Rule(name, 32, 64, Estimate(worth, error, 30), seconds)
 
 
 def test_a_rule_is_worth_less_in_the_loss() -> None:

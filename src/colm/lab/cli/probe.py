@@ -158,8 +158,8 @@ def rule_table(values: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
     def show(estimate: Estimate, digits: int) -> str:
-        error = "" if estimate.error is None else f" ± {2 * estimate.error:.{digits}f}"
-        return f"{estimate.value:.{digits}f}{error}"
+        half = "" if estimate.half is None else f" ± {estimate.half:.{digits}f}"
+        return f"{estimate.value:.{digits}f}{half}"
 
     table = Table(title="What orders and selections are worth, in random rows")
     for heading in ("rule", "rows", "by noise", "by loss", "seconds", "gain in time"):

@@ -65,19 +65,19 @@ class Rule(NamedTuple):
 
     def in_loss(self) -> Estimate:
         """Return how many random rows give this loss."""
-        return self._calibrated(self.worth.value, self.worth.error)
-
-    def _calibrated(self, rows: float, error: float | None) -> Estimate:
-        value = self.kept * (max(rows, 0.0) / self.kept) ** LOSS_EXPONENT
-        slope = LOSS_EXPONENT * value / rows if rows > 0 else 0.0
-        return Estimate(value, None if error is None else slope * error)
+        rows, error = max(self.worth.value, 0.0), self.worth.error
+        value = self.kept * (rows / self.kept) ** LOSS_EXPONENT
+        slope = LOSS_EXPONENT * value / rows if rows else 0.0
+        return self.worth._replace(value=value, error=None if error is None else slope * error)
 
     def gain(self, seconds: Mapping[int, float]) -> Estimate:
         """Return the time of random rows to the same loss, relative to this rule's: above 1 it pays."""
-        own = interpolate(seconds, self.kept) + self.seconds
-        rows = self.in_loss()
-        ends = [interpolate(seconds, max(1.0, each)) / own for each in (rows.low, rows.value, rows.high)]
-        return Estimate(ends[1], None if rows.error is None else (ends[2] - ends[0]) / 4)
+        own, rows = interpolate(seconds, self.kept) + self.seconds, self.in_loss()
+        value = interpolate(seconds, max(1.0, rows.value)) / own
+        if not rows.half or rows.error is None:
+            return rows._replace(value=value)
+        low, high = (interpolate(seconds, max(1.0, end)) / own for end in (rows.low, rows.high))
+        return rows._replace(value=value, error=(high - low) / 2 * rows.error / rows.half)
 
 
 class Advice(NamedTuple):

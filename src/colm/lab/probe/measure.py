@@ -138,4 +138,4 @@ def average(estimates: Sequence[Estimate]) -> Estimate | None:
         return None
     known = [each.error for each in estimates if each.error is not None]
     error = float(np.sqrt(np.sum(np.square(known))) / len(estimates)) if len(known) == len(estimates) else None
-    return Estimate(float(np.mean([each.value for each in estimates])), error)
+    return Estimate(float(np.mean([each.value for each in estimates])), error, sum(each.freedom for each in estimates))

@@ -43,16 +43,26 @@ class Estimate(NamedTuple):
 
     value: float
     error: float | None
+    freedom: int = 0  # degrees of freedom of the error
+
+    @property
+    def half(self) -> float | None:
+        """Half of a 95 % t-interval."""
+        if self.error is None:
+            return None
+        from scipy import stats  # takes a second to import
+
+        return float(stats.t.ppf(0.975, df=self.freedom)) * self.error
 
     @property
     def low(self) -> float:
-        """The lower end of about 95 %."""
-        return self.value - 2 * (self.error or 0.0)
+        """The lower end of the interval."""
+        return self.value - (self.half or 0.0)
 
     @property
     def high(self) -> float:
-        """The upper end of about 95 %."""
-        return self.value + 2 * (self.error or 0.0)
+        """The upper end of the interval."""
+        return self.value + (self.half or 0.0)
 
 
 def judge_choices(pools: Sequence[PoolGradients], choices: Sequence[Choice], window: int) -> Estimate | None:
@@ -118,5 +128,7 @@ def _to_rows(small: float, large: float, unit: float, errors: Sequence[float]) -
     """
     mean = float(np.mean(errors))
     rows = 1 / (1 / large + mean / unit)
-    deviation = float(np.std(errors, ddof=1)) / sqrt(len(errors)) if len(errors) > 1 else None
-    return Estimate(small + rows, None if deviation is None else rows**2 / unit * deviation)
+    if len(errors) < 2:
+        return Estimate(small + rows, None)
+    deviation = float(np.std(errors, ddof=1)) / sqrt(len(errors))
+    return Estimate(small + rows, rows**2 / unit * deviation, len(errors) - 1)
