@@ -58,6 +58,11 @@ def test_a_free_rule_is_advised_if_it_is_better_at_all() -> None:
     assert "in balanced order (random rows take 1.06 times as long" in advice.sentence
 
 
+def test_a_rule_without_an_interval_is_not_advised() -> None:
+    unknown = Rule("control", 32, 64, Estimate(60, None), 0.0)
+    assert advise(LINEAR, None, [unknown], 32).rule is None
+
+
 def test_without_rules_and_noise_scale_nothing_changes() -> None:
     advice = advise(LINEAR, None, [], 16)
     assert advice.rows == 16

@@ -105,7 +105,8 @@ def advise(seconds: Mapping[int, float], noise: float | None, rules: Sequence[Ru
         if rows != current and current in times:
             batch += f" ({current} take {times[current]:.2f} times as long to the same loss)"
     gains = {rule.name: rule.gain(seconds) for rule in rules}
-    paying = [rule for rule in rules if gains[rule.name].low > (CLEAR if rule.seconds else 1.0)]
+    known = [rule for rule in rules if gains[rule.name].half is not None]
+    paying = [rule for rule in known if gains[rule.name].low > (CLEAR if rule.seconds else 1.0)]
     if paying:
         best = max(paying, key=lambda rule: gains[rule.name].value).name
         how = "in balanced order" if best == BALANCED else f"with {best}"
