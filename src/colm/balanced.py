@@ -15,7 +15,6 @@ from colm.config import SelectionConfig
 from colm.mixing import Passes
 from colm.ordering import deal_balanced
 from colm.row_features import RowFeatures
-from colm.step.pool_info import PoolFacts
 
 logger = logging.getLogger(__name__)
 
@@ -112,19 +111,10 @@ class BalancedPasses:
         count = len(rows)
         if budget == count:
             return np.ones(count)
-        facts = PoolFacts(
-            source=[self.passes.names[code] for code in self.passes.codes[rows].tolist()],
-            dataset_index=rows.tolist(),
-            labelled=[1] * count,
-            tokens=[0] * count,
-            slots=1,
-            rows_by_rank=[count],
-            rank=0,
-        )
         config = SelectionConfig(
             features="none", keep_count=budget, by_source=self._config.by_source, seed=self._config.seed
         )
-        step = Step(epoch, None, facts, config, self._small, {})
+        step = Step(epoch, None, self.passes.facts(rows, slots=1), config, self._small, {})
         if len(step.small) > budget:
             logger.warning(OVERFLOW, len(step.small), budget)
         drawn = AtRandom().draw(step)

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Sampler
 
 from colm.errors import ConfigError, DataError, suggest
+from colm.step.pool_info import PoolFacts
 from colm.step.sources import name_keys
 from colm.typed import show
 
@@ -228,6 +229,18 @@ class Passes:
             generator = torch.Generator().manual_seed(self.seed + epoch)
             rows = rows[torch.randperm(len(rows), generator=generator).numpy()]
         return rows
+
+    def facts(self, rows: np.ndarray, slots: int) -> PoolFacts:
+        """Return what a draw needs to know of a pool of these rows, (n,) int64, with so many micro-batches in all."""
+        return PoolFacts(
+            source=[self.names[code] for code in self.codes[rows].tolist()],
+            dataset_index=rows.tolist(),
+            labelled=[1] * len(rows),
+            tokens=[0] * len(rows),
+            slots=slots,
+            rows_by_rank=[len(rows)],
+            rank=0,
+        )
 
     def _ordered_rows(self, epoch: int) -> np.ndarray:
         if hasattr(self._order, "set_epoch"):

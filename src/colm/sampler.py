@@ -25,7 +25,6 @@ from colm.mixing import Passes
 from colm.row_features import RowFeatures, make_features, make_token_features
 from colm.step.balance import split_evenly
 from colm.step.labels import find_learnable
-from colm.step.pool_info import PoolFacts
 from colm.step.ranks import read_rank
 from colm.step.sources import balance_sources, find_small_sources, name_sources
 from colm.step.weighted import RowsWithWeights, WeightedIndex, collate_with_weights
@@ -214,15 +213,7 @@ class MixtureBatchSampler(Sampler[list[int]]):
         """
         micro_batches = self._micro_batches(len(pool))
         slots = micro_batches * self.world_size
-        facts = PoolFacts(
-            source=[self._passes.names[code] for code in self._passes.codes[pool].tolist()],
-            dataset_index=pool.tolist(),
-            labelled=[1] * len(pool),
-            tokens=[0] * len(pool),
-            slots=slots,
-            rows_by_rank=[len(pool)],
-            rank=0,
-        )
+        facts = self._passes.facts(pool, slots)
         step = Step(self.epoch * self.steps_per_epoch + number, None, facts, self.config, self.small, self._balance)
         if stands_for is None:
             counts = AT_RANDOM.draw(step)

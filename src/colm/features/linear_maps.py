@@ -25,7 +25,7 @@ def is_linear(module: nn.Module) -> bool:
     """True for nn.Linear, its quantized variants, and transformers' Conv1D."""
     weight = getattr(module, "weight", None)
     sized = hasattr(module, "in_features") and hasattr(module, "out_features")  # OFT's rotations have only one of them
-    return isinstance(weight, Tensor) and (sized or type(module).__name__ == "Conv1D")
+    return isinstance(weight, Tensor) and (sized or _is_transposed(module))
 
 
 def is_adapted(module: nn.Module) -> bool:
@@ -36,14 +36,18 @@ def is_adapted(module: nn.Module) -> bool:
 def map_sizes(linear: nn.Module) -> tuple[int, int]:
     """Return (d_out, d_in), including for GPT-2's Conv1D, whose weight is (d_in, d_out)."""
     module: Any = linear
-    if type(linear).__name__ == "Conv1D":
+    if _is_transposed(linear):
         return int(module.weight.shape[1]), int(module.weight.shape[0])
     return int(module.out_features), int(module.in_features)
 
 
 def output_rows(linear: nn.Module, values: Tensor) -> Tensor:
     """Return a tensor of the weight's shape, such as the optimizer's moments, as (d_out, d_in)."""
-    return values.T if type(linear).__name__ == "Conv1D" else values
+    return values.T if _is_transposed(linear) else values
+
+
+def _is_transposed(linear: nn.Module) -> bool:
+    return type(linear).__name__ == "Conv1D"
 
 
 def trained_map(projection: nn.Module) -> nn.Module:

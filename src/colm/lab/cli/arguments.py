@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from typing import TypeAlias
+
+from colm.errors import ConfigError
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What `ArgumentParser.add_subparsers` returns."""
@@ -30,6 +33,18 @@ def add_config(
         "overrides", nargs="*", metavar="key=value", help="settings that override the file: selection.keep=0.25"
     )
     return command
+
+
+def require_one_process(what: str, instead: str) -> None:
+    """Raise ConfigError if a launcher has started several processes of a command that runs in one.
+
+    Args:
+        what: the command.
+        instead: what to do.
+    """
+    ranks = int(os.environ.get("WORLD_SIZE") or 1)
+    if ranks > 1:
+        raise ConfigError(f"{what} runs in one process, but the launcher starts {ranks}; {instead}.")
 
 
 def add_json(parser: argparse.ArgumentParser, what: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from colm.errors import ConfigError
+from colm.lab.cli.arguments import require_one_process
 from colm.lab.cli.console import make_console
 from colm.lab.cli.source_tables import pool_table
 from colm.lab.run.cadence import settle_evaluation
@@ -41,9 +40,7 @@ def rehearse(settings: RunSettings, kept: Path | None = None) -> None:
         ColmError: what `train` would raise before its first step.
         ConfigError: a launcher has started several processes.
     """
-    ranks = int(os.environ.get("WORLD_SIZE") or 1)
-    if ranks > 1:
-        raise ConfigError(f"--dry-run runs in one process, but the launcher starts {ranks}; run it without a launcher.")
+    require_one_process("--dry-run", "run it without a launcher")
     with TemporaryDirectory() as scratch:
         elsewhere = _move(settings, Path(scratch))
         data = prepare_data(elsewhere, resume=kept is not None, kept=kept)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
 from colm.errors import ConfigError
-from colm.lab.cli.arguments import Commands, add_config, add_json
+from colm.lab.cli.arguments import Commands, add_config, add_json, require_one_process
 from colm.lab.cli.console import say
 from colm.lab.sources.wanted import WHOLE, Part, Wanted
 
@@ -44,12 +43,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         return _join(Path(args.out), overwrite=args.overwrite)
     if not args.config or not args.by:
         args.parser.error("colm features needs CONFIG.yaml and --by, or --join")
-    ranks = int(os.environ.get("WORLD_SIZE") or 1)
-    if ranks > 1:
-        raise ConfigError(
-            f"colm features runs in one process, but the launcher starts {ranks}; start it without a launcher, and "
-            "divide the rows with --shard i/n."
-        )
+    require_one_process("colm features", "start it without a launcher, and divide the rows with --shard i/n")
     part = WHOLE if args.shard is None else Part.read(args.shard)
     wanted = Wanted(args.by, args.dimensions, args.model)
     from colm.lab.run.settings import load_settings

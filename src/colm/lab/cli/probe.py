@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from colm.errors import ConfigError
-from colm.lab.cli.arguments import Commands, add_config, add_json
+from colm.lab.cli.arguments import Commands, add_config, add_json, require_one_process
 from colm.lab.cli.console import make_console, make_progress
 
 if TYPE_CHECKING:
@@ -94,11 +93,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check(args: argparse.Namespace) -> tuple[tuple[int, ...], list[int]]:
-    ranks = int(os.environ.get("WORLD_SIZE") or 1)
-    if ranks > 1:
-        raise ConfigError(
-            f"colm probe runs in one process, but the launcher starts {ranks}; start it without a launcher."
-        )
+    require_one_process("colm probe", "start it without a launcher")
     stages = tuple(sorted(set(args.stages)))
     if stages[0] < 0:
         raise ConfigError(f"--stages {stages[0]}: a stage must be a whole number of at least 0.")

@@ -12,7 +12,7 @@ import numpy as np
 from colm.config import SelectionConfig
 from colm.errors import ConfigError, UnsupportedModelError
 from colm.lab.probe.advice import BALANCED, Advice, Rule, advise
-from colm.lab.probe.noise import NoiseScale, estimate_noise
+from colm.lab.probe.noise import NoiseEstimate, estimate_noise
 from colm.lab.probe.workbench import Timing, Workbench
 from colm.lab.probe.worth import Estimate, PoolGradients, judge_choices, judge_order
 from colm.ordering import deal_balanced
@@ -41,7 +41,7 @@ class Probe(NamedTuple):
     """What a probe found."""
 
     timings: dict[int, Timing]  # rows of a step -> its time
-    noise: dict[int, NoiseScale | None]  # stage -> noise scale
+    noise: dict[int, NoiseEstimate | None]  # stage -> noise scale
     rules: list[Rule]  # worth of each rule, on average over stages
     by_stage: dict[str, dict[int, Estimate | None]]  # rule -> stage -> worth
     advice: Advice
@@ -84,7 +84,7 @@ def run_probe(bench: Workbench, wanted: Wanted, told: Callable[[int, int], None]
     features = token_features(bench.rows)
     configs = {name: as_rule(name, bench.selection) for name in PRESETS}
     chosen = bench.batches()
-    noise: dict[int, NoiseScale | None] = {}
+    noise: dict[int, NoiseEstimate | None] = {}
     worths: dict[str, dict[int, Estimate | None]] = {name: {} for name in (BALANCED, *configs)}
     costs: dict[str, list[float]] = {name: [] for name in worths}
     trained = 0

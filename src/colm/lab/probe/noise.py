@@ -10,14 +10,14 @@ import numpy as np
 from colm.lab.probe.worth import PoolGradients
 
 
-class NoiseScale(NamedTuple):
+class NoiseEstimate(NamedTuple):
     """tr(S) / |G|^2 in rows, with a standard error over pools."""
 
     rows: float
     error: float | None
 
 
-def estimate_noise(pools: Sequence[PoolGradients], kept: int) -> NoiseScale | None:
+def estimate_noise(pools: Sequence[PoolGradients], kept: int) -> NoiseEstimate | None:
     """Return the noise scale of batches that keep small sources' rows whole; None if the mean is lost in the noise.
 
     Each row counts as often as it is trained: 1 in small sources, the share of the large sources' rows that is kept in
@@ -38,32 +38,36 @@ def estimate_noise(pools: Sequence[PoolGradients], kept: int) -> NoiseScale | No
     left = [_noise([part for other, part in enumerate(parts) if other != gone]) for gone in range(len(parts))]
     known = [each for each in left if each is not None]
     if len(known) < len(parts) or len(parts) < 2:
-        return NoiseScale(whole, None)
+        return NoiseEstimate(whole, None)
     spread = np.square(np.array(known) - np.mean(known)).sum() * (len(parts) - 1) / len(parts)
-    return NoiseScale(whole, float(np.sqrt(spread)))
+    return NoiseEstimate(whole, float(np.sqrt(spread)))
 
 
-_Sums = tuple[float, float, np.ndarray, float, float]
+class _Sums(NamedTuple):
+    """Sums over a pool's rows with weights w and gradients g."""
+
+    weights: float  # of w
+    squares: float  # of w^2
+    gradients: np.ndarray  # of w g, (d,)
+    lengths: float  # of w |g|^2
+    own: float  # of w^2 |g|^2, the products of rows with themselves
 
 
 def _sums(weights: np.ndarray, rows: np.ndarray) -> _Sums:
     lengths = np.square(rows).sum(1)
-    return (
-        float(weights.sum()),
-        float(np.square(weights).sum()),
-        weights @ rows,
-        float(weights @ lengths),
-        float(np.square(weights) @ lengths),
+    squares = np.square(weights)
+    return _Sums(
+        float(weights.sum()), float(squares.sum()), weights @ rows, float(weights @ lengths), float(squares @ lengths)
     )
 
 
 def _noise(parts: Sequence[_Sums]) -> float | None:
     """Return the ratio of the unbiased variance to the unbiased squared mean."""
-    weight, squared = sum(part[0] for part in parts), sum(part[1] for part in parts)
-    total = np.sum([part[2] for part in parts], axis=0)
-    pairs = weight**2 - squared
+    weight = sum(part.weights for part in parts)
+    total = np.sum([part.gradients for part in parts], axis=0)
+    pairs = weight**2 - sum(part.squares for part in parts)
     if pairs <= 0:
         return None
-    mean = (float(np.square(total).sum()) - sum(part[4] for part in parts)) / pairs  # of |G|^2, from pairs of rows
-    variance = sum(part[3] for part in parts) / weight - mean
+    mean = (float(np.square(total).sum()) - sum(part.own for part in parts)) / pairs  # of |G|^2, from pairs of rows
+    variance = sum(part.lengths for part in parts) / weight - mean
     return variance / mean if mean > 0 else None

@@ -223,7 +223,7 @@ class Workbench:
             self.model.train(training)
 
     def _adam_scale(self) -> Tensor | float:
-        """Return the square root of what Adam divides by, so that lengths are those of steps; 1 before the first."""
+        """Return the scale of Adam's metric, as `adam_scale` with a floor; 1 before the first step."""
         states = [self.optimizer.state.get(weight, {}) for weight in self._weights]
         if any("exp_avg_sq" not in state for state in states):
             return 1.0

@@ -66,9 +66,8 @@ def check_order(settings: RunSettings, data: PreparedData, found: Fingerprint | 
         data: its data.
         found: the data's fingerprint, if it is known.
     """
-    path = getattr(settings.selection, "order_by", None)
-    ordered = getattr(settings.selection, "order", None) != "random" and not settings.data.streaming
-    if ordered and isinstance(path, str) and path.endswith(".parquet"):
+    order, path = settings.selection.order, str(settings.selection.order_by)
+    if order == "balanced" and path.endswith(".parquet") and not settings.data.streaming:
         check_features(Path(path), (found or fingerprint_run(settings, data))["train"])
 
 
