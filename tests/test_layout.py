@@ -191,7 +191,7 @@ def test_each_power_has_one_owner() -> None:
         "register_forward": lambda name: name == "features.capture",
         "register_full_backward": lambda name: name == "features.capture",
         "register_hook": lambda name: name == "features.capture",
-        "torch.distributed": lambda name: name == "step.ranks",
+        "torch.distributed": lambda name: name in ("step.ranks", "step.sharding"),
         "Console(": lambda name: name == "lab.cli.console",
     }
     for path in sorted(ROOT.rglob("*.py")):
