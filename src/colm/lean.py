@@ -145,8 +145,8 @@ class LeanHead:
             self._read = _Read(labeled, Precision.of(hidden.device.type))
             if self._head is None and len(labeled):
                 return labeled[None]
-            # Logits that nobody reads. They depend on every weight: without a label, each still gets a gradient of zero,
-            # and DistributedDataParallel looks in their graph for the weights that take part in the backward.
+            # Logits that nobody reads. They depend on every weight: without a label, each still gets a gradient, and
+            # DistributedDataParallel looks in their graph for the weights that take part in the backward.
             return hidden[:1, :1]
 
         self._wanted = wanted

@@ -1,6 +1,8 @@
-"""Started by torchrun in test_engines.py: trains cases in one engine, and saves what must not depend on the engine.
+"""Started by torchrun in test_engines.py: trains cases in engines, and saves what must not depend on the engine.
 
-torchrun --standalone --nproc_per_node=2 engines_on_ranks.py ENGINE FOLDER [CASE ...]
+torchrun --standalone --nproc_per_node=2 engines_on_ranks.py FOLDER ENGINE/CASE [...]
+
+One launch has either ddp and native, or fsdp2, or zero1 to zero3: accelerate finds one kind of processes.
 """
 
 from __future__ import annotations
@@ -18,11 +20,14 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.support.engines import arguments_of, forget_settings, prepare_engine
 from tests.support.models import tiny_model
+from tests.support.sft import sft_settings
 from tests.support.trainers import coreset_trainer, lines, mixture
 
 from colm import SelectionConfig
 from colm.config import PRESETS
+from colm.models import train_tiny_tokenizer
 from colm.step.ranks import leave_ranks, rank_and_world
+from colm.trainers.trl import CoresetSFTTrainer
 
 ROWS = 78  # of pools of 16: the last pool has 14 rows
 CHECKPOINTED = {"gradient_checkpointing": True}
@@ -32,6 +37,8 @@ BEST = {**SAVED, "eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_
 
 CASES: dict[str, dict[str, Any]] = {
     "exact": {"evaluate": True},
+    "trl": {"trl": True},
+    "trl without features": {"trl": True, "selection": {"features": "none"}},
     "spsa": {"selection": {"features": "spsa"}},
     "mean_hidden": {"selection": {"features": "mean_hidden"}},
     "last_hidden": {"selection": {"features": "last_hidden"}},
@@ -94,24 +101,47 @@ def make(engine: str, case: dict[str, Any], folder: Path, **changes: Any) -> Any
         **({} if case.get("family") == "gpt2" else {"num_hidden_layers": 2}),
         **case.get("model", {}),
     )
+    if engine == "native":
+        model = split_at_loading(model, folder.with_suffix(".model"))
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+    selection = SelectionConfig(**{"keep_count": 9, **case.get("selection", {})})
+    args = {
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 4 // rank_and_world()[1],
+        "max_steps": 7,
+        "max_grad_norm": 0.0,
+        **arguments_of(engine, **case.get(engine, {})),
+        **case.get("args", {}),
+    }
+    if case.get("trl"):
+        tokenizer = train_tiny_tokenizer(["a b c d e f g"] * 10)
+        data = data.map(lambda row: {"input_ids": [token % len(tokenizer) for token in row["input_ids"]]})
+        settings = sft_settings(folder, **args)
+        return CoresetSFTTrainer(model, settings, train_dataset=data, processing_class=tokenizer, selection=selection)
     return coreset_trainer(
         folder,
         model=model,
-        selection=SelectionConfig(**{"keep_count": 9, **case.get("selection", {})}),
-        args={
-            "per_device_train_batch_size": 4,
-            "gradient_accumulation_steps": 4 // rank_and_world()[1],
-            "max_steps": 7,
-            "max_grad_norm": 0.0,
-            **arguments_of(engine, **case.get(engine, {})),
-            **case.get("args", {}),
-        },
+        selection=selection,
+        args=args,
         train_dataset=data.sort("source", reverse=True) if case.get("sorted") else data,
         eval_dataset=mixture(64, seed=1).remove_columns("source"),
         **changes,
+    )
+
+
+def split_at_loading(model: Any, folder: Path) -> Any:
+    """Return the model as transformers' own FSDP2 loads it."""
+    from transformers import AutoModelForCausalLM
+    from transformers.distributed import DistributedConfig
+
+    torch.distributed.barrier()
+    if rank_and_world()[0] == 0:
+        model.save_pretrained(folder)
+    torch.distributed.barrier()
+    return AutoModelForCausalLM.from_pretrained(
+        folder, distributed_config=DistributedConfig(fsdp_size=rank_and_world()[1]), dtype=torch.float32
     )
 
 
@@ -126,7 +156,7 @@ def train(engine: str, case: dict[str, Any], folder: Path) -> dict[str, Any]:
         "losses": [log["loss"] for log in trainer.state.log_history if "loss" in log],
         "norms": [log["grad_norm"] for log in trainer.state.log_history if log.get("grad_norm") is not None],
         "evaluations": first + [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log],
-        "lean": trainer._lean is not None and trainer._lean[1] is not None,
+        "lean": (getattr(trainer, "_lean", None) or (None, None))[1] is not None,
     }
     if case.get("evaluate"):
         found["evaluations"].append(trainer.evaluate()["eval_loss"])
@@ -157,11 +187,12 @@ def resumed(engine: str, case: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {"resumed": weights(again), "from": kept[0].name}
 
 
-def main(engine: str, folder: Path, names: list[str]) -> None:
+def main(folder: Path, wanted: list[str]) -> None:
     torch.set_num_threads(1)
-    for name in names or CASES:
+    for each in wanted:
         faulthandler.dump_traceback_later(120, exit=True)  # ranks that wait for each other
-        place = folder / name.replace(" ", "_")
+        engine, name = each.split("/")
+        place = folder / engine / name.replace(" ", "_")
         found: dict[str, Any] = {}
         try:
             found = train(engine, CASES[name], place)
@@ -172,11 +203,12 @@ def main(engine: str, folder: Path, names: list[str]) -> None:
             traceback.print_exc()
         if rank_and_world()[0] == 0:
             found["lines"] = lines(place) if (place / "selection.jsonl").exists() else []
+            place.parent.mkdir(parents=True, exist_ok=True)
             torch.save(found, place.with_suffix(".pt"))
         forget_settings(engine)
     leave_ranks()
 
 
 if __name__ == "__main__":
-    prepare_engine(sys.argv[1])
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
+    prepare_engine(sys.argv[2].split("/")[0])
+    main(Path(sys.argv[1]), sys.argv[2:])
