@@ -41,12 +41,14 @@ def prepare_engine(engine: str) -> None:
 
     if engine.startswith("zero"):
         os.environ["DS_ACCELERATOR"] = "cpu"
+        launched = "ACCELERATE_USE_DEEPSPEED" in os.environ
         os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
         import deepspeed
 
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would be compiled
         PartialState(backend="gloo")
-        del os.environ["ACCELERATE_USE_DEEPSPEED"]  # else every Trainer would be DeepSpeed's, without settings
+        if not launched:
+            del os.environ["ACCELERATE_USE_DEEPSPEED"]  # else every Trainer would be DeepSpeed's, without settings
         return
     PartialState(cpu=True)
     forget_settings(engine)

@@ -21,7 +21,7 @@ _WRITTEN = re.compile(
     r"(pytorch_model|model|adapter_model)[\w.-]*\.(safetensors|bin|json)|(adapter_|generation_)?config\.json|README\.md"
     r"|(optimizer|scaler|scheduler)\.(pt|bin)|(rng_state|pass_start)[\w]*\.pth|trainer_state\.json|training_args\.bin"
     r"|coreset_(state\.pt|(complete|begun)\.json[.\d]*)|checkpoint-is-incomplete\.txt"
-    r"|(pytorch_model_fsdp|optimizer)_\d+/[\w.]+|global_step\d+/[\w.-]+|latest|zero_to_fp32\.py"  # FSDP's, DeepSpeed's
+    r"|(pytorch_model_fsdp|optimizer)_\d+/[\w.]+|global_step\d+/[\w.-]+|latest|zero_to_\w+\.py"  # FSDP's, DeepSpeed's
     r"|(tokenizer|special_tokens_map|added_tokens|vocab|merges|chat_template|spiece|sentencepiece)[\w.-]*"
 )
 """File names that a Trainer's checkpoint may have; used to tell an incomplete checkpoint's files from others."""
