@@ -54,6 +54,25 @@ def own_bytes() -> int:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
 
 
+class Watch:
+    """Samples the process's own memory, `peak` bytes, while its block runs."""
+
+    def __enter__(self) -> Watch:
+        self.before = self.peak = own_bytes()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.02):
+            self.peak = max(self.peak, own_bytes())
+
+
 def measure(path: Path) -> dict[str, float]:
     """Prepare the rows, and return seconds and bytes."""
     import colm.lab.run.prepare as prepare
@@ -78,26 +97,16 @@ def measure(path: Path) -> dict[str, float]:
         return found
 
     prepare.read_rows_of = timed
-    peak, done = [own_bytes()], threading.Event()
-    before = peak[0]
-
-    def watch() -> None:
-        while not done.wait(0.02):
-            peak[0] = max(peak[0], own_bytes())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    start = time.perf_counter()
-    prepared = prepare.prepare_data(settings)
-    whole = time.perf_counter() - start
-    done.set()
-    watcher.join()
+    with Watch() as watch:
+        start = time.perf_counter()
+        prepared = prepare.prepare_data(settings)
+        whole = time.perf_counter() - start
     return {
         "trained": len(prepared.train),
         "read_seconds": seconds["read"],
         "tokenize_seconds": whole - seconds["read"],
-        "before_bytes": before,
-        "own_bytes": peak[0],
+        "before_bytes": watch.before,
+        "own_bytes": watch.peak,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "disk_bytes": sum(file.stat().st_size for file in path.parent.rglob("*.arrow")),
     }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import pickle
 import re
+import subprocess
+import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 from hypothesis import given, settings
@@ -153,3 +157,20 @@ def test_files_without_clusters_are_refused(fitted: Fitted, tmp_path: Path) -> N
     file.write_bytes(fitted[0].read_bytes()[:-100])
     with pytest.raises(DataError, match="does not hold the clusters"):
         AssignSources(file)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray Data, pip install 'ray[data]'")
+def test_the_recipe_for_ray_gives_the_same_sources(fitted: Fitted, tmp_path: Path) -> None:
+    file, rows, names = fitted
+    (tmp_path / "labels.centroids.npz").write_bytes(file.read_bytes())
+    (tmp_path / "rows").mkdir()
+    rows.add_column("id", range(ROWS)).to_parquet(tmp_path / "rows" / "rows.parquet")
+    guide = Path(__file__).parents[3] / "docs" / "guides" / "unlabeled.md"
+    recipe = re.findall(r"```python notest\n(import ray.*?)```", guide.read_text(), flags=re.DOTALL)[0]
+    script = recipe.replace("concurrency=8", "concurrency=1, batch_size=77")
+    script = script.replace("import ray\n", "import ray\nray.init(num_cpus=2, include_dashboard=False)\n")
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    written = pq.read_table(tmp_path / "labeled").sort_by("id")
+    assert written["source"].to_pylist() == names

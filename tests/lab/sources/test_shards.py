@@ -105,6 +105,7 @@ def test_a_shard_is_written_once_and_whole(fitted: Fitted, tmp_path: Path, monke
 
     def stop(self: AssignSources, held: Any) -> list[str]:
         if stopping:
+            assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["all.parquet", "rows"]  # the rest is hidden
             raise KeyboardInterrupt
         stopping.append(True)
         return name_rows(self, held)
@@ -156,7 +157,8 @@ def test_what_cannot_be_assigned_is_refused(fitted: Fitted, tmp_path: Path) -> N
         (tables, "out.jsonl", Part(0, 1), "must end with .parquet, as the data does"),
         (lines, "out.jsonl", Part(0, 4), "--shard 0/4 .*: 3 files, which are not divided. Use at most 3 parts"),
         (tables, "out.parquet", Part(0, 13), "--shard 0/13 .*: 12 row groups in 3 files. Use at most 12 parts"),
-        (tables, "parquet/out.parquet", Part(0, 1), "is in a folder of the data"),
+        (tables, "parquet/out.parquet", Part(0, 1), "would be part of the data .*parquet'; choose another folder"),
+        (tmp_path / "*" / "p*.parquet", "new/p.parquet", Part(0, 1), "would be part of the data"),
         (tmp_path / "a.parquet", "out.parquet", Part(0, 1), "a.parquet: The data has the columns a, which match no"),
         (tmp_path / "bad.jsonl", "out.jsonl", Part(0, 1), "bad.jsonl, line 2, is not valid JSON"),
         (tmp_path / "list.jsonl", "out.jsonl", Part(0, 1), "list.jsonl: A cell is a dict where text is expected"),

@@ -72,8 +72,8 @@ def write_shard(assigner: AssignSources, data: str, out: Path, *, part: Part = W
     lines = _is_of_lines(files[0])
     if out.suffix != (LINES if lines else TABLES)[0]:
         raise ConfigError(f"--out {str(out)!r} must end with {(LINES if lines else TABLES)[0]}, as the data does.")
-    if not os.path.isfile(data) and out.parent.resolve() in {file.parent.resolve() for file in files}:
-        raise ConfigError(f"--out {str(out)!r} is in a folder of the data {data!r}; choose another folder.")
+    if _is_among(path, data):
+        raise ConfigError(f"--out {str(out)!r} would be part of the data {data!r}; choose another folder.")
     pieces = divide(files, part)
     made_from = {
         "clusters": assigner.digest,
@@ -86,18 +86,21 @@ def write_shard(assigner: AssignSources, data: str, out: Path, *, part: Part = W
     schema = None if lines else _common_schema([piece.file for piece in pieces])
     tally = _Tally(assigner)
     begin("Assigning", len(pieces), "files" if pieces[0].group is None else "row groups")
-    with replacing(path) as partial:
+    hidden = path.with_name(f".{path.name}")  # whoever reads the folder as data skips what a killed process leaves
+    with replacing(hidden) as partial:
         if schema is None:
             _write_lines(partial, pieces, tally)
         else:
             _write_tables(partial, pieces, tally, schema)
-        shard = Shard(path, tally.sources.total(), dict(tally.sources.most_common()), tally.empty)
-        about = {**made_from, "bytes": partial.stat().st_size, **shard._asdict(), "path": path.name}
-        # First: a shard without its record would be somebody else's file.
-        replace_file(_record_path(path), json.dumps(about))
+    shard = Shard(path, tally.sources.total(), dict(tally.sources.most_common()), tally.empty)
+    about = {**made_from, "bytes": hidden.stat().st_size, **shard._asdict(), "path": path.name}
+    # An old shard goes first: it must not have the new record. A shard without a record is somebody else's file.
+    path.unlink(missing_ok=True)
+    replace_file(_record_path(path), json.dumps(about))
+    hidden.replace(path)
     if shard.empty:
         logger.warning(
-            "%d of %d rows have no text; like rows of unknown words, they have the source nearest to zero.",
+            "%d of %d rows have no text; their source is that of the cluster nearest to an empty text.",
             shard.empty,
             shard.rows,
         )
@@ -117,7 +120,7 @@ def find_files(data: str) -> list[Path]:
     if path.is_dir():
         found = [file for file in path.iterdir() if file.name[0] not in "._" and _ending(file) in (*TABLES, *LINES)]
     else:
-        found = [path] if path.is_file() else [Path(name) for name in glob.glob(data, recursive=True)]
+        found = [path] if path.is_file() else [Path(name) for name in glob.glob(data)]
     files = sorted(file for file in found if file.is_file())
     if not files:
         raise DataError(
@@ -268,8 +271,15 @@ def _find_shard(path: Path, made_from: Mapping[str, str], overwrite: bool) -> Sh
     return None if overwrite else shard
 
 
+def _is_among(path: Path, data: str) -> bool:
+    """Return whether a new file would be found as data, by shards that are written later."""
+    if os.path.isdir(data):
+        return path.parent.resolve() == Path(data).resolve()
+    return not os.path.isfile(data) and Path(os.path.abspath(path)).match(os.path.abspath(data))
+
+
 def _record_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}.json")  # hidden: whoever reads the folder as data skips it
+    return path.with_name(f".{path.name}.json")
 
 
 def _digest(value: Any) -> str:
