@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,6 @@ class Watch:
 def measure(path: Path) -> dict[str, float]:
     """Prepare the rows, and return seconds and bytes."""
     import colm.lab.run.prepare as prepare
-    from colm.lab.data.read import read_rows
     from colm.lab.run.settings import resolve_settings
     from colm.models import train_tiny_tokenizer
 
@@ -84,8 +84,8 @@ def measure(path: Path) -> dict[str, float]:
     data |= {"validation_rows": HELD_OUT, "temperature": 2.0}
     settings = resolve_settings({"model": "tiny", "data": data, "output_dir": str(path.parent / "run")})
     # A real model's tokenizer already exists; the tiny model's is trained on only a part.
-    texts = [row["prompt"] for row in read_rows(str(path)).select(range(5_000))]
-    tokenizer = train_tiny_tokenizer(texts)
+    with path.open(encoding="utf-8") as file:
+        tokenizer = train_tiny_tokenizer(json.loads(line)["prompt"] for line in islice(file, 5_000))
     prepare.train_tiny_tokenizer = lambda _: tokenizer
     seconds = {}
     read = prepare.read_rows_of
