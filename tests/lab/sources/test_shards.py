@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import pytest
 from tests.support.topics import topic_rows
 
 from colm.errors import ConfigError, DataError
+from colm.lab.data.read import read_rows
 from colm.lab.sources import shards
 from colm.lab.sources.assign import AssignSources
 from colm.lab.sources.config import ClusterConfig
 from colm.lab.sources.labelling import label_rows
-from colm.lab.sources.rows import Rows
+from colm.lab.sources.rows import Row, Rows
 from colm.lab.sources.shards import divide, find_files, write_shard
 from colm.lab.sources.store import centroids_path
 from colm.lab.sources.wanted import Part
@@ -169,6 +171,35 @@ def test_what_cannot_be_assigned_is_refused(fitted: Fitted, tmp_path: Path) -> N
         with pytest.raises((ConfigError, DataError), match=message):
             write_shard(assigner, str(data), tmp_path / out, part=part)
     assert not list(tmp_path.rglob("*out*"))
+
+
+def test_cells_have_the_text_that_clustering_reads(tmp_path: Path) -> None:
+    cells = ["0.50", "7", "true", "null", '"007"', "1e400", '[{"role": "assistant", "content": "a 5"}]', "-0.0"]
+    asks = ['[{"role": "user", "content": "a", "name": null}]' if cell[0] == "[" else '"a"' for cell in cells]
+    lines = [f'{{"prompt": {ask}, "completion": {cell}}}' for ask, cell in zip(asks, cells, strict=True)]
+    (tmp_path / "lines.jsonl").write_text("\n".join(lines))
+    table = pa.table(
+        {"prompt": [0.1, 1e5, None, 2.5] * 2, "completion": [datetime(2024, 1, day + 1) for day in range(8)]}
+    )
+    pq.write_table(table.set_column(0, "prompt", table["prompt"].cast(pa.float32())), tmp_path / "cells.parquet")
+    texts = []
+
+    def remember(self: AssignSources, held: list[Row]) -> list[str]:
+        texts.extend(row.text for row in held)
+        return ["cluster-0"] * len(held)
+
+    for name in ("lines.jsonl", "cells.parquet"):
+        texts.clear()
+        rows = Rows([read_rows(str(tmp_path / name))])
+        path = tmp_path / f"{name}.labels.parquet"
+        label_rows(Rows([topic_rows(20)]), ClusterConfig(clusters=2), path)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(AssignSources, "name_rows", remember)
+            write_shard(
+                AssignSources(centroids_path(path)), str(tmp_path / name), tmp_path / f"out.{name.split('.')[1]}"
+            )
+        assert texts == [row.text for row in rows.read(0, len(rows))]
+        assert len(texts) == 8
 
 
 def test_rows_without_text_are_counted(fitted: Fitted, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
