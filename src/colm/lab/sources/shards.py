@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 BATCH = 10_000
 """Rows in memory at a time."""
 
+BUFFER = 2**20
+"""Bytes of a Parquet column read at a time; by default, all of a row group."""
+
 TABLES, LINES = (".parquet",), (".jsonl", ".ndjson")
 """Endings of the files that are read; those of lines may also be compressed."""
 
@@ -199,7 +202,7 @@ def _write_tables(path: Path, pieces: Sequence[Piece], tally: _Tally, schema: pa
 def _read_tables(piece: Piece, schema: pa.Schema) -> Iterator[pa.Table]:
     """Yield the rows of a piece, some at a time; none of them is empty."""
     try:
-        with pq.ParquetFile(piece.file) as file:
+        with pq.ParquetFile(piece.file, buffer_size=BUFFER, pre_buffer=False) as file:
             for group in range(file.num_row_groups) if piece.group is None else [piece.group]:
                 for batch in file.iter_batches(BATCH, row_groups=[group]):
                     if batch.num_rows:
