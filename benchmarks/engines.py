@@ -105,11 +105,11 @@ PAGE = """# Engines: what works with sharded weights
 `python benchmarks/engines.py`; {setting}
 
 Two gloo processes, a tiny model, 7 steps with a short last pool, in the Trainer (`trl`: in TRL's), compared with
-DistributedDataParallel on the same data. A figure means that all steps kept the same rows; it is the largest relative distance of
-a weight at the end, which grows from rounding where Adam divides by small moments. "Resumes": the weights of a run that was cut off
-and resumed are the same bit for bit. In bfloat16 an engine rounds in other places than DistributedDataParallel, so those cases are
-compared with the same rows trained in the same engine without a selection pass. An empty cell is a setting that the engine does not
-have, or that does not run on a CPU.
+DistributedDataParallel on the same data. A figure means that all steps kept the same rows; it is the largest relative
+distance of a weight at the end, which grows from rounding where Adam divides by small moments. "Resumes": the weights
+of a run that was cut off and resumed are the same bit for bit. In bfloat16 an engine rounds in other places than
+DistributedDataParallel, so those cases are compared with the same rows trained in the same engine without a selection
+pass. An empty cell is a setting that the engine does not have, or that does not run on a CPU.
 
 {table}
 
@@ -117,8 +117,8 @@ Refused, with this message:
 
 {notes}
 
-In every engine the noise scale is not measured (`noise`: training is unaffected, and the log says so). Not run: NCCL, several
-machines, offloading to the CPU, DeepSpeed's own optimizers, QLoRA.
+In every engine the noise scale is not measured (`noise`: training is unaffected, and the log says so). Not run: NCCL,
+several machines, offloading to the CPU, DeepSpeed's own optimizers, QLoRA.
 """
 
 
