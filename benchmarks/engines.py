@@ -3,8 +3,8 @@
     make .venv/engines/installed        # DeepSpeed
     python benchmarks/engines.py        # docs/results/engines.md, about ten minutes on two cores
 
-Runs the cases of the tests in two gloo processes, and compares each with DistributedDataParallel on the same data: the
-kept rows of every step, and the weights at the end.
+Runs the cases of the tests in gloo processes, and compares each with DistributedDataParallel on the same data: the kept
+rows of every step, and the weights at the end.
 """
 
 from __future__ import annotations
@@ -26,29 +26,43 @@ from tests.support import engines_on_ranks  # noqa: E402
 from tests.support.engines_on_ranks import CASES  # noqa: E402
 
 RESULTS = ROOT / "docs" / "results" / "engines.md"
-DEEPSPEED = Path(sys.prefix) / "engines"
-KINDS = (("ddp", "native"), ("fsdp2",), ("zero1", "zero2", "zero3"))
-ENGINES = {"fsdp2": "FSDP2", "native": "FSDP2 of transformers", "zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3"}
+DEEPSPEED, QUANTISERS = Path(sys.prefix) / "engines", Path(sys.prefix) / "quantisers"
+LAUNCHES = {  # engines of one kind -> processes
+    ("ddp", "native"): 2,
+    ("fsdp2",): 2,
+    ("zero1", "zero2", "zero3"): 2,
+    ("ddp4",): 4,
+    ("hsdp",): 4,
+}
+ENGINES = {
+    "fsdp2": "FSDP2",
+    "hsdp": "2 x 2 HSDP",
+    "native": "FSDP2 of transformers",
+    "zero1": "ZeRO-1",
+    "zero2": "ZeRO-2",
+    "zero3": "ZeRO-3",
+}
 FSDP_ONLY = [case for case, settings in CASES.items() if "fsdp2" in settings]
-LOADED = ("lora", "lora reuse", "saved lora", "shards of lora", "lora bfloat16", "trl", "trl without features")
+LOADED = ("qlora", "lora", "lora reuse", "saved lora", "shards of lora", "lora bfloat16", "trl", "trl without features")
 """Cases that change the model before training, which transformers' own FSDP2 has split at loading."""
 
 
 def runs_in(engine: str, case: str) -> bool:
     """Return whether a case is one of the engine's."""
+    if engine in ("ddp4", "hsdp"):
+        return case in ("exact", "lora", "reuse", "saved")
     if engine == "native":
         return case not in (*FSDP_ONLY, *LOADED)
     in_bfloat16 = "bfloat16" in case and engine.startswith("zero")  # DeepSpeed refuses it on a CPU
-    return engine in ("ddp", "fsdp2") or not (case in FSDP_ONLY or in_bfloat16)
+    return engine in ("ddp", "fsdp2") or not (case in FSDP_ONLY or case == "qlora" or in_bfloat16)
 
 
-def launch(folder: Path, kind: tuple[str, ...]) -> None:
+def launch(folder: Path, kind: tuple[str, ...], world: int) -> None:
     """Run all cases of the engines of one kind."""
     cases = [f"{engine}/{case}" for engine in kind for case in CASES if runs_in(engine, case)]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    if "zero2" in kind:
-        environment["PYTHONPATH"] = str(DEEPSPEED)
+    environment["PYTHONPATH"] = str(DEEPSPEED if "zero2" in kind else QUANTISERS)
     done = subprocess.run(
         [*command, str(engines_on_ranks.__file__), str(folder), *cases], env=environment, capture_output=True, text=True
     )
@@ -69,7 +83,7 @@ def cell(folder: Path, engine: str, case: str, notes: list[str]) -> str:
     """Return what a case gave in an engine; a refusal becomes a numbered note."""
     if not runs_in(engine, case):
         return ""
-    ours, theirs = load(folder, "ddp", case), load(folder, engine, case)
+    ours, theirs = load(folder, "ddp4" if engine == "hsdp" else "ddp", case), load(folder, engine, case)
     if "error" in theirs:
         why = theirs["error"].partition(": ")[2]
         if why not in notes:
@@ -87,8 +101,8 @@ def cell(folder: Path, engine: str, case: str, notes: list[str]) -> str:
 def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        for kind in KINDS:
-            launch(Path(scratch), kind)
+        for kind, world in LAUNCHES.items():
+            launch(Path(scratch), kind, world)
         notes: list[str] = []
         lines = [
             f"| {case} | {' | '.join(cell(Path(scratch), engine, case, notes) for engine in ENGINES)} |"
@@ -104,12 +118,13 @@ PAGE = """# Engines: what works with sharded weights
 
 `python benchmarks/engines.py`; {setting}
 
-Two gloo processes, a tiny model, 7 steps with a short last pool, in the Trainer (`trl`: in TRL's), compared with
-DistributedDataParallel on the same data. A figure means that all steps kept the same rows; it is the largest relative
-distance of a weight at the end, which grows from rounding where Adam divides by small moments. "Resumes": the weights
-of a run that was cut off and resumed are the same bit for bit. In bfloat16 an engine rounds in other places than
-DistributedDataParallel, so those cases are compared with the same rows trained in the same engine without a selection
-pass. An empty cell is a setting that the engine does not have, or that does not run on a CPU.
+Two gloo processes (HSDP: four, two copies of two shards), a tiny model, 7 steps with a short last pool, in the Trainer
+(`trl`: in TRL's), compared with DistributedDataParallel on the same data. A figure means that all steps kept the same
+rows; it is the largest relative distance of a weight at the end, which grows from rounding where Adam divides by small
+moments. "Resumes": the weights of a run that was cut off and resumed are the same bit for bit. In bfloat16 an engine
+rounds in other places than DistributedDataParallel, so those cases are compared with the same rows trained in the same
+engine without a selection pass. An empty cell is a setting that the engine does not have, that does not run on a CPU,
+or that was not run.
 
 {table}
 
@@ -118,7 +133,7 @@ Refused, with this message:
 {notes}
 
 In every engine the noise scale is not measured (`noise`: training is unaffected, and the log says so). Not run: NCCL,
-several machines, offloading to the CPU, DeepSpeed's own optimizers, QLoRA.
+several machines, offloading to the CPU, DeepSpeed's own optimizers.
 """
 
 

@@ -55,6 +55,55 @@ def test_the_accelerate_loop_is_the_same_on_two_processes() -> None:
 
 
 @pytest.mark.slow
+def test_the_fsdp2_loop_is_the_same_on_two_processes_and_resumes(tmp_path: Path) -> None:
+    script = [str(EXAMPLES / "fsdp2_loop.py"), "--out"]
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *script, str(tmp_path / "two")]
+    one = run("-m", "torch.distributed.run", "--standalone", *script, str(tmp_path / "one"), "--steps", "4")
+    cut = run(*two, "--steps", "2") + run(*two, "--steps", "4")
+    assert losses(cut) == pytest.approx(losses(one), abs=2e-4)
+    assert losses(one)[-1] < losses(one)[0] - 0.5
+
+
+@pytest.mark.slow
+def test_ray_train_resumes_to_the_same_losses(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="pip install 'colm[ray]'")
+    found = []
+    for workers in (1, 2):
+        command = [sys.executable, str(EXAMPLES / "ray_train.py"), "--workers", str(workers), "--out"]
+        for steps in (2, 4):
+            done = subprocess.run(
+                [*command, str(tmp_path / str(workers)), "--steps", str(steps)],
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
+        found.append(losses(sorted(set(re.findall(r"step \d+: loss [\d.]+", done.stdout)))))
+    assert found[1] == pytest.approx(found[0], abs=2e-4)
+
+
+def test_the_slurm_job_starts_a_process_for_each_gpu_and_requeues_itself(tmp_path: Path) -> None:
+    programs = {
+        "srun": 'export SLURM_NTASKS=2\nfor i in 0 1; do SLURM_PROCID=$i SLURM_LOCALID=$i "$@" || s=$?; done; exit $s',
+        "scontrol": 'echo "scontrol $*" >&2; [ "$1" != show ] || printf "host0\nhost1\n"',
+        "colm": 'echo "$RANK $LOCAL_RANK of $WORLD_SIZE at $MASTER_ADDR:$MASTER_PORT: $*"; exit 143',
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "70005",
+        "SLURM_JOB_NODELIST": "host[0-1]",
+    }
+    script = EXAMPLES / "launch" / "slurm.sh"
+    done = subprocess.run(["bash", str(script), "my run.yaml"], env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [f"{i} {i} of 2 at host0:30005: train my run.yaml --resume" for i in (0, 1)]
+    assert done.stderr.splitlines() == ["scontrol show hostnames host[0-1]", "scontrol requeue 70005"]
+    assert done.returncode == 143
+
+
+@pytest.mark.slow
 def test_the_lightning_loop_has_the_weights_of_the_plain_loop_also_when_resumed(tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
     plain = run(str(EXAMPLES / "plain_loop.py"), "--steps", "4", "--out", str(tmp_path / "plain"))

@@ -14,9 +14,14 @@ STATE: dict[str, Any] = {"accelerator_config": {"use_configured_state": True}}
 
 
 def arguments_of(engine: str, **changes: Any) -> dict[str, Any]:
-    """Return the training arguments of an engine: ``ddp``, ``fsdp2``, ``zero1``, ``zero2`` or ``zero3``."""
-    if engine == "fsdp2":
-        return STATE | {"fsdp": True, "fsdp_config": {"version": 2, **changes}}
+    """Return the training arguments of ``ddp``, ``fsdp2``, ``hsdp`` (of four processes), or ``zero1`` to ``zero3``."""
+    if engine in ("fsdp2", "hsdp"):
+        both: dict[str, Any] = {"fsdp": True, "fsdp_config": {"version": 2, **changes}}
+        if engine == "hsdp":
+            from accelerate import ParallelismConfig
+
+            both["parallelism_config"] = ParallelismConfig(dp_replicate_size=2, dp_shard_size=2)
+        return STATE | both
     if engine.startswith("zero"):
         return STATE | {"use_cpu": False, "deepspeed": zero_settings(int(engine[-1]), **changes)}
     return {}
@@ -61,5 +66,5 @@ def forget_settings(engine: str) -> None:
     from accelerate.utils import DistributedType
 
     AcceleratorState._shared_state.clear()
-    if engine == "fsdp2":
+    if engine in ("fsdp2", "hsdp"):
         PartialState().distributed_type = DistributedType.MULTI_XPU  # on MULTI_CPU, FSDP is dropped in silence

@@ -69,6 +69,7 @@ CASES: dict[str, dict[str, Any]] = {
     "bfloat16": {"args": {"bf16": True}, "replay": True},
     "lora bfloat16": {"lora": True, "args": {"bf16": True}, "replay": True},
     "lora reuse": {"lora": True, "selection": {"reuse_forward": True}, "args": CHECKPOINTED},
+    "qlora": {"quantised": True},
     "shards": {"args": SAVED, "fsdp2": SHARDS},
     "shards of lora": {"args": SAVED, "fsdp2": SHARDS, "lora": True},
     "best shards": {"args": BEST, "fsdp2": SHARDS},
@@ -101,6 +102,8 @@ def make(engine: str, case: dict[str, Any], folder: Path, **changes: Any) -> Any
         **({} if case.get("family") == "gpt2" else {"num_hidden_layers": 2}),
         **case.get("model", {}),
     )
+    if case.get("quantised"):
+        model = quantised(model, folder.with_suffix(".model"))
     if engine == "native":
         model = split_at_loading(model, folder.with_suffix(".model"))
     for module in model.modules():
@@ -131,15 +134,32 @@ def make(engine: str, case: dict[str, Any], folder: Path, **changes: Any) -> Any
     )
 
 
+def quantised(model: Any, folder: Path) -> Any:
+    """Return the model in 4 bits, in storage that FSDP can split as it splits LoRA's weights, and LoRA."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    stored = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_quant_storage=torch.float32)
+    save_once(model, folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=stored, dtype=torch.float32)
+    torch.manual_seed(0)
+    return get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
+
+
+def save_once(model: Any, folder: Path) -> None:
+    """Save a model in one process, for all to load."""
+    torch.distributed.barrier()
+    if rank_and_world()[0] == 0:
+        model.save_pretrained(folder)
+    torch.distributed.barrier()
+
+
 def split_at_loading(model: Any, folder: Path) -> Any:
     """Return the model as transformers' own FSDP2 loads it."""
     from transformers import AutoModelForCausalLM
     from transformers.distributed import DistributedConfig
 
-    torch.distributed.barrier()
-    if rank_and_world()[0] == 0:
-        model.save_pretrained(folder)
-    torch.distributed.barrier()
+    save_once(model, folder)
     return AutoModelForCausalLM.from_pretrained(
         folder, distributed_config=DistributedConfig(fsdp_size=rank_and_world()[1]), dtype=torch.float32
     )
