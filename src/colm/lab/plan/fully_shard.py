@@ -1,0 +1,243 @@
+"""The allocations of PyTorch's fully_shard (FSDP2) in a dry run, without its communication.
+
+`fully_shard` is taken to be applied to each layer and to the model, whose own group has the other weights: embedding,
+last norm and head. At the same moments as torch's code, a group of parameters allocates and frees
+
+- `GATHERED`: the output of its all-gather, and the whole weights that are copied out of it. A forward keeps the output
+  until the next group's weights are there; a backward gathers the next group's already. Layers free their weights after
+  each forward and backward; the model's own stay from its forward to the end of the backward.
+- `UNREDUCED`: its whole gradients, until they are copied into the input of its reduce-scatter, which stays until the
+  next group's is made. Where the reduction is deferred, whole gradients stay from one micro-batch to the next.
+
+Source: torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py, FSDPParamGroup (pre_forward to post_backward,
+_backward_prefetch), and _fsdp_collectives.py, foreach_all_gather and foreach_reduce, of torch 2.13. Since the same
+memory is referenced in the same order on a CPU, two processes there show it, see benchmarks/sharded_memory.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from colm.lab.plan.counting import DryRun
+from colm.lab.plan.shapes import Shapes
+from colm.lab.plan.sharding import Sharding, shard_shape
+
+GATHERED, UNREDUCED, REDUCED = "gathered", "unreduced", "reduced"
+
+
+class _Group:
+    """Parameters that are gathered and reduced together."""
+
+    def __init__(self, module: nn.Module, weights: list[nn.Parameter], loaded: list[Tensor], *, reshards: bool) -> None:
+        self.module, self.weights, self.reshards = module, weights, reshards
+        self.trained = [weight for weight in weights if weight.requires_grad]
+        self.loaded = loaded  # of the trained ones
+        self.output: Tensor | None = None  # of its all-gather
+        self.whole: Tensor | None = None
+        self.reduced: Tensor | None = None
+        self.uses: list[int] = []  # places in the order of the forwards
+        self.backward = False  # from its first gradient until its gradients are complete
+
+
+def shard_groups(model: nn.Module) -> list[tuple[nn.Module, list[nn.Parameter]]]:
+    """Return the modules to shard, with their parameters: the layers, and last the model with all others.
+
+    Layers are the modules that transformers does not split over devices; without such a list, those of the longest
+    list of modules.
+    """
+    names = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
+    layers = [module for module in model.modules() if type(module).__name__ in names and module is not model]
+    if not layers:
+        lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
+        layers = max(lists, key=len, default=[])
+    seen: set[nn.Parameter] = set()
+    groups = []
+    for module in [*layers, model]:
+        weights = [weight for weight in module.parameters() if weight not in seen]
+        seen.update(weights)
+        groups.append((module, weights))
+    return groups
+
+
+class FullyShard:
+    """Allocates what fully_shard allocates while a model of fake tensors runs inside a `DryRun`.
+
+    Args:
+        dry: the run.
+        shapes: the model.
+        sharding: of the engine ``fsdp2``.
+        accumulated: gradients of an earlier micro-batch exist.
+    """
+
+    def __init__(self, dry: DryRun, shapes: Shapes, sharding: Sharding, *, accumulated: bool) -> None:
+        self._dry, self._sharding = dry, sharding
+        of_weight = dict(zip(shapes.model.parameters(), shapes.loaded, strict=True))
+        self._mixed = shapes.cast is not None
+        found = shard_groups(shapes.model)
+        self._groups = [
+            _Group(
+                module,
+                weights,
+                [of_weight[weight] for weight in weights if weight.requires_grad],
+                reshards=sharding.reshard and module is not shapes.model,
+            )
+            for module, weights in found
+        ]
+        self._order: list[_Group] = []  # in which they ran
+        self._output: Tensor | None = None  # of the last forward's all-gather
+        self._input: Tensor | None = None  # of the last reduce-scatter
+        self._queued = False
+        for group in self._groups:
+            if accumulated and sharding.deferred:
+                for weight in group.trained:
+                    weight.grad = torch.zeros_like(weight)
+                    dry.label(weight.grad, UNREDUCED)
+            elif accumulated:
+                group.reduced = self._shards(group)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Follow the forwards and backwards inside the block; then free everything, gradients included."""
+        handles = []
+        for group in self._groups:
+            before, after = partial(self._before_forward, group), partial(self._after_forward, group)
+            handles.append(group.module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
+            handles.append(group.module.register_forward_hook(after))
+            for weight in group.trained:
+                handles.append(weight.register_post_accumulate_grad_hook(self._label_gradient))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            for group in self._groups:
+                group.output = group.whole = group.reduced = None
+                for weight in group.trained:
+                    weight.grad = None
+            self._output = self._input = None
+
+    def _label_gradient(self, weight: Tensor) -> None:
+        if weight.grad is not None:
+            self._dry.label(weight.grad, UNREDUCED)
+
+    def _new(self, weights: list[nn.Parameter], part: str, *, whole: bool = True) -> Tensor:
+        """Allocate weights as they are communicated: each padded to a multiple of the GPUs."""
+        gpus = self._sharding.gpus
+        size = sum(torch.Size(shard_shape(weight, gpus)).numel() * weight.element_size() for weight in weights)
+        made = torch.empty(size * (gpus if whole else 1) // 2, dtype=torch.float16)
+        self._dry.label(made, part)
+        return made
+
+    def _shards(self, group: _Group) -> Tensor:
+        """Allocate reduced gradients, in the dtype in which weights are kept."""
+        sizes = [
+            torch.Size(shard_shape(loaded, self._sharding.gpus)).numel() * (4 if self._mixed else loaded.element_size())
+            for loaded in group.loaded
+        ]
+        made = torch.empty(sum(sizes) // 2, dtype=torch.float16)
+        self._dry.label(made, REDUCED)
+        return made
+
+    def _gather(self, group: _Group) -> None:
+        if group.whole is None and group.output is None:
+            group.output = self._new(group.weights, GATHERED)
+
+    def _copy_out(self, group: _Group) -> Tensor | None:
+        """Make the gathered weights whole, and return what must outlive the copy in a forward."""
+        output, group.output = group.output, None
+        if output is not None:
+            group.whole = self._new(group.weights, GATHERED)
+        return output
+
+    def _before_forward(self, group: _Group, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        self._gather(group)
+        if group.output is not None:
+            self._output = None
+            self._output = self._copy_out(group)
+        if not torch.is_grad_enabled():
+            return None
+        leaves, spec = tree_flatten((args, kwargs))
+        places = [n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        if places:
+            tracked = _AfterBackward.apply(partial(self._after_backward, group), *(leaves[n] for n in places))
+            for n, tensor in zip(places, tracked, strict=True):
+                leaves[n] = tensor
+        return tree_unflatten(leaves, spec)
+
+    def _after_forward(self, group: _Group, module: nn.Module, args: Any, output: Any) -> None:
+        if _in_backward():  # a checkpointed layer is computed again
+            return
+        if group.reshards:
+            group.whole = None
+        if group is self._groups[-1]:
+            self._output = None
+        group.uses.append(len(self._order))
+        self._order.append(group)
+        if torch.is_grad_enabled():
+            for tensor in tree_leaves(output):
+                if isinstance(tensor, Tensor) and tensor.requires_grad:
+                    tensor.register_hook(lambda gradient: self._before_backward(group))
+
+    def _before_backward(self, group: _Group) -> None:
+        if group.backward:
+            return
+        if not self._queued:
+            self._queued = True
+            torch.autograd.Variable._execution_engine.queue_callback(self._finish)
+        group.backward = True
+        self._gather(group)
+        self._copy_out(group)
+        if group.uses and (place := group.uses.pop()) > 0:
+            self._gather(self._order[place - 1])
+
+    def _after_backward(self, group: _Group) -> None:
+        group.backward = False
+        if group.reshards or group is self._groups[-1]:
+            group.whole = None
+        self._input = None
+        if all(weight.grad is None for weight in group.trained):
+            return
+        self._input = self._new(group.trained, UNREDUCED)
+        for weight in group.trained:
+            weight.grad = None
+        reduced = self._new(group.trained, UNREDUCED, whole=False)
+        shards = self._shards(group) if self._mixed else reduced
+        if group.reduced is None:
+            group.reduced = shards
+            self._dry.label(shards, REDUCED)
+
+    def _finish(self) -> None:
+        """Reduce what no gradient of an input has triggered: the first group, and the model's own."""
+        self._queued = False
+        for group in self._groups[-1:] + self._groups[:-1]:
+            if group.whole is not None or any(weight.grad is not None for weight in group.trained):
+                self._after_backward(group)
+            group.output = None
+            group.uses.clear()
+        self._input = None
+        self._order.clear()
+
+
+class _AfterBackward(torch.autograd.Function):
+    """The identity; calls a function once the gradients of all its inputs are known."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Any, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.call = call
+        return inputs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.call()
+        return (None, *gradients)
+
+
+def _in_backward() -> bool:
+    return bool(torch._C._current_graph_task_id() != -1)
