@@ -16,10 +16,11 @@ memory is referenced in the same order on a CPU, two processes there show it, se
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,18 +28,39 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from colm.lab.plan.counting import DryRun
 from colm.lab.plan.shapes import Shapes
-from colm.lab.plan.sharding import Sharding, shard_shape
+from colm.lab.plan.sharding import Sharding, padded_bytes, shard_shape
 
 GATHERED, UNREDUCED, REDUCED = "gathered", "unreduced", "reduced"
 
 
-class _Group:
-    """Parameters that are gathered and reduced together."""
+class Unit(NamedTuple):
+    """Parameters that are gathered and reduced together, when a module runs."""
 
-    def __init__(self, module: nn.Module, weights: list[nn.Parameter], loaded: list[Tensor], *, reshards: bool) -> None:
-        self.module, self.weights, self.reshards = module, weights, reshards
-        self.trained = [weight for weight in weights if weight.requires_grad]
-        self.loaded = loaded  # of the trained ones
+    module: nn.Module
+    weights: list[nn.Parameter]
+
+
+class Sharded(NamedTuple):
+    """What fully_shard knows of a model."""
+
+    units: list[Unit]
+    loaded: dict[Tensor, Tensor]  # each parameter as loaded, see `Shapes`
+    mixed: bool  # forwards run in another dtype
+
+    @classmethod
+    def of(cls, shapes: Shapes) -> Sharded:
+        """Return it for a model with all its layers."""
+        loaded = dict(zip(shapes.model.parameters(), shapes.loaded, strict=True))
+        return cls(find_units(shapes.model), loaded, shapes.cast is not None)
+
+
+class _Group:
+    """A unit, with what it has allocated."""
+
+    def __init__(self, unit: Unit, loaded: Mapping[Tensor, Tensor], *, reshards: bool) -> None:
+        self.module, self.weights, self.reshards = unit.module, unit.weights, reshards
+        self.trained = [weight for weight in unit.weights if weight.requires_grad]
+        self.loaded = [loaded[weight] for weight in self.trained]
         self.output: Tensor | None = None  # of its all-gather
         self.whole: Tensor | None = None
         self.reduced: Tensor | None = None
@@ -46,7 +68,7 @@ class _Group:
         self.backward = False  # from its first gradient until its gradients are complete
 
 
-def shard_groups(model: nn.Module) -> list[tuple[nn.Module, list[nn.Parameter]]]:
+def find_units(model: nn.Module) -> list[Unit]:
     """Return the modules to shard, with their parameters: the layers, and last the model with all others.
 
     Layers are the modules that transformers does not split over devices; without such a list, those of the longest
@@ -58,12 +80,12 @@ def shard_groups(model: nn.Module) -> list[tuple[nn.Module, list[nn.Parameter]]]
         lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
         layers = max(lists, key=len, default=[])
     seen: set[nn.Parameter] = set()
-    groups = []
+    units = []
     for module in [*layers, model]:
         weights = [weight for weight in module.parameters() if weight not in seen]
         seen.update(weights)
-        groups.append((module, weights))
-    return groups
+        units.append(Unit(module, weights))
+    return units
 
 
 class FullyShard:
@@ -71,25 +93,16 @@ class FullyShard:
 
     Args:
         dry: the run.
-        shapes: the model.
+        shard: of the model; some of its layers may be gone since.
         sharding: of the engine ``fsdp2``.
         accumulated: gradients of an earlier micro-batch exist.
     """
 
-    def __init__(self, dry: DryRun, shapes: Shapes, sharding: Sharding, *, accumulated: bool) -> None:
-        self._dry, self._sharding = dry, sharding
-        of_weight = dict(zip(shapes.model.parameters(), shapes.loaded, strict=True))
-        self._mixed = shapes.cast is not None
-        found = shard_groups(shapes.model)
-        self._groups = [
-            _Group(
-                module,
-                weights,
-                [of_weight[weight] for weight in weights if weight.requires_grad],
-                reshards=sharding.reshard and module is not shapes.model,
-            )
-            for module, weights in found
-        ]
+    def __init__(self, dry: DryRun, shard: Sharded, sharding: Sharding, *, accumulated: bool) -> None:
+        self._dry, self._sharding, self._mixed = dry, sharding, shard.mixed
+        *layers, model = shard.units
+        self._groups = [_Group(unit, shard.loaded, reshards=sharding.reshard) for unit in layers]
+        self._groups.append(_Group(model, shard.loaded, reshards=False))
         self._order: list[_Group] = []  # in which they ran
         self._output: Tensor | None = None  # of the last forward's all-gather
         self._input: Tensor | None = None  # of the last reduce-scatter
@@ -111,7 +124,7 @@ class FullyShard:
             handles.append(group.module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
             handles.append(group.module.register_forward_hook(after))
             for weight in group.trained:
-                handles.append(weight.register_post_accumulate_grad_hook(self._label_gradient))
+                handles.append(weight.register_post_accumulate_grad_hook(self._label_gradient))  # type: ignore[no-untyped-call]
         try:
             yield
         finally:
@@ -129,16 +142,16 @@ class FullyShard:
 
     def _new(self, weights: list[nn.Parameter], part: str, *, whole: bool = True) -> Tensor:
         """Allocate weights as they are communicated: each padded to a multiple of the GPUs."""
-        gpus = self._sharding.gpus
-        size = sum(torch.Size(shard_shape(weight, gpus)).numel() * weight.element_size() for weight in weights)
-        made = torch.empty(size * (gpus if whole else 1) // 2, dtype=torch.float16)
+        size = padded_bytes(weights, self._sharding.gpus)
+        made = torch.empty(size // (1 if whole else self._sharding.gpus) // 2, dtype=torch.float16)
         self._dry.label(made, part)
         return made
 
     def _shards(self, group: _Group) -> Tensor:
         """Allocate reduced gradients, in the dtype in which weights are kept."""
+        gpus = self._sharding.gpus
         sizes = [
-            torch.Size(shard_shape(loaded, self._sharding.gpus)).numel() * (4 if self._mixed else loaded.element_size())
+            math.prod(shard_shape(loaded, gpus)) * (4 if self._mixed else loaded.element_size())
             for loaded in group.loaded
         ]
         made = torch.empty(sum(sizes) // 2, dtype=torch.float16)
@@ -166,7 +179,8 @@ class FullyShard:
         leaves, spec = tree_flatten((args, kwargs))
         places = [n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
         if places:
-            tracked = _AfterBackward.apply(partial(self._after_backward, group), *(leaves[n] for n in places))
+            after = partial(self._after_backward, group)
+            tracked = _AfterBackward.apply(after, *(leaves[n] for n in places))  # type: ignore[no-untyped-call]
             for n, tensor in zip(places, tracked, strict=True):
                 leaves[n] = tensor
         return tree_unflatten(leaves, spec)
@@ -183,9 +197,9 @@ class FullyShard:
         if torch.is_grad_enabled():
             for tensor in tree_leaves(output):
                 if isinstance(tensor, Tensor) and tensor.requires_grad:
-                    tensor.register_hook(lambda gradient: self._before_backward(group))
+                    tensor.register_hook(partial(self._before_backward, group))  # type: ignore[no-untyped-call]
 
-    def _before_backward(self, group: _Group) -> None:
+    def _before_backward(self, group: _Group, gradient: Tensor) -> None:
         if group.backward:
             return
         if not self._queued:

@@ -9,10 +9,12 @@ import numpy as np
 
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
+from colm.lab.plan.fully_shard import find_units
 from colm.lab.plan.memory import show_memory
 from colm.lab.plan.shapes import ModelSpec, build_shapes
-from colm.lab.plan.sharding import Sharding, hold
+from colm.lab.plan.sharding import Sharding, hold, padded_bytes
 from colm.lab.plan.steps import Cost, Rehearsal, Rows
+from colm.lab.plan.traffic import Model, Selection, Traffic, count_traffic
 
 RESERVE = 0.1
 """Fraction of memory left free for the CUDA context, fragmentation, and errors of the plan."""
@@ -74,6 +76,9 @@ class Outlook:
         request: the model and the run; its sizes are only defaults.
         config: the model's configuration (default: loaded by name).
 
+    Attributes:
+        parts: what a GPU holds all the time.
+
     Raises:
         ConfigError: see `build_shapes` and `optimizer_bytes`.
         UnsupportedModelError: no value projection can be found in the model.
@@ -82,7 +87,7 @@ class Outlook:
     def __init__(self, request: Request, config: Any = None) -> None:
         self.request = request
         self.shapes = build_shapes(request.model, config)
-        self._held = hold(self.shapes, request.optimizer, request.sharding)
+        self.parts = hold(self.shapes, request.optimizer, request.sharding)
         adam = any(name in request.optimizer for name in ("adam", "lion"))  # Lion has betas, but no eps
         self._rehearsal = Rehearsal(
             self.shapes,
@@ -99,7 +104,7 @@ class Outlook:
     @property
     def held(self) -> int:
         """Bytes of parameters, gradients and optimizer state, which all training needs."""
-        return self._held.weights + self._held.gradients + self._held.optimizer
+        return self.parts.weights + self.parts.gradients + self.parts.optimizer
 
     def require(self, memory: int) -> None:
         """Check that parameters, gradients and optimizer state fit in memory.
@@ -109,11 +114,12 @@ class Outlook:
         """
         if memory * (1 - RESERVE) <= self.held:
             least = show_memory(self.held / (1 - RESERVE))
-            parts, alone = self._held, self.request.sharding is None
+            parts, alone = self.parts, self.request.sharding is None
+            each = "" if alone else " on each"
             raise ConfigError(
                 f"--gpu-memory of {show_memory(memory)} GiB, with {RESERVE:.0%} kept free, cannot hold the model: "
                 f"parameters {show_memory(parts.weights)} GiB, gradients {show_memory(parts.gradients)} GiB and "
-                f"optimizer {show_memory(parts.optimizer)} GiB need more than {least} GiB{'' if alone else ' on each'}. "
+                f"optimizer {show_memory(parts.optimizer)} GiB need more than {least} GiB{each}. "
                 "Train with LoRA, in bfloat16, with a smaller optimizer (training.optim=adamw_bnb_8bit), use a smaller "
                 f"model, or {'shard it (--gpus 8 --shard fsdp2)' if alone else 'shard it over more GPUs'}."
             )
@@ -147,14 +153,44 @@ class Outlook:
             noise = measured.flops * way.rows // (self.kept(rows, some) * every)
         passes = [self._at_pool_size(run, micro_batch, micro_batches) for run in (self._select, self._measure_noise)]
         most = max(passes)
-        meanwhile = self._held.gathered + self._held.lasting
+        meanwhile = self.parts.gathered + self.parts.lasting
         return way._replace(
             activations=way.activations + passes[0].left,
             selection=most.peak + meanwhile if most.peak else 0,
             flops=way.flops + flops + noise,
-            passing=most.gathered + self._held.gathered if most.peak else 0,
+            passing=most.gathered + self.parts.gathered if most.peak else 0,
             noise=noise,
         )
+
+    def traffic(self, micro_batch: int, micro_batches: int, sources: int) -> Traffic | None:
+        """Return what a coreset step sends over the network; None with one GPU.
+
+        Args:
+            micro_batch: rows of the pool in a micro-batch of a GPU.
+            micro_batches: number of micro-batches per step of a GPU.
+            sources: from which rows are picked, each on its own.
+        """
+        request, sharding = self.request, self.request.sharding
+        if sharding is None:
+            return None
+        selection, gpus = request.selection, sharding.gpus
+        *layers, _ = find_units(self.shapes.model)
+        model = Model(
+            weights=padded_bytes(self.shapes.model.parameters(), gpus),
+            layers=sum(padded_bytes(weights, gpus) for _, weights in layers),
+            trained=padded_bytes(self.shapes.trained, gpus),
+        )
+        pool = Selection(
+            rows=micro_batch * micro_batches * gpus,
+            kept=self.kept(micro_batch, micro_batches) * gpus,
+            tokens=request.rows.tokens,
+            sources=sources if selection.by_source else 1,
+            coordinates=selection.coordinates,
+            dim=self._rehearsal.feature_size,
+            forwards=micro_batches,
+            noise_every=selection.noise_every,
+        )
+        return count_traffic(sharding, model, pool, micro_batches)
 
     def kept(self, micro_batch: int, micro_batches: int) -> int:
         """Return the rows of a pool's coreset, the maximum over a schedule."""
@@ -163,7 +199,7 @@ class Outlook:
         return max(selection.kept_rows(pool, micro_batches, step=step) for step in steps)
 
     def _ordinary(self, micro_batch: int, rows: int, micro_batches: int) -> Way:
-        cost, held = self._train(micro_batch, micro_batches > 1), self._held
+        cost, held = self._train(micro_batch, micro_batches > 1), self.parts
         sharding, step = self.request.sharding, held.gradients + held.within_step
         peak, gradients = cost.peak, held.gradients
         if sharding is not None and sharding.engine == "fsdp2":
@@ -211,7 +247,7 @@ class Outlook:
         return self._trained[key]
 
     def _at_pool_size(self, run: Callable[[int, int], Cost], rows: int, micro_batches: int) -> Cost:
-        """Return the cost of a pass over a pool: measured at the requested sizes, on a plane through three elsewhere."""
+        """Return the cost of a pass over a pool: measured at the requested sizes, on a plane through three others."""
         request = self.request
         own = (request.micro_batch, request.micro_batches)
         if own[0] > self._most or own[0] * own[1] > min(LARGEST_POOL, LARGEST_RUN // request.rows.tokens):

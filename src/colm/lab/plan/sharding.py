@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,16 +22,24 @@ SUB_GROUP = 10**9
 """Maximum elements of a ZeRO-3 optimizer step's gradients at a time: DeepSpeed's `sub_group_size`."""
 
 
+LIVE = 1_000_000_000
+"""DeepSpeed's default of `stage3_max_live_parameters`."""
+
+
 class Sharding(NamedTuple):
-    """An engine on several GPUs. Defaults are those of the engine, sizes in elements, not bytes."""
+    """An engine on several GPUs. Defaults are those of the engine.
+
+    Sizes are in elements, not bytes; None for those that transformers sets for "auto", by the model's hidden size.
+    """
 
     engine: str  # of ENGINES
     gpus: int
     reshard: bool = True  # fsdp2: reshard_after_forward
     deferred: bool = True  # fsdp2: gradients are reduced in the last micro-batch only, as the Trainer does
-    bucket: int = 500_000_000  # zero: reduce_bucket_size
-    live: int = 1_000_000_000  # zero3: stage3_max_live_parameters
-    persistent: int = 100_000  # zero3: stage3_param_persistence_threshold
+    bucket: int | None = 500_000_000  # zero: reduce_bucket_size
+    overlap: bool = False  # zero1, zero2: overlap_comm, with two buckets
+    live: int | None = LIVE  # zero3: stage3_max_live_parameters
+    persistent: int | None = 100_000  # zero3: stage3_param_persistence_threshold
 
     @property
     def splits_weights(self) -> bool:
@@ -114,11 +122,12 @@ def _hold_zero(shapes: Shapes, optimizer: str, sharding: Sharding) -> Held:
 
     | stage | weights | float32 copy | gradients | buffers | other ranks' weights |
     | --- | --- | --- | --- | --- | --- |
-    | 1 | c P | 4 T / gpus | c T | | |
+    | 1 | c P | 4 T / gpus | c T | c bucket if it overlaps | |
     | 2 | c P | 4 T / gpus | c T / gpus | c bucket | |
-    | 3 | c P / gpus | 4 T / gpus unless c = 4 | c T / gpus | c bucket | c min(P, live), and small ones always |
+    | 3 | c P / gpus | 4 T / gpus | c T / gpus | c bucket | c min(P, live), and small ones always |
 
-    The optimizer's states are float32, for T / gpus weights; its step converts their gradients to float32.
+    The copy is made of float32 weights too. The optimizer's states are float32, for T / gpus weights; its step converts
+    their gradients to float32.
 
     Source: Rajbhandari et al., 2020, arXiv:1910.02054, and DeepSpeed's code: runtime/zero/stage_1_and_2.py (flat
     groups, single_partition_of_fp32_groups, ipg_buckets), stage3.py (grad_partitions_flat_buffer,
@@ -128,27 +137,28 @@ def _hold_zero(shapes: Shapes, optimizer: str, sharding: Sharding) -> Held:
     size, gpus = weights[0].element_size(), sharding.gpus
     count = sum(weight.numel() for weight in weights)
     trained = sum(weight.numel() for weight in shapes.trained)
-    bucket = sharding.bucket * size
+    hidden = int(shapes.model.config.get_text_config().hidden_size)
+    bucket = size * (hidden**2 if sharding.bucket is None else sharding.bucket) * (2 if sharding.overlap else 1)
     if sharding.engine != "zero3":
         part = _aligned(trained, gpus)
         kept, within = optimizer_bytes(optimizer, [torch.empty(part, device="meta")])
-        copies = 4 * part  # also of float32 weights
-        step = within + 4 * part
         padded = max(0, part * gpus - trained) * size
-        held = Held(_bytes(weights) + padded + shapes.buffers, kept + copies, step, trained * size)
+        held = Held(_bytes(weights) + padded + shapes.buffers, kept + 4 * part, within + 4 * part, trained * size)
         if sharding.engine == "zero2":
             return held._replace(gradients=part * size, unreduced=bucket)
-        return held
+        return held._replace(unreduced=bucket if sharding.overlap else 0)
     parts = [math.ceil(weight.numel() / gpus) for weight in weights]
     part = sum(math.ceil(weight.numel() / gpus) for weight in shapes.trained)
-    small = sum(weight.numel() for weight in weights if weight.numel() <= sharding.persistent)
+    persistent = 10 * hidden if sharding.persistent is None else sharding.persistent
+    live = LIVE if sharding.live is None else sharding.live
+    small = sum(weight.numel() for weight in weights if weight.numel() <= persistent)
     kept, within = optimizer_bytes(optimizer, [torch.empty(part, device="meta")])
     return Held(
         weights=sum(parts) * size + shapes.buffers,
-        optimizer=kept + (4 * part if size < 4 else 0),
+        optimizer=kept + 4 * part,
         within_step=within + 4 * min(part, SUB_GROUP),
         gradients=part * size,
-        gathered=(small + min(count - small, sharding.live)) * size,
+        gathered=(small + min(count - small, live)) * size,
         unreduced=bucket,
         lasting=bucket,
     )
@@ -162,6 +172,11 @@ def shard_shape(weight: Tensor, gpus: int) -> tuple[int, ...]:
     """
     rows, *others = weight.shape or (1,)
     return (math.ceil(rows / gpus), *others)
+
+
+def padded_bytes(weights: Iterable[Tensor], gpus: int) -> int:
+    """Return the bytes of parameters as fully_shard sends them, each padded to as many rows on every GPU."""
+    return sum(gpus * math.prod(shard_shape(weight, gpus)) * weight.element_size() for weight in weights)
 
 
 def _aligned(count: int, gpus: int) -> int:
