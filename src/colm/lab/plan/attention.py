@@ -12,8 +12,8 @@ from colm.lab.run.named import check_half
 PLANNED = ("auto", "eager", "sdpa")
 """Ways to compute attention that run in a plan as they are; those named after flash are FlashAttention."""
 
-FLASH = "planned_flash"
-"""The name under which transformers runs `flash_attention`: it must contain flash, so that models make no mask."""
+FLASH = "planned_attention"
+"""The name under which transformers runs `flash_attention`; for one with flash in it, it would look for a kernel."""
 
 _aten: Any = torch.ops.aten
 

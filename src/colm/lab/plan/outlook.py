@@ -151,7 +151,9 @@ class Outlook:
             every = max(1, self.request.selection.noise_every)
             measured = self._measured[rows, some] = self._rehearsal.measure_noise(rows, some)
             noise = measured.flops * way.rows // (self.kept(rows, some) * every)
-        passes = [self._at_pool_size(run, micro_batch, micro_batches) for run in (self._select, self._measure_noise)]
+        passes = [self._at_pool_size(self._select, micro_batch, micro_batches)]
+        if self.request.selection.features != "exact":  # else the selection takes the same pass, over more rows
+            passes.append(self._at_pool_size(self._measure_noise, micro_batch, micro_batches))
         most = max(passes)
         meanwhile = self.parts.gathered + self.parts.lasting
         return way._replace(

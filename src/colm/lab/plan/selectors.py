@@ -21,12 +21,13 @@ from colm.features.value_rows import layer_config
 from colm.selector import CoresetSelector
 
 
-class FirstRows:
-    """Keeps the first rows, since numbers drawn in a dry run are all the same."""
+class LongestRows:
+    """Keeps the longest rows, since numbers drawn in a dry run are all the same."""
 
     def choose(self, step: Step) -> Chosen:
         """Return as many rows as the step keeps."""
-        return keep_rows(step, dict.fromkeys(step.facts.learnable[: step.budget], 1.0))
+        rows = sorted(step.facts.learnable, key=lambda position: -step.facts.tokens[position])
+        return keep_rows(step, dict.fromkeys(rows[: step.budget], 1.0))
 
 
 def make_selector(model: Any, config: SelectionConfig, optimizer: Any) -> CoresetSelector:

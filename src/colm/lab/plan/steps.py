@@ -18,7 +18,7 @@ from colm.features.adam import empty_history
 from colm.features.selection_pass import GRADIENTS
 from colm.lab.plan.counting import LOGITS, DryRun, gpu_kernels
 from colm.lab.plan.fully_shard import GATHERED, REDUCED, UNREDUCED, FullyShard, Sharded
-from colm.lab.plan.selectors import FirstRows, cut_layers, make_selector
+from colm.lab.plan.selectors import LongestRows, cut_layers, make_selector
 from colm.lab.plan.shapes import Shapes
 from colm.lab.plan.sharding import Sharding
 from colm.lean import LeanHead, lean_head
@@ -188,7 +188,7 @@ class Rehearsal:
                     self._measures = make_selector(self.shapes.model, config, None)
                 except UnsupportedModelError:
                     return Cost(0, 0, 0)
-                self._measures.chooser = FirstRows()
+                self._measures.chooser = LongestRows()
             if short:
                 stack.enter_context(cut_layers(self.shapes.model, self._measures.site))
             self._measures.reset()
