@@ -33,16 +33,17 @@ MIB, GIB = 2**20, 2**30
 
 TEXT = """# What a step sends
 
-The selection compares rows of all GPUs, so it sends short features, not gradients: of each row h = {h:,} numbers instead of
-the D of the value projection ({dim:,} in an 8 B Llama). It also sums D numbers for each source. With sharded weights, these
-dominate: a selection pass gathers them once for each of its forwards.
+The selection compares rows of all GPUs, so it sends short features, not gradients: of each row h = {h:,} numbers
+instead of the D of the value projection ({dim:,} in an 8 B Llama). It also sums D numbers for each source. With sharded
+weights, these dominate: a selection pass gathers them once for each of its forwards.
 
 {setting}
 
 ## On paper: 64 GPUs, Llama-3-8B
 
-Bytes that each GPU sends in a step, with FSDP2 in bfloat16, ring collectives, rows of {tokens:,} tokens in micro-batches
-of {micro_batch}, half of the pool kept, {sources} sources, and Adam features. The Trainer reduces gradients once a step.
+Bytes that each GPU sends in a step, with FSDP2 in bfloat16, ring collectives, rows of {tokens:,} tokens in
+micro-batches of {micro_batch}, half of the pool kept, {sources} sources, and Adam features. The Trainer reduces
+gradients once a step.
 
 | | {heads} |
 | --- | {lines} |
