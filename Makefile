@@ -24,6 +24,13 @@ $(VENV)/installed: pyproject.toml Makefile
 	$(BIN)/pip install -q --no-deps --upgrade --target $(VENV)/quantisers "bitsandbytes>=0.48" "torchao>=0.14"
 	touch $@
 
+# DeepSpeed gets its own folder, too: transformers and accelerate import it wherever they find it. Nothing is compiled.
+$(VENV)/engines/installed: $(VENV)/installed
+	DS_BUILD_OPS=0 $(BIN)/pip install -q --no-build-isolation --no-deps --upgrade --target $(VENV)/engines "deepspeed==0.19.8"
+	$(BIN)/pip install -q --no-deps --upgrade --target $(VENV)/engines hjson msgpack py-cpuinfo pydantic pydantic-core \
+		annotated-types typing-inspection einops ninja
+	touch $@
+
 $(VENV)/oldest/installed: $(VENV)/installed
 	$(BIN)/pip install -q --upgrade --target $(VENV)/oldest "transformers==$(OLDEST)"
 	touch $@
@@ -43,7 +50,7 @@ tiny: install
 test: install
 	$(RUN) $(BIN)/python -m pytest -n 2
 
-test-slow: install $(VENV)/browser/installed $(VENV)/oldest/installed
+test-slow: install $(VENV)/browser/installed $(VENV)/oldest/installed $(VENV)/engines/installed
 	# Two halves in parallel, not pytest-xdist: many of these tests start their own processes, each with one thread.
 	export $(RUN) OMP_NUM_THREADS=1; ($(BIN)/python -m pytest -m slow tests/trainers && $(MAKE) gpu-rehearsal) & first=$$!; \
 	COLM_CHROMIUM=$(VENV)/browser/chromium $(BIN)/python -m pytest -m slow --ignore=tests/trainers; \

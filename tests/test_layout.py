@@ -192,7 +192,7 @@ def test_each_power_has_one_owner() -> None:
         "register_forward": lambda name: name in ("features.capture", "lab.plan.fully_shard"),
         "register_full_backward": lambda name: name == "features.capture",
         "register_hook": lambda name: name in ("features.capture", "lab.plan.fully_shard"),
-        "torch.distributed": lambda name: name == "step.ranks",
+        "torch.distributed": lambda name: name in ("step.ranks", "step.sharding"),
         "Console(": lambda name: name == "lab.cli.console",
     }
     for path in sorted(ROOT.rglob("*.py")):

@@ -19,6 +19,7 @@ from colm.features.head import output_module
 from colm.features.precision import Precision
 from colm.features.site import unwrap
 from colm.step.pool import Pool
+from colm.step.sharding import whole_shape
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def check_joined(model: nn.Module) -> None:
         raise UnsupportedModelError("it attends within chunks, which are counted from the first of the joined rows")
     weight = caller.get_input_embeddings().weight
     width = max(LENGTHS)
-    ids = (torch.arange(len(LENGTHS) * width).reshape(len(LENGTHS), width) * 7 + 3) % len(weight)
+    ids = (torch.arange(len(LENGTHS) * width).reshape(len(LENGTHS), width) * 7 + 3) % whole_shape(weight)[0]
     mask = torch.arange(width) < torch.tensor(LENGTHS)[:, None]
     rows = {"input_ids": ids, "attention_mask": mask.long(), "labels": ids.masked_fill(~mask, -100)}
     padded = {key: value.to(weight.device) for key, value in rows.items()}

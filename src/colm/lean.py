@@ -26,7 +26,7 @@ from colm.features.precision import Precision
 from colm.features.site import unwrap
 from colm.losses import average_by_row, count_rows, labelled_targets, token_losses
 from colm.step.pool import IGNORE, ROWS
-from colm.step.ranks import is_sharded
+from colm.step.sharding import is_sharded, reads_output, whole_shape
 
 logger = logging.getLogger(__name__)
 
@@ -83,10 +83,8 @@ class LeanHead:
             raise UnsupportedModelError("the model names no output head")
         if any(isinstance(each, OptimizedModule) for each in model.modules()):
             raise UnsupportedModelError("the model is compiled")  # and would be again for every hook
-        if caller._forward_hooks or module._forward_hooks:
+        if reads_output(caller) or reads_output(module):
             raise UnsupportedModelError("a hook reads the model's logits")
-        if is_sharded(module):
-            raise UnsupportedModelError("the output head is sharded")
         self._module = module
         self._chunk_tokens = chunk_tokens
         self._head: OutputHead | None = None
@@ -98,7 +96,10 @@ class LeanHead:
         if fused or chunk_tokens is not None:
             self._head = find_head(model)
             if self._head is None:
-                raise UnsupportedModelError("the output head alone does not give the model's logits")
+                sharded = "the output head's weights are split over ranks"
+                raise UnsupportedModelError(
+                    sharded if is_sharded(module) else "the output head alone does not give the model's logits"
+                )
         if fused and self._head is not None:
             self._fused = FusedHead.of(self._head)
         if check:
@@ -121,6 +122,11 @@ class LeanHead:
         """Whether the losses come from the fused kernel."""
         return self._fused is not None
 
+    @property
+    def chunked(self) -> bool:
+        """Whether logits are computed a chunk at a time."""
+        return self._head is not None and not self.fused
+
     @contextmanager
     def reading(self, labels: Tensor, cu_seq_lens: Tensor | None = None) -> Iterator[None]:
         """Within the block, a forward on rows with these labels (n, T) runs the head on labeled positions only.
@@ -139,8 +145,9 @@ class LeanHead:
             self._read = _Read(labeled, Precision.of(hidden.device.type))
             if self._head is None and len(labeled):
                 return labeled[None]
-            # Logits that nobody reads; but without a label, every weight still gets a gradient, of zero.
-            return hidden[:1, :1].detach() if len(labeled) else hidden[:1, :1]
+            # Logits that nobody reads. They depend on every weight: without a label, each still gets a gradient, and
+            # DistributedDataParallel looks in their graph for the weights that take part in the backward.
+            return hidden[:1, :1]
 
         self._wanted = wanted
         try:
@@ -175,7 +182,7 @@ class LeanHead:
     def _check(self, caller: Any) -> None:
         """Compare the logits of some positions with those among all positions, on two made-up rows."""
         embeddings = caller.get_input_embeddings().weight
-        ids = (torch.arange(12, device=embeddings.device).reshape(2, 6) * 5 + 3) % len(embeddings)
+        ids = (torch.arange(12, device=embeddings.device).reshape(2, 6) * 5 + 3) % whole_shape(embeddings)[0]
         labels = ids.clone()
         labels[0, :3], labels[1, ::2] = IGNORE, IGNORE
         inputs = model_inputs(caller, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
@@ -205,6 +212,10 @@ def _chunk_losses(head: OutputHead, hidden: Tensor, targets: Tensor) -> Tensor:
     return token_losses(head.logits(hidden), targets)
 
 
+_WAYS = {"fused": "in the fused kernel", "chunked": "in chunks", "labeled": "on labeled positions at once"}
+"""What `SelectionConfig.train_head` asks for; a model that does not allow one way may allow the next."""
+
+
 def lean_head(model: nn.Module, selection: SelectionConfig, *, check: bool = True) -> LeanHead | None:
     """Return the head that a selection's ``train_head`` asks for; None for all positions.
 
@@ -212,14 +223,20 @@ def lean_head(model: nn.Module, selection: SelectionConfig, *, check: bool = Tru
     """
     if selection.train_head == "all":
         return None
-    chunk = None if selection.train_head == "labeled" else selection.head_chunk_tokens or 0
-    if selection.train_head == "fused":
+    ways = list(_WAYS)[list(_WAYS).index(selection.train_head) :]
+    options: dict[str, dict[str, Any]] = {
+        "fused": {"fused": True},
+        "chunked": {"chunk_tokens": selection.head_chunk_tokens or 0},
+    }
+    why = ""
+    for way in ways:
         try:
-            return LeanHead(model, fused=True, check=check)
+            head = LeanHead(model, check=check, **options.get(way, {}))
         except UnsupportedModelError as error:
-            logger.info("The output head runs in chunks, not in the fused kernel: %s.", error)
-    try:
-        return LeanHead(model, chunk_tokens=chunk, check=check)
-    except UnsupportedModelError as error:
-        logger.info("The output head runs on all positions in training: %s.", error)
-        return None
+            why = why or str(error)
+            continue
+        if why:
+            logger.info("The output head runs %s, not %s: %s.", _WAYS[way], _WAYS[ways[0]], why)
+        return head
+    logger.info("The output head runs on all positions in training: %s.", why)
+    return None

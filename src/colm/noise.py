@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from colm.config import SelectionConfig
 from colm.config_parts import Features
-from colm.features.adam import adam_scale
+from colm.errors import UnsupportedModelError
+from colm.features.adam import adam_constants, adam_scale
 from colm.features.factors import blocks
 from colm.features.locate import locate_value_site
 from colm.features.selection_pass import run_selection_pass
@@ -34,7 +35,8 @@ from colm.features.shorten import draw_sketch
 from colm.features.site import ValueSite
 from colm.step.pool import Pool
 from colm.step.pool_info import PoolFacts, group_by_source
-from colm.step.ranks import gather_rows, is_sharded
+from colm.step.ranks import gather_rows
+from colm.step.sharding import is_sharded
 from colm.types import Coreset, NoiseScale
 
 logger = logging.getLogger(__name__)
@@ -175,6 +177,8 @@ class NoiseMeter:
         try:
             site = site or self._locate(model)
             scale = adam_scale(site, optimizer)
+            if scale is None and _splits_moments(optimizer, site):
+                raise UnsupportedModelError("the optimizer splits its second moments over ranks")
             adam = scale is not None
             found = self._sketch(model, site, pool, local, scale)
         except Exception as error:  # modeling code can raise anything, and training may go on without this pass
@@ -250,3 +254,9 @@ class NoiseMeter:
     def _turn_off(self, why: str) -> None:
         self._off = True
         logger.info("The gradient noise scale is not measured: %s. Set noise_every=0 to omit it.", why.rstrip("."))
+
+
+def _splits_moments(optimizer: Any, site: ValueSite) -> bool:
+    """Return whether an Adam-like optimizer keeps no moments under the trained weight itself, as ZeRO's does."""
+    adam = optimizer is not None and adam_constants(optimizer, site.weight) is not None
+    return adam and site.weight.requires_grad and bool(getattr(optimizer, "state", None))

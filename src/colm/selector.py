@@ -36,7 +36,7 @@ from colm.step.balance import split_joined, split_padded
 from colm.step.exchange import Held, gather_held, share_rows, weigh_rows
 from colm.step.pool import Pool, RowSpans
 from colm.step.pool_info import group_by_source, index_by_source, share_facts
-from colm.step.ranks import check_sharding
+from colm.step.sharding import Sharding, check_sharding, sharding_of
 from colm.step.sources import balance_sources, find_small_sources, name_keys
 from colm.step.stages import NOISE, TAKE, stage
 from colm.step.state import SelectionState
@@ -136,6 +136,20 @@ class CoresetSelector:
     def model(self, model: nn.Module) -> None:
         if getattr(self, "_model", None) is model:
             return
+        self.state.forget_features()  # of another model's weight
+        self._meter.reset()
+        self._model = model
+        self._settle(sharding_of(model))
+
+    def _follow_sharding(self) -> None:
+        """Look at the model again if it was sharded since; `fully_shard` and DeepSpeed change a model in place."""
+        sharding = sharding_of(self.model)
+        if sharding != self._sharding:
+            self._settle(sharding)
+
+    def _settle(self, sharding: Sharding) -> None:
+        """Find in the model, as it is sharded now, what selection needs of it."""
+        model = self._model
         check_sharding(model)
         if self._reuse is not None:
             self._reuse.end(warn=False)  # the other model's layers get their checkpoint function back
@@ -143,12 +157,10 @@ class CoresetSelector:
         self._joinable: bool | None = None
         if self.config.reuse_forward:
             self._reuse = ForwardReuse(model, offload=self.config.reuse_offload)
-        self._model = model
-        self.state.forget_features()  # of another model's weight
-        self._meter.reset()
+        self._sharding = sharding
         self.site: ValueSite | None = None
         wanted = self.config.measured
-        if wanted is not None:
+        if wanted is not None and not sharding.waiting:
             self.site = locate_value_site(model, wanted.value_module)
             if wanted.spsa is not None:
                 self.site = site_for_copies(model, self.site)
@@ -187,6 +199,7 @@ class CoresetSelector:
             DataError: a batch without labels, a source that is unknown or missing, or counts that disagree.
         """
         start = time.perf_counter()
+        self._follow_sharding()
         pool = Pool(batches, self.pad_token_id, spans)
         facts = share_facts(pool, sources, dataset_index, self.source_sizes)
         step = Step(self.state.step, pool, facts, self.config, self.small, self._balance)
@@ -300,6 +313,7 @@ class CoresetSelector:
         Raises:
             ConfigError: the history belongs to a weight of another size.
         """
+        self._follow_sharding()
         self.state.load(state, dim=0 if self.site is None else self.site.dim)
         self._meter.load_state_dict(state.get("noise", {}))
 

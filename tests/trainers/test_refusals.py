@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,11 +48,14 @@ def test_more_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"use_liger_kernel=True needs liger-kernel: pip install 'colm\[fused\]'"):
         check_trainer(trainer, SelectionConfig())
     trainer.args.use_liger_kernel = False
-    for name, flag in (("FSDP", "is_fsdp_enabled"), ("DeepSpeed", "is_deepspeed_enabled")):
-        with monkeypatch.context() as patch:
-            patch.setattr(trainer, flag, True)
-            with pytest.raises(ConfigError, match=f"{name} has not been tested with selection"):
-                check_trainer(trainer, SelectionConfig())
+    trainer.args.fsdp = True  # accelerate ignores it on a CPU
+    with pytest.raises(ConfigError, match="fsdp=True shards nothing here"):
+        check_trainer(trainer, SelectionConfig())
+    trainer.args.fsdp = None
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.accelerator.state, "fsdp_plugin", SimpleNamespace(fsdp_version=1), raising=False)
+        with pytest.raises(ConfigError, match="FSDP1 has not been tested with selection"):
+            check_trainer(trainer, SelectionConfig())
     for kind, name in (("tp", "Tensor"), ("cp", "Context"), ("sp", "Sequence")):
         with monkeypatch.context() as patch:
             patch.setattr(trainer, f"get_{kind}_size", lambda: 2)

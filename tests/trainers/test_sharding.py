@@ -11,10 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tests.support import shard_on_ranks
-from tests.support.models import tiny_model
 from tests.support.shard_on_ranks import CASES, POLICIES
-
-from colm import CoresetSelector, UnsupportedModelError
 
 SCRIPT = Path(shard_on_ranks.__file__)
 ROUNDING = {"float32": 1e-6, "bfloat16": 2e-2}
@@ -53,16 +50,3 @@ def test_shards_select_and_train_as_the_whole_model(worlds: dict[int, Any], case
         for other in (ours, plain):
             distance = (theirs["gradient"] - other["gradient"]).norm() / other["gradient"].norm()
             assert float(distance) < ROUNDING[policy]
-
-
-class DeepSpeedEngine(torch.nn.Module):
-    """Has the name of DeepSpeed's wrapper."""
-
-
-def test_untested_wrappers_are_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="DeepSpeed"):
-        CoresetSelector(DeepSpeedEngine(), source_sizes={"a": 1})
-    model = tiny_model()
-    next(model.parameters()).ds_id = 3  # as ZeRO-3 marks what it has split
-    with pytest.raises(UnsupportedModelError, match="DeepSpeed"):
-        CoresetSelector(model, source_sizes={"a": 1})

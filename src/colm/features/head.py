@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from colm.errors import UnsupportedModelError
 from colm.losses import token_losses
-from colm.step.ranks import is_sharded
+from colm.step.sharding import is_sharded, whole_shape
 
 CHUNK_BYTES = 2**28
 """Bytes of float32 logits per chunk if the user sets no number of tokens."""
@@ -67,9 +67,9 @@ def hidden_size(model: Any) -> int:
         UnsupportedModelError: the model has no output head with a weight.
     """
     weight = getattr(output_module(model), "weight", None)
-    if not isinstance(weight, Tensor) or weight.dim() != 2:
+    if not isinstance(weight, Tensor) or len(whole_shape(weight)) != 2:
         raise UnsupportedModelError(NO_HIDDEN_STATES)
-    return weight.shape[-1]
+    return whole_shape(weight)[-1]
 
 
 def match_head(model: Any, hidden: Tensor, logits: Tensor) -> OutputHead | None:
@@ -79,7 +79,7 @@ def match_head(model: Any, hidden: Tensor, logits: Tensor) -> OutputHead | None:
     for each chunk would require the same number of chunks on all ranks.
     """
     module = output_module(model)
-    if module is None or is_sharded(module) or hasattr(getattr(module, "weight", None), "device_mesh"):
+    if module is None or is_sharded(module):
         return None
     config = model.config.get_text_config() if hasattr(model, "config") else None
     finishes = tuple(

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from colm.step.sharding import whole_shape
+
 
 def base_map(module: nn.Module) -> nn.Module:
     """Return the linear map inside PEFT's wrappers."""
@@ -37,7 +39,8 @@ def map_sizes(linear: nn.Module) -> tuple[int, int]:
     """Return (d_out, d_in), including for GPT-2's Conv1D, whose weight is (d_in, d_out)."""
     module: Any = linear
     if _is_transposed(linear):
-        return int(module.weight.shape[1]), int(module.weight.shape[0])
+        shape = whole_shape(module.weight)
+        return int(shape[1]), int(shape[0])
     return int(module.out_features), int(module.in_features)
 
 

@@ -15,7 +15,8 @@ from colm.features.exact import exact_features
 from colm.features.site import ValueSite
 from colm.features.spsa import draw_directions, spsa_features
 from colm.step.pool import Pool
-from colm.step.ranks import is_sharded, most_over_ranks
+from colm.step.ranks import most_over_ranks
+from colm.step.sharding import is_sharded
 from colm.types import Features
 
 FEATURES = {

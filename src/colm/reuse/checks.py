@@ -8,7 +8,6 @@ from torch import nn
 
 from colm.errors import ConfigError, UnsupportedModelError
 from colm.features.site import unwrap
-from colm.step.ranks import is_sharded
 
 STRETCHED = ("dynamic", "longrope")
 """Rotary embeddings that depend on the longest row of a micro-batch: a row's states then depend on its micro-batch."""
@@ -31,10 +30,10 @@ def check_reuse(model: nn.Module) -> list[tuple[str, nn.Module]]:
         UnsupportedModelError: the model is sharded or compiled, or has no layers with a checkpoint function.
     """
     inner = unwrap(model)
-    if is_sharded(model):
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         raise UnsupportedModelError(
-            "reuse_forward=True has not been tested with weights sharded by fully_shard, which are gathered in each "
-            f"layer's forward; use DistributedDataParallel, {_OFF}"
+            "reuse_forward=True does not work with DeepSpeed's ZeRO-3, which changes what each layer is given; use "
+            f"ZeRO-2 or FSDP2, {_OFF}"
         )
     if inner is not model and any(hasattr(module, "_orig_mod") for module in model.modules()):
         raise UnsupportedModelError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -66,10 +67,12 @@ def name_of_row(label: Any, column: str, row: int, *, of: str = "", file: str = 
 def name_sources(labels: Iterable[Any], column: str = "source", *, of: str = "", file: str = "") -> list[str]:
     """Return each row's source name, given the labels of column `column` from row 0 on. Raises as `name_of_row`.
 
+    Equal names are one object, so that the list takes 8 bytes a row.
+
     >>> name_sources([1, True, "no"])
     ['1', 'true', 'no']
     """
-    return [name_of_row(label, column, row, of=of, file=file) for row, label in enumerate(labels)]
+    return [sys.intern(name_of_row(label, column, row, of=of, file=file)) for row, label in enumerate(labels)]
 
 
 def name_setting(setting: str, label: Any) -> str:
@@ -125,7 +128,7 @@ def count_sources(labels: Iterable[Any], column: str = "source") -> dict[str, in
     Raises:
         DataError: see `name_of_row`; or there are no rows.
     """
-    counts = Counter(name_sources(labels, column))
+    counts = Counter(name_of_row(label, column, row) for row, label in enumerate(labels))
     if not counts:
         raise DataError(f"The data is empty, so there are no sources to count (column {column!r}).")
     return dict(sorted(counts.items()))

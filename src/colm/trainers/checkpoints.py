@@ -21,6 +21,7 @@ _WRITTEN = re.compile(
     r"(pytorch_model|model|adapter_model)[\w.-]*\.(safetensors|bin|json)|(adapter_|generation_)?config\.json|README\.md"
     r"|(optimizer|scaler|scheduler)\.(pt|bin)|(rng_state|pass_start)[\w]*\.pth|trainer_state\.json|training_args\.bin"
     r"|coreset_(state\.pt|(complete|begun)\.json[.\d]*)|checkpoint-is-incomplete\.txt"
+    r"|(pytorch_model_fsdp|optimizer)_\d+/[\w.]+|global_step\d+/[\w.-]+|latest|zero_to_\w+\.py"  # FSDP's, DeepSpeed's
     r"|(tokenizer|special_tokens_map|added_tokens|vocab|merges|chat_template|spiece|sentencepiece)[\w.-]*"
 )
 """File names that a Trainer's checkpoint may have; used to tell an incomplete checkpoint's files from others."""
@@ -54,6 +55,11 @@ def is_complete(folder: Path) -> bool:
         return all((folder / name).stat().st_size == size for name, size in files.items())
     except (FileNotFoundError, ValueError, AttributeError):  # never marked, partly deleted, or not our file
         return False
+
+
+def has_optimizer(folder: Path) -> bool:
+    """Return whether a checkpoint holds the optimizer's state, in a form of the Trainer, FSDP or DeepSpeed."""
+    return any(re.match(r"optimizer\b|optimizer_\d|global_step\d", path.name) for path in folder.iterdir())
 
 
 def own_files(folder: Path) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
 from colm.step.ranks import rank_and_world
+from colm.trainers.engines import check_engine
 from colm.trainers.liger import check_liger
 
 
@@ -19,12 +20,7 @@ def check_trainer(trainer: Any, selection: SelectionConfig) -> None:
     """
     args = trainer.args
     _check_processes(args)
-    for name, enabled in (("FSDP", "is_fsdp_enabled"), ("DeepSpeed", "is_deepspeed_enabled")):
-        if getattr(trainer, enabled, False):
-            raise ConfigError(
-                f"{name} has not been tested with selection in the Trainer. Use DistributedDataParallel (plain "
-                "accelerate launch or torchrun)."
-            )
+    check_engine(trainer)
     if args.n_gpu > 1:
         raise ConfigError(
             f"{args.n_gpu} GPUs in one process mean DataParallel, which selection does not support. Expose only one "

@@ -133,7 +133,7 @@ class CoresetTrainer(CoresetMixin, Trainer):
             return None
         head = lean_head(self.model, self.selection)
         if head is not None:
-            chunks = "" if self.selection.train_head == "labeled" else ", in chunks"
+            chunks = ", in chunks" if head.chunked else ""
             how = ", in the fused kernel (experimental)" if head.fused else chunks
             logger.info("The output head runs on labeled positions only%s.", how)
         return head

@@ -39,6 +39,7 @@ from colm.trainers.columns import (
     set_codes_aside,
     silence_repeats,
 )
+from colm.trainers.engines import EngineMixin
 from colm.trainers.figures import SelectionFigures
 from colm.trainers.left import check_listed, count_left
 from colm.trainers.ordered import OrderMixin
@@ -47,7 +48,7 @@ from colm.trainers.saving import SavingMixin
 from colm.trainers.streams import NumberedPasses, RunningSizes, encode_stream, is_stream
 
 
-class CoresetMixin(SavingMixin, OrderMixin):
+class CoresetMixin(SavingMixin, EngineMixin, OrderMixin):
     """Makes a Trainer train on coresets; list it before the Trainer in the bases.
 
     The subclass calls `_prepare_data` before and `_prepare_selection` after the Trainer's constructor,
@@ -153,7 +154,7 @@ class CoresetMixin(SavingMixin, OrderMixin):
         pool = set_codes_aside(batches, self._source_names)
         if self._running is not None and self._running.meet(pool.sources):
             self._follow_sizes()
-        self.selector.model = self.model  # replaced by model_init and by FSDP wrapping
+        self.selector.model = self.model  # replaced by model_init
         self.selector.optimizer = self.optimizer
         coreset = self.selector.select(pool.plain, pool.sources, dataset_index=pool.numbers, spans=pool.spans)
         kept = self.selector.take(pool.batches, coreset)  # with the codes, for losses by source

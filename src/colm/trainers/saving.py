@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers.trainer import OPTIMIZER_NAME, TRAINING_ARGS_NAME
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from colm.errors import ConfigError
+from colm.step.sharding import reshard
 from colm.trainers.checkpoints import (
     STATE_NAME,
     begin_checkpoint,
     drop_old_checkpoints,
+    has_optimizer,
     is_complete,
     last_complete_checkpoint,
     mark_complete,
@@ -64,6 +66,7 @@ class SavingMixin(_TrainerSeams):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save the Trainer's files, the selection's, and the completion marker; then delete old checkpoints."""
+        reshard(self.model)
         run_folder = Path(self._get_output_dir(trial=trial))
         folder = run_folder / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
@@ -97,7 +100,7 @@ class SavingMixin(_TrainerSeams):
                 f"{folder} is not a complete checkpoint of a coreset run (its marker or one of its files is missing). "
                 "Resume from an earlier checkpoint."
             )
-        if not (folder / OPTIMIZER_NAME).exists():
+        if not has_optimizer(folder):
             raise ConfigError(
                 f"{folder} contains the model but no optimizer state, as saved with save_only_model=True, so the run "
                 "cannot be resumed exactly. Start a new run with save_only_model=False."

@@ -88,6 +88,12 @@ class CoresetSFTTrainer(CoresetMixin, SFTTrainer):
                 setattr(args, name, False)
         self._prepare_data(kwargs, source_column, args, source_sizes, window)
         super().__init__(model, args, **kwargs)
+        zero = getattr(self.accelerator.state, "deepspeed_plugin", None)
+        if zero is not None and zero.zero_stage == 3 and selection.measured is not None:
+            raise ConfigError(
+                "TRL reads the output head's weight itself, which DeepSpeed's ZeRO-3 does not gather for it after a "
+                "selection pass. Use features='none', ZeRO-2, FSDP2, or CoresetTrainer."
+            )
         if selection.loss == "example":
             # The loss below is over the step's rows, even if the model's forward ignores the item count.
             self.loss_is_scaled_for_ga = True

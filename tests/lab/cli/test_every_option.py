@@ -27,6 +27,8 @@ CHANGES = ("", "keep=", "pools=", "adam=", "rows=", "temperature=")
 def commands(odd: str) -> list[tuple[str, ...]]:
     """Return each command with the odd text in the place of each of its options."""
     plan, compare = ("plan", "run.yaml", "--gpu-memory"), ("compare", "run.yaml", "training.eval_steps=-1")  # refused
+    assign = ("sources", "--assign", "rows.jsonl")
+    fitted = ("--centroids", "fitted.centroids.npz", "--out", "labeled.jsonl")
     features, words = ("features",), ("--by", "words", "--out", "f.parquet")
     options = ("--limit", "--batch-size", "--seed", "--sample", "--data", "--tasks", "--source-column")
     return [
@@ -37,6 +39,9 @@ def commands(odd: str) -> list[tuple[str, ...]]:
         *(("replay", *names) for names in ((odd,), ("out", f"output_dir={odd}", "training.max_steps=0"))),
         *(("sources", *names) for names in ((odd,), ("--cluster", odd), ("run.yaml", "--out", odd))),
         ("sources", "--cluster", "rows.jsonl", f"sources.cluster.clusters={odd}", "--out", "labels.parquet"),
+        (*assign, "--centroids", odd, "--out", "labeled.jsonl"),
+        *((*assign, *fitted, option, odd) for option in ("--assign", "--out", "--shard")),
+        *((*assign, *fitted, f"{key}={odd}", "--overwrite") for key in ("data.columns", "data.source_column")),
         (*features, "--join", "--out", odd),
         *((*features, *names) for names in ((odd, *words), ("run.yaml", *words, f"data.format={odd}"))),
         *((*features, "run.yaml", *words, option, odd) for option in ("--by", "--out", "--dimensions", "--shard")),
@@ -139,6 +144,7 @@ def test_odd_texts_behind_options(
 ) -> None:
     monkeypatch.setattr("sys.stdin", StringIO("A question\n"))  # for chat
     assert main(["train", "run.yaml"]) == 0
+    assert main(["sources", "--cluster", "rows.jsonl", "--out", "fitted.parquet", "sources.cluster.clusters=2"]) == 0
     tried = 0
     for odd in ODD:
         for command in commands(odd):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from colm.lab.data.held_out import hold_out
 from colm.lab.data.load import read_mixture
 from colm.lab.data.mix import cap_rows, weigh_rows
 from colm.lab.data.settings import DataSettings, MixtureEntry
-from colm.mixing import fixed_shares
+from colm.mixing import fixed_shares, rows_by_share, temperature_shares
 
 
 def parts_of(*sizes: dict[str, int]) -> list[Dataset]:
@@ -64,6 +65,44 @@ def test_temperature_draws_powers_of_the_sizes() -> None:
     parts = parts_of({"maths": 81, "code": 1})
     assert count(weigh_rows(parts, "source", {}, 0, 4.0)) == {"maths": 62, "code": 20}  # 3 : 1
     assert count(weigh_rows(parts, "source", {}, 0, 1.0)) == {"maths": 81, "code": 1}
+
+
+def kept_by_list(parts: list[Dataset], choose: Any) -> list[list[int]]:
+    """Return the rows that are kept of each part; `choose` gets a source and its places as a list."""
+    places: dict[str, list[tuple[int, int]]] = {}
+    for number, part in enumerate(parts):
+        for row, name in enumerate(part["source"]):
+            places.setdefault(name, []).append((number, row))
+    kept = sorted(place for name in sorted(places) for place in choose(name, places[name]))
+    rows = [[row for number, row in kept if number == part] for part in range(len(parts))]
+    return [own for own in rows if own]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.dictionaries(st.sampled_from("abc"), st.integers(1, 9), min_size=1), min_size=1, max_size=3),
+    st.integers(0, 12),
+    st.integers(0, 5),
+)
+def test_rows_are_drawn_from_the_list_of_their_source(sizes: list[dict[str, int]], cap: int, seed: int) -> None:
+    columns = [[name for name, size in own.items() for _ in range(size)] for own in sizes]
+    random.Random(seed).shuffle(columns[0])
+    parts = [Dataset.from_dict({"source": column}) for column in columns]
+    numbered = [part.add_column("place", list(range(len(part)))) for part in parts]
+    draw = random.Random(seed)
+    capped = kept_by_list(parts, lambda _, held: draw.sample(held, cap) if len(held) > cap else held)
+    assert [list(part["place"]) for part in cap_rows(numbered, "source", cap, seed)] == capped
+    total = sum(map(len, parts))
+    counts = sum((Counter(part["source"]) for part in parts), Counter())
+    wanted = rows_by_share(total, temperature_shares(dict(sorted(counts.items())), 3.0))
+    again = random.Random(seed)
+
+    def weigh(name: str, held: list[Any]) -> list[Any]:
+        whole, rest = divmod(wanted[name], len(held))
+        return held * whole + again.sample(held, rest)
+
+    weighed = weigh_rows(numbered, "source", {}, seed, 3.0)
+    assert [list(part["place"]) for part in weighed] == kept_by_list(parts, weigh)
 
 
 @settings(max_examples=25)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colm.lab.data.held_rows import part_keys
-from colm.lab.data.prompts import HeldPrompts, prompt_keys
+from colm.lab.data.prompts import HeldPrompts, PromptRows, prompt_keys
 
 USER = {"role": "user", "content": "2 + 3?"}
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"a": "int"}}}]
@@ -144,3 +144,20 @@ def test_empty_fields_from_a_table_do_not_change_a_prompt(rows: list[list[dict[s
     expected = [prompt_keys("messages", {"messages": turns}) for turns in rows]
     assert list(part_keys(read)) == expected
     assert all(len(key) == 16 for keys in expected for key in keys)
+
+
+DIGESTS = st.sampled_from([b"a" * 16, b"a" * 15 + b"\0", b"\0" + b"a" * 15, bytes(range(16)), b"\xff" * 16])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(DIGESTS, min_size=1, max_size=3).map(tuple), max_size=12))
+def test_the_rows_of_a_prompt_are_those_of_a_table(keys: list[tuple[bytes, ...]]) -> None:
+    rows = PromptRows(keys)
+    own = {key: [row for row, held in enumerate(keys) if held[0] == key] for key in {held[0] for held in keys}}
+    for row, held in enumerate(keys):
+        assert rows.asked(rows.of_row(row)) == own[held[0]]
+        assert [rows.asked(key) for key in rows.taught_by(row)] == [own.get(key, []) for key in held[1:]]
+        for key in held:
+            assert rows.taught(key) == [
+                number for number, other in enumerate(keys) for each in other[1:] if each == key
+            ]

@@ -10,12 +10,12 @@ from colm.lab.run.settings import RunSettings
 
 ENGINE_NOTES = {
     "ddp": "DistributedDataParallel: each GPU holds all of the model, and buckets as large as its gradients.",
-    "fsdp2": "FSDP2: fully_shard of each layer and of the model, as accelerate does. A layer's whole weights are there "
+    "fsdp2": "FSDP2: fully_shard of each layer and of the model. A layer's whole weights are there "
     "while it runs, with those of the next; embedding, last norm and head stay whole from the forward on.",
     "zero1": "ZeRO-1: each GPU holds all weights and gradients, and its part of the optimizer states.",
     "zero2": "ZeRO-2: each GPU holds all weights, its part of gradients and optimizer states, and a bucket of "
-    "{bucket} gradients.",
-    "zero3": "ZeRO-3: each GPU holds its part of everything, a bucket of {bucket} gradients, and whole weights up to "
+    "gradients ({bucket} elements).",
+    "zero3": "ZeRO-3: each GPU holds its part of everything, a bucket of gradients ({bucket} elements), and whole weights up to "
     "stage3_max_live_parameters, small ones always.",
 }
 
@@ -82,7 +82,7 @@ def _engine_notes(settings: RunSettings, request: Request, outlook: Outlook) -> 
             "Several GPUs (DistributedDataParallel): the same on each, plus the size of the gradients once more for "
             "its buckets. The pool is the sum over GPUs. For sharded weights: --gpus 8 --shard fsdp2."
         ]
-    bucket = "the hidden size squared" if sharding.bucket is None else f"{sharding.bucket:,}"
+    bucket = "hidden size squared" if sharding.bucket is None else f"{sharding.bucket:,}"
     notes = [ENGINE_NOTES[sharding.engine].format(bucket=bucket)]
     if sharding.engine == "fsdp2" and sharding.deferred and request.micro_batches > 1:
         notes.append(

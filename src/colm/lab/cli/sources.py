@@ -1,4 +1,4 @@
-"""`colm sources`: an overview of the mixture before training; with ``--cluster``, labels for unlabeled data."""
+"""`colm sources`: a mixture before training; ``--cluster`` and ``--assign``: sources for unlabeled data."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from colm.errors import ConfigError
-from colm.lab.cli.arguments import Commands, add_config, add_json
+from colm.lab.cli.arguments import Commands, add_config, add_json, require_one_process
 from colm.lab.cli.console import make_console
 from colm.lab.cli.documents import list_clusters, list_survey
+from colm.lab.sources.wanted import WHOLE, Part
 
 PAGE_NAME = "sources.html"
 
@@ -22,17 +23,38 @@ def register(commands: Commands) -> None:
     """Add the command to the parser."""
     command = add_config(commands, "sources", "show the mixture before training", nargs="?")
     add = command.add_argument
-    add("--out", metavar="FILE", help="output file (default: sources.html in the output folder); see --cluster")
+    add(
+        "--out",
+        metavar="FILE",
+        help="output file (default: sources.html in the output folder); see --cluster, --assign",
+    )
     add(
         "--cluster",
         metavar="DATA",
         help="cluster this file or hub data set instead, and write the labels to --out LABELS.parquet",
     )
+    add(
+        "--assign",
+        metavar="DATA",
+        help="write the rows of these files with their sources, by the clusters of --centroids, to --out: a file, a "
+        "folder, or a pattern in quotes, of .parquet or .jsonl",
+    )
+    add("--centroids", metavar="FILE.npz", help="with --assign: clusters that --cluster wrote next to its labels")
+    add("--shard", metavar="i/n", help="with --assign: only part i of n, from 0; written to FILE-i-of-n next to --out")
+    add("--overwrite", action="store_true", help="with --assign: replace the output file")
     add_json(command, "facts of each source, the expected pool and coreset, and the warnings; or the clusters")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Show the mixture, or cluster a data set."""
+    """Show the mixture, cluster a data set, or assign the clusters to the rows of files."""
+    if args.assign:
+        if args.cluster or not args.centroids or not args.out:
+            args.parser.error("colm sources --assign DATA needs --centroids and --out, and takes no --cluster")
+        part = WHOLE if args.shard is None else Part.read(args.shard)
+        out = Path(args.out)
+        return assign(args.assign, args.centroids, args.config, args.overrides, out, part, overwrite=args.overwrite)
+    if args.centroids or args.shard or args.overwrite:
+        args.parser.error("--centroids, --shard and --overwrite of colm sources are for --assign DATA")
     if args.cluster:
         return cluster(args.cluster, args.config, args.overrides, args.out, show=not args.json)
     if not args.config:
@@ -165,3 +187,54 @@ def cluster(
         soft_wrap=True,
     )
     return list_clusters(labelling.names, labelling.new, labels)
+
+
+def assign(
+    data: str,
+    centroids: str,
+    config: str | None,
+    overrides: Sequence[str],
+    out: Path,
+    part: Part = WHOLE,
+    *,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write the rows of one part of data files with their sources, and return what was written.
+
+    Args:
+        data: a file, a folder, or a pattern, see `shards.find_files`.
+        centroids: file of the clusters.
+        config: a run's configuration, for `data.columns`, `data.format` and `data.source_column`; None for defaults.
+        overrides: overrides of its settings.
+        out: the file to write, or its name without the number of the part.
+        part: of the files.
+        overwrite: replace a file that has been written.
+
+    Raises:
+        ConfigError: a setting is wrong or has no effect here; see also `write_shard`.
+        DataError: see `write_shard`.
+    """
+    require_one_process("colm sources --assign", "start it without a launcher, and divide the files with --shard i/n")
+    from colm.lab.run.settings import load_settings, resolve_settings
+
+    fixed = [f"data.train={data}", "mixture=[]", "sources={}"]
+    if config is None:
+        settings = resolve_settings({"model": "none", "output_dir": "none"}, [*overrides, *fixed])
+    else:
+        settings = load_settings(config, [*overrides, *fixed])
+    given = settings.data
+    if given.template:
+        raise ConfigError("colm sources --assign does not fill data.template; write its columns to the files first.")
+    from colm.lab.run.disk import saying
+    from colm.lab.run.folder import RunFolder
+    from colm.lab.sources.assign import AssignSources
+    from colm.lab.sources.shards import write_shard
+
+    assigner = AssignSources(centroids, given.source_column, given.columns, given.format)
+    RunFolder(out.parent).prepare()
+    with saying(out.parent, "Free some space there, or choose another --out."):
+        shard = write_shard(assigner, data, out, part=part, overwrite=overwrite)
+    print(f"{shard.rows:,} rows. {'Written to' if shard.new else 'They were already in'} {shard.path}.")
+    for name, rows in shard.sources.items():
+        print(f"  {name}  {rows:,}")
+    return shard._asdict()

@@ -18,9 +18,10 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
@@ -43,6 +44,7 @@ DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, pa.ArrowExcep
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 
 class Place(NamedTuple):
@@ -103,12 +105,23 @@ def read_file_rows(
     Raises:
         DataError: the file cannot be read, or a row is damaged; the message names the line and the problem.
     """
-    _, own, compression = split_ending(name)
-    read = _csv_rows if (ending or own) in CSV_ENDINGS else _jsonl_rows if (ending or own) != ".json" else _json_rows
+    kind = ending or split_ending(name)[1]
+    read = _csv_rows if kind in CSV_ENDINGS else _jsonl_rows if kind != ".json" else _json_rows
+    return _read(name, partial(read, separator=separator), open_file or _open_local)
+
+
+def read_json_lines(name: str) -> Iterator[tuple[str, Row]]:
+    """Yield the lines of a local JSON Lines file as written, each with its row. Raises as `read_file_rows`."""
+    return _read(name, _jsonl_lines, _open_local)
+
+
+def _read(
+    name: str, read: Callable[[str, IO[bytes]], Iterator[T]], open_file: Callable[[str], IO[bytes]]
+) -> Iterator[T]:
+    compression = split_ending(name)[2]
     try:
-        with (open_file or _open_local)(name) as raw:
-            file = COMPRESSIONS[compression](raw) if compression else raw
-            yield from read(name, file, separator)
+        with open_file(name) as raw:
+            yield from read(name, COMPRESSIONS[compression](raw) if compression else raw)
     except DAMAGED as error:
         how = f"could not be decompressed as {compression}" if compression else "could not be read"
         raise DataError(f"The file {name!r} {how} ({type(error).__name__}: {error}).") from error
@@ -142,10 +155,20 @@ def _decode(raw: bytes, place: Place) -> str:
 
 
 def _jsonl_rows(name: str, file: IO[bytes], separator: str) -> Iterator[tuple[Place, Row]]:
+    for place, text in _jsonl_texts(name, file):
+        yield place, _parse_row(text, place)
+
+
+def _jsonl_lines(name: str, file: IO[bytes]) -> Iterator[tuple[str, Row]]:
+    for place, text in _jsonl_texts(name, file):
+        yield text, _parse_row(text, place)
+
+
+def _jsonl_texts(name: str, file: IO[bytes]) -> Iterator[tuple[Place, str]]:
     for number, raw in enumerate(_lines(file), start=1):
         place = Place(name, number)
         if raw.strip():
-            yield place, _parse_row(_decode(raw, place).strip(" \t\r\n"), place)
+            yield place, _decode(raw, place).strip(" \t\r\n")
 
 
 def _json_rows(name: str, file: IO[bytes], separator: str) -> Iterator[tuple[Place, Row]]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from datasets import Dataset
 
 from colm.lab.data.held_rows import Parts, part_keys, part_sources
-from colm.lab.data.prompts import HeldPrompts, Keys
+from colm.lab.data.prompts import HeldPrompts, Keys, PromptRows
 from colm.mixing import check_names
 from colm.step.sources import count_sources
 
@@ -49,8 +49,8 @@ def hold_out(
     Raises:
         DataError: a mapping names a source that does not exist, a row has none, or no format fits a part.
     """
-    labels = [label for part in parts for label in part[column][:]]  # all at once: reading single rows is slow
-    keys = [keys for part in parts for keys in part_keys(part, format_name)] if by_prompt else None
+    labels = [name for part in parts for name in part_sources(part, column)]
+    keys = (keys for part in parts for keys in part_keys(part, format_name)) if by_prompt else None
     sides = draw_rows(labels, column, per_source, seed, keys)
     split = np.split(sides, np.cumsum([len(part) for part in parts])[:-1])
     rest, out = (
@@ -65,7 +65,7 @@ def draw_rows(
     column: str,
     per_source: int | Mapping[str, int],
     seed: int,
-    keys: Sequence[Keys] | None = None,
+    keys: Iterable[Keys] | None = None,
 ) -> npt.NDArray[np.int8]:
     """Draw the rows to hold out, and those to leave out: at random, together with all rows that have the same prompt.
 
@@ -94,20 +94,19 @@ def draw_rows(
     free = {name: size // 2 for name, size in sizes.items()}
     missing = {name: min(wanted.get(name, 0), size // 2) for name, size in sizes.items()}
     sides = np.full(len(sources), TRAINED, dtype=np.int8)
-    by_prompt, on_the_way = _find_rows(keys or [])
+    prompts = None if keys is None else PromptRows(keys)
     tried: set[bytes] = set()
-    for row in np.random.default_rng(seed).permutation(len(sources)).tolist():
+    for row in map(int, np.random.default_rng(seed).permutation(len(sources))):
         if not missing[sources[row]]:
             continue
         same, others = [row], []
-        if keys is not None:
-            prompt = keys[row][0]
+        if prompts is not None:
+            prompt = prompts.of_row(row)
             if prompt in tried:
                 continue
             tried.add(prompt)
-            same = by_prompt[prompt]
-            others = [*on_the_way.get(prompt, ())]
-            others += [near for held in same for key in keys[held][1:] for near in by_prompt.get(key, ())]
+            same, others = prompts.asked(prompt), prompts.taught(prompt)
+            others += [near for held in same for key in prompts.taught_by(held) for near in prompts.asked(key)]
         going = Counter(sources[near] for near in {*same, *others} if sides[near] == TRAINED)
         if any(count > free[name] for name, count in going.items()):
             continue
@@ -169,17 +168,6 @@ def warn_shared(
         among,
         ", ".join(f"{name} {count} of {sizes[name]}" for name, count in sorted(rows.items())),
     )
-
-
-def _find_rows(keys: Sequence[Keys]) -> tuple[dict[bytes, list[int]], dict[bytes, list[int]]]:
-    """Return the rows that have each prompt as their own, and those that learn it in an earlier turn."""
-    own: dict[bytes, list[int]] = {}
-    on_the_way: dict[bytes, list[int]] = {}
-    for row, held in enumerate(keys):
-        own.setdefault(held[0], []).append(row)
-        for key in held[1:]:
-            on_the_way.setdefault(key, []).append(row)
-    return own, on_the_way
 
 
 def _say_drawn(sources: Sequence[str], wanted: Mapping[str, int], sides: npt.NDArray[np.int8]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,6 +14,7 @@ from datasets import Dataset
 
 from colm.errors import DataError
 from colm.lab.data.chat import SEEN
+from colm.lab.data.columns import read_column
 from colm.lab.data.prompts import Keys, prompt_keys
 from colm.lab.data.schemas import COLUMNS, SYSTEM, choose_format
 from colm.step.record import StepLog
@@ -63,9 +65,9 @@ def part_keys(part: Dataset | TextRows, format_name: str = "auto") -> Iterator[K
 
 
 def part_sources(part: Dataset | TextRows, column: str) -> list[str]:
-    """Return the source of each row."""
-    labels = [row[column] for row in part] if isinstance(part, TextRows) else part[column][:]
-    return [str(label) for label in labels]
+    """Return the source of each row; equal names are one object."""
+    labels = (row[column] for row in part) if isinstance(part, TextRows) else read_column(part, column)
+    return [sys.intern(str(label)) for label in labels]
 
 
 def format_of(part: Dataset | TextRows, format_name: str = "auto") -> str:

@@ -184,20 +184,24 @@ def _recognize(rows: Any, path: str) -> Any:
 def _rename(rows: Any, columns: Mapping[str, str]) -> Any:
     """Apply data.columns, which maps colm's names to those in the data."""
     for wanted, present in columns.items():
-        names = column_names(rows)
-        if present not in names:
-            raise DataError(
-                f"data.columns maps {wanted!r} to {present!r}, which the data does not have."
-                f"{suggest(present, names)} It has: {', '.join(names)}."
-            )
-        if wanted != present and wanted in names:
-            raise DataError(
-                f"data.columns maps {wanted!r} to {present!r}, but the data already has a column {wanted!r}; rename "
-                "one of them in the data."
-            )
+        check_rename(wanted, present, column_names(rows))
         if wanted != present:
             rows = rows.rename_column(present, wanted)
     return rows
+
+
+def check_rename(wanted: str, present: str, names: Sequence[str]) -> None:
+    """Raise DataError if a column of these names cannot be renamed from `present` to `wanted` by data.columns."""
+    if present not in names:
+        raise DataError(
+            f"data.columns maps {wanted!r} to {present!r}, which the data does not have."
+            f"{suggest(present, names)} It has: {', '.join(names)}."
+        )
+    if wanted != present and wanted in names:
+        raise DataError(
+            f"data.columns maps {wanted!r} to {present!r}, but the data already has a column {wanted!r}; rename "
+            "one of them in the data."
+        )
 
 
 def _require_sources(rows: Dataset, column: str, what: str, file: str) -> Dataset:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 from datasets import Dataset
 
+from colm.lab.data.columns import read_column
 from colm.mixing import check_names, fixed_shares, rows_by_share, temperature_shares
 from colm.step.sources import name_keys, name_sources
 
-Place = tuple[int, int]
-"""Index of a part, and of a row in that part."""
+Places: TypeAlias = "npt.NDArray[np.int64]"
+"""Numbers of rows among those of all parts: arrays, for which a row is 8 bytes."""
 
 
 def cap_rows(parts: Sequence[Dataset], column: str, cap: int | Mapping[str, int], seed: int) -> list[Dataset]:
@@ -31,7 +35,7 @@ def cap_rows(parts: Sequence[Dataset], column: str, cap: int | Mapping[str, int]
     check_names("data.cap", caps, list(places))
     draw = random.Random(seed)
     kept = {
-        name: draw.sample(held, caps[name]) if len(held) > caps.get(name, len(held)) else held
+        name: held[draw.sample(range(len(held)), caps[name])] if len(held) > caps.get(name, len(held)) else held
         for name, held in places.items()
     }
     return _take(parts, kept)
@@ -66,25 +70,26 @@ def weigh_rows(
     else:
         shares = temperature_shares(sizes, temperature)
     draw = random.Random(seed)
-    kept: dict[str, list[Place]] = {}
+    kept: dict[str, Places] = {}
     for name, wanted in rows_by_share(sum(sizes.values()), shares).items():
         whole, rest = divmod(wanted, sizes[name])
-        kept[name] = places[name] * whole + draw.sample(places[name], rest)
+        kept[name] = np.append(np.tile(places[name], whole), places[name][draw.sample(range(sizes[name]), rest)])
     return _take(parts, kept)
 
 
-def _find_places(parts: Sequence[Dataset], column: str) -> dict[str, list[Place]]:
-    places: dict[str, list[Place]] = {}
-    for number, part in enumerate(parts):
-        for row, name in enumerate(name_sources(part[column][:], column)):
-            places.setdefault(name, []).append((number, row))
-    return dict(sorted(places.items()))
+def _find_places(parts: Sequence[Dataset], column: str) -> dict[str, Places]:
+    """Return the places of each source, ascending; the sources sorted."""
+    names = [name for part in parts for name in name_sources(read_column(part, column), column)]
+    numbers: dict[str, int] = {}
+    of_rows = np.fromiter((numbers.setdefault(name, len(numbers)) for name in names), dtype=np.int32, count=len(names))
+    ends = np.cumsum(np.bincount(of_rows, minlength=len(numbers)))
+    held = np.split(np.argsort(of_rows, kind="stable"), ends[:-1])
+    return dict(sorted(zip(numbers, held, strict=True)))
 
 
-def _take(parts: Sequence[Dataset], kept: Mapping[str, Sequence[Place]]) -> list[Dataset]:
-    rows: list[list[int]] = [[] for _ in parts]
-    for places in kept.values():
-        for number, row in places:
-            rows[number].append(row)
-    taken = [part.select(sorted(chosen)) for part, chosen in zip(parts, rows, strict=True)]
+def _take(parts: Sequence[Dataset], kept: Mapping[str, Places]) -> list[Dataset]:
+    chosen = np.sort(np.concatenate([*kept.values()]))
+    ends = np.cumsum([len(part) for part in parts])
+    rows = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
+    taken = [part.select(own - end + len(part)) for part, own, end in zip(parts, rows, ends, strict=True)]
     return [part for part in taken if len(part)]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from colm.errors import DataError
 from colm.lab.data.chat import Turn, read_extras, read_turns
@@ -14,6 +18,9 @@ from colm.step.values import text_of_value
 
 Keys = tuple[bytes, ...]
 """Digests of the prompts whose answers a row teaches, its own prompt first."""
+
+SIZE = 16
+"""Bytes of a digest."""
 
 SHOWN = ("role", "content", "name", "tool_calls")
 """The keys of a turn that identify it. Other keys in data sets, such as identifiers, times and weights, do not."""
@@ -63,6 +70,57 @@ class HeldPrompts:
         return keys[0] in self._taught or not self._own.isdisjoint(keys)
 
 
+class PromptRows:
+    """The rows that have or teach a prompt, in arrays of about 30 bytes a row.
+
+    Args:
+        keys: the prompts of each row, of at most `SIZE` bytes each.
+    """
+
+    def __init__(self, keys: Iterable[Keys]) -> None:
+        own, later, rows = bytearray(), bytearray(), array("q")
+        for row, (first, *others) in enumerate(keys):
+            own += first.ljust(SIZE, b"\0")
+            for key in others:
+                later += key.ljust(SIZE, b"\0")
+                rows.append(row)
+        self._own, self._later = _Sorted(own), _Sorted(later)
+        self._rows = np.frombuffer(rows, dtype=np.int64)  # of the later prompts, ascending
+
+    def of_row(self, row: int) -> bytes:
+        """Return a row's own prompt."""
+        return self._own.key(row)
+
+    def taught_by(self, row: int) -> list[bytes]:
+        """Return the other prompts whose answers a row teaches."""
+        return [self._later.key(place) for place in range(*np.searchsorted(self._rows, [row, row + 1]).tolist())]
+
+    def asked(self, key: bytes) -> list[int]:
+        """Return the rows that have a prompt as their own, ascending."""
+        return list(map(int, self._own.find(key)))
+
+    def taught(self, key: bytes) -> list[int]:
+        """Return the rows that teach the answer to a prompt besides their own, ascending."""
+        return list(map(int, self._rows[self._later.find(key)]))
+
+
+class _Sorted:
+    """Keys of `SIZE` bytes, one after the other, and the order in which they ascend."""
+
+    def __init__(self, keys: bytearray) -> None:
+        self._keys = np.frombuffer(keys, dtype=f"S{SIZE}")
+        self._order = np.argsort(self._keys, kind="stable")
+
+    def key(self, place: int) -> bytes:
+        """Return the key at a place."""
+        return bytes(self._keys[place])
+
+    def find(self, key: bytes) -> npt.NDArray[np.int64]:
+        """Return the places of a key, ascending."""
+        first, end = (np.searchsorted(self._keys, np.bytes_(key), side, self._order) for side in ("left", "right"))
+        return self._order[first:end]
+
+
 def _keys(name: str, row: Mapping[str, Any]) -> Keys:
     system = _text(row.get(SYSTEM))
     before = [{"role": "system", "content": system}] if system else []
@@ -100,7 +158,7 @@ def _of_beginnings(turns: Sequence[Turn], row: Mapping[str, Any]) -> list[bytes]
     """Return the digest of the first n turns for every n from 0; for n = 0, the rest of the row identifies it."""
     extras = read_extras(row)
     context = _filled([extras.get("tools"), extras.get("documents")])
-    hasher = blake2b(_write(context), digest_size=16)
+    hasher = blake2b(_write(context), digest_size=SIZE)
     digests = [hasher.digest()]
     for turn in turns:
         hasher.update(b"\n" + _write(_shown(turn)))
@@ -143,4 +201,4 @@ def _write(value: Any) -> bytes:
 
 
 def _digest(text: str) -> bytes:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=SIZE).digest()

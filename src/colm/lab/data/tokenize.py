@@ -14,6 +14,7 @@ import numpy as np
 from datasets import Dataset, Value, concatenate_datasets
 
 from colm.errors import DataError, DataErrors
+from colm.lab.data.columns import read_column
 from colm.lab.data.formats import LENGTH, Rendering, RowError, tokenizer_of_batch
 from colm.lab.data.progress import advance, advancing, begin
 from colm.lab.data.read import name_row
@@ -128,7 +129,7 @@ def say_rendering(formats: Sequence[tuple[str, str]], rendering: Rendering) -> N
 
 def _say_cut(tokens: Dataset, rendering: Rendering, source_column: str) -> None:
     lengths = tokens.with_format("numpy")[LENGTH][:]
-    names = tokens[source_column][:]
+    names = read_column(tokens, source_column)
     cut = Counter(name for name, length in zip(names, lengths, strict=True) if length > rendering.max_length)
     if cut:
         logger.warning(
@@ -150,8 +151,8 @@ def count_left(parts: Sequence[Dataset], tokens: Dataset, source_column: str, re
         source_column: source column of both.
         rendering: how rows became tokens.
     """
-    before = count_sources((name for part in parts for name in part[source_column][:]), source_column)
-    return RowsLeft(before, Counter(tokens[source_column][:]), rendering.need)
+    before = count_sources((name for part in parts for name in read_column(part, source_column)), source_column)
+    return RowsLeft(before, Counter(read_column(tokens, source_column)), rendering.need)
 
 
 class LabelledTokenizer:
@@ -237,7 +238,7 @@ def name_rows(rows: Dataset, column: str, *, file: str = "") -> Dataset:
     Raises:
         DataError: a row has no source.
     """
-    names = name_sources(rows.with_format(None)[column][:], column, file=file)  # at once: reading single rows is slow
+    names = name_sources(read_column(rows, column), column, file=file)
     if rows.features[column] == Value("string"):
         return rows
     return rows.remove_columns(column).add_column(column, names, feature=Value("string"))

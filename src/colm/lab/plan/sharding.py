@@ -47,6 +47,11 @@ class Sharding(NamedTuple):
         return self.engine in ("fsdp2", "zero3")
 
     @property
+    def splits_moments(self) -> bool:
+        """Whether a GPU has only its part of the optimizer states, without which the noise scale is not measured."""
+        return self.engine != "ddp"
+
+    @property
     def splits_gradients(self) -> bool:
         """Whether a GPU keeps only its part of the gradients once they are reduced."""
         return self.engine in ("fsdp2", "zero2", "zero3")

@@ -174,10 +174,10 @@ class Rehearsal:
             short: see `select`.
 
         Returns:
-            The cost of one measurement; 0 where there is none: it is turned off, the weights are sharded, or the model
-            has no value projection that can be found.
+            The cost of one measurement; 0 where there is none: it is turned off, an engine splits the optimizer's
+            moments, or no value projection can be found.
         """
-        if not self.selection.noise_every or (self.sharding is not None and self.sharding.splits_weights):
+        if not self.selection.noise_every or (self.sharding is not None and self.sharding.splits_moments):
             return Cost(0, 0, 0)
         batches = [self.rows.batch(count) for _ in range(micro_batches)]
         with ExitStack() as stack:

@@ -104,7 +104,7 @@ def count_traffic(sharding: Sharding, model: Model, selection: Selection, micro_
                 2 * d * NUMBER * (selection.sources + picks) if d else 0,
                 rows * (FACTS + (FLAG if d else 0)),
                 expected_moves(rows, selection.kept, sharding.gpus) * selection.tokens * KEYS * 8,
-                0.0 if sharding.splits_weights else noise,
+                0.0 if sharding.splits_moments else noise,
             )
         )
     )

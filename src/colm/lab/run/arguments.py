@@ -64,6 +64,7 @@ TRAINING_RANGES: dict[str, Any] = {
         ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
         Annotated[CheckpointOptions | None, Also(JsonText)],
     ),
+    "fsdp": bool | str | None,  # declared as text, for the command lines of scripts
     "parallelism_config": type(None),  # an object, which a file cannot express
 }
 """Type hints stricter than those of `transformers.TrainingArguments`."""

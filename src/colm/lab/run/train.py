@@ -53,6 +53,7 @@ from colm.step.record import (
     read_records,
 )
 from colm.trainers.checkpoints import step_of
+from colm.trainers.engines import evaluates_in_training, whole_weights
 from colm.trainers.evaluation import MACRO, EvaluationRecorder, name_metric, peak_memory
 from colm.trainers.preemption import StopOnSignal
 from colm.trainers.profiling import StepProfiler
@@ -107,7 +108,12 @@ def train(
     recorder = EvaluationRecorder(trainer, evaluations, resumed_at=resumed_at or 0)
     trainer.add_callback(recorder)
     loggers = Loggers(trainer, folder, resumed_at=resumed_at)
-    first = trainer.evaluate() if data.validation and recorder.last_step is None else {}
+    first: dict[str, float] = {}
+    if data.validation and recorder.last_step is None:
+        if evaluates_in_training(trainer):
+            trainer.args.eval_on_start = True
+        else:
+            first = trainer.evaluate()
     set_seed(settings.seed)  # a resumed run skips this evaluation, and must shuffle the same way
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -180,7 +186,8 @@ def _write_results(
 
 def make_trainer(settings: RunSettings, data: PreparedData, *, replay: Path | None = None) -> HubTrainer:
     """Load the model and make its trainer, with all checks that need the data. Raises ColmError."""
-    return build_trainer(settings, make_model(settings, data), data, replay=replay)
+    args = build_arguments(settings, data)  # DeepSpeed's ZeRO-3 then splits the weights as they are loaded
+    return build_trainer(settings, make_model(settings, data), data, args, replay=replay)
 
 
 def make_model(settings: RunSettings, data: PreparedData) -> Any:
@@ -219,7 +226,8 @@ def _save_model(trainer: HubTrainer, folder: RunFolder, tokenizer: Any) -> list[
     """Save the model and the tokenizer atomically; return the files' names in the process that writes."""
     if is_first_rank():
         folder.staging.make()
-    trainer.save_model(str(folder.staging.new), _internal_call=True)  # does not upload: the files are not in place yet
+    with whole_weights(trainer):
+        trainer.save_model(str(folder.staging.new), _internal_call=True)  # no upload: the files are not in place yet
     if not is_first_rank():
         return []
     tokenizer.save_pretrained(str(folder.staging.new))
@@ -246,15 +254,23 @@ def build_model(settings: RunSettings, tokenizer: Any) -> Any:
     return model
 
 
-def build_trainer(settings: RunSettings, model: Any, data: PreparedData, *, replay: Path | None = None) -> HubTrainer:
-    """Make the trainer, with all checks of its setup; it shows its steps if this module's logger logs information."""
+def build_arguments(settings: RunSettings, data: PreparedData) -> TrainingArguments:
+    """Make the Trainer's arguments, which also connects the processes. Raises ConfigError."""
     training = {**loader_defaults(settings), **settings.training}
     if data.held_out and not data.validation:  # all rows are too long to measure
         training = {**training, "eval_strategy": "no", "eval_on_start": False, "load_best_model_at_end": False}
-    try:
+    with _as_refused():
+        return TrainingArguments(output_dir=str(settings.output_dir), seed=settings.seed, **training)
+
+
+def build_trainer(
+    settings: RunSettings, model: Any, data: PreparedData, args: TrainingArguments, *, replay: Path | None = None
+) -> HubTrainer:
+    """Make the trainer, with all checks of its setup; it shows its steps if this module's logger logs information."""
+    with _as_refused():
         trainer = HubTrainer(
             model=model,
-            args=TrainingArguments(output_dir=str(settings.output_dir), seed=settings.seed, **training),
+            args=args,
             train_dataset=data.train,
             validation=data.validation,
             data_collator=DataCollatorForSeq2Seq(data.tokenizer, padding=True, label_pad_token_id=-100),
@@ -265,10 +281,6 @@ def build_trainer(settings: RunSettings, model: Any, data: PreparedData, *, repl
             source_sizes=settings.data.source_sizes or None,
             window=settings.data.window,
         )
-    except ColmError:
-        raise
-    except Exception as error:  # from transformers and what it calls: packages, the Hub
-        raise ConfigError(f"The training settings were refused ({one_line(error)}).") from error
     _check_metric(trainer)
     shows = logger.isEnabledFor(logging.INFO)
     if not shows or not trainer.args.disable_tqdm:
@@ -277,6 +289,17 @@ def build_trainer(settings: RunSettings, model: Any, data: PreparedData, *, repl
     if shows and not trainer.args.disable_tqdm:
         trainer.add_callback(_Progress())
     return trainer
+
+
+@contextmanager
+def _as_refused() -> Iterator[None]:
+    """Within the block, report any other error than ours as a refused setting."""
+    try:
+        yield
+    except ColmError:
+        raise
+    except Exception as error:  # from transformers and what it calls: packages, the Hub
+        raise ConfigError(f"The training settings were refused ({one_line(error)}).") from error
 
 
 def _check_metric(trainer: HubTrainer) -> None:

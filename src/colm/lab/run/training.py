@@ -7,6 +7,8 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ from colm.lab.run.arguments import (
     training_hints,
 )
 from colm.lab.run.yaml12 import read_yaml
+from colm.step.ranks import launched_rank_and_world
 from colm.typed import read_section, show
 
 ELSEWHERE = {
@@ -158,31 +161,46 @@ class _Unplaced(TrainingArguments):
         return torch.device("cpu")
 
 
+WHOLE: dict[str, None] = dict.fromkeys(("fsdp", "fsdp_config", "deepspeed"))
+"""Settings for a single process, which holds the whole model."""
+
 MACHINE = {
     **dict.fromkeys(("bf16", "bf16_full_eval", "fp16", "fp16_full_eval", "torch_compile", "push_to_hub"), False),
     **dict.fromkeys(("tf32", "torch_compile_backend", "torch_compile_mode"), None),
     "use_cpu": True,
     "report_to": "none",
+    **WHOLE,
 }
 """Settings that not every machine supports; neutralized when colm only reads a run's settings."""
 
 
 def _build(training: Mapping[str, Any], *, elsewhere: bool = False) -> TrainingArguments:
     """Let transformers check its arguments, without side effects."""
-    for name, what in (("fsdp", "FSDP"), ("deepspeed", "DeepSpeed")):
-        if training.get(name):
-            raise ConfigError(
-                f"training.{name}={show(training[name])}: {what} has not been tested with selection in the Trainer; "
-                "use DistributedDataParallel (accelerate launch or torchrun without it)."
-            )
-    if training.get("fsdp_config"):
-        raise ConfigError("training.fsdp_config has no effect without FSDP; leave it out.")
-    values = {"output_dir": "unused", **training, **(MACHINE if elsewhere else {})}
+    if training.get("fsdp") and not elsewhere and launched_rank_and_world()[1] == 1:
+        raise ConfigError(
+            f"training.fsdp={show(training['fsdp'])} splits the weights over processes, but one process was started; "
+            "use torchrun or accelerate launch, or leave it out."
+        )
+    if training.get("fsdp_config") and not training.get("fsdp"):
+        raise ConfigError(
+            "training.fsdp_config has no effect without FSDP; set training.fsdp to true, or leave it out."
+        )
+    if training.get("deepspeed") and not elsewhere:
+        _check_deepspeed(training["deepspeed"])
+    values = {"output_dir": "unused", **training, "deepspeed": None, **(MACHINE if elsewhere else {})}
     with _as_settings("training", "transformers.TrainingArguments"):
         args = _Unplaced(**values)
     if getattr(args.accelerator_config, "use_configured_state", False):
         raise ConfigError("training.accelerator_config.use_configured_state has no effect here; leave it out.")
     return args
+
+
+def _check_deepspeed(config: Any) -> None:
+    """Check for the package and the file; the Trainer's arguments check the content, but only in a started group."""
+    if find_spec("deepspeed") is None:
+        raise ConfigError("training.deepspeed needs the package deepspeed; install it, or leave the setting out.")
+    if isinstance(config, str) and not Path(config).is_file():
+        raise ConfigError(f"training.deepspeed={show(config)} is not a file; give DeepSpeed's configuration (JSON).")
 
 
 def _check_steps(training: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from colm.errors import ConfigError, DataError
+from colm.errors import ConfigError, DataError, one_line
 from colm.lab.sources.centroids import Centroids, Tried
 from colm.lab.sources.config import ClusterConfig
 from colm.step.files import replacing
@@ -25,6 +25,18 @@ DAMAGED = (EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """Errors that reading arrays raises for a damaged file; a changed flag raises RuntimeError."""
 
 _META = b"colm"
+_ABOUT = "about"
+"""What the centroids' file says about itself, so that it assigns rows without the labels: JSON as bytes."""
+
+
+class Clustering(NamedTuple):
+    """Fitted clusters, without the rows that they were fitted on."""
+
+    config: ClusterConfig
+    names: list[str]  # of the clusters
+    centroids: Centroids
+    state: dict[str, np.ndarray]  # of the embedder
+    digest: str  # of the file
 
 
 class SavedLabels(NamedTuple):
@@ -44,16 +56,12 @@ def centroids_path(path: Path) -> Path:
 
 def save_labels(path: Path, saved: SavedLabels, centroids: Centroids, state: Mapping[str, np.ndarray]) -> None:
     """Write a labeling, each of its two files atomically, the labels last."""
-    arrays = {"mean": centroids.mean, "points": centroids.points} | {
-        f"state_{key}": value for key, value in state.items()
-    }
+    meta = {"version": VERSION, "settings": saved.settings, "names": saved.names}
+    arrays = {"mean": centroids.mean, "points": centroids.points}
+    arrays |= {f"state_{key}": value for key, value in state.items()}
+    arrays[_ABOUT] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
     save_arrays(centroids_path(path), arrays)
-    meta = {
-        "version": VERSION,
-        "settings": saved.settings,
-        "names": saved.names,
-        "tried": [tuple(one) for one in saved.tried],
-    }
+    meta["tried"] = [tuple(one) for one in saved.tried]
     names = pa.DictionaryArray.from_arrays(pa.array(saved.clusters.astype(np.int32)), pa.array(saved.names))
     columns = {"row": np.arange(len(saved.hashes)), "text_hash": saved.hashes, "source": names}
     table = pa.table(columns).replace_schema_metadata({_META: json.dumps(meta).encode()})
@@ -126,10 +134,43 @@ def saved_clustering(path: Path) -> ClusterConfig:
             f"There is no file {str(path)!r} (sources.labels). Make it with colm sources --cluster DATA --out {path}, "
             "or also set sources.cluster, which creates it."
         )
-    held = load_labels(path).settings
+    return _read_config(load_labels(path).settings)
+
+
+def _read_config(settings: Mapping[str, Any]) -> ClusterConfig:
     return ClusterConfig.read(
-        "sources.cluster", {key: value for key, value in held.items() if key not in ("model", "max_length")}
+        "sources.cluster", {key: value for key, value in settings.items() if key not in ("model", "max_length")}
     )
+
+
+def load_clustering(file: Path) -> Clustering:
+    """Read fitted clusters from the file that is next to their labels, see `centroids_path`.
+
+    Raises:
+        ConfigError: there is no such file.
+        DataError: it is damaged, not colm's, or of another version.
+    """
+    if not file.is_file():
+        raise ConfigError(
+            f"There is no file {str(file)!r} with clusters. colm sources --cluster DATA --out labels.parquet writes "
+            "it next to the labels, as labels.centroids.npz."
+        )
+    try:
+        content = file.read_bytes()
+        arrays = load_arrays(file)
+        about = json.loads(arrays.pop(_ABOUT).tobytes())
+        if about["version"] != VERSION:
+            raise ValueError(f"version {about['version']}, not {VERSION}")
+        config, names = _read_config(about["settings"]), about["names"]
+        centroids = Centroids(arrays.pop("mean"), arrays.pop("points"))
+    except (OSError, ValueError, KeyError, TypeError, *DAMAGED) as error:
+        raise DataError(
+            f"{file} does not hold the clusters of this version of colm ({type(error).__name__}: {one_line(error)}). "
+            "Give the .centroids.npz file that colm sources --cluster writes next to the labels; if it is older, "
+            "cluster again."
+        ) from error
+    state = {key.removeprefix("state_"): value for key, value in arrays.items()}
+    return Clustering(config, names, centroids, state, blake2b(content, digest_size=16).hexdigest())
 
 
 def load_centroids(path: Path) -> tuple[Centroids, dict[str, np.ndarray]]:
@@ -150,6 +191,7 @@ def load_centroids(path: Path) -> tuple[Centroids, dict[str, np.ndarray]]:
             f"{path} lacks some of the rows, and {file}, which would assign them, cannot be read "
             f"({type(error).__name__}). Restore that file, or delete {path} to cluster again."
         ) from error
+    arrays.pop(_ABOUT, None)
     return centroids, {key.removeprefix("state_"): value for key, value in arrays.items()}
 
 

@@ -1,0 +1,156 @@
+"""FSDP2 and DeepSpeed's ZeRO in two gloo processes select and train what DistributedDataParallel does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.support import command_on_ranks, engines_on_ranks
+from tests.support.commands import write_run
+from tests.support.engines import arguments_of
+from tests.support.engines_on_ranks import CASES
+from tests.support.files import read_lines
+from transformers import AutoModelForCausalLM
+
+DEEPSPEED = Path(sys.prefix) / "engines"
+"""Where make test-slow installs DeepSpeed, which transformers and accelerate import wherever they find it."""
+
+SAME: dict[str, tuple[str, ...]] = {
+    "fsdp2": (
+        *("exact", "fitted", "uneven", "token", "joined", "lora", "tied", "reuse", "evaluations", "noise", "trl"),
+        *("shards", "best shards"),
+    ),
+    "native": ("tied", "gpt2"),
+    "zero1": ("saved",),
+    "zero2": ("reuse", "noise"),
+    "zero3": ("exact", "chunked", "lora", "gpt2", "trl without features", "saved"),
+}
+"""A selection of what benchmarks/engines.py runs, for its time."""
+
+REFUSED = {
+    ("fsdp2", "evaluated first"): "ConfigError: FSDP2 cannot train a model that was evaluated before train",
+    ("zero2", "evaluated first"): "ConfigError: ZeRO-2 cannot train a model that was evaluated before train",
+    ("zero3", "reuse"): "UnsupportedModelError: reuse_forward=True does not work with DeepSpeed's ZeRO-3",
+    ("zero3", "trl"): "ConfigError: TRL reads the output head's weight",
+}
+KINDS = (("ddp", "native"), ("fsdp2",), ("zero1", "zero2", "zero3"))
+RAN_ONLY = {"fsdp2": ("bfloat16",)}
+"""FSDP2 casts weights where DistributedDataParallel casts products, so other rows are picked."""
+
+Runs = Callable[[str], Path]
+
+
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
+def launch(*arguments: str | None, deepspeed: bool, launcher: Sequence[str] = TORCHRUN) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    if deepspeed:
+        if not DEEPSPEED.is_dir():
+            pytest.skip("make test-slow installs DeepSpeed")
+        environment["PYTHONPATH"] = str(DEEPSPEED)
+    command = [sys.executable, "-m", *launcher, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Return a function that runs an engine's cases, and returns the folder with what they found.
+
+    Engines of one kind share a launch, which takes longer than their cases.
+    """
+    folder = tmp_path_factory.mktemp("engines")
+
+    @cache
+    def run_kind(kind: tuple[str, ...]) -> None:
+        cases = [f"ddp/{case}" for case in CASES if "ddp" in kind and any(case in held for held in SAME.values())]
+        cases += [f"{engine}/{case}" for held in (SAME, RAN_ONLY) for engine in kind for case in held.get(engine, ())]
+        cases += [f"{engine}/{case}" for engine, case in REFUSED if engine in kind]
+        launch(engines_on_ranks.__file__, str(folder), *cases, deepspeed="zero2" in kind)
+
+    def run(engine: str) -> Path:
+        run_kind(next(kind for kind in KINDS if engine in kind))
+        return folder / engine
+
+    return run
+
+
+def load(folder: Path, case: str) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(folder / f"{case.replace(' ', '_')}.pt")
+    return found
+
+
+def distance(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
+    return max(float((a - b).norm() / a.norm().clamp_min(1e-12)) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("engine", "case"), [(engine, case) for engine, cases in SAME.items() for case in cases])
+def test_engines_train_as_copies_do(runs: Runs, engine: str, case: str) -> None:
+    ours, theirs = load(runs("ddp"), case), load(runs(engine), case)
+    assert "error" not in ours
+    assert "error" not in theirs, theirs["error"]
+    types = {"fsdp2": "FSDP", "native": "MULTI_CPU"}
+    assert theirs["type"].endswith(types.get(engine, "DEEPSPEED"))
+    assert len(ours["lines"]) == (6 if "best" in case else 7)
+    for one, other in zip(ours["lines"], theirs["lines"], strict=True):
+        assert other["pool"] == one["pool"]
+        assert other["kept"] == one["kept"]
+        assert (one.get("noise") is not None) == (case == "noise" and one["step"] in (2, 4, 6))
+        assert other.get("noise") is None  # moments or weights are split over ranks
+    assert theirs["lean"] == ours["lean"] == ("trl" not in case and case != "all positions")
+    # The estimate by probes is a difference of two losses, whose rounding it magnifies.
+    assert distance(ours["weights"], theirs["weights"]) < (5e-3 if case == "spsa" else 1e-3)
+    for key in ("losses", "norms", "evaluations"):
+        assert theirs[key] == pytest.approx(ours[key], rel=1e-3 if case == "spsa" else 1e-4)
+    if "resumed" in ours:
+        assert theirs["from"] == ours["from"] == "checkpoint-2"
+        assert distance(theirs["weights"], theirs["resumed"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", RAN_ONLY["fsdp2"])
+def test_in_bfloat16_the_selection_pass_leaves_no_trace(runs: Runs, case: str) -> None:
+    found = load(runs("fsdp2"), case)
+    assert "error" not in found, found["error"]
+    assert distance(found["weights"], found["replayed"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("engine", "case"), REFUSED)
+def test_what_an_engine_does_not_do_is_refused_by_name(runs: Runs, engine: str, case: str) -> None:
+    assert load(runs(engine), case)["error"].startswith(REFUSED[engine, case])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["fsdp2", "zero3"])
+def test_the_command_line_saves_a_whole_model_and_resumes(tmp_path: Path, engine: str) -> None:
+    training = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 4, "save_steps": 2}
+    launcher = TORCHRUN
+    if engine == "fsdp2":  # in the run's own settings
+        training |= arguments_of(engine, state_dict_type="SHARDED_STATE_DICT")
+        del training["accelerator_config"]
+    else:  # in accelerate's
+        training["use_cpu"] = False
+        config = Path(__file__).parents[2] / "examples" / "launch" / f"{engine}.yaml"
+        launcher = ("accelerate.commands.launch", "--config_file", str(config), "--num_processes=2")
+    command = (command_on_ranks.__file__, engine, "train", write_run(tmp_path, training=training))
+    launch(*command, deepspeed=engine == "zero3", launcher=launcher)
+    run = tmp_path / "run"
+    first = AutoModelForCausalLM.from_pretrained(run).state_dict()
+    evaluations = read_lines(run / "evaluations.jsonl")
+    assert (evaluations[0]["step"], evaluations[-1]["step"]) == (0, 4)  # the first one within training
+    shutil.rmtree(run / "checkpoint-4")
+    launch(*command, "--resume", deepspeed=engine == "zero3", launcher=launcher)
+    again = AutoModelForCausalLM.from_pretrained(run).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert read_lines(run / "evaluations.jsonl")[-1]["losses"] == evaluations[-1]["losses"]
