@@ -15,8 +15,8 @@ ENGINE_NOTES = {
     "zero1": "ZeRO-1: each GPU holds all weights and gradients, and its part of the optimizer states.",
     "zero2": "ZeRO-2: each GPU holds all weights, its part of gradients and optimizer states, and a bucket of "
     "gradients ({bucket} elements).",
-    "zero3": "ZeRO-3: each GPU holds its part of everything, a bucket of gradients ({bucket} elements), and whole weights up to "
-    "stage3_max_live_parameters, small ones always.",
+    "zero3": "ZeRO-3: each GPU holds its part of everything, a bucket of gradients ({bucket} elements), and whole "
+    "weights up to stage3_max_live_parameters, small ones always.",
 }
 
 

@@ -1,7 +1,7 @@
 """The allocations of PyTorch's fully_shard (FSDP2) in a dry run, without its communication.
 
 `fully_shard` is taken to be applied to each layer and to the model, whose own group has the other weights: embedding,
-last norm and head. (accelerate from 1.15 also shards an untied embedding on its own, which frees it between its uses; the
+last norm and head. (accelerate from 1.15 also shards an untied embedding on its own, and frees it between its uses; the
 plan keeps it.) At the same moments as torch's code, a group of parameters allocates and frees
 
 - `GATHERED`: the output of its all-gather, and the whole weights that are copied out of it. A forward keeps the output
