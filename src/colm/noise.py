@@ -235,9 +235,9 @@ class NoiseMeter:
 
     def _add(self, gradients: Tensor, kept: list[int], counts: list[float], facts: PoolFacts, *, adam: bool) -> _Sums:
         """Return the sums with kept rows that have gradients (K, h) float64 and count `counts` in the loss."""
-        finite = gradients.isfinite().all(1)
-        kept = [p for p, usable in zip(kept, finite.tolist(), strict=True) if usable]
-        weights = torch.tensor(counts, dtype=torch.float64)[finite]
+        finite = [row for row, usable in enumerate(gradients.isfinite().all(1).tolist()) if usable]
+        kept = [kept[row] for row in finite]
+        weights = torch.tensor([counts[row] for row in finite], dtype=torch.float64)
         weights = weights / weights.mean().clamp_min(torch.finfo(weights.dtype).tiny)
         gradients = gradients[finite] * weights[:, None]  # the step's gradient is the mean of these
         products = gradients @ gradients.T

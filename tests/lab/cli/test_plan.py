@@ -58,6 +58,17 @@ def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pools[0] < pools[1]
 
 
+def test_several_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--gpu-memory", "60MiB", "--gpus", "8", "--shard", "fsdp2", "selection.keep_count=32"]
+    assert main(["plan", write(tmp_path), *arguments, "selection.features=none", "selection.noise_every=0"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    texts = ("each of 8 GPUs", "8 x 2 x 4 = 64", "gathered weights", "last micro-batch only", "Each GPU sends")
+    for text in texts:
+        assert text in shown, shown
+    # 32 rows of all GPUs are 4 of each.
+    assert "rows trained│ 8│ 4│ 4" in shown.replace(" │", "│"), shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -74,6 +85,7 @@ def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--gpu-memory", "1GiB", "training.optim=adafactory"], "Did you mean 'adafactor'"),
         (["--gpu-memory", "1GiB", "training.torch_compile=true"], "training.torch_compile=True changes memory"),
         (["--gpu-memory", "1GiB", "training.gradient_accumulation_steps=0"], "must be a whole number of at least 1"),
+        (["--gpu-memory", "1GiB", "--shard", "fsdp2"], "say how many, such as --gpus 8"),
         (["--gpu-memory", "1GiB", "selection.keep=0.1"], "keeps 1, fewer than its 2 micro-batches"),
     ],
 )

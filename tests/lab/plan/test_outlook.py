@@ -139,8 +139,21 @@ def test_parts_and_times() -> None:
 
 
 def test_without_a_selection_pass_a_step_is_its_rows() -> None:
-    outlook = Outlook(Request(ModelSpec("x"), SelectionConfig(features="none"), Rows(16), 4, 2), shape("llama"))
+    selection = SelectionConfig(features="none", noise_every=0)
+    outlook = Outlook(Request(ModelSpec("x"), selection, Rows(16), 4, 2), shape("llama"))
     assert outlook.coreset_step(4, 2) == outlook.coreset_rows(4, 2)
+
+
+def test_a_noise_measurement_is_a_forward_of_the_kept_rows() -> None:
+    steps = []
+    for every in (0, 10):
+        selection = SelectionConfig(features="none", noise_every=every)
+        outlook = Outlook(Request(ModelSpec("x"), selection, Rows(16), 4, 2), shape("llama"))
+        steps.append(outlook.coreset_step(4, 2))
+    without, measured = steps
+    assert measured.noise == measured.flops - without.flops
+    assert 1 / 3 <= 10 * measured.noise / without.flops < 0.6  # a forward, and the features of a large head's rows
+    assert measured.selection > without.selection == 0
 
 
 def test_leaving_out_layers_does_not_change_the_memory_of_a_selection() -> None:

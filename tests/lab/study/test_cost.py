@@ -93,6 +93,14 @@ def test_a_selection_costs_a_forward_of_the_large_sources_rows_and_less_than_the
     assert late - control == pytest.approx(selection / 2, rel=0.01)
 
 
+def test_noise_measurements_cost_a_forward_of_the_kept_rows() -> None:
+    meter = build_meter(small=0)
+    off, every_third = (meter.operations(method_settings(f"random+noise_every={n}", VALUES)) for n in (0, 3))
+    measurements = (STEPS - 1) // 3  # none before the first step
+    training = measurements * 8 * count_of_a_row(SHORT)
+    assert 1 / 3 * training < every_third - off < 1 / 2 * training  # the head of labeled positions runs backward too
+
+
 def test_a_schedule_of_kept_rows_costs_its_mean(meter: Meter) -> None:
     growing = meter.operations(method_settings("growing", VALUES))  # from a quarter of the pool to all
     whole = meter.operations(method_settings("random-n", VALUES))

@@ -1,4 +1,4 @@
-"""The tables of `colm plan`, its notes, and both as JSON."""
+"""The tables of `colm plan`, and all that it says as JSON."""
 
 from __future__ import annotations
 
@@ -7,48 +7,13 @@ from typing import Any
 
 from rich.table import Table
 
+from colm.lab.cli.plan_notes import count_sources
 from colm.lab.plan.memory import show_memory
-from colm.lab.plan.outlook import RESERVE, Outlook, Request, Way
+from colm.lab.plan.outlook import Outlook, Request, Way
 from colm.lab.plan.propose import Proposals, usable
 from colm.lab.run.settings import RunSettings
 
 NAMES = {"pool": "pool", "coreset_rows": "kept rows", "coreset_step": "coreset step"}
-
-
-def list_notes(settings: RunSettings, request: Request, outlook: Outlook) -> list[str]:
-    """Return what a reader of the tables should know, a sentence or two each."""
-    rows = request.rows
-    share = "every token" if rows.labelled == 1 else f"{rows.labelled:.0%} of the tokens"
-    notes = [
-        f"The worst case: all rows have {rows.tokens:,} tokens, {share} of them with a label; every row of the pool "
-        "goes through the selection pass. Shorter rows take less.",
-        f"Fits means at most {1 - RESERVE:.0%} of the memory: the rest is for the CUDA context, fragmentation and the "
-        "plan's error.",
-        "Several GPUs (DistributedDataParallel): the same on each, plus the size of the gradients once more for its "
-        "buckets. The pool is the sum over GPUs.",
-        "Time counts the operations of matrix products and attention, relative to training the whole pool; it excludes "
-        "picking and waiting for data.",
-    ]
-    if settings.selection.features == "none":
-        notes.append(
-            "features='none': there is no selection pass, so a coreset step costs the same as training its rows."
-        )
-    if settings.selection.padding_free:
-        notes.append(
-            "padding_free=True: the plan is for PyTorch's own attention, which computes every pair of tokens of the "
-            "joined rows; FlashAttention takes less time and memory. Rows of maximum length have no padding to save."
-        )
-    if settings.selection.reuse_forward:
-        pool = request.micro_batch * request.micro_batches
-        kept = outlook.kept(request.micro_batch, request.micro_batches)
-        row = rows.tokens * outlook.shapes.layer_inputs
-        where = "host's" if settings.selection.reuse_offload else "GPU's"
-        notes.append(
-            f"The table excludes reuse_forward: it takes {show_memory(pool * row)} GiB more of the {where} memory "
-            f"during selection, for the pool's layer inputs, and {show_memory(kept * row)} GiB during training, and "
-            "saves a forward of the kept rows."
-        )
-    return notes
 
 
 def ways_table(request: Request, ways: Mapping[str, Way], memory: int) -> Table:
@@ -71,6 +36,41 @@ def ways_table(request: Request, ways: Mapping[str, Way], memory: int) -> Table:
             "yes" if way.peak <= usable(memory) else "no",
             f"{way.flops / ways['pool'].flops:.2f}",
         )
+    return table
+
+
+PARTS = {
+    "rows": "rows trained",
+    "parameters": "weights",
+    "optimizer": "optimizer states",
+    "gradients": "gradients, reduced",
+    "unreduced": "gradients, whole; buffers",
+    "gathered": "gathered weights",
+    "activations": "activations",
+    "logits": "of these, logits",
+    "selection": "selection",
+    "passing": "of it, gathered weights",
+    "peak": "peak",
+}
+
+
+def parts_table(request: Request, ways: Mapping[str, Way], memory: int) -> Table:
+    """Return the table of the memory of one of several GPUs, by part, and the relative time of each way to train."""
+    assert request.sharding is not None
+    pool, gpus = request.micro_batch * request.micro_batches, request.sharding.gpus
+    table = Table(
+        title=f"GiB of each of {gpus} GPUs with {show_memory(memory)}, {request.sharding.engine}; a pool of "
+        f"{gpus} x {request.micro_batches} x {request.micro_batch} = {gpus * pool} rows",
+        padding=0,
+    )
+    table.add_column("", no_wrap=True)
+    for name in ways:
+        table.add_column(NAMES[name], justify="right", no_wrap=True)
+    for part, text in PARTS.items():
+        values = [getattr(way, part) for way in ways.values()]
+        table.add_row(text, *(f"{value:,}" if part == "rows" else show_memory(value) for value in values))
+    table.add_row("fits", *("yes" if way.peak <= usable(memory) else "no" for way in ways.values()))
+    table.add_row("time", *(f"{way.flops / ways['pool'].flops:.2f}" for way in ways.values()))
     return table
 
 
@@ -102,6 +102,8 @@ def list_values(
     notes: Sequence[str],
 ) -> dict[str, Any]:
     """Return all of it for JSON, sizes in bytes."""
+    sharding = request.sharding
+    traffic = outlook.traffic(request.micro_batch, request.micro_batches, count_sources(settings))
     return {
         "model": settings.model,
         "memory_bytes": memory,
@@ -114,10 +116,7 @@ def list_values(
         "trained_parameters": sum(weight.numel() for weight in outlook.shapes.trained),
         "ways": {
             name: {
-                **{
-                    f"{part}_bytes": getattr(way, part)
-                    for part in ("parameters", "optimizer", "gradients", "activations", "selection", "peak")
-                },
+                **{f"{part}_bytes": getattr(way, part) for part in PARTS if part != "rows"},
                 "rows": way.rows,
                 "micro_batch": way.micro_batch,
                 "flops": way.flops,
@@ -130,5 +129,7 @@ def list_values(
             name: {aim: found._asdict() if found is not None else None for aim, found in of_way._asdict().items()}
             for name, of_way in proposals.items()
         },
+        "sharding": sharding._asdict() if sharding is not None else None,
+        "traffic_bytes": traffic._asdict() if traffic is not None else None,
         "notes": list(notes),
     }

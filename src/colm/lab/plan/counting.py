@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,6 +38,9 @@ _INDEXED = {
 LARGEST = 2**24
 """Maximum elements of a real tensor; larger tensors, such as the attention mask of long rows, are also fake."""
 
+LOGITS = "logits"
+"""The part of tensors with an entry for each token of the vocabulary."""
+
 _FACTORIES = tuple(f"aten.{name}" for name in ("empty", "full", "new_", "ones", "rand", "zeros"))
 
 
@@ -50,23 +55,36 @@ class DryRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         fake: the mode of the model's fake tensors; it must allow inputs that are not fake.
+        vocabulary: the last dimension of logits.
 
     Attributes:
         live: bytes of live tensors created inside the block.
         peak: the maximum of `live` since `start`, in bytes.
+        parts: part -> bytes at that peak, of the tensors that `label` assigned to a part, and of logits.
         flops: operations of matrix products and attention since `start`, counting a multiply-add as two.
     """
 
-    def __init__(self, fake: FakeTensorMode) -> None:
+    def __init__(self, fake: FakeTensorMode, vocabulary: int = 0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.fake = fake
         self.live = self.peak = self.flops = 0
-        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.parts: Counter[str] = Counter()
+        self._vocabulary = vocabulary
+        self._live_parts: Counter[str] = Counter()
+        self._known: weakref.WeakKeyDictionary[Any, _Counted | None] = weakref.WeakKeyDictionary()
 
     def start(self) -> int:
         """Reset the peak and the operation count, and return the bytes that are live now."""
-        self.peak, self.flops = self.live, 0
+        self.peak, self.parts, self.flops = self.live, self._live_parts.copy(), 0
         return self.live
+
+    def label(self, tensor: Tensor, part: str) -> None:
+        """Count a live tensor that was created inside the block as a part from now on."""
+        counted = self._known.get(tensor.untyped_storage())
+        if counted is not None:
+            self._live_parts[counted.part] -= counted.size
+            counted.part = part
+            self._live_parts[part] += counted.size
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -76,7 +94,7 @@ class DryRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
         for tensor in given:  # a view of an existing tensor is not a new tensor
-            self._known.add(tensor.untyped_storage())
+            self._known.setdefault(tensor.untyped_storage(), None)
         if any(isinstance(tensor, FakeTensor) for tensor in given):
             out = self._run(func, args, kwargs)
         elif (not given and _makes_floats(func, args, kwargs)) or _numbers(given, args) > LARGEST:
@@ -123,14 +141,25 @@ class DryRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
         storage = tensor.untyped_storage()
         if storage in self._known:
             return
-        self._known.add(storage)
-        size = storage.nbytes()
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._drop, size)
+        logits = tensor.dim() > 1 and tensor.shape[-1] == self._vocabulary and tensor.is_floating_point()
+        counted = self._known[storage] = _Counted(storage.nbytes(), LOGITS if logits else "")
+        self.live += counted.size
+        self._live_parts[counted.part] += counted.size
+        if self.live > self.peak:
+            self.peak, self.parts = self.live, self._live_parts.copy()
+        weakref.finalize(storage, self._drop, counted)
 
-    def _drop(self, size: int) -> None:
-        self.live -= size
+    def _drop(self, counted: _Counted) -> None:
+        self.live -= counted.size
+        self._live_parts[counted.part] -= counted.size
+
+
+@dataclass
+class _Counted:
+    """A storage that was created inside a dry run."""
+
+    size: int  # bytes
+    part: str  # "" for no part in particular
 
 
 def _makes_floats(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -169,6 +198,36 @@ def _ungrouped(tensor: Tensor, query: Tensor) -> torch.Size:
     return torch.Size((tensor.shape[0], query.shape[1], *tensor.shape[2:]))
 
 
+def _count_flash(query: Tensor, key: Tensor, value: Tensor, rows: Tensor | None, *args: Any, **kwargs: Any) -> int:
+    shapes = _row_shapes(query, (query, key, value), rows)
+    return sum(int(_flops_of.sdpa_flop_count(*of_row)) for of_row in shapes)
+
+
+def _count_flash_backward(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    numbers: Tensor,
+    rows: Tensor | None,
+    *args: Any,
+    **kwargs: Any,
+) -> int:
+    shapes = _row_shapes(query, (gradient, query, key, value), rows)
+    return sum(int(_flops_of.sdpa_backward_flop_count(*of_row)) for of_row in shapes)
+
+
+def _row_shapes(query: Tensor, tensors: Sequence[Tensor], rows: Tensor | None) -> list[list[tuple[int, ...]]]:
+    """Return shapes (n, heads, T, d), all with the queries' heads, for padded rows (n, T, heads, d), or of each joined
+    row (tokens, heads, d) between two of the bounds `rows`; PyTorch mistakes the heads of padded rows for tokens.
+    """
+    heads = query.shape[-2]
+    if rows is None:
+        return [[(len(tensor), heads, tensor.shape[1], tensor.shape[3]) for tensor in tensors]]
+    return [[(1, heads, tokens, tensor.shape[-1]) for tensor in tensors] for tokens in rows.diff().tolist()]
+
+
 _KERNELS = [f"_scaled_dot_product_{name}" for name in ("flash_attention", "efficient_attention", "cudnn_attention")]
 _KERNELS.append("_scaled_dot_product_flash_attention_for_cpu")  # missing from PyTorch's own table
 
@@ -176,6 +235,8 @@ FLOPS: dict[Any, Callable[..., Any]] = {
     **_flops_of.flop_registry,
     **{getattr(_aten, name): _count_attention for name in _KERNELS},
     **{getattr(_aten, f"{name}_backward"): _count_attention_backward for name in _KERNELS},
+    _aten._flash_attention_forward: _count_flash,
+    _aten._flash_attention_backward: _count_flash_backward,
 }
 """The number of operations of a call, given its arguments and its result."""
 

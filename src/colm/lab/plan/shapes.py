@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from colm.errors import ConfigError
+from colm.lab.plan.attention import set_planned_attention
 from colm.lab.run.adapters import add_lora
 from colm.models import load_config
 
@@ -27,6 +28,8 @@ class ModelSpec(NamedTuple):
     lora: dict[str, Any] | None = None  # fields of peft.LoraConfig; None for full training
     autocast: torch.dtype | None = None  # dtype of the forward pass, if it differs from the weights
     checkpointing: dict[str, Any] | None = None  # the Trainer's checkpointing arguments, or None
+    cast: torch.dtype | None = None  # dtype in which an engine computes with all weights, if it differs
+    attention: str = "auto"  # see `colm.lab.plan.attention`
 
 
 class Shapes(NamedTuple):
@@ -37,6 +40,9 @@ class Shapes(NamedTuple):
     vocabulary: int
     parameters: int  # bytes of all parameters and buffers
     trained: tuple[Tensor, ...]  # the trained parameters
+    loaded: tuple[Tensor, ...]  # meta tensors: all parameters in the dtypes in which they are loaded
+    buffers: int  # bytes
+    cast: torch.dtype | None  # see `ModelSpec`
 
     @property
     def layer_inputs(self) -> int:
@@ -60,7 +66,7 @@ def build_shapes(spec: ModelSpec, config: Any = None) -> Shapes:
 
     Raises:
         ConfigError: there is no such model, it is not a causal language model, its weights are quantized, the dtype is
-            unknown, or LoRA's settings do not fit the model.
+            unknown or not one for the attention, or LoRA's settings do not fit the model.
     """
     config = load_config(spec.name) if config is None else config
     if getattr(config, "quantization_config", None) and not spec.name.endswith(".gguf") and spec.name != "demo":
@@ -70,22 +76,27 @@ def build_shapes(spec: ModelSpec, config: Any = None) -> Shapes:
         )
     with _quiet(), torch.device("meta"):
         model = _from_config(config, spec)
+        set_planned_attention(model, spec.attention)
         if spec.lora is not None:
             model = add_lora(model, spec.lora)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    _make_fake(model, fake)
+    loaded = tuple(model.parameters())
+    _make_fake(model, fake, spec.cast)
     if spec.checkpointing is not None:
         _checkpoint(model, spec)
     if spec.autocast is not None:
         _autocast(model, spec.autocast)
     model.train()
-    held = {tensor.untyped_storage(): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    weights, buffers = ({tensor.untyped_storage() for tensor in held} for held in (model.parameters(), model.buffers()))
     return Shapes(
         model=model,
         fake=fake,
         vocabulary=int(config.get_text_config().vocab_size),
-        parameters=sum(storage.nbytes() for storage in held),
+        parameters=sum(storage.nbytes() for storage in weights | buffers),
         trained=tuple(parameter for parameter in model.parameters() if parameter.requires_grad),
+        loaded=loaded,
+        buffers=sum(storage.nbytes() for storage in buffers - weights),
+        cast=spec.cast,
     )
 
 
@@ -107,16 +118,17 @@ def _from_config(config: Any, spec: ModelSpec) -> Any:
         ) from error
 
 
-def _make_fake(model: nn.Module, fake: FakeTensorMode) -> None:
-    """Replace all parameters and buffers with fake CPU tensors; shared tensors stay shared."""
+def _make_fake(model: nn.Module, fake: FakeTensorMode, cast: torch.dtype | None) -> None:
+    """Replace all parameters and buffers with fake CPU tensors, cast parameters; shared tensors stay shared."""
     made: dict[int, Tensor] = {}
 
     def twin(tensor: Tensor) -> Tensor:
         if id(tensor) not in made:
             with fake:
-                empty = torch.empty(tensor.shape, dtype=tensor.dtype)
-                trained = tensor.requires_grad
-                made[id(tensor)] = nn.Parameter(empty, trained) if isinstance(tensor, nn.Parameter) else empty
+                weight = isinstance(tensor, nn.Parameter)
+                dtype = cast if cast is not None and weight and tensor.is_floating_point() else tensor.dtype
+                empty = torch.empty(tensor.shape, dtype=dtype)
+                made[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if weight else empty
         return made[id(tensor)]
 
     originals = [*model.parameters(), *model.buffers()]  # keep references, so that ids stay unique

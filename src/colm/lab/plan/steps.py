@@ -10,19 +10,17 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from colm.config import SelectionConfig
 from colm.errors import UnsupportedModelError
 from colm.features.adam import empty_history
-from colm.features.linear_maps import base_map, is_linear, map_sizes
-from colm.features.locate import FUSED, NO_ATTENTION
-from colm.features.one_token import observe_calls
 from colm.features.selection_pass import GRADIENTS
-from colm.features.site import ValueSite
-from colm.features.value_rows import layer_config
-from colm.lab.plan.counting import DryRun, gpu_kernels
+from colm.lab.plan.counting import LOGITS, DryRun, gpu_kernels
+from colm.lab.plan.fully_shard import GATHERED, REDUCED, UNREDUCED, FullyShard, Sharded
+from colm.lab.plan.selectors import LongestRows, cut_layers, make_selector
 from colm.lab.plan.shapes import Shapes
+from colm.lab.plan.sharding import Sharding
 from colm.lean import LeanHead, lean_head
 from colm.losses import example_losses, mean_over_examples
 from colm.selector import CoresetSelector
@@ -39,6 +37,16 @@ class Cost(NamedTuple):
     peak: int  # bytes
     left: int  # bytes that remain afterwards, without gradients
     flops: int  # of matrix products and attention
+    logits: int = 0  # bytes at the peak, of it
+    gathered: int = 0  # the same of other ranks' weights
+    unreduced: int = 0  # the same of whole gradients and of buffers, while gradients are sharded
+    reduced: int = 0  # the same of reduced gradients
+
+    @classmethod
+    def of(cls, dry: DryRun, start: int) -> Cost:
+        """Return what a dry run has counted since its live bytes were `start`."""
+        parts = (dry.parts[name] for name in (LOGITS, GATHERED, UNREDUCED, REDUCED))
+        return cls(dry.peak - start, dry.live - start, dry.flops, *parts)
 
 
 class Rows(NamedTuple):
@@ -67,18 +75,29 @@ class Rehearsal:
         rows: the rows to plan for.
         device: ``cuda`` or ``cpu``, whose kernels to count.
         adam: whether the optimizer has Adam moments, which normalize features.
+        sharding: how GPUs share the model, or None.
     """
 
     def __init__(
-        self, shapes: Shapes, selection: SelectionConfig, rows: Rows, *, device: str = "cuda", adam: bool = True
+        self,
+        shapes: Shapes,
+        selection: SelectionConfig,
+        rows: Rows,
+        *,
+        device: str = "cuda",
+        adam: bool = True,
+        sharding: Sharding | None = None,
     ) -> None:
         self.shapes = shapes
         self.rows = rows
         self.device = device
+        self.sharding = sharding
+        self._sharded = Sharded.of(shapes)
         self.selection = replace(selection, small_sources="none", balance=0.0, warmup_steps=0, every=1)
         group: dict[str, Any] = {"params": []} | ({"betas": (0.9, 0.999), "eps": 1e-8} if adam else {})
         self._optimizer = SimpleNamespace(param_groups=[group])
         self._selector: CoresetSelector | None = None
+        self._measures: CoresetSelector | None = None
 
     def train(self, count: int, *, accumulated: bool) -> Cost:
         """Run a micro-batch of `count` rows forward and backward.
@@ -93,13 +112,33 @@ class Rehearsal:
         with self._dry_run() as dry:
             head = self._head
             start = dry.start()
-            if accumulated:
-                for parameter in self.shapes.trained:
-                    parameter.grad = torch.zeros_like(parameter)
-            torch.autograd.backward(self._loss(batch, head))
-            for parameter in self.shapes.trained:
+            with self._gradients(dry, accumulated=accumulated):
+                torch.autograd.backward(self._loss(batch, head))
+                cost = Cost.of(dry, start)
+            return cost._replace(left=dry.live - start)
+
+    @contextmanager
+    def _gradients(self, dry: DryRun, *, accumulated: bool) -> Iterator[None]:
+        """Hold the gradients of a backward inside the block as the engine does, then free them."""
+        sharding, trained = self.sharding, self.shapes.trained
+        if sharding is not None and sharding.engine == "fsdp2":
+            with FullyShard(dry, self._sharded, sharding, accumulated=accumulated).running():
+                yield
+            return
+        handles = []
+        if sharding is not None and sharding.splits_gradients:  # copied into a buffer at once
+            for weight in trained:
+                handles.append(weight.register_post_accumulate_grad_hook(_free_gradient))  # type: ignore[no-untyped-call]
+        elif accumulated:
+            for parameter in trained:
+                parameter.grad = torch.zeros_like(parameter)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            for parameter in trained:
                 parameter.grad = None
-            return Cost(dry.peak - start, dry.live - start, dry.flops)
 
     def select(self, count: int, micro_batches: int, *, short: bool = False) -> Cost:
         """Choose a coreset from a pool, as in every step but the first.
@@ -124,8 +163,57 @@ class Rehearsal:
             site = self._selector.site
             if self.selection.features in GRADIENTS and site is not None:
                 self._selector.state.history = empty_history(site.dim, torch.device("cpu"))
-            self._selector.select(batches, ["pool"] * (count * micro_batches))
-            return Cost(dry.peak - start, dry.live - start, dry.flops)
+            return self._choose(self._selector, batches, dry, start)
+
+    def measure_noise(self, count: int, micro_batches: int, *, short: bool = False) -> Cost:
+        """Measure the gradient noise scale of as many rows as a pool's coreset has.
+
+        Args:
+            count: rows per micro-batch of the pool.
+            micro_batches: number of micro-batches in the pool.
+            short: see `select`.
+
+        Returns:
+            The cost of one measurement; 0 where there is none: it is turned off, an engine splits the optimizer's
+            moments, or no value projection can be found.
+        """
+        if not self.selection.noise_every or (self.sharding is not None and self.sharding.splits_moments):
+            return Cost(0, 0, 0)
+        batches = [self.rows.batch(count) for _ in range(micro_batches)]
+        with ExitStack() as stack:
+            dry = stack.enter_context(self._dry_run())
+            if self._measures is None:
+                config = replace(self.selection, features="exact", noise_every=1)
+                try:
+                    self._measures = make_selector(self.shapes.model, config, None)
+                except UnsupportedModelError:
+                    return Cost(0, 0, 0)
+                self._measures.chooser = LongestRows()
+            if short:
+                stack.enter_context(cut_layers(self.shapes.model, self._measures.site))
+            self._measures.reset()
+            self._measures.state.step = 1
+            return self._choose(self._measures, batches, dry, dry.start())
+
+    @property
+    def feature_size(self) -> int:
+        """D of the features that rows are picked by, 0 without any; known after a selection has run."""
+        if self.selection.features == "none" or self._selector is None:
+            return 0
+        site = self._selector.site
+        if self.selection.features in GRADIENTS and site is not None:
+            return site.dim
+        return int(self.shapes.model.config.get_text_config().hidden_size)
+
+    def _choose(self, selector: CoresetSelector, batches: list[Batch], dry: DryRun, start: int) -> Cost:
+        """Run a selector on a pool, on sharded weights as the engine gathers them."""
+        sources = ["pool"] * sum(len(batch["labels"]) for batch in batches)
+        with ExitStack() as stack:
+            if self.sharding is not None and self.sharding.engine == "fsdp2":
+                stack.enter_context(FullyShard(dry, self._sharded, self.sharding, accumulated=False).running())
+            selector.select(batches, sources)
+            cost = Cost.of(dry, start)
+        return cost._replace(left=dry.live - start)
 
     def _loss(self, batch: Batch, head: LeanHead | None) -> Tensor:
         """Return the loss as the trainers compute it, with the tensors that they hold meanwhile."""
@@ -166,75 +254,8 @@ class Rehearsal:
         with ExitStack() as stack:
             if self.device == "cuda":
                 stack.enter_context(gpu_kernels())
-            yield stack.enter_context(DryRun(self.shapes.fake))
+            yield stack.enter_context(DryRun(self.shapes.fake, self.shapes.vocabulary))
 
 
-def make_selector(model: Any, config: SelectionConfig, optimizer: Any) -> CoresetSelector:
-    """Return a selector for a model of fake tensors. Call it inside a `DryRun`.
-
-    The value outputs of a fused projection are normally found by their influence on the logits, which is unknown here.
-    Their number follows from the config's heads, and memory depends only on that number.
-
-    Raises:
-        UnsupportedModelError: see `locate_value_site`.
-    """
-    try:
-        return CoresetSelector(model, config, optimizer=optimizer)
-    except UnsupportedModelError:
-        if config.value_module is not None:
-            raise
-        fused = _last_fused(model)
-        if fused is None:
-            raise
-    selector = CoresetSelector(model, replace(config, value_module=fused), optimizer=optimizer)
-    site = selector.site
-    assert site is not None
-    outputs = map_sizes(base_map(dict(model.named_modules())[fused]))[0]
-    values = _count_values(model, fused, outputs)
-    if values < outputs:
-        selector.site = site._replace(value_rows=torch.arange(outputs - values, outputs), out_features=values)
-    return selector
-
-
-def _last_fused(model: Any) -> str | None:
-    """Return the last projection to run that computes queries or keys as well as values."""
-    fused = {
-        name: base_map(module)
-        for name, module in model.named_modules()
-        if name.rpartition(".")[2] in FUSED
-        and is_linear(base_map(module))
-        and not any(part in NO_ATTENTION for part in name.split("."))
-    }
-    calls = observe_calls(model, fused)
-    return calls[-1][0] if calls else None
-
-
-def _count_values(model: Any, name: str, outputs: int) -> int:
-    """Return how many of the outputs of a fused projection are values."""
-    config = layer_config(model, name)
-    heads = int(getattr(config, "num_attention_heads", 1))
-    if name.rpartition(".")[2] == "kv_b_proj":
-        return heads * int(getattr(config, "v_head_dim", outputs // (2 * heads)))
-    if name.rpartition(".")[2] == "kv_proj":
-        return outputs // 2
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return int(outputs - heads * size) // 2  # queries of all heads, and as many keys as values
-
-
-@contextmanager
-def cut_layers(model: nn.Module, site: ValueSite | None) -> Iterator[None]:
-    """Inside the block, keep only the value projection's layer, its predecessor, and the layers after it."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    first = site.layers[0] if site is not None and site.layers else None
-    holder = next((held for held in lists if any(layer is first for layer in held)), None)
-    if holder is None:
-        yield
-        return
-    layers = list(holder)
-    place = next(number for number, layer in enumerate(layers) if layer is first)
-    original = holder._modules
-    holder._modules = {str(number): layer for number, layer in enumerate(layers[max(0, place - 1) :])}
-    try:
-        yield
-    finally:
-        holder._modules = original
+def _free_gradient(weight: Tensor) -> None:
+    weight.grad = None

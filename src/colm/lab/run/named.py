@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from peft import LoraConfig, PeftConfig
 from transformers import set_seed
 from transformers.utils import find_adapter_config_file
@@ -208,16 +209,25 @@ def set_attention(model: Any, settings: RunSettings) -> None:
     name = settings.attention
     if name == "auto":
         return
-    if "flash" in name and model.dtype.itemsize == 4:  # a selection also runs outside the Trainer's autocast
-        raise ConfigError(
-            f"attention={name!r} needs bfloat16 or float16, but the weights are in float32; set dtype to bfloat16."
-        )
+    check_half(name, model.dtype)
     try:
         model.set_attn_implementation(name)
     except (ImportError, ValueError, OSError, RuntimeError) as error:
         raise ConfigError(f"attention={name!r} cannot be used here ({one_line(error)}). Set it to auto.") from error
     if model.config._attn_implementation != name:  # transformers only warns
         raise ConfigError(f"attention={name!r} cannot be set for a {type(model).__name__}. Set it to auto.")
+
+
+def check_half(attention: str, dtype: torch.dtype) -> None:
+    """Check that the weights of a model with FlashAttention are in a half precision.
+
+    Raises:
+        ConfigError: they are in float32.
+    """
+    if "flash" in attention and dtype.itemsize == 4:  # a selection also runs outside the Trainer's autocast
+        raise ConfigError(
+            f"attention={attention!r} needs bfloat16 or float16, but the weights are in float32; set dtype to bfloat16."
+        )
 
 
 def load_base(named: NamedModel, dtype: str, tokenizer: Any) -> Any:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
+from colm.lab.plan.engines import ENGINE_SETTINGS
 from colm.lab.plan.request import UNPLANNED, make_request
 from colm.lab.plan.shapes import Shapes, build_shapes
 from colm.lab.plan.steps import Rehearsal, Rows
@@ -54,12 +55,20 @@ class Lengths(NamedTuple):
         return Rows(whole, min(1.0, max(1e-3, labeled / tokens))), tokens / whole
 
 
+class _Costs(NamedTuple):
+    """Operations."""
+
+    row: float  # to train it
+    selection: float
+    noise: float  # a measurement of a step's kept rows
+
+
 class Meter:
     """Counts the operations of runs that share a model and data.
 
-    A run costs the forward and backward passes on its mean rows, on one of its processes. Padding, evaluations, the
-    optimizer's step, and whatever is not a matrix product or attention are not counted, nor is what `reuse_forward`
-    saves.
+    A run costs the forward and backward passes on its mean rows, on one of its processes, its selections, and its
+    measurements of the gradient noise. Padding, evaluations, the optimizer's step, and whatever is not a matrix product
+    or attention are not counted, nor is what `reuse_forward` saves.
 
     Args:
         settings: the settings of one of the runs, whose sources have their own shares of the data.
@@ -77,28 +86,30 @@ class Meter:
             )
         self._lengths = Lengths.of(data, settings.data.source_column)
         self._shapes: Shapes | None = None
-        self._known: dict[Any, tuple[float, float]] = {}
+        self._known: dict[Any, _Costs] = {}
 
     def operations(self, values: Mapping[str, Any]) -> float:
         """Return the operations of a whole run with these settings."""
-        counted = {key: value for key, value in values["training"].items() if key not in UNPLANNED}
+        left_out = (*UNPLANNED, *ENGINE_SETTINGS)
+        counted = {key: value for key, value in values["training"].items() if key not in left_out}
         settings = resolve_settings({**values, "training": counted})
         training, selection = settings.arguments, settings.selection
         micro_batches, steps = training["gradient_accumulation_steps"], training["max_steps"]
         pool = training["per_device_train_batch_size"] * micro_batches
         kept = [selection.kept_rows(pool, micro_batches, step=step) for step in range(steps)]
-        trained, selected = self._of_rows(settings, pool, round(sum(kept) / steps))
-        return trained * sum(kept) + selected * sum(selection.selects_at(step) for step in range(steps))
+        costs = self._of_rows(settings, pool, round(sum(kept) / steps))
+        measured = (steps - 1) // selection.noise_every if selection.noise_every else 0
+        selected = sum(selection.selects_at(step) for step in range(steps))
+        return costs.row * sum(kept) + costs.selection * selected + costs.noise * measured
 
-    def _of_rows(self, settings: RunSettings, pool: int, kept: int) -> tuple[float, float]:
-        """Return the operations of training a row, and of a selection."""
+    def _of_rows(self, settings: RunSettings, pool: int, kept: int) -> _Costs:
         config = replace(settings.selection, keep=kept / pool, keep_count=None, keep_schedule=(), seed=0)
         key = (pool, str(config.to_dict()), settings.data.temperature, str(settings.data.weights))
         if key not in self._known:
             self._known[key] = self._count(settings, config, pool, kept)
         return self._known[key]
 
-    def _count(self, settings: RunSettings, config: SelectionConfig, pool: int, kept: int) -> tuple[float, float]:
+    def _count(self, settings: RunSettings, config: SelectionConfig, pool: int, kept: int) -> _Costs:
         request = make_request(settings)
         if self._shapes is None:
             self._shapes = build_shapes(request.model)
@@ -117,13 +128,17 @@ class Meter:
         )
         alike = not sampler.small and settings.data.temperature is None and not settings.data.weights
         mean, longer = self._lengths.mean(slice(None) if alike else np.concatenate(list(islice(sampler, POOLS))))
-        trained = self._rehearse(request.selection, mean).train(2, accumulated=False).flops / 2 * longer
+        rehearsal, some = self._rehearse(request.selection, mean), min(pool, 8)
+        trained = rehearsal.train(2, accumulated=False).flops / 2 * longer
+        of_noise = rehearsal.measure_noise(some, 2).flops / request.selection.kept_rows(2 * some, 2, step=1)
+        noise = of_noise * longer * kept
         big = np.flatnonzero([name not in sampler.small for name in sources])
         if config.features == "none" or not len(big):
-            return trained, 0.0
-        seen, some = pool * len(big) / len(sources), min(pool, 8)
+            return _Costs(trained, 0.0, noise)
+        seen = pool * len(big) / len(sources)
         mean, longer = self._lengths.mean(big)
-        return trained, self._rehearse(request.selection, mean).select(some, 2).flops / (2 * some) * longer * seen
+        selected = self._rehearse(request.selection, mean).select(some, 2).flops / (2 * some) * longer * seen
+        return _Costs(trained, selected, noise)
 
     def _rehearse(self, selection: SelectionConfig, mean: Rows) -> Rehearsal:
         assert self._shapes is not None
