@@ -61,7 +61,8 @@ def test_prediction_is_close_to_measurement(name: str, lora: bool, checkpointing
         checkpointing={} if checkpointing else None,
     )
     outlook = Outlook(
-        Request(spec, SelectionConfig(keep=KEEP), Rows(TOKENS), ROWS, MICRO_BATCHES, device="cpu"), shape(name)
+        Request(spec, SelectionConfig(noise_every=0, keep=KEEP), Rows(TOKENS), ROWS, MICRO_BATCHES, device="cpu"),
+        shape(name),
     )
     real = RealRun(
         shape(name),
@@ -93,9 +94,9 @@ def test_joined_rows_are_planned_with_their_larger_attention() -> None:
     sizes: dict[str, Any] = {"rows": ROWS, "micro_batches": MICRO_BATCHES, "tokens": 96, "keep": KEEP}
     real = RealRun(shape("neox"), lora=None, checkpointing=False, bf16=False, **sizes)
     joined = [Pool(batch).join(range(ROWS)) for batch in real.pool]
-    spec, selection = ModelSpec("neox", dtype="float32"), SelectionConfig(keep=KEEP, padding_free=True)
+    spec, selection = ModelSpec("neox", dtype="float32"), SelectionConfig(noise_every=0, keep=KEEP, padding_free=True)
     outlook = Outlook(Request(spec, selection, Rows(96), ROWS, MICRO_BATCHES, device="cpu"), shape("neox"))
-    padded = Outlook(outlook.request._replace(selection=SelectionConfig(keep=KEEP)), shape("neox"))
+    padded = Outlook(outlook.request._replace(selection=SelectionConfig(noise_every=0, keep=KEEP)), shape("neox"))
     way = outlook.pool(ROWS, MICRO_BATCHES)
     assert way.gradients + way.activations == pytest.approx(peak_bytes(lambda: real.train(joined)), rel=TOLERANCE)
     assert way.peak > padded.pool(ROWS, MICRO_BATCHES).peak
@@ -113,7 +114,7 @@ def test_a_model_that_does_not_run_on_joined_rows_is_planned_with_padding() -> N
     )
     ways = [
         Outlook(Request(ModelSpec("x"), selection, Rows(16), 4, 2), config).pool(4, 2)
-        for selection in (SelectionConfig(padding_free=True), SelectionConfig())
+        for selection in (SelectionConfig(padding_free=True), SelectionConfig(noise_every=0))
     ]
     assert ways[0] == ways[1]
 
@@ -125,7 +126,7 @@ def test_bfloat16_weights_take_half() -> None:
 
 
 def test_parts_and_times() -> None:
-    outlook = Outlook(Request(ModelSpec("x"), SelectionConfig(), Rows(16), 4, 2), shape("llama"))
+    outlook = Outlook(Request(ModelSpec("x"), SelectionConfig(noise_every=0), Rows(16), 4, 2), shape("llama"))
     pool, rows, step = (getattr(outlook, kind)(4, 2) for kind in ("pool", "coreset_rows", "coreset_step"))
     weights = sum(weight.numel() for weight in outlook.shapes.trained)
     assert pool.gradients == 4 * weights
@@ -160,7 +161,7 @@ def test_leaving_out_layers_does_not_change_the_memory_of_a_selection() -> None:
     config = shape("llama")
     config.num_hidden_layers = 4
     config.layer_types = None
-    rehearsal = Rehearsal(build_shapes(ModelSpec("x"), config), SelectionConfig(), Rows(16))
+    rehearsal = Rehearsal(build_shapes(ModelSpec("x"), config), SelectionConfig(noise_every=0), Rows(16))
     whole, short = rehearsal.select(4, 2), rehearsal.select(4, 2, short=True)
     assert short[:2] == whole[:2]
     assert short.flops < whole.flops
@@ -171,7 +172,7 @@ def test_leaving_out_layers_does_not_change_the_memory_of_a_selection() -> None:
 def test_large_fake_masks_change_nothing(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def costs() -> tuple[Any, ...]:
         shapes = build_shapes(ModelSpec("x"), shape("llama"))
-        rehearsal = Rehearsal(shapes, SelectionConfig(), Rows(TOKENS), device=device)
+        rehearsal = Rehearsal(shapes, SelectionConfig(noise_every=0), Rows(TOKENS), device=device)
         return rehearsal.train(4, accumulated=True), rehearsal.select(4, 2), rehearsal.select(4, 2, short=True)
 
     real = costs()
@@ -181,7 +182,7 @@ def test_large_fake_masks_change_nothing(device: str, monkeypatch: pytest.Monkey
 
 def test_the_work_is_bounded() -> None:
     """Rows of any length and micro-batches of any size are planned, in little memory and time."""
-    spec, selection = ModelSpec("x"), SelectionConfig(keep=KEEP)
+    spec, selection = ModelSpec("x"), SelectionConfig(noise_every=0, keep=KEEP)
     short, long = (Outlook(Request(spec, selection, Rows(t), 2, 2), shape("llama")) for t in (10_000, 100_000))
     selected = [outlook.coreset_step(2, 2).selection for outlook in (short, long)]
     assert 7 < selected[1] / selected[0] < 11  # rows of one length are batched together, so there is no mask
@@ -205,7 +206,7 @@ def test_other_features_run(features: str) -> None:
 
 
 def test_memory_below_the_weights() -> None:
-    outlook = Outlook(Request(ModelSpec("x"), SelectionConfig(), Rows(16), 4, 2), shape("llama"))
+    outlook = Outlook(Request(ModelSpec("x"), SelectionConfig(noise_every=0), Rows(16), 4, 2), shape("llama"))
     outlook.require(2 * outlook.held)
     with pytest.raises(ConfigError, match="cannot hold the model: parameters .* GiB, gradients .* Train with LoRA"):
         outlook.require(outlook.held)
@@ -229,7 +230,7 @@ def test_models_that_cannot_be_planned() -> None:
 
 
 def test_proposals_keep_their_promise() -> None:
-    request = Request(ModelSpec("x"), SelectionConfig(keep=KEEP), Rows(24), 4, 2)
+    request = Request(ModelSpec("x"), SelectionConfig(noise_every=0, keep=KEEP), Rows(24), 4, 2)
     outlook = Outlook(request, shape("llama"))
     memory = 3 * outlook.held
     for coreset in (False, True):
@@ -259,7 +260,7 @@ def test_other_layouts(name: str, dtype: str) -> None:
         "gpt2": lambda: GPT2Config(vocab_size=256, n_embd=64, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=1),
         "gemma2": lambda: Gemma2Config(head_dim=16, **small),
     }[name]()
-    spec, selection = ModelSpec("x", dtype=dtype), SelectionConfig(keep=KEEP)
+    spec, selection = ModelSpec("x", dtype=dtype), SelectionConfig(noise_every=0, keep=KEEP)
     outlook = Outlook(Request(spec, selection, Rows(TOKENS), ROWS, MICRO_BATCHES, device="cpu"), config)
     sizes = {"rows": ROWS, "micro_batches": MICRO_BATCHES, "tokens": TOKENS, "keep": KEEP}
     real = RealRun(config, lora=None, checkpointing=False, bf16=False, dtype=getattr(torch, dtype), **sizes)

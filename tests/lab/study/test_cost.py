@@ -26,6 +26,7 @@ STEPS = 20
 VALUES = resolve_settings(
     {
         "model": "tiny",
+        "selection": {"noise_every": 0},  # counted below
         "training": {
             "per_device_train_batch_size": 4,
             "gradient_accumulation_steps": 4,
