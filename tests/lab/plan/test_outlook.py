@@ -140,7 +140,7 @@ def test_parts_and_times() -> None:
 
 
 def test_without_a_selection_pass_a_step_is_its_rows() -> None:
-    selection = SelectionConfig(features="none", noise_every=0)
+    selection = SelectionConfig(features="none", order="balanced", noise_every=0)
     outlook = Outlook(Request(ModelSpec("x"), selection, Rows(16), 4, 2), shape("llama"))
     assert outlook.coreset_step(4, 2) == outlook.coreset_rows(4, 2)
 
@@ -148,7 +148,7 @@ def test_without_a_selection_pass_a_step_is_its_rows() -> None:
 def test_a_noise_measurement_is_a_forward_of_the_kept_rows() -> None:
     steps = []
     for every in (0, 10):
-        selection = SelectionConfig(features="none", noise_every=every)
+        selection = SelectionConfig(features="none", order="balanced", noise_every=every)
         outlook = Outlook(Request(ModelSpec("x"), selection, Rows(16), 4, 2), shape("llama"))
         steps.append(outlook.coreset_step(4, 2))
     without, measured = steps

@@ -183,7 +183,8 @@ class Rehearsal:
         with ExitStack() as stack:
             dry = stack.enter_context(self._dry_run())
             if self._measures is None:
-                config = replace(self.selection, features="exact", noise_every=1)
+                # The meter reads neither the features nor the order, which exclude each other.
+                config = replace(self.selection, features="exact", order="random", noise_every=1)
                 try:
                     self._measures = make_selector(self.shapes.model, config, None)
                 except UnsupportedModelError:
