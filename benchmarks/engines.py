@@ -4,7 +4,7 @@
     python benchmarks/engines.py        # docs/results/engines.md, about ten minutes on two cores
 
 Runs the cases of the tests in gloo processes, and compares each with DistributedDataParallel on the same data: the kept
-rows of every step, and the weights at the end.
+rows of every step, and the weights at the end. What was run stays in runs/engines, so an interrupted command goes on.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from setting import describe_setting
@@ -23,8 +21,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.support import engines_on_ranks  # noqa: E402
-from tests.support.engines_on_ranks import CASES  # noqa: E402
+from tests.support.engines_on_ranks import CASES, distance, load, path_of  # noqa: E402
 
+RUNS = ROOT / "runs" / "engines"
 RESULTS = ROOT / "docs" / "results" / "engines.md"
 DEEPSPEED, QUANTISERS = Path(sys.prefix) / "engines", Path(sys.prefix) / "quantisers"
 LAUNCHES = {  # engines of one kind -> processes
@@ -59,7 +58,10 @@ def runs_in(engine: str, case: str) -> bool:
 
 def launch(folder: Path, kind: tuple[str, ...], world: int) -> None:
     """Run all cases of the engines of one kind."""
-    cases = [f"{engine}/{case}" for engine in kind for case in CASES if runs_in(engine, case)]
+    wanted = [(engine, case) for engine in kind for case in CASES if runs_in(engine, case)]
+    cases = [f"{engine}/{case}" for engine, case in wanted if not path_of(folder, engine, case).exists()]
+    if not cases:
+        return
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment["PYTHONPATH"] = str(DEEPSPEED if "zero2" in kind else QUANTISERS)
@@ -67,16 +69,7 @@ def launch(folder: Path, kind: tuple[str, ...], world: int) -> None:
         [*command, str(engines_on_ranks.__file__), str(folder), *cases], env=environment, capture_output=True, text=True
     )
     if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-
-
-def load(folder: Path, engine: str, case: str) -> dict[str, Any]:
-    found: dict[str, Any] = torch.load(folder / engine / f"{case.replace(' ', '_')}.pt")
-    return found
-
-
-def distance(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
-    return max(float((a - b).norm() / a.norm().clamp_min(1e-12)) for a, b in zip(ours, theirs, strict=True))
+        raise SystemExit(done.stderr[-20_000:])
 
 
 def cell(folder: Path, engine: str, case: str, notes: list[str]) -> str:
@@ -100,14 +93,10 @@ def cell(folder: Path, engine: str, case: str, notes: list[str]) -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as scratch:
-        for kind, world in LAUNCHES.items():
-            launch(Path(scratch), kind, world)
-        notes: list[str] = []
-        lines = [
-            f"| {case} | {' | '.join(cell(Path(scratch), engine, case, notes) for engine in ENGINES)} |"
-            for case in CASES
-        ]
+    for kind, world in LAUNCHES.items():
+        launch(RUNS, kind, world)
+    notes: list[str] = []
+    lines = [f"| {case} | {' | '.join(cell(RUNS, engine, case, notes) for engine in ENGINES)} |" for case in CASES]
     head = [f"| case | {' | '.join(ENGINES.values())} |", f"| --- |{' --- |' * len(ENGINES)}"]
     told = [f"{number}. {note}" for number, note in enumerate(notes, 1)]
     RESULTS.write_text(PAGE.format(setting=describe_setting("0"), table="\n".join(head + lines), notes="\n".join(told)))

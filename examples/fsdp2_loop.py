@@ -1,4 +1,4 @@
-"""CoresetSelector in a plain FSDP2 loop that resumes: torchrun --nproc_per_node 8 examples/fsdp2_loop.py --steps 20"""
+"""CoresetSelector in a plain FSDP2 loop that resumes: torchrun --nproc_per_node 8 examples/fsdp2_loop.py --steps 15"""
 
 from __future__ import annotations
 
@@ -74,6 +74,9 @@ def main(steps: int, out: Path) -> None:
         dist.all_reduce(loss)
         if rank == 0:
             print(f"step {step}: loss {loss:.4f}, kept {record.kept_count} of {record.pool_count}")
+    if rank == 0:
+        (out / "selector.pt").unlink(missing_ok=True)
+    dist.barrier()
     dcp.save(dict(zip(STATE, get_state_dict(model, optimizer), strict=True)), checkpoint_id=out / "weights")
     if rank == 0:
         torch.save(selector.state_dict(), out / "selector.pt")  # last: it says that the checkpoint is complete
@@ -83,6 +86,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--out", type=Path, default=Path("runs/fsdp2_loop"))
-    options = parser.parse_args()
-    main(options.steps, options.out)
+    main(**vars(parser.parse_args()))
     dist.destroy_process_group()

@@ -122,11 +122,6 @@ class LeanHead:
         """Whether the losses come from the fused kernel."""
         return self._fused is not None
 
-    @property
-    def chunked(self) -> bool:
-        """Whether logits are computed a chunk at a time."""
-        return self._head is not None and not self.fused
-
     @contextmanager
     def reading(self, labels: Tensor, cu_seq_lens: Tensor | None = None) -> Iterator[None]:
         """Within the block, a forward on rows with these labels (n, T) runs the head on labeled positions only.
@@ -212,7 +207,7 @@ def _chunk_losses(head: OutputHead, hidden: Tensor, targets: Tensor) -> Tensor:
     return token_losses(head.logits(hidden), targets)
 
 
-_WAYS = {"fused": "in the fused kernel", "chunked": "in chunks", "labeled": "on labeled positions at once"}
+_WAYS = {"fused": "in the fused kernel (experimental)", "chunked": "in chunks", "labeled": ""}
 """What `SelectionConfig.train_head` asks for; a model that does not allow one way may allow the next."""
 
 
@@ -235,8 +230,12 @@ def lean_head(model: nn.Module, selection: SelectionConfig, *, check: bool = Tru
         except UnsupportedModelError as error:
             why = why or str(error)
             continue
-        if why:
-            logger.info("The output head runs %s, not %s: %s.", _WAYS[way], _WAYS[ways[0]], why)
+        instead = f"not {_WAYS[ways[0]]}: {why}" if why else ""
+        logger.info("The output head runs on labeled positions only%s.", _listed(_WAYS[way], instead))
         return head
     logger.info("The output head runs on all positions in training: %s.", why)
     return None
+
+
+def _listed(*parts: str) -> str:
+    return "".join(f", {part}" for part in parts if part)

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from colm.errors import ConfigError, one_line
+from colm.step.sharding import whole_shape
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,11 @@ def load_model(name: str, *, dtype: str = "auto") -> Any:
             f"The model {name!r} could not be loaded ({one_line(error)}). Use a Hub name, a folder, "
             "a .gguf file, 'demo' or 'tiny'."
         ) from error
+    if any(hasattr(weight, "ds_id") for weight in loaded.parameters()):
+        raise ConfigError(
+            f"The model {name!r} is a .gguf file, whose weights DeepSpeed's ZeRO-3 cannot split as they are loaded. "
+            "Save it as a folder (colm.models.load_model, then save_pretrained), or use ZeRO-2 or FSDP2."
+        )
     # The loaded model's config still says GGUF, which would make save_pretrained's output unreadable.
     config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
     config.__dict__.pop("quantization_config", None)
@@ -156,7 +162,7 @@ def check_vocabulary(model: Any, largest: int, what: str) -> None:
     Raises:
         ConfigError: the embedding has fewer rows, so the token would index out of the table.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = whole_shape(model.get_input_embeddings().weight)[0]
     if largest >= rows:
         raise ConfigError(
             f"{what} the token {largest}, but the model has embeddings for only {rows} tokens (0 to {rows - 1}), since "
@@ -171,7 +177,7 @@ def pad_within(tokenizer: Any, model: Any) -> None:
     Raises:
         ConfigError: the tokenizer has no end-of-text token that the model knows.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = whole_shape(model.get_input_embeddings().weight)[0]
     if tokenizer.pad_token_id < rows:
         return
     if tokenizer.eos_token_id is None or tokenizer.eos_token_id >= rows:

@@ -257,6 +257,8 @@ class NoiseMeter:
 
 
 def _splits_moments(optimizer: Any, site: ValueSite) -> bool:
-    """Return whether an Adam-like optimizer keeps no moments under the trained weight itself, as ZeRO's does."""
-    adam = optimizer is not None and adam_constants(optimizer, site.weight) is not None
-    return adam and site.weight.requires_grad and bool(getattr(optimizer, "state", None))
+    """Return whether an Adam-like optimizer has state, but none of the trained weight itself, as ZeRO's has."""
+    state = getattr(optimizer, "state", None)
+    if not state or not site.weight.requires_grad or state.get(site.weight):
+        return False
+    return adam_constants(optimizer, site.weight) is not None

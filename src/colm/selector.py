@@ -36,7 +36,7 @@ from colm.step.balance import split_joined, split_padded
 from colm.step.exchange import Held, gather_held, share_rows, weigh_rows
 from colm.step.pool import Pool, RowSpans
 from colm.step.pool_info import group_by_source, index_by_source, share_facts
-from colm.step.sharding import Sharding, check_sharding, sharding_of
+from colm.step.sharding import Split, check_sharding, sharding_of
 from colm.step.sources import balance_sources, find_small_sources, name_keys
 from colm.step.stages import NOISE, TAKE, stage
 from colm.step.state import SelectionState
@@ -71,6 +71,8 @@ class CoresetSelector:
             optimizer, Adam's defaults are used.
         pad_token_id: for rows that are padded again; default the model's, else 0.
         chooser: chooses the rows of every step; default as the settings say.
+        placed: False if an engine moves or splits the model before the first step, which then looks for what selection
+            needs of it.
 
     Raises:
         UnsupportedModelError: the model has no value projection that can be found.
@@ -99,12 +101,14 @@ class CoresetSelector:
         optimizer: Any = None,
         pad_token_id: int | None = None,
         chooser: Chooser | None = None,
+        placed: bool = True,
     ) -> None:
         self.config = config or SelectionConfig()
         self.chooser = chooser
         self.state = SelectionState()
         self._meter = NoiseMeter(self.config)
         self._reuse: ForwardReuse | None = None
+        self._placed = placed
         self.model = model
         self.optimizer = optimizer
         self.source_sizes: dict[str, int] | None = None
@@ -139,16 +143,18 @@ class CoresetSelector:
         self.state.forget_features()  # of another model's weight
         self._meter.reset()
         self._model = model
-        self._settle(sharding_of(model))
+        split = sharding_of(model)
+        self._settle(split if self._placed else split._replace(waiting=True))
 
     def _follow_sharding(self) -> None:
-        """Look at the model again if it was sharded since; `fully_shard` and DeepSpeed change a model in place."""
-        sharding = sharding_of(self.model)
-        if sharding != self._sharding:
-            self._settle(sharding)
+        """Look at the model again if it was split since; `fully_shard` and DeepSpeed change a model in place."""
+        self._placed = True
+        split = sharding_of(self.model)
+        if split != self._split:
+            self._settle(split)
 
-    def _settle(self, sharding: Sharding) -> None:
-        """Find in the model, as it is sharded now, what selection needs of it."""
+    def _settle(self, split: Split) -> None:
+        """Find in the model, as it is split now, what selection needs of it."""
         model = self._model
         check_sharding(model)
         if self._reuse is not None:
@@ -157,10 +163,10 @@ class CoresetSelector:
         self._joinable: bool | None = None
         if self.config.reuse_forward:
             self._reuse = ForwardReuse(model, offload=self.config.reuse_offload)
-        self._sharding = sharding
+        self._split = split
         self.site: ValueSite | None = None
         wanted = self.config.measured
-        if wanted is not None and not sharding.waiting:
+        if wanted is not None and not split.waiting:
             self.site = locate_value_site(model, wanted.value_module)
             if wanted.spsa is not None:
                 self.site = site_for_copies(model, self.site)

@@ -207,12 +207,28 @@ def resumed(engine: str, case: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {"resumed": weights(again), "from": kept[0].name}
 
 
+def path_of(folder: Path, engine: str, case: str) -> Path:
+    """Return the file with what a case found."""
+    return folder / engine / f"{case.replace(' ', '_')}.pt"
+
+
+def load(folder: Path, engine: str, case: str) -> dict[str, Any]:
+    """Return what a case found."""
+    found: dict[str, Any] = torch.load(path_of(folder, engine, case))
+    return found
+
+
+def distance(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
+    """Return the largest relative distance of a weight."""
+    return max(float((a - b).norm() / a.norm().clamp_min(1e-12)) for a, b in zip(ours, theirs, strict=True))
+
+
 def main(folder: Path, wanted: list[str]) -> None:
     torch.set_num_threads(1)
     for each in wanted:
         faulthandler.dump_traceback_later(120, exit=True)  # ranks that wait for each other
         engine, name = each.split("/")
-        place = folder / engine / name.replace(" ", "_")
+        place = path_of(folder, engine, name).with_suffix("")
         found: dict[str, Any] = {}
         try:
             found = train(engine, CASES[name], place)

@@ -49,7 +49,7 @@ def test_more_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         check_trainer(trainer, SelectionConfig())
     trainer.args.use_liger_kernel = False
     trainer.args.fsdp = True  # accelerate ignores it on a CPU
-    with pytest.raises(ConfigError, match="fsdp=True shards nothing here"):
+    with pytest.raises(ConfigError, match="FSDP shards nothing here"):
         check_trainer(trainer, SelectionConfig())
     trainer.args.fsdp = None
     with monkeypatch.context() as patch:

@@ -75,8 +75,8 @@ def hidden_size(model: Any) -> int:
 def match_head(model: Any, hidden: Tensor, logits: Tensor) -> OutputHead | None:
     """Return the head if it reproduces the model's `logits` (1, V) from its input `hidden` (1, d); else None.
 
-    A sharded head is not used: its weight may be unavailable outside the model's forward, and gathering the weight
-    for each chunk would require the same number of chunks on all ranks.
+    A head whose weight is split over ranks now is not used: it may be unavailable outside the model's forward, and
+    gathering it for each chunk would require the same number of chunks on all ranks.
     """
     module = output_module(model)
     if module is None or is_sharded(module):

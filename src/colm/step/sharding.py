@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from colm.errors import UnsupportedModelError
 
 
-class Sharding(NamedTuple):
+class Split(NamedTuple):
     """How a model's weights are split, as far as selection depends on it."""
 
     sharded: bool
     waiting: bool  # split when the model was loaded, and no engine gathers them in a forward yet
 
 
-def sharding_of(model: nn.Module) -> Sharding:
+def sharding_of(model: nn.Module) -> Split:
     """Return how a model is sharded now; `fully_shard` and DeepSpeed change a model in place."""
     zero = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
     engine = any(hasattr(module, "ds_id") for module in model.modules())  # it numbers what it gathers weights for
-    return Sharding(zero or _has_fsdp2(model), zero and not engine)
+    return Split(zero or _has_fsdp2(model), zero and not engine)
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -57,9 +57,14 @@ def is_complete(folder: Path) -> bool:
         return False
 
 
-def has_optimizer(folder: Path) -> bool:
-    """Return whether a checkpoint holds the optimizer's state, in a form of the Trainer, FSDP or DeepSpeed."""
-    return any(re.match(r"optimizer\b|optimizer_\d|global_step\d", path.name) for path in folder.iterdir())
+def holds_optimizer_of(folder: Path) -> str | None:
+    """Return the engine whose optimizer state a checkpoint holds; None if it holds none."""
+    names = {path.name for path in folder.iterdir()}
+    if "optimizer.pt" in names:
+        return "no engine"
+    if names & {"optimizer.bin", "optimizer_0"}:
+        return "FSDP"
+    return "DeepSpeed" if any(name.startswith("global_step") for name in names) else None
 
 
 def own_files(folder: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -14,35 +15,50 @@ if TYPE_CHECKING:
 else:
     _TrainerSeams = object  # the subclass adds the Trainer, or TRL's
 
-EVALUATE_FIRST = (
-    "{engine} cannot train a model that was evaluated before train(). Remove that evaluate(), and set "
-    "eval_on_start=True in the training arguments."
-)
+GATHER = "stage3_gather_16bit_weights_on_model_save"
+
+
+def engine_of(trainer: Any) -> str:
+    """Return ``FSDP``, ``DeepSpeed``, or ``no engine``."""
+    if trainer.is_deepspeed_enabled:
+        return "DeepSpeed"
+    return "FSDP" if trainer.is_fsdp_enabled else "no engine"
+
+
+def zero_stage(trainer: Any) -> int | None:
+    """Return the stage of DeepSpeed's ZeRO; None without DeepSpeed."""
+    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+    return None if plugin is None else int(plugin.zero_stage)
+
+
+def evaluates_in_training(trainer: Any) -> bool:
+    """Return whether an engine places the model in `train`, together with its optimizer, and not before."""
+    return engine_of(trainer) != "no engine"
 
 
 def check_engine(trainer: Any) -> None:
     """Reject engines that do not run, or with which selection has not been tested.
 
     Raises:
-        ConfigError: FSDP1, or FSDP on a CPU.
+        ConfigError: FSDP1, FSDP on a CPU, or ZeRO-3 that would not save the model.
     """
-    args = trainer.args
-    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    args, state = trainer.args, trainer.accelerator.state
+    plugin = getattr(state, "fsdp_plugin", None)
     if plugin is not None and plugin.fsdp_version == 1:
         raise ConfigError(
             "FSDP1 has not been tested with selection, and transformers will remove it. Set version: 2 in fsdp_config "
             "(fsdp_version: 2 in an accelerate config)."
         )
-    if getattr(args, "fsdp", None) and plugin is None:
+    if plugin is None and (getattr(args, "fsdp", None) or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
         raise ConfigError(
-            f"fsdp={args.fsdp} shards nothing here: accelerate drops FSDP on CPUs, so each process would hold the "
-            "whole model. Unset fsdp, or train on GPUs."
+            "FSDP shards nothing here: accelerate drops it on CPUs, so each process would hold the whole model. Unset "
+            "fsdp, or launch without an FSDP configuration, or train on GPUs."
         )
-
-
-def evaluates_in_training(trainer: Any) -> bool:
-    """Return whether the first evaluation must be one of `train`, which prepares model and optimizer together."""
-    return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+    if zero_stage(trainer) == 3 and not state.deepspeed_plugin.deepspeed_config["zero_optimization"].get(GATHER):
+        raise ConfigError(
+            f"{GATHER} is not true in DeepSpeed's configuration, so ZeRO-3 would save no model at the end. Set it to "
+            "true (zero3_save_16bit_model: true in an accelerate config)."
+        )
 
 
 @contextmanager
@@ -63,24 +79,31 @@ def whole_weights(trainer: Any) -> Iterator[None]:
 class EngineMixin(_TrainerSeams):
     """Makes evaluations, the saved model and the best checkpoint work with split weights."""
 
+    in_checkpoint: bool
+
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate as the Trainer does."""
-        if self.is_fsdp_enabled and not self.accelerator._models:
-            raise ConfigError(EVALUATE_FIRST.format(engine="FSDP2"))  # accelerate's error names no remedy
-        zero = getattr(self.accelerator.state, "deepspeed_plugin", None)
-        if zero is not None and zero.zero_stage < 3 and self.deepspeed is None:
-            raise ConfigError(EVALUATE_FIRST.format(engine=f"ZeRO-{zero.zero_stage}"))
+        stage = zero_stage(self)
+        early = self.is_fsdp_enabled and not self.accelerator._models
+        if early or (stage is not None and stage < 3 and self.deepspeed is None):  # their own errors name no remedy
+            raise ConfigError(
+                f"{engine_of(self)} evaluates only once train() has placed the model. Set eval_on_start=True in the "
+                "training arguments, or evaluate the saved model in one process."
+            )
         return super().evaluation_loop(*args, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the Trainer does."""
         if self.is_deepspeed_enabled and self.deepspeed is not None and self.state.global_step == 0:
-            raise ConfigError(EVALUATE_FIRST.format(engine="DeepSpeed"))  # else the first backward would fail
+            raise ConfigError(  # else the first backward would fail
+                "DeepSpeed cannot train a model that was evaluated before train(). Remove that evaluate(), and set "
+                "eval_on_start=True in the training arguments."
+            )
         return super().train(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the whole model; where checkpoints hold FSDP's shards, the Trainer would save no weights."""
-        with nullcontext() if _internal_call else whole_weights(self):  # a checkpoint's files are as the user asked
+        with nullcontext() if self.in_checkpoint else whole_weights(self):  # a checkpoint is as the user asked
             super().save_model(output_dir, _internal_call)
 
     def _load_best_model(self) -> None:

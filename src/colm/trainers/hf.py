@@ -131,12 +131,7 @@ class CoresetTrainer(CoresetMixin, Trainer):
         if why is not None:
             logger.info("The output head runs on all positions in training: %s.", why)
             return None
-        head = lean_head(self.model, self.selection)
-        if head is not None:
-            chunks = ", in chunks" if head.chunked else ""
-            how = ", in the fused kernel (experimental)" if head.fused else chunks
-            logger.info("The output head runs on labeled positions only%s.", how)
-        return head
+        return lean_head(self.model, self.selection)
 
     def _sums_tokens(self) -> bool:
         """Return whether the model's own loss is the sum of token losses over the number of items, and nothing else."""

@@ -39,7 +39,7 @@ from colm.trainers.columns import (
     set_codes_aside,
     silence_repeats,
 )
-from colm.trainers.engines import EngineMixin
+from colm.trainers.engines import EngineMixin, evaluates_in_training
 from colm.trainers.figures import SelectionFigures
 from colm.trainers.left import check_listed, count_left
 from colm.trainers.ordered import OrderMixin
@@ -102,7 +102,12 @@ class CoresetMixin(SavingMixin, EngineMixin, OrderMixin):
         self.replayed = None if replay is None else Replayed(Path(replay))
         self._prepare_order()
         self.selector = CoresetSelector(
-            self.model, selection, self.source_sizes, pad_token_id=self._pad_token(), chooser=self.replayed
+            self.model,
+            selection,
+            self.source_sizes,
+            pad_token_id=self._pad_token(),
+            chooser=self.replayed,
+            placed=not evaluates_in_training(self),
         )
         self._selection_log = StepLog(Path(self.args.output_dir) / FILE_NAME)
         self._step_start = 0.0

@@ -17,11 +17,12 @@ from colm.trainers.checkpoints import (
     STATE_NAME,
     begin_checkpoint,
     drop_old_checkpoints,
-    has_optimizer,
+    holds_optimizer_of,
     is_complete,
     last_complete_checkpoint,
     mark_complete,
 )
+from colm.trainers.engines import engine_of
 from colm.trainers.liger import layer_kernels_only
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class SavingMixin(_TrainerSeams):
 
     announce: Callable[[str], None] | None = None
     """Called with each checkpoint's name before it is written, in the process that writes it."""
+
+    in_checkpoint = False
+    """Whether a checkpoint is being written."""
 
     _unlogged: Mapping[str, Any] | None = None
     """Training loss since the last log, from the checkpoint that this run resumes from."""
@@ -77,10 +81,11 @@ class SavingMixin(_TrainerSeams):
         unlogged = self._loss_since_log()
         # The Trainer would delete the last complete checkpoint before this one is complete.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
+        self.in_checkpoint = True
         try:
             super()._save_checkpoint(model, trial)
         finally:
-            self.args.save_total_limit = limit
+            self.args.save_total_limit, self.in_checkpoint = limit, False
         if self.args.should_save:
             torch.save(_without_token(self.args), folder / TRAINING_ARGS_NAME)  # with the limit
             torch.save(self.coreset_state() | {"loss": unlogged}, folder / STATE_NAME)
@@ -100,7 +105,13 @@ class SavingMixin(_TrainerSeams):
                 f"{folder} is not a complete checkpoint of a coreset run (its marker or one of its files is missing). "
                 "Resume from an earlier checkpoint."
             )
-        if not has_optimizer(folder):
+        held, engine = holds_optimizer_of(folder), engine_of(self)
+        if held is not None and held != engine:
+            raise ConfigError(
+                f"{folder} was saved with {held}, and this run uses {engine}; resume with the launch configuration and "
+                "training arguments of the saved run."
+            )
+        if held is None:
             raise ConfigError(
                 f"{folder} contains the model but no optimizer state, as saved with save_only_model=True, so the run "
                 "cannot be resumed exactly. Start a new run with save_only_model=False."

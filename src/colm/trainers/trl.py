@@ -23,6 +23,7 @@ from colm.errors import ConfigError
 from colm.features.capture import changed_output
 from colm.losses import rows_of_tokens
 from colm.step.pool import ROWS, count_labelled
+from colm.trainers.engines import zero_stage
 from colm.trainers.liger import check_liger
 from colm.trainers.mixin import CoresetMixin
 from colm.trainers.streams import WINDOW
@@ -88,8 +89,7 @@ class CoresetSFTTrainer(CoresetMixin, SFTTrainer):
                 setattr(args, name, False)
         self._prepare_data(kwargs, source_column, args, source_sizes, window)
         super().__init__(model, args, **kwargs)
-        zero = getattr(self.accelerator.state, "deepspeed_plugin", None)
-        if zero is not None and zero.zero_stage == 3 and selection.measured is not None:
+        if zero_stage(self) == 3 and selection.measured is not None:
             raise ConfigError(
                 "TRL reads the output head's weight itself, which DeepSpeed's ZeRO-3 does not gather for it after a "
                 "selection pass. Use features='none', ZeRO-2, FSDP2, or CoresetTrainer."

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     from colm.step.record import PROFILE_NAME, TRACE_NAME
     from colm.trainers.profiling import StepProfiler
 
-    check_run(settings)
+    check_run(settings, whole=not args.dry_run)  # a rehearsal is one process of a run of any number
     folder = RunFolder(settings.output_dir)
     if args.dry_run:
         from colm.lab.cli.dry_run import rehearse

@@ -13,7 +13,9 @@ from colm.features.fused import require_fused
 from colm.lab.run.named import check_adapter
 from colm.lab.run.settings import RunSettings
 from colm.lab.run.training import check_training
+from colm.step.ranks import launched_rank_and_world
 from colm.trainers.checks import check_arguments
+from colm.typed import show
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,11 @@ def check_run(settings: RunSettings, *, whole: bool = True) -> None:
             settings.training["num_train_epochs"],
         )
     if whole:
+        if settings.training.get("fsdp") and launched_rank_and_world()[1] == 1:
+            raise ConfigError(
+                f"training.fsdp={show(settings.training['fsdp'])} splits the weights over processes, but one process "
+                "was started; use torchrun or accelerate launch, or leave it out."
+            )
         slots = settings.arguments["gradient_accumulation_steps"] * int(os.environ.get("WORLD_SIZE") or 1)
         settings.selection.check_pool(settings.arguments["per_device_train_batch_size"] * slots, slots)
 

@@ -52,8 +52,9 @@ from colm.step.record import (
     StepLog,
     read_records,
 )
+from colm.step.sharding import whole_shape
 from colm.trainers.checkpoints import step_of
-from colm.trainers.engines import evaluates_in_training, whole_weights
+from colm.trainers.engines import evaluates_in_training
 from colm.trainers.evaluation import MACRO, EvaluationRecorder, name_metric, peak_memory
 from colm.trainers.preemption import StopOnSignal
 from colm.trainers.profiling import StepProfiler
@@ -219,15 +220,15 @@ def _saved_names(tokenizer: Any) -> list[str]:
 def _saved_bytes(model: Any) -> int:
     """Return the size of the saved weights in bytes: the adapter's, or all."""
     adapter = hasattr(model, "peft_config")
-    return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad or not adapter)
+    saved = [weight for weight in model.parameters() if weight.requires_grad or not adapter]
+    return sum(math.prod(whole_shape(weight)) * weight.element_size() for weight in saved)
 
 
 def _save_model(trainer: HubTrainer, folder: RunFolder, tokenizer: Any) -> list[str]:
     """Save the model and the tokenizer atomically; return the files' names in the process that writes."""
     if is_first_rank():
         folder.staging.make()
-    with whole_weights(trainer):
-        trainer.save_model(str(folder.staging.new), _internal_call=True)  # no upload: the files are not in place yet
+    trainer.save_model(str(folder.staging.new), _internal_call=True)  # does not upload: the files are not in place yet
     if not is_first_rank():
         return []
     tokenizer.save_pretrained(str(folder.staging.new))

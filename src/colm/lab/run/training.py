@@ -31,7 +31,6 @@ from colm.lab.run.arguments import (
     training_hints,
 )
 from colm.lab.run.yaml12 import read_yaml
-from colm.step.ranks import launched_rank_and_world
 from colm.typed import read_section, show
 
 ELSEWHERE = {
@@ -176,11 +175,6 @@ MACHINE = {
 
 def _build(training: Mapping[str, Any], *, elsewhere: bool = False) -> TrainingArguments:
     """Let transformers check its arguments, without side effects."""
-    if training.get("fsdp") and not elsewhere and launched_rank_and_world()[1] == 1:
-        raise ConfigError(
-            f"training.fsdp={show(training['fsdp'])} splits the weights over processes, but one process was started; "
-            "use torchrun or accelerate launch, or leave it out."
-        )
     if training.get("fsdp_config") and not training.get("fsdp"):
         raise ConfigError(
             "training.fsdp_config has no effect without FSDP; set training.fsdp to true, or leave it out."
