@@ -158,11 +158,20 @@ def test_a_head_that_mixes_positions_is_refused() -> None:
         LeanHead(model)
 
 
-def test_what_a_selection_asks_for(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_selection_asks_for(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     caplog.set_level(logging.INFO, "colm")
     assert lean_head(MODEL, SelectionConfig(train_head="all")) is None
-    assert isinstance(lean_head(MODEL, SelectionConfig()), LeanHead)
     assert caplog.text == ""
+    assert isinstance(lean_head(MODEL, SelectionConfig()), LeanHead)
+    assert caplog.text.count("The output head runs on labeled positions only.") == 1
+    with monkeypatch.context() as patch:
+        patch.setattr("colm.lean.find_head", lambda model: None)
+        found = lean_head(MODEL, SelectionConfig(train_head="chunked"))
+    assert found is not None
+    assert found._head is None
+    assert (
+        "labeled positions only, not in chunks: the output head alone does not give the model's logits." in caplog.text
+    )
     model = tiny_model(num_hidden_layers=1)
     model.get_output_embeddings = lambda: None
     for head in ("labeled", "chunked"):

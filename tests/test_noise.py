@@ -178,10 +178,11 @@ def test_the_measurement_written_out(family: str, lora: bool, settings: dict[str
         assert found == pytest.approx(slowly(own), rel=1e-3)
 
 
-def test_gradients_are_sketched_and_raw_without_second_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adamax])  # Adamax has other moments
+def test_gradients_are_sketched_and_raw_without_second_moments(monkeypatch: pytest.MonkeyPatch, optimizer: Any) -> None:
     monkeypatch.setattr("colm.noise.SKETCH", 400)
     selector, model = start(noise_every=1, features="none", keep=1.0)
-    selector.optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    selector.optimizer = optimizer(model.parameters(), lr=0.01)
     steps(selector, model, 1)
     batch = learnable(1)
     rows = value_gradients(model, batch)

@@ -31,6 +31,7 @@ FEW = {
 }
 CASES = all_pairs({**FACTORS, **FEW}, possible)[0]
 ALL = all_pairs(FACTORS, possible)[0]
+from colm.trainers.checkpoints import mark_complete
 
 
 def name(case: dict[str, Any]) -> str:
@@ -132,6 +133,22 @@ def test_runs_that_cannot_be_resumed_exactly_are_refused(tmp_path: Path) -> None
         trainer.train(resume_from_checkpoint=True)
     trainer = coreset_trainer(tmp_path, train_dataset=stream, args={"max_steps": 3})
     with pytest.raises(ConfigError, match="no optimizer state, as saved with save_only_model=True"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "engine"), [("optimizer.pt", "no engine"), ("optimizer_0", "FSDP"), ("global_step2", "DeepSpeed")]
+)
+def test_a_checkpoint_of_another_engine_is_refused(tmp_path: Path, name: str, engine: str) -> None:
+    coreset_trainer(tmp_path, args={"save_strategy": "steps", "save_steps": 2, "max_steps": 2}).train()
+    checkpoint = tmp_path / "checkpoint-2"
+    (checkpoint / "optimizer.pt").rename(checkpoint / name)
+    mark_complete(checkpoint)
+    trainer = coreset_trainer(tmp_path, args={"max_steps": 3})
+    if engine == "no engine":
+        trainer.train(resume_from_checkpoint=True)
+        return
+    with pytest.raises(ConfigError, match=f"was saved with {engine}, and this run uses no engine"):
         trainer.train(resume_from_checkpoint=True)
 
 
