@@ -22,6 +22,7 @@ from torch.utils.data import RandomSampler
 
 from colm import ConfigError, CoresetSFTTrainer
 from colm.models import build_tiny_model, train_tiny_tokenizer
+from colm.trainers.checkpoints import mark_complete
 from colm.trainers.passes import SeededOrder
 
 FEW = {
@@ -31,7 +32,6 @@ FEW = {
 }
 CASES = all_pairs({**FACTORS, **FEW}, possible)[0]
 ALL = all_pairs(FACTORS, possible)[0]
-from colm.trainers.checkpoints import mark_complete
 
 
 def name(case: dict[str, Any]) -> str:
