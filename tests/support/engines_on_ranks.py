@@ -61,6 +61,11 @@ CASES: dict[str, dict[str, Any]] = {
     "sgd": {"args": {"optim": "sgd"}},
     "checkpointed": {"args": CHECKPOINTED},
     "reuse": {"selection": {"reuse_forward": True}, "args": CHECKPOINTED},
+    "uneven reuse": {
+        "selection": {"reuse_forward": True, "pass_tokens": 14},
+        "args": {**CHECKPOINTED, "train_sampling_strategy": "sequential"},
+        "sorted": True,
+    },
     "evaluations": {"args": {"eval_strategy": "steps", "eval_steps": 2}},
     "saved": {"args": SAVED},
     "saved lora": {"args": SAVED, "lora": True},

@@ -27,7 +27,19 @@ DEEPSPEED = Path(sys.prefix) / "engines"
 
 SAME: dict[str, tuple[str, ...]] = {
     "fsdp2": (
-        *("exact", "fitted", "uneven", "token", "joined", "lora", "tied", "reuse", "evaluations", "noise", "trl"),
+        *(
+            "exact",
+            "fitted",
+            "uneven",
+            "token",
+            "joined",
+            "lora",
+            "tied",
+            "uneven reuse",
+            "evaluations",
+            "noise",
+            "trl",
+        ),
         *("shards", "best shards"),
     ),
     "native": ("tied", "gpt2"),

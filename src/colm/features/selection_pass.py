@@ -79,8 +79,9 @@ def run_selection_pass(
     precision: AbstractContextManager[object] = nullcontext()
     if limits.dtype is not None:
         precision = torch.autocast(pool.device.type, dtype=getattr(torch, limits.dtype))
-    with precision, recording(groups) if recording is not None else nullcontext():
-        features = run(groups)
+    with precision:
+        with recording(groups) if recording is not None else nullcontext():
+            features = run(groups)
         shortest = pool.by_length(range(len(pool)))[-1]
         for _ in range(most - len(groups)):
             run([[shortest]])  # the other ranks wait for this rank's shard of the weights

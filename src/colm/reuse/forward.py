@@ -29,6 +29,8 @@ from colm.reuse.checks import check_checkpointing, check_reuse
 from colm.reuse.known import KnownForward
 from colm.reuse.recording import Recording
 from colm.step.pool import Pool
+from colm.step.ranks import most_over_ranks
+from colm.step.sharding import is_sharded
 from colm.types import Batch
 
 logger = logging.getLogger(__name__)
@@ -126,16 +128,20 @@ class ForwardReuse:
             max_tokens: padded tokens per forward of rows that the pass did not run.
         """
         recording, self._recording = self._recording, None
-        if recording is None or not recording.where:
+        if recording is None:
             return
         recording.where = {position: place for position, place in recording.where.items() if position < held}
-        missing = [position for run in runs for position in run if position not in recording.where]
+        passed = recording.precision is not None
+        missing = [position for run in runs for position in run if position not in recording.where] if passed else []
         groups = list(pool.group(missing, max_tokens))
+        most = most_over_ranks(len(groups), pool.device) if is_sharded(self._model) else len(groups)
         with recording.watch(groups):
             for group in groups:
-                batch = pool.collate(group, side="right")
-                with undisturbed(self._model):
-                    read_hidden(self._model, {key: batch[key] for key in (*self._keys, "labels")})
+                self._run(pool, group)
+        for _ in range(most - len(groups)):
+            self._run(pool, pool.by_length(range(len(pool)))[-1:])  # other ranks wait for this rank's shard of weights
+        if not passed:
+            return
         self._precision, self._parts = recording.precision, recording.parts
         widths = [batch["input_ids"].shape[1] for batch in batches]
         gathered = recording.gather(runs, widths)
@@ -143,6 +149,11 @@ class ForwardReuse:
             ({key: batch[key] for key in self._keys}, states) for batch, states in zip(batches, gathered, strict=True)
         ]
         self._install()
+
+    def _run(self, pool: Pool, rows: Sequence[int]) -> None:
+        batch = pool.collate(rows, side="right")
+        with undisturbed(self._model):
+            read_hidden(self._model, {key: batch[key] for key in (*self._keys, "labels")})
 
     def end(self, *, warn: bool = True) -> None:
         """Drop all stored states, and restore the layers' own checkpoint function."""
