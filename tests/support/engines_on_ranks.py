@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -34,6 +35,8 @@ CHECKPOINTED = {"gradient_checkpointing": True}
 SAVED = {"save_strategy": "steps", "save_steps": 2}
 SHARDS = {"state_dict_type": "SHARDED_STATE_DICT"}
 BEST = {**SAVED, "eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True, "max_steps": 6}
+
+FAULT = "a fault on one rank"
 
 CASES: dict[str, dict[str, Any]] = {
     "exact": {"evaluate": True},
@@ -172,6 +175,8 @@ def split_at_loading(model: Any, folder: Path) -> Any:
 
 def train(engine: str, case: dict[str, Any], folder: Path) -> dict[str, Any]:
     trainer = make(engine, case, folder)
+    if case.get("fault"):
+        trainer.add_callback(StaleShard())
     first = [trainer.evaluate()["eval_loss"]] if case.get("evaluate first") else []
     torch.manual_seed(0)
     trainer.train()
@@ -212,6 +217,17 @@ def resumed(engine: str, case: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {"resumed": weights(again), "from": kept[0].name}
 
 
+class StaleShard(TrainerCallback):
+    """Changes one rank's weights, or its shards of them, after the third step."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
+        """Change them."""
+        if state.global_step == 3 and rank_and_world()[0] == 1:
+            for weight in model.parameters():
+                held = getattr(weight, "ds_tensor", weight.detach())
+                (held.to_local() if isinstance(held, DTensor) else held.data).mul_(1.5)
+
+
 def path_of(folder: Path, engine: str, case: str) -> Path:
     """Return the file with what a case found."""
     return folder / engine / f"{case.replace(' ', '_')}.pt"
@@ -236,7 +252,7 @@ def main(folder: Path, wanted: list[str]) -> None:
         place = path_of(folder, engine, name).with_suffix("")
         found: dict[str, Any] = {}
         try:
-            found = train(engine, CASES[name], place)
+            found = train(engine, {"fault": True} if name == FAULT else CASES[name], place)
         except Exception as error:  # the test shows which cases fail
             found = {"error": f"{type(error).__name__}: {error}"}
             import traceback

@@ -43,14 +43,16 @@ class ValueSite(NamedTuple):
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside DistributedDataParallel and torch.compile, otherwise unchanged.
+    """Return the model inside DistributedDataParallel, DeepSpeed's engine and torch.compile, otherwise unchanged.
 
     The autocast that accelerate wraps around the forward stays in place, so the pass runs in the
     same precision as training.
     """
     while True:
-        if isinstance(model, nn.parallel.DistributedDataParallel):
-            model = model.module
+        if isinstance(model, nn.parallel.DistributedDataParallel) or type(model).__name__ == "DeepSpeedEngine":
+            inner = model.module
+            assert isinstance(inner, nn.Module)
+            model = inner
         elif hasattr(model, "_orig_mod"):  # torch.compile's wrapper
             inner = model._orig_mod
             assert isinstance(inner, nn.Module)
