@@ -96,6 +96,7 @@ def test_what_can_not_be_planned(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_layer_inputs_that_are_reused_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write(tmp_path, model=str(saved_model(tmp_path)), data={"train": "demo", "max_length": 1024})
     changes = ["selection.reuse_forward=true", "training.gradient_checkpointing=true"]

@@ -180,6 +180,7 @@ def test_large_fake_masks_change_nothing(device: str, monkeypatch: pytest.Monkey
     assert costs() == real
 
 
+@pytest.mark.slow
 def test_the_work_is_bounded() -> None:
     """Rows of any length and micro-batches of any size are planned, in little memory and time."""
     spec, selection = ModelSpec("x"), SelectionConfig(noise_every=0, keep=KEEP)
@@ -229,6 +230,7 @@ def test_models_that_cannot_be_planned() -> None:
         build_shapes(ModelSpec("no/such"))
 
 
+@pytest.mark.slow
 def test_proposals_keep_their_promise() -> None:
     request = Request(ModelSpec("x"), SelectionConfig(noise_every=0, keep=KEEP), Rows(24), 4, 2)
     outlook = Outlook(request, shape("llama"))

@@ -119,7 +119,7 @@ def expected_moves(rows: int, kept: int, gpus: int) -> float:
     (2 / pi)^(1/2) standard deviations. Swaps for equal tokens are left out.
 
     >>> round(expected_moves(4096, 2048, 64))
-    641
+    640
     """
     if rows < 2:
         return 0.0
