@@ -8,10 +8,7 @@ sample of 10,000 rows.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 from clustering_scale import SEED, SOURCES, write_texts
-from prepare_memory import Watch
+from preparing import Watch, measure_in_child, read_sizes
 from setting import describe_setting
 
 SIZES = (50_000, 200_000)
@@ -52,13 +49,7 @@ def measure(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        print(json.dumps(measure(Path(arguments.child))))
-        return
+    sizes = read_sizes(__doc__.splitlines()[0], SIZES, measure)
     import pyarrow.json as pj
     import pyarrow.parquet as pq
 
@@ -69,16 +60,14 @@ def main() -> None:
         folder = Path(name)
         os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
         fit(folder)
-        for rows in arguments.rows:
+        for rows in sizes:
             write_texts(folder / "rows.jsonl", rows)
             pq.write_table(pj.read_json(folder / "rows.jsonl"), folder / "rows.parquet", row_group_size=rows)
             for path in folder.glob("*labeled*"):
                 path.unlink()
-            command = [sys.executable, __file__, "--child", name]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            held = json.loads(done.stdout.splitlines()[-1])
-            sizes = " | ".join(f"{held[key] / 2**20:,.0f}" for key in ("before_bytes", "own_bytes"))
-            print(f"| {rows:,} | {held['seconds']:.0f} | {rows / held['seconds']:,.0f} | {sizes} |", flush=True)
+            held = measure_in_child(__file__, folder)
+            cells = " | ".join(f"{held[key] / 2**20:,.0f}" for key in ("before_bytes", "own_bytes"))
+            print(f"| {rows:,} | {held['seconds']:.0f} | {rows / held['seconds']:,.0f} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ measured for this commit are skipped.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -22,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
+from preparing import measure_in_child, own_bytes, read_sizes, time_reading
 from setting import describe_setting
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "sources_scale.json"
@@ -48,11 +48,12 @@ def write_texts(path: Path, rows: int) -> None:
                 )
 
 
-def measure(path: Path, folder: Path) -> dict[str, float]:
+def measure(path: Path) -> dict[str, float]:
     """Label the rows, tokenize them, and return seconds and bytes."""
     from colm.lab.run.prepare import prepare_data
     from colm.lab.run.settings import resolve_settings
 
+    folder = path.parent
     settings = resolve_settings(
         {
             "model": "tiny",
@@ -68,15 +69,7 @@ def measure(path: Path, folder: Path) -> dict[str, float]:
     # A real model's tokenizer already exists; the tiny model's is trained on only a part.
     texts = [text for row in read_rows(str(path)).select(range(5_000)) for text in row.values()]
     prepare.train_tiny_tokenizer = lambda _: train_tiny_tokenizer(texts)
-    read, seconds = prepare.read_rows_of, {}
-
-    def timed(*given: object, **options: object) -> object:
-        start = time.perf_counter()
-        found = read(*given, **options)
-        seconds["label"] = time.perf_counter() - start
-        return found
-
-    prepare.read_rows_of = timed
+    seconds = time_reading(prepare)
     start = time.perf_counter()
     data = prepare_data(settings)
     whole = time.perf_counter() - start
@@ -84,43 +77,25 @@ def measure(path: Path, folder: Path) -> dict[str, float]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     held = sum(row.stat().st_size for row in (folder / "run").iterdir())
     return {
-        "label_seconds": seconds["label"],
-        "tokenise_seconds": whole - seconds["label"],
+        "label_seconds": seconds["read"],
+        "tokenise_seconds": whole - seconds["read"],
         "peak_bytes": peak,
-        "anonymous_bytes": anonymous_bytes(),
+        "anonymous_bytes": own_bytes(),
         "labels_bytes": held,
         "tokens": tokens,
     }
 
 
-def anonymous_bytes() -> int:
-    """Return the process's own memory at the end, without file pages."""
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        print(json.dumps(measure(Path(arguments.child), Path(arguments.child).parent)))
-        return
+    sizes = read_sizes(__doc__.splitlines()[0], SIZES, measure)
     found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    for rows in arguments.rows:
+    for rows in sizes:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "rows.jsonl"
             write_texts(path, rows)
-            environment = {**os.environ, "HF_HOME": folder, "HF_DATASETS_CACHE": f"{folder}/cache"}
-            command = [sys.executable, __file__, "--child", str(path)]
-            done = subprocess.run(
-                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
-            )
+            held = measure_in_child(__file__, path, stderr=subprocess.DEVNULL)
         setting = f"{os.cpu_count()} CPU cores; {describe_setting(str(SEED))}"
-        found[str(rows)] = json.loads(done.stdout.splitlines()[-1]) | {"setting": setting}
+        found[str(rows)] = held | {"setting": setting}
         RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         print(rows, found[str(rows)], flush=True)
 

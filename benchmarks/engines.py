@@ -9,8 +9,6 @@ rows of every step, and the weights at the end. What was run stays in runs/engin
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,11 +19,13 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.support import engines_on_ranks  # noqa: E402
+from tests.support.engines import DEEPSPEED  # noqa: E402
 from tests.support.engines_on_ranks import CASES, distance, load, path_of  # noqa: E402
+from tests.support.processes import run_to_end, torchrun  # noqa: E402
 
 RUNS = ROOT / "runs" / "engines"
 RESULTS = ROOT / "docs" / "results" / "engines.md"
-DEEPSPEED, QUANTISERS = Path(sys.prefix) / "engines", Path(sys.prefix) / "quantisers"
+QUANTISERS = Path(sys.prefix) / "quantisers"
 LAUNCHES = {  # engines of one kind -> processes
     ("ddp", "native"): 2,
     ("fsdp2",): 2,
@@ -62,14 +62,9 @@ def launch(folder: Path, kind: tuple[str, ...], world: int) -> None:
     cases = [f"{engine}/{case}" for engine, case in wanted if not path_of(folder, engine, case).exists()]
     if not cases:
         return
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    environment["PYTHONPATH"] = str(DEEPSPEED if "zero2" in kind else QUANTISERS)
-    done = subprocess.run(
-        [*command, str(engines_on_ranks.__file__), str(folder), *cases], env=environment, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise SystemExit(done.stderr[-20_000:])
+    extra = str(DEEPSPEED if "zero2" in kind else QUANTISERS)
+    command = [*torchrun(world), str(engines_on_ranks.__file__), str(folder), *cases]
+    run_to_end(command, seconds=None, HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="", PYTHONPATH=extra)
 
 
 def cell(folder: Path, engine: str, case: str, notes: list[str]) -> str:

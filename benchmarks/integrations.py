@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -25,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.support import shard_on_ranks, train_on_ranks  # noqa: E402
+from tests.support.processes import run_to_end, torchrun  # noqa: E402
 from tests.support.trainers import coreset_trainer, lines, mixture  # noqa: E402
 
 from colm import SelectionConfig  # noqa: E402
@@ -42,11 +41,7 @@ class Row(NamedTuple):
 def launch(script: Path, folder: Path, world: int) -> Any:
     """Run a script in `world` processes and return what it found."""
     folder.mkdir()
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([*command, str(script), str(folder)], env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
+    run_to_end([*torchrun(world), str(script), str(folder)], seconds=None, ACCELERATE_USE_CPU="1", HF_HUB_OFFLINE="1")
     return torch.load(folder / "found.pt")
 
 

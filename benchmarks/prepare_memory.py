@@ -9,14 +9,11 @@ pages the system may drop; what must fit in memory is the process's own (anonymo
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from itertools import islice
 from pathlib import Path
@@ -24,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
+from preparing import Watch, measure_in_child, read_sizes, time_reading
 from setting import describe_setting
 
 SIZES = (100_000, 1_000_000)
@@ -49,31 +47,6 @@ def write_texts(path: Path, rows: int) -> None:
                 file.write(json.dumps(row) + "\n")
 
 
-def own_bytes() -> int:
-    """Return the process's own memory, without file pages."""
-    with open("/proc/self/status", encoding="utf-8") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
-
-
-class Watch:
-    """Samples the process's own memory, `peak` bytes, while its block runs."""
-
-    def __enter__(self) -> Watch:
-        self.before = self.peak = own_bytes()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.02):
-            self.peak = max(self.peak, own_bytes())
-
-
 def measure(path: Path) -> dict[str, float]:
     """Prepare the rows, and return seconds and bytes."""
     import colm.lab.run.prepare as prepare
@@ -87,16 +60,7 @@ def measure(path: Path) -> dict[str, float]:
     with path.open(encoding="utf-8") as file:
         tokenizer = train_tiny_tokenizer(json.loads(line)["prompt"] for line in islice(file, 5_000))
     prepare.train_tiny_tokenizer = lambda _: tokenizer
-    seconds = {}
-    read = prepare.read_rows_of
-
-    def timed(*given: object, **options: object) -> object:
-        start = time.perf_counter()
-        found = read(*given, **options)
-        seconds["read"] = time.perf_counter() - start
-        return found
-
-    prepare.read_rows_of = timed
+    seconds = time_reading(prepare)
     with Watch() as watch:
         start = time.perf_counter()
         prepared = prepare.prepare_data(settings)
@@ -117,30 +81,21 @@ def run(rows: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
         write_texts(path, rows)
-        environment = {**os.environ, "HF_HOME": folder, "HF_DATASETS_CACHE": f"{folder}/cache"}
-        command = [sys.executable, __file__, "--child", str(path)]
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+        return measure_in_child(__file__, path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        print(json.dumps(measure(Path(arguments.child))))
-        return
+    sizes = read_sizes(__doc__.splitlines()[0], SIZES, measure)
     print(f"{os.cpu_count()} CPU cores; {describe_setting(str(SEED))}; generated rows of 8 words, {SOURCES} sources.\n")
     print(
         "| rows | read, hold out, weight, s | tokenize, s | own memory, peak, MiB | resident, peak, MiB | disk, MiB |"
     )
     print("| ---: | ---: | ---: | ---: | ---: | ---: |")
     found = {}
-    for rows in arguments.rows:
+    for rows in sizes:
         found[rows] = held = run(rows)
-        sizes = " | ".join(f"{held[key] / 2**20:,.0f}" for key in ("own_bytes", "peak_bytes", "disk_bytes"))
-        print(f"| {rows:,} | {held['read_seconds']:.0f} | {held['tokenize_seconds']:.0f} | {sizes} |", flush=True)
+        cells = " | ".join(f"{held[key] / 2**20:,.0f}" for key in ("own_bytes", "peak_bytes", "disk_bytes"))
+        print(f"| {rows:,} | {held['read_seconds']:.0f} | {held['tokenize_seconds']:.0f} | {cells} |", flush=True)
     if len(found) > 1:
         few, many = min(found), max(found)
         a_row = (found[many]["own_bytes"] - found[few]["own_bytes"]) / (many - few)

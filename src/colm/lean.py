@@ -96,10 +96,9 @@ class LeanHead:
         if fused or chunk_tokens is not None:
             self._head = find_head(model)
             if self._head is None:
-                sharded = "the output head's weights are split over ranks"
-                raise UnsupportedModelError(
-                    sharded if is_sharded(module) else "the output head alone does not give the model's logits"
-                )
+                if is_sharded(module):
+                    raise UnsupportedModelError("the output head's weights are split over ranks")
+                raise UnsupportedModelError("the output head alone does not give the model's logits")
         if fused and self._head is not None:
             self._fused = FusedHead.of(self._head)
         if check:
@@ -231,11 +230,8 @@ def lean_head(model: nn.Module, selection: SelectionConfig, *, check: bool = Tru
             why = why or str(error)
             continue
         instead = f"not {_WAYS[ways[0]]}: {why}" if why else ""
-        logger.info("The output head runs on labeled positions only%s.", _listed(_WAYS[way], instead))
+        told = filter(None, ["The output head runs on labeled positions only", _WAYS[way], instead])
+        logger.info("%s.", ", ".join(told))
         return head
     logger.info("The output head runs on all positions in training: %s.", why)
     return None
-
-
-def _listed(*parts: str) -> str:
-    return "".join(f", {part}" for part in parts if part)

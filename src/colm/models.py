@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from colm.errors import ConfigError, one_line
-from colm.step.sharding import whole_shape
+from colm.step.sharding import is_split_by_zero, whole_shape
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def load_model(name: str, *, dtype: str = "auto") -> Any:
             f"The model {name!r} could not be loaded ({one_line(error)}). Use a Hub name, a folder, "
             "a .gguf file, 'demo' or 'tiny'."
         ) from error
-    if any(hasattr(weight, "ds_id") for weight in loaded.parameters()):
+    if is_split_by_zero(loaded):
         raise ConfigError(
             f"The model {name!r} is a .gguf file, whose weights DeepSpeed's ZeRO-3 cannot split as they are loaded. "
             "Save it as a folder (colm.models.load_model, then save_pretrained), or use ZeRO-2 or FSDP2."

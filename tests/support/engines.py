@@ -8,7 +8,12 @@ find, so these functions make one that says "one device for each process". Train
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import Any
+
+DEEPSPEED = Path(sys.prefix) / "engines"
+"""Where make test-slow installs DeepSpeed, which transformers and accelerate import wherever they find it."""
 
 STATE: dict[str, Any] = {"accelerator_config": {"use_configured_state": True}}
 

@@ -1,4 +1,4 @@
-"""Runs of `colm train` in processes of their own."""
+"""Programs in processes of their own: runs of `colm train`, and scripts under torchrun."""
 
 from __future__ import annotations
 
@@ -6,13 +6,25 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 
+def torchrun(ranks: int) -> list[str]:
+    """Return the beginning of a command that starts a program in so many processes."""
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+
+
+def run_to_end(command: Sequence[str], *, seconds: float | None, **environment: str) -> None:
+    """Run a command, for so many seconds at most, and show the end of its error output if it fails."""
+    given = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=seconds)
+    assert done.returncode == 0, done.stderr[-20_000:]
+
+
 def start(config: str, *more: str, ranks: int = 1) -> subprocess.Popen[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
     return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "colm", "train", config, *more],
+        [*(torchrun(ranks) if ranks > 1 else [sys.executable]), "-m", "colm", "train", config, *more],
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -15,17 +13,15 @@ import pytest
 import torch
 from tests.support import command_on_ranks, engines_on_ranks
 from tests.support.commands import write_run
-from tests.support.engines import arguments_of
+from tests.support.engines import DEEPSPEED, arguments_of
 from tests.support.engines_on_ranks import CASES, FAULT, distance, load
 from tests.support.files import read_lines
+from tests.support.processes import run_to_end, torchrun
 from transformers import AutoModelForCausalLM
 
 from colm.models import build_tiny_model, train_tiny_tokenizer
 
 pytestmark = pytest.mark.engines
-
-DEEPSPEED = Path(sys.prefix) / "engines"
-"""Where make test-slow installs DeepSpeed, which transformers and accelerate import wherever they find it."""
 
 SAME: dict[str, tuple[str, ...]] = {
     "fsdp2": ("exact", "uneven reuse", "noise", "trl", "shards", "best shards"),
@@ -49,18 +45,10 @@ RAN_ONLY = {"fsdp2": ("bfloat16",)}
 Runs = Callable[[str, str], dict[str, Any]]
 
 
-TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
-
-
-def launch(*arguments: str | None, deepspeed: bool, launcher: Sequence[str] = TORCHRUN) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    if deepspeed:
-        if not DEEPSPEED.is_dir():
-            pytest.skip("make test-slow installs DeepSpeed")
-        environment["PYTHONPATH"] = str(DEEPSPEED)
-    command = [sys.executable, "-m", *launcher, *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-3000:]
+def launch(command: Sequence[str], *, deepspeed: bool) -> None:
+    if deepspeed and not DEEPSPEED.is_dir():
+        pytest.skip("make test-slow installs DeepSpeed")
+    run_to_end(command, seconds=400, CUDA_VISIBLE_DEVICES="", **({"PYTHONPATH": str(DEEPSPEED)} if deepspeed else {}))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +65,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         cases += [f"{engine}/{case}" for held in (SAME, RAN_ONLY) for engine in kind for case in held.get(engine, ())]
         cases += [f"{engine}/{case}" for engine, case in REFUSED if engine in kind]
         cases += [f"{engine}/{FAULT}" for engine in kind if engine != "native"]
-        launch(engines_on_ranks.__file__, str(folder), *cases, deepspeed="zero2" in kind)
+        launch([*torchrun(2), str(engines_on_ranks.__file__), str(folder), *cases], deepspeed="zero2" in kind)
 
     def run(engine: str, case: str) -> dict[str, Any]:
         run_kind(next(kind for kind in KINDS if engine in kind))
@@ -135,26 +123,27 @@ def test_what_an_engine_does_not_do_is_refused_by_name(runs: Runs, engine: str, 
 @pytest.mark.parametrize("engine", ["fsdp2", "zero3"])
 def test_the_command_line_saves_a_whole_model_and_resumes(tmp_path: Path, engine: str) -> None:
     training = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 4, "save_steps": 2}
-    launcher = TORCHRUN
+    launcher = torchrun(2)
     if engine == "fsdp2":  # in the run's own settings
         training |= arguments_of(engine, state_dict_type="SHARDED_STATE_DICT")
         del training["accelerator_config"]
     else:  # in accelerate's
         training["use_cpu"] = False
         example = Path(__file__).parents[2] / "examples" / "launch" / f"{engine}.yaml"
-        launcher = ("accelerate.commands.launch", "--config_file", str(example), "--num_processes=2")
+        accelerate = [sys.executable, "-m", "accelerate.commands.launch"]
+        launcher = [*accelerate, "--config_file", str(example), "--num_processes=2"]
     tokenizer = train_tiny_tokenizer(["Name number 1: 2", "Rare 3? 4 + 1 = 5"])
     build_tiny_model(tokenizer).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     config = write_run(tmp_path, model=str(tmp_path / "model"), training=training)
-    command = (command_on_ranks.__file__, engine, "train", config)
-    launch(*command, deepspeed=engine == "zero3", launcher=launcher)
+    command = [*launcher, str(command_on_ranks.__file__), engine, "train", config]
+    launch(command, deepspeed=engine == "zero3")
     run = tmp_path / "run"
     first = AutoModelForCausalLM.from_pretrained(run).state_dict()
     evaluations = read_lines(run / "evaluations.jsonl")
     assert (evaluations[0]["step"], evaluations[-1]["step"]) == (0, 4)  # the first one within training
     shutil.rmtree(run / "checkpoint-4")
-    launch(*command, "--resume", deepspeed=engine == "zero3", launcher=launcher)
+    launch([*command, "--resume"], deepspeed=engine == "zero3")
     again = AutoModelForCausalLM.from_pretrained(run).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert read_lines(run / "evaluations.jsonl")[-1]["losses"] == evaluations[-1]["losses"]

@@ -16,6 +16,7 @@ from datasets import Dataset
 from tests.support import resume_on_ranks
 from tests.support.interrupted import FACTORS, differences, interrupt, possible
 from tests.support.pairs import all_pairs, pairs_of
+from tests.support.processes import torchrun
 from tests.support.sft import sft_settings
 from tests.support.trainers import coreset_trainer, lines, mixture, same_weights, weights
 from torch.utils.data import RandomSampler
@@ -52,7 +53,7 @@ def test_also_in_other_orders(tmp_path: Path, case: dict[str, Any]) -> None:
 @pytest.mark.slow
 def test_also_on_two_ranks(tmp_path: Path) -> None:
     script = Path(resume_on_ranks.__file__)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = torchrun(2)
     environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=1800

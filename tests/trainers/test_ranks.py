@@ -15,6 +15,7 @@ import torch
 from tests.support import train_on_ranks
 from tests.support.commands import write_run
 from tests.support.files import read_lines
+from tests.support.processes import run_to_end, torchrun
 from tests.support.train_on_ranks import CASES
 
 SCRIPT = Path(train_on_ranks.__file__)
@@ -26,12 +27,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     found = {}
     for world in (1, 2, 4):
         folder = tmp_path_factory.mktemp(f"world{world}")
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
-        environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [*command, str(SCRIPT), str(folder)], env=environment, capture_output=True, text=True, timeout=600
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        run_to_end([*torchrun(world), str(SCRIPT), str(folder)], seconds=600, ACCELERATE_USE_CPU="1")
         found[world] = torch.load(folder / "found.pt")
     return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -15,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
 from datasets import Dataset
 from tests.support.models import tiny_model
+from tests.support.processes import torchrun
 from tests.support.trainers import (
     collate,
     coreset_trainer,
@@ -243,7 +243,7 @@ def test_lightning(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_train_on_the_rows_of_the_control_and_resume(tmp_path: Path) -> None:
     script = Path(__file__).parents[1] / "support" / "sample_on_ranks.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script, tmp_path]
+    command = [*torchrun(2), script, tmp_path]
     subprocess.run(list(map(str, command)), check=True, timeout=600)
     found = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=False) for rank in range(2)]
     data = mixture(90)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.support import shard_on_ranks
+from tests.support.processes import run_to_end, torchrun
 from tests.support.shard_on_ranks import CASES, POLICIES
 
 SCRIPT = Path(shard_on_ranks.__file__)
@@ -23,15 +21,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     found = {}
     for world in (1, 2):
         folder = tmp_path_factory.mktemp(f"world{world}")
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
-        done = subprocess.run(
-            [*command, str(SCRIPT), str(folder)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        run_to_end([*torchrun(world), str(SCRIPT), str(folder)], seconds=300)
         found[world] = torch.load(folder / "found.pt")
     return found
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import pytest
 import torch
 from datasets import Dataset
 from tests.support.commands import write_run
+from tests.support.processes import torchrun
 from tests.support.sft import sft_settings
 from tests.support.trainers import coreset_trainer, lines, mixture
 from torch.utils.data import IterableDataset
@@ -154,7 +154,7 @@ def test_two_processes_keep_what_one_does(tmp_path: Path) -> None:
         data = {"train": str(folder / "rows.jsonl"), "streaming": True, "window": 40, "max_length": 32}
         training = {"per_device_train_batch_size": 8 // world, "gradient_accumulation_steps": 2, "use_cpu": True}
         config = write_run(folder, data=data, training={**training, "max_steps": 3, "save_strategy": "no"})
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
+        command = torchrun(world)
         environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
         command += ["-m", "colm", "train", config]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

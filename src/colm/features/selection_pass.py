@@ -15,8 +15,7 @@ from colm.features.exact import exact_features
 from colm.features.site import ValueSite
 from colm.features.spsa import draw_directions, spsa_features
 from colm.step.pool import Pool
-from colm.step.ranks import most_over_ranks
-from colm.step.sharding import is_sharded
+from colm.step.sharding import missing_forwards
 from colm.types import Features
 
 FEATURES = {
@@ -75,7 +74,7 @@ def run_selection_pass(
         return FEATURES[wanted.kind](model, site, pool, groups, head_chunk_tokens=chunk)
 
     groups = list(pool.group(rows, max_tokens))
-    most = most_over_ranks(len(groups), pool.device) if is_sharded(model) else len(groups)
+    more = missing_forwards(model, len(groups), pool.device)
     precision: AbstractContextManager[object] = nullcontext()
     if limits.dtype is not None:
         precision = torch.autocast(pool.device.type, dtype=getattr(torch, limits.dtype))
@@ -83,6 +82,6 @@ def run_selection_pass(
         with recording(groups) if recording is not None else nullcontext():
             features = run(groups)
         shortest = pool.by_length(range(len(pool)))[-1]
-        for _ in range(most - len(groups)):
-            run([[shortest]])  # the other ranks wait for this rank's shard of the weights
+        for _ in range(more):
+            run([[shortest]])
     return features

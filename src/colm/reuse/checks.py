@@ -8,6 +8,7 @@ from torch import nn
 
 from colm.errors import ConfigError, UnsupportedModelError
 from colm.features.site import unwrap
+from colm.step.sharding import is_split_by_zero
 
 STRETCHED = ("dynamic", "longrope")
 """Rotary embeddings that depend on the longest row of a micro-batch: a row's states then depend on its micro-batch."""
@@ -30,7 +31,7 @@ def check_reuse(model: nn.Module) -> list[tuple[str, nn.Module]]:
         UnsupportedModelError: the model is sharded or compiled, or has no layers with a checkpoint function.
     """
     inner = unwrap(model)
-    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+    if is_split_by_zero(model):
         raise UnsupportedModelError(
             "reuse_forward=True does not work with DeepSpeed's ZeRO-3, which changes what each layer is given; use "
             f"ZeRO-2 or FSDP2, {_OFF}"

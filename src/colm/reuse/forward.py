@@ -29,8 +29,7 @@ from colm.reuse.checks import check_checkpointing, check_reuse
 from colm.reuse.known import KnownForward
 from colm.reuse.recording import Recording
 from colm.step.pool import Pool
-from colm.step.ranks import most_over_ranks
-from colm.step.sharding import is_sharded
+from colm.step.sharding import missing_forwards
 from colm.types import Batch
 
 logger = logging.getLogger(__name__)
@@ -134,12 +133,12 @@ class ForwardReuse:
         passed = recording.precision is not None
         missing = [position for run in runs for position in run if position not in recording.where] if passed else []
         groups = list(pool.group(missing, max_tokens))
-        most = most_over_ranks(len(groups), pool.device) if is_sharded(self._model) else len(groups)
+        more = missing_forwards(self._model, len(groups), pool.device)
         with recording.watch(groups):
             for group in groups:
                 self._run(pool, group)
-        for _ in range(most - len(groups)):
-            self._run(pool, pool.by_length(range(len(pool)))[-1:])  # other ranks wait for this rank's shard of weights
+        for _ in range(more):
+            self._run(pool, pool.by_length(range(len(pool)))[-1:])
         if not passed:
             return
         self._precision, self._parts = recording.precision, recording.parts

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from colm.errors import UnsupportedModelError
+from colm.step.ranks import most_over_ranks
 
 
 class Split(NamedTuple):
@@ -23,14 +25,27 @@ class Split(NamedTuple):
 
 def sharding_of(model: nn.Module) -> Split:
     """Return how a model is sharded now; `fully_shard` and DeepSpeed change a model in place."""
-    zero = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+    zero = is_split_by_zero(model)
     engine = any(hasattr(module, "ds_id") for module in model.modules())  # it numbers what it gathers weights for
     return Split(zero or _has_fsdp2(model), zero and not engine)
+
+
+def is_split_by_zero(model: nn.Module) -> bool:
+    """Return whether DeepSpeed's ZeRO-3 has split a weight; it numbers those."""
+    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
 def is_sharded(model: nn.Module) -> bool:
     """Return whether `fully_shard` (FSDP2) wraps the model or a part of it, or ZeRO-3 has split a weight."""
     return sharding_of(model).sharded
+
+
+def missing_forwards(model: nn.Module, count: int, device: torch.device) -> int:
+    """Return how many forwards this rank must run beside its `count`, for the ranks that wait for its shard of weights.
+
+    All ranks must call it, before the forwards.
+    """
+    return most_over_ranks(count, device) - count if is_sharded(model) else 0
 
 
 def whole_shape(weight: Tensor) -> Sequence[int]:

@@ -31,6 +31,11 @@ def zero_stage(trainer: Any) -> int | None:
     return None if plugin is None else int(plugin.zero_stage)
 
 
+def fsdp_plugin(trainer: Any) -> Any:
+    """Return accelerate's settings of FSDP; None without it."""
+    return getattr(trainer.accelerator.state, "fsdp_plugin", None)
+
+
 def evaluates_in_training(trainer: Any) -> bool:
     """Return whether an engine places the model in `train`, together with its optimizer, and not before."""
     return engine_of(trainer) != "no engine"
@@ -42,19 +47,19 @@ def check_engine(trainer: Any) -> None:
     Raises:
         ConfigError: FSDP1, FSDP on a CPU, or ZeRO-3 that would not save the model.
     """
-    args, state = trainer.args, trainer.accelerator.state
-    plugin = getattr(state, "fsdp_plugin", None)
+    plugin = fsdp_plugin(trainer)
     if plugin is not None and plugin.fsdp_version == 1:
         raise ConfigError(
             "FSDP1 has not been tested with selection, and transformers will remove it. Set version: 2 in fsdp_config "
             "(fsdp_version: 2 in an accelerate config)."
         )
-    if plugin is None and (getattr(args, "fsdp", None) or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
+    if plugin is None and (getattr(trainer.args, "fsdp", None) or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
         raise ConfigError(
             "FSDP shards nothing here: accelerate drops it on CPUs, so each process would hold the whole model. Unset "
             "fsdp, or launch without an FSDP configuration, or train on GPUs."
         )
-    if zero_stage(trainer) == 3 and not state.deepspeed_plugin.deepspeed_config["zero_optimization"].get(GATHER):
+    zero = trainer.accelerator.state.deepspeed_plugin if zero_stage(trainer) == 3 else None
+    if zero is not None and not zero.deepspeed_config["zero_optimization"].get(GATHER):
         raise ConfigError(
             f"{GATHER} is not true in DeepSpeed's configuration, so ZeRO-3 would save no model at the end. Set it to "
             "true (zero3_save_16bit_model: true in an accelerate config)."
@@ -65,15 +70,16 @@ def check_engine(trainer: Any) -> None:
 def whole_weights(trainer: Any) -> Iterator[None]:
     """Within the block, the Trainer saves the whole model, also if checkpoints hold FSDP's shards."""
     reshard(trainer.model)
-    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
-    held: Any = None if plugin is None else plugin.state_dict_type
+    plugin = fsdp_plugin(trainer)
+    if plugin is None:
+        yield
+        return
+    held = plugin.state_dict_type
+    plugin.state_dict_type = type(held).FULL_STATE_DICT
     try:
-        if plugin is not None:
-            plugin.state_dict_type = type(held).FULL_STATE_DICT
         yield
     finally:
-        if plugin is not None:
-            plugin.state_dict_type = held
+        plugin.state_dict_type = held
 
 
 class EngineMixin(_TrainerSeams):

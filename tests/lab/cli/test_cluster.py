@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 import yaml
 from tests.support.commands import write_run
 from tests.support.files import read_lines
+from tests.support.processes import torchrun
 from tests.support.topics import topic_rows
 
 from colm.lab.cli import main
@@ -126,7 +126,7 @@ def test_runs_of_a_comparison_share_their_clusters(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_one_of_two_processes_clusters(tmp_path: Path) -> None:
     config = write_config(tmp_path)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "colm"]
+    command = [*torchrun(2), "-m", "colm"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
     for again in ([], ["--resume", "training.max_steps=8"]):
         done = subprocess.run(

@@ -20,7 +20,7 @@ from colm.lab.run.prepare import PreparedData, prepare_data
 from colm.lab.run.resume import check_order
 from colm.lab.run.settings import RunSettings
 from colm.lab.run.train import make_trainer
-from colm.lab.run.training import WHOLE
+from colm.lab.run.training import UNSHARDED
 from colm.lab.sources.pools import expect_pool
 from colm.lab.sources.store import centroids_path
 from colm.step.pool import IGNORE
@@ -98,7 +98,7 @@ def _describe_validation(data: PreparedData) -> str:
 
 def _move(settings: RunSettings, scratch: Path) -> RunSettings:
     """Return the settings with `scratch` for everything that a run writes before it starts, and without uploads."""
-    training = {**settings.training, **WHOLE, "push_to_hub": False}
+    training = {**settings.training, **UNSHARDED, "push_to_hub": False}
     rules = settings.sources
     labels = Path(rules.labels or settings.output_dir / LABELS_NAME)
     copy = scratch / labels.name

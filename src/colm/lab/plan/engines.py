@@ -10,9 +10,6 @@ from typing import Any
 from colm.errors import ConfigError, one_line
 from colm.lab.plan.sharding import Sharding
 
-ENGINE_SETTINGS = ("fsdp", "fsdp_config", "deepspeed")
-"""Training arguments that name an engine."""
-
 OFFLOADS = ("offload_optimizer", "offload_param")
 
 ZERO_SIZES = {

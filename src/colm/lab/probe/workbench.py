@@ -20,7 +20,7 @@ from colm.lab.probe.worth import Choice
 from colm.lab.run.prepare import prepare_data
 from colm.lab.run.settings import RunSettings
 from colm.lab.run.train import make_trainer
-from colm.lab.run.training import WHOLE
+from colm.lab.run.training import UNSHARDED
 from colm.lean import lean_head
 from colm.losses import example_losses
 from colm.sampler import MixtureBatchSampler
@@ -60,7 +60,7 @@ class Workbench:
                 "data.streaming=false, or name a file with a part of the data."
             )
         data = prepare_data(settings)
-        self.trainer = make_trainer(settings._replace(training={**settings.training, **WHOLE}), data)
+        self.trainer = make_trainer(settings._replace(training={**settings.training, **UNSHARDED}), data)
         self.model: Any = self.trainer.model
         self.selection = settings.selection
         self.optimizer: Any = self.trainer.create_optimizer()

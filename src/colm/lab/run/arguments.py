@@ -24,6 +24,9 @@ TRAINING_DEFAULTS: dict[str, Any] = {"report_to": "none", "logging_steps": 10, "
 
 LORA_DEFAULTS: dict[str, Any] = {"target_modules": "all-linear"}
 
+ENGINE_SETTINGS = ("fsdp", "fsdp_config", "deepspeed")
+"""Training arguments that name an engine, which shares the model over processes."""
+
 OWNED = ("output_dir", "seed")
 """Training arguments with their own place at the top of the file."""
 

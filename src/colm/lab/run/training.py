@@ -21,6 +21,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from colm.errors import ConfigError, one_line
 from colm.lab.run.adapters import lora_config
 from colm.lab.run.arguments import (
+    ENGINE_SETTINGS,
     LORA_DEFAULTS,
     LORA_PLACE,
     NEEDS_INIT,
@@ -160,7 +161,7 @@ class _Unplaced(TrainingArguments):
         return torch.device("cpu")
 
 
-WHOLE: dict[str, None] = dict.fromkeys(("fsdp", "fsdp_config", "deepspeed"))
+UNSHARDED: dict[str, None] = dict.fromkeys(ENGINE_SETTINGS)
 """Settings for a single process, which holds the whole model."""
 
 MACHINE = {
@@ -168,7 +169,7 @@ MACHINE = {
     **dict.fromkeys(("tf32", "torch_compile_backend", "torch_compile_mode"), None),
     "use_cpu": True,
     "report_to": "none",
-    **WHOLE,
+    **UNSHARDED,
 }
 """Settings that not every machine supports; neutralized when colm only reads a run's settings."""
 

@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
-from colm.lab.plan.engines import ENGINE_SETTINGS
 from colm.lab.plan.request import UNPLANNED, make_request
 from colm.lab.plan.shapes import Shapes, build_shapes
 from colm.lab.plan.steps import Rehearsal, Rows
+from colm.lab.run.arguments import ENGINE_SETTINGS
 from colm.lab.run.prepare import PreparedData
 from colm.lab.run.settings import RunSettings, resolve_settings
 from colm.sampler import MixtureBatchSampler
