@@ -2,10 +2,10 @@
 
     python benchmarks/sooner.py reasoning --free control --rows 32 --seeds 1 2 3
     python benchmarks/sooner.py demo --free temperature --rows 8 --seeds 1 2 3
-    python benchmarks/sooner.py page                  # docs/results/sooner.md from all runs
+    python benchmarks/sooner.py page                  # rows of docs/results/sooner.md, from the stored runs
 
 The plain side is `transformers.Trainer` with its default collator and order on random rows; the free side is
-`CoresetTrainer` without a selection pass. Both train as many rows a step in the same micro-batches. Each side has the
+`CoresetTrainer` without a selection pass. Both train as many rows a step in four micro-batches. Each side has the
 best of `RATES` by final macro loss on seed 0, and its own linear schedule. The free side's number of steps is the
 smallest of `SHARES` of the plain side's that reaches the plain side's final macro loss on seed 0. On each counted seed
 both sides train in turn; seconds are process time on one thread, without evaluations, until the macro loss of the
@@ -22,6 +22,7 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -49,17 +50,21 @@ from colm.trainers.hf import CoresetTrainer
 RATES = (1e-3, 2e-3, 4e-3)
 SHARES = (0.2, 0.3, 0.4, 0.55, 0.75, 1.0)
 TRAINED_ROWS = {"reasoning": 2048, "real": 2048, "demo": 320}  # of the plain side
-MICRO_BATCH, EVALUATIONS, TEMPERATURE = 8, 8, 10 / 3
+MICRO_BATCHES, EVALUATIONS, TEMPERATURE = 4, 8, 10 / 3
 ROOT = Path("runs/sooner")
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "sooner.md"
+RULE = f"|{' --- |' * 12}"
+"""The line between the head and the rows of the page's table."""
+
 FREE = {
     "same": SelectionConfig(features="none", keep=1.0, small_sources="none", by_source=False, loss="token"),
     "random": SelectionConfig(features="none", keep=1.0, small_sources="none", by_source=False),
     "control": SelectionConfig(features="none", keep=0.5),
+    "balanced": SelectionConfig(features="none", keep=0.5, order="balanced", loss="token"),
     "temperature": SelectionConfig(features="none", keep=1.0, small_sources="none", by_source=False),
 }
-"""The same rows and loss as the plain side's; the same rows; small sources kept and half of each pool trained; sources
-drawn by temperature."""
+"""The same rows and loss as the plain side's; the same rows; small sources kept and half of each pool trained; the same
+with the plain side's loss, the rows dealt evenly; sources drawn by temperature."""
 
 
 def load(name: str, temperature: float | None = None) -> PreparedData:
@@ -159,7 +164,7 @@ class Study:
         path = ROOT / self.name / f"{way}-{self.rows}-{seed}-{rate:g}-{steps}.json"
         if path.exists():
             return Run(json.loads(path.read_text()))
-        micro_batch = min(self.rows, MICRO_BATCH)
+        micro_batch = self.rows // MICRO_BATCHES
         config = FREE[self.free]
         pool = 1 if side == "plain" else round(1 / (config.keep or 1))
         model = build_model(self.name)
@@ -167,7 +172,7 @@ class Study:
             args = TrainingArguments(
                 folder,
                 per_device_train_batch_size=pool * micro_batch,
-                gradient_accumulation_steps=self.rows // micro_batch,
+                gradient_accumulation_steps=MICRO_BATCHES,
                 max_steps=steps,
                 learning_rate=rate,
                 warmup_steps=0.05,
@@ -242,7 +247,9 @@ def describe(listed: Mapping[str, Any]) -> str:
         shown.append(show([free.macros(kind)[-1] - plain.macros(kind)[-1] for plain, free in pairs], "+", 3))
         shown.append(show([free.micro(sizes, kind) - plain.micro(sizes, kind) for plain, free in pairs], "+", 3))
     rates, steps = ("{:g} / {:g}".format(*listed[key]) for key in ("rates", "steps"))
-    return f"| {' | '.join(map(str, (listed['name'], listed['rows'], listed['free'], rates, steps, *shown)))} |"
+    commits = {run["setting"].partition("commit ")[2].partition(";")[0] for run in chain.from_iterable(listed["pairs"])}
+    cells = (listed["name"], listed["rows"], listed["free"], rates, steps, *shown, ", ".join(sorted(commits)))
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def time_to_reach(plain: Run, free: Run, kind: int, *, whole: bool) -> float | None:
@@ -265,28 +272,11 @@ def show(values: list[float], sign: str, digits: int) -> str:
     return f"{mean.mean:{sign}.{digits}f}{ends}"
 
 
-HEAD = """# Sooner than the plain Trainer
-
-How long does a free method with the lean step take until it has the final macro loss of `transformers.Trainer`? The plain side trains
-random rows with its default collator, order and loss, the mean over tokens. The free side is `CoresetTrainer` without a selection
-pass: rows of a step by length, the output head on labeled positions, and, but for `same`, the mean over examples:
-
-- `same`: the plain side's rows, loss and steps, which is the same training up to rounding,
-- `random`: random rows,
-- `control`: small sources whole, and half of each pool,
-- `temperature`: sources drawn in proportion to rows^0.3.
-
-Both sides train as many rows a step in as many micro-batches. Each has its best learning rate of {rates} on seed 0 and a linear
-schedule that ends at its own end; the free side takes the fewest steps of a grid that reach the plain side's loss on seed 0. Time is
-process time on one thread, without evaluations, relative to all of the plain side's. Losses are judged both ways: means over rows of
-their mean token loss, as colm reports them, and means over tokens, what the plain side minimizes. The last four columns are final
-losses minus the plain side's; a shorter run may end higher in one of them. All are means over {seeds} with 95 % t-intervals.
-Mixtures and models are those of [equal time](equal_time_reasoning.md){demo}.
-
-`python benchmarks/sooner.py`; {setting}.
-
-| mixture | rows | free | rates | steps | time, rows | time, tokens | macro, rows | micro, rows | macro, tokens | micro, tokens |
-| --- | ---: | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""  # noqa: E501
+def update_table(page: str, rows: list[str]) -> str:
+    """Return the page with rows put in order into its table, instead of those of the same mixture, rows and method."""
+    head, rule, table = page.partition(RULE)
+    found = {tuple(row.split(" | ")[:3]): row for row in [*table.strip().splitlines(), *rows]}
+    return "\n".join([head + rule, *(found[key] for key in sorted(found)), ""])
 
 
 def main() -> None:
@@ -300,18 +290,8 @@ def main() -> None:
     if arguments.name != "page":
         Study(arguments.name, arguments.free, arguments.rows).compare(arguments.seeds)
         return
-    held = [json.loads(path.read_text()) for path in sorted(ROOT.glob("*.json"))]
-    counts = sorted({len(listed["pairs"]) for listed in held})
-    settings = [run["setting"] for listed in held for pair in listed["pairs"] for run in pair]
-    commits = {setting.partition("commit ")[2].partition(";")[0] for setting in settings}
-    demo = any(listed["name"] == "demo" for listed in held)
-    head = HEAD.format(
-        rates=" and ".join(f"{rate:g}" for rate in RATES),
-        seeds=f"{' or '.join(map(str, counts))} paired seeds",
-        setting=f"{settings[0].partition('; commit')[0]}; commits {', '.join(sorted(commits))}",
-        demo="; `demo` is a new model with a vocabulary of 49,152 on the demo's mixture" if demo else "",
-    )
-    RESULTS.write_text("\n".join([head, *map(describe, held)]) + "\n")
+    held = [json.loads(path.read_text()) for path in ROOT.glob("*.json")]
+    RESULTS.write_text(update_table(RESULTS.read_text(), [describe(listed) for listed in held]))
 
 
 if __name__ == "__main__":
