@@ -34,7 +34,7 @@ def is_learnable(labels: Sequence[int]) -> bool:
     >>> is_learnable([-100, 7]), is_learnable([7, -100])
     (True, False)
     """
-    return any(label != IGNORE for label in labels[1:])
+    return labels[1:].count(IGNORE) < len(labels) - 1
 
 
 def count_labelled(labels: Tensor, cu_seq_lens: Tensor | None = None) -> Tensor:

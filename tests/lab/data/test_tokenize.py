@@ -11,6 +11,7 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 from tests.support.templates import CHAT
 
+from colm.errors import DataError
 from colm.lab.data import tokenize
 from colm.lab.data.formats import Rendering
 from colm.lab.data.tokenize import LabelledTokenizer, tokenize_counted, tokenize_rows
@@ -66,7 +67,29 @@ def test_the_same_settings_have_the_same_fingerprint_also_after_use() -> None:
 def test_a_copy_in_another_process_tokenizes_alike() -> None:
     made = LabelledTokenizer("prompt_completion", make_tokenizer(), Rendering(32), "source")
     columns, numbers = ROWS[:], list(range(len(ROWS)))
-    assert pickle.loads(pickle.dumps(made))(columns, numbers) == made(columns, numbers)
+    ours, copied = (held(columns, numbers) for held in (made, pickle.loads(pickle.dumps(made))))
+    assert {name: list(map(str, held)) for name, held in copied.items()} == {
+        name: list(map(str, held)) for name, held in ours.items()
+    }
+
+
+def test_processes_share_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenize, "SHARD", 5)
+    rows = Dataset.from_list(
+        [{**row, "completion": row["completion"] * (number != 6)} for number, row in enumerate(ROWS)]
+    )
+    options: dict[str, Any] = {"format_name": "auto", "source_column": "source"}
+    alone, shared = (
+        tokenize_counted([rows], TOKENIZER, rendering=Rendering(32), num_proc=processes, **options)
+        for processes in (1, 2)
+    )
+    assert shared.tokens[:] == alone.tokens[:]
+    assert shared.tokens.features == alone.tokens.features
+    assert shared.texts[0][:] == alone.texts[0][:]
+    assert len(alone.tokens) == len(ROWS) - 1
+    long = ROWS.select(range(7)).add_item({**ROWS[7], "prompt": "1" * 99})
+    with pytest.raises(DataError, match=r'"1{9}.*has 101 tokens, more than data.max_length=32\. Shorten it'):
+        tokenize_counted([long], TOKENIZER, rendering=Rendering(32, too_long="refuse"), num_proc=2, **options)
 
 
 @pytest.mark.parametrize("learnable", [("101", "0", "0011"), ("000", "01"), ("111", "11")])

@@ -85,7 +85,7 @@ EACH = [f"training.{name}" for name in ("eval_strategy=steps", "eval_steps=1", "
         ([], ["training.max_steps=9", "training.num_train_epochs=2", "training.eval_steps=2"], ""),
         ([], ["training.per_device_train_batch_size=2", "training.gradient_accumulation_steps=4"], ""),
         ([], ["training.gradient_checkpointing=true", "selection.reuse_forward=true"], ""),
-        ([], ["selection.padding_free=true"], ""),
+        ([], ["selection.padding_free=true", "data.num_proc=2"], ""),
         ([], ["training.weight_decay=0.0", "training.lr_scheduler_type=linear"], ""),  # the defaults, spelled out
         ([], ["lora.r=4"], "lora: None -> {'target_modules': 'all-linear', 'r': 4}"),
         (["lora.r=4"], ["lora.r=4", "lora.bias=none"], ""),

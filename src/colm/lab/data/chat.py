@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from colm.errors import ConfigError, DataError
 from colm.lab.data.encode import Encoder, Ids
 from colm.step.pool import IGNORE
@@ -196,9 +198,12 @@ class Chat:
                     "without their reasoning), so such turns are read but not learned; the last turn is."
                 )
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids, labels = list(encoded["input_ids"]), []
-        for token, (start, end) in zip(ids, encoded["offset_mapping"], strict=True):
-            labels.append(token if any(start < stop and end > begin for begin, stop in spans) else IGNORE)
+        ids = list(encoded["input_ids"])
+        starts, ends = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
+        learned = np.zeros(len(ids), dtype=bool)
+        for begin, stop in spans:
+            learned |= (starts < stop) & (ends > begin)
+        labels = np.where(learned, ids, IGNORE).tolist()
         if turns[-1]["role"] == "assistant" and spans:
             content = turns[-1]["content"].strip()
             ids, labels = self._with_end(ids, labels, text.rpartition(content)[2] if content else text)

@@ -34,6 +34,9 @@ class RowError(DataError):
         self.row = row
         self.reason = reason
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.row, self.reason)  # as it comes from another process
+
 
 @dataclass(frozen=True)
 class Rendering:

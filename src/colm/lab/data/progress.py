@@ -22,6 +22,7 @@ def one_bar() -> Iterator[None]:
         return
     hidden = None if os.environ.get("RANK", "0") == "0" else True  # None: hidden unless on a terminal
     with tqdm(desc="Reading the data", disable=hidden, leave=False, dynamic_ncols=True) as bar:
+        bar.owner = os.getpid()
         given = _BAR.set(bar)
         try:
             with nullcontext() if bar.disable else logging_redirect_tqdm():  # log lines above the bar, not within it
@@ -40,9 +41,9 @@ def begin(what: str, total: int, unit: str) -> None:
 
 
 def advance(done: int = 1) -> None:
-    """Show that more units are done."""
+    """Show that more units are done; does nothing in processes that this one has started."""
     bar = _BAR.get()
-    if bar is not None:
+    if bar is not None and bar.owner == os.getpid():
         bar.update(done)
 
 

@@ -71,6 +71,9 @@ class DataSettings(Settings):
     too_long: Literal["cut", "drop", "refuse"] = "cut"
     """What happens to a row of more tokens: it is cut, dropped, or an error."""
 
+    num_proc: Count = 1
+    """Processes that tokenize the training rows, with the same result."""
+
     demo_rows: Annotated[int, Range(100, 10**7, open="")] = 1500
     """Rows of the demo."""
 

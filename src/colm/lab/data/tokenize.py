@@ -20,7 +20,7 @@ from colm.lab.data.progress import advance, advancing, begin
 from colm.lab.data.read import name_row
 from colm.lab.data.schemas import choose_format
 from colm.step import pool, values
-from colm.step.pool import is_learnable
+from colm.step.pool import TOKENS, is_learnable
 from colm.step.sources import RowsLeft, count_sources, name_sources, shorten_names
 
 logger = logging.getLogger(__name__)
@@ -66,16 +66,30 @@ def tokenize_rows(
 
 
 def tokenize_counted(
-    parts: Sequence[Dataset], tokenizer: Any, *, format_name: str, rendering: Rendering, source_column: str
+    parts: Sequence[Dataset],
+    tokenizer: Any,
+    *,
+    format_name: str,
+    rendering: Rendering,
+    source_column: str,
+    num_proc: int = 1,
 ) -> Tokenized:
-    """Like `tokenize_rows`, but log the rendering, and also return what is left of the rows, counted and as text."""
+    """Like `tokenize_rows`, but log the rendering, and also return what is left of the rows, counted and as text.
+
+    With `num_proc` above 1, so many processes share the rows, with the same result.
+    """
     formats = [choose_format(format_name, part.column_names) for part in parts]
     say_rendering([(part.info.description or "", name) for part, name in zip(parts, formats, strict=True)], rendering)
-    return _tokenize_parts(parts, formats, tokenizer, rendering, source_column)
+    return _tokenize_parts(parts, formats, tokenizer, rendering, source_column, num_proc)
 
 
 def _tokenize_parts(
-    parts: Sequence[Dataset], formats: Sequence[str], tokenizer: Any, rendering: Rendering, source_column: str
+    parts: Sequence[Dataset],
+    formats: Sequence[str],
+    tokenizer: Any,
+    rendering: Rendering,
+    source_column: str,
+    num_proc: int = 1,
 ) -> Tokenized:
     parts = [name_rows(part, source_column) for part in parts]
     held: list[Dataset] = []
@@ -84,7 +98,8 @@ def _tokenize_parts(
     begin("Tokenizing", sum(map(len, parts)), "rows")
     for part, name in zip(parts, formats, strict=True):
         with errors.of(part.info.description or ""):
-            shards, left = _tokenize(part, tokenizer, name, rendering, source_column)
+            tokenize = LabelledTokenizer(name, tokenizer, rendering, source_column)
+            shards, left = _tokenize(part, tokenize, num_proc)
             held += shards
             texts.append(left)
     errors.report()
@@ -182,7 +197,11 @@ class LabelledTokenizer:
             raise RowError(numbers[error.row], error.reason) from error
         advance(len(numbers))
         kept = [row for row, labels in enumerate(tokens["labels"]) if is_learnable(labels)]
-        return {name: [held[row] for row in kept] for name, held in tokens.items()}
+        # `datasets` stores arrays in the same types as lists, without a look at each token.
+        return {
+            name: [np.array(held[row]) if name in TOKENS else held[row] for row in kept]
+            for name, held in tokens.items()
+        }
 
     def __getstate__(self) -> tuple[Any, ...]:
         return *self._given, digest_code()
@@ -198,15 +217,13 @@ def digest_code() -> str:
     return blake2b(b"".join(path.read_bytes() for path in files), digest_size=16).hexdigest()
 
 
-def _tokenize(
-    rows: Dataset, tokenizer: Any, format_name: str, rendering: Rendering, source_column: str
-) -> tuple[list[Dataset], Dataset]:
+def _tokenize(rows: Dataset, tokenize: LabelledTokenizer, num_proc: int) -> tuple[list[Dataset], Dataset]:
     """Return the tokens of a part's rows with a label, their `LENGTH` and `ROW`, in shards; and these rows as text."""
-    tokenize = LabelledTokenizer(format_name, tokenizer, rendering, source_column)
     shards, starts = [], range(0, len(rows), SHARD)
     for start in starts:
         # Tokenize one shard at a time, so that an interrupted run resumes from the cache of `datasets`.
         shard = rows.select(range(start, min(start + SHARD, len(rows))))
+        processes = min(num_proc, len(shard))
         try:
             with advancing(len(shard)):  # also if the tokens are in the cache
                 shards.append(
@@ -215,6 +232,7 @@ def _tokenize(
                         batched=True,
                         with_indices=True,
                         remove_columns=rows.column_names,
+                        num_proc=processes if processes > 1 else None,  # 1 would start a process, too
                         desc=f"Tokenizing from row {start:,}" if start else "Tokenizing",
                     )
                 )

@@ -102,7 +102,7 @@ def _may_change(key: str, held: Mapping[str, Any], given: Mapping[str, Any]) -> 
                 for training in (held, given)
             )
         return name in LENGTH | POOL | PLACE | SHOWN | LOADER or name.startswith(PREFIXES)
-    return key in ("output_dir", "attention") or (section == "selection" and rest in SELECTION)
+    return key in ("output_dir", "attention", "data.num_proc") or (section == "selection" and rest in SELECTION)
 
 
 def _filled(values: Mapping[str, Any], *, lora: bool) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def _tokenize(settings: RunSettings, parts: Sequence[Dataset]) -> tuple[Any, Tok
     """Return the model's tokenizer, and the parts' rows with a label as its tokens."""
     data, tokenizer = settings.data, _load_tokenizer(settings, parts)
     rendering = rendering_of(data, tokenizer)
-    options: dict[str, Any] = {"rendering": rendering, "source_column": data.source_column}
+    options: dict[str, Any] = {"rendering": rendering, "source_column": data.source_column, "num_proc": data.num_proc}
     return tokenizer, tokenize_counted(parts, tokenizer, format_name=data.format, **options)
 
 
