@@ -1,6 +1,6 @@
 """Memory and time of what `colm train` does before it trains: rows of text to tokens, held out, counted and weighted.
 
-    python benchmarks/prepare_memory.py                          # 10^5 and 10^6 rows; prints the table
+    python benchmarks/prepare_memory.py                          # 10^5 to 10^7 rows, half an hour; prints the table
     python benchmarks/prepare_memory.py --rows 10000 100000
 
 Each size runs in its own process, with generated rows of 12 sources. Rows are stored on disk as Arrow files, whose
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from preparing import Watch, measure_in_child, read_sizes, time_reading
 from setting import describe_setting
 
-SIZES = (100_000, 1_000_000)
+SIZES = (100_000, 1_000_000, 10_000_000)
 SOURCES, WORDS, SEED = 12, 4_000, 0
 HELD_OUT = 100
 """Rows held out of each source."""
