@@ -20,6 +20,8 @@ def test_values_out_of_range_are_refused_before_anything_is_loaded(
         (["--stages", "-1"], "--stages -1: a stage must be a whole number of at least 0."),
         (["--pools", "3"], "--pools 3 must be at least 4"),
         (["--batches", "0"], "--batches 0: a step has at least 1 row."),
+        (["--choices", "1/2", "2"], "--choices 2: a choice is K/N"),
+        (["--choices", "4/4"], "--choices 4/4: of a pool of 4 rows, 4 cannot be kept; keep 1 to 3."),
     ):
         assert main(["probe", config, *given]) == 2
         assert told in capsys.readouterr().err
@@ -30,8 +32,21 @@ def test_values_out_of_range_are_refused_before_anything_is_loaded(
 
 @pytest.mark.slow
 def test_too_few_rows_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["probe", write_run(tmp_path), "--pools", "5"]) == 2
-    assert "5 pools of 8 rows need 80 rows of training data, but there are 54" in capsys.readouterr().err
+    config = write_run(tmp_path)
+    for given, told in (
+        (["--pools", "5"], "5 pools of 8 rows need 80 rows of training data, but there are 54"),
+        (["--choices", "2/17"], "--choices 2/17: the 64 rows that a stage looks at make 3 pools of 17"),
+    ):
+        assert main(["probe", config, *given]) == 2
+        assert told in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_choices_that_small_sources_fill_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    training = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 6, "use_cpu": True}
+    config = write_run(tmp_path, training=training, selection={"small_sources": ["adding", "naming"]})
+    assert main(["probe", config, "--pools", "4", "--choices", "1/4"]) == 2
+    assert "--choices 1/4: rows of small sources leave room for others in " in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -40,8 +55,8 @@ def test_a_probe_prints_tables_and_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], lora: dict[str, int] | None
 ) -> None:
     training = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 6, "use_cpu": True}
-    config = write_run(tmp_path, training=training, lora=lora)
-    given = ["probe", config, "--pools", "4", "--stages", "0", "2", "--batches", "1", "4"]
+    config = write_run(tmp_path, training=training, lora=lora, selection={"small_sources": "none"})
+    given = ["probe", config, "--pools", "4", "--stages", "0", "2", "--batches", "1", "4", "--choices", "2/4", "1/4"]
     assert main(given) == 0
     shown = capsys.readouterr().out
     assert "in random rows" in shown
@@ -51,6 +66,9 @@ def test_a_probe_prints_tables_and_one_sentence(
     assert [row["rows"] for row in found["batches"]] == [1, 2, 4]
     assert set(found["noise_by_stage"]) == {"0", "2"}
     assert {rule["name"] for rule in found["rules"]} <= {"balanced order", "control", "colm", "matched"}
+    held = {(rule["name"], rule["kept"], rule["pool"]) for rule in found["rules"]}
+    assert {("balanced order", 1, 1), ("balanced order", 2, 2), ("matched", 2, 4), ("matched", 1, 4)} <= held
+    assert all(set(rule["worth_by_stage"]) == {"0", "2"} for rule in found["rules"])
     assert found["advice"]["sentence"].endswith(".")
     assert found["advice"]["sentence"] in unescape((tmp_path / "page.html").read_text())
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {"probe.html", ".colm"}

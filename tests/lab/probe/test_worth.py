@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from colm.lab.probe.noise import estimate_noise
-from colm.lab.probe.worth import Choice, PoolGradients, judge_choices, judge_order
+from colm.lab.probe.worth import Choice, Estimate, PoolGradients, average, judge_choices, judge_errors, judge_order
 
 POOL, KEPT, SMALL, WIDTH = 24, 12, 4, 10
 
@@ -108,3 +108,78 @@ def test_no_noise_scale_where_the_mean_is_lost() -> None:
     rows = np.array([[1.0, 0.0], [-1.0, 0.0]])
     assert estimate_noise([PoolGradients(rows, np.zeros(2, bool))], 2) is None
     assert estimate_noise([PoolGradients(rows[:1], np.zeros(1, bool))], 1) is None
+
+
+def judge_by_hand(errors: np.ndarray, window: int) -> float:
+    """A window's mean squared length, H times, product by product; each is the mean of all products as far apart."""
+    total = 0.0
+    for first in range(window):
+        for second in range(window):
+            apart = abs(first - second)
+            found = [errors[i] @ errors[i + apart] for i in range(len(errors) - apart)]
+            total += sum(found) / len(found)
+    return total / window
+
+
+@pytest.mark.parametrize("window", [1, 2, 4])
+@pytest.mark.parametrize("count", [4, 5, 9])
+def test_the_error_of_a_window_is_that_of_its_products(count: int, window: int) -> None:
+    errors = np.random.default_rng(3).normal(size=(count, WIDTH)) + 0.3
+    assert judge_errors(errors, window).value == pytest.approx(judge_by_hand(errors, window))
+    if count == window:
+        assert judge_errors(errors, window).value == pytest.approx(window * np.square(errors.mean(0)).sum())
+
+
+def test_the_interval_of_an_error_leaves_one_pool_out_at_a_time() -> None:
+    errors = np.random.default_rng(4).normal(size=(6, WIDTH)) + 0.3
+    by_hand = []  # of six pools, all pairs count the same
+    for gone in range(6):
+        rest = np.delete(errors, gone, axis=0)
+        products = [rest[i] @ rest[j] for i in range(5) for j in range(5) if i != j]
+        by_hand.append(np.square(rest).sum(1).mean() + 5 * np.mean(products))
+    found = judge_errors(errors, 6)
+    assert found.error == pytest.approx(np.sqrt(5 / 6 * np.square(np.array(by_hand) - np.mean(by_hand)).sum()))
+    assert found.freedom == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["random", "biased", "carried"])
+@pytest.mark.parametrize("count", [4, 8])
+def test_intervals_of_errors_hold_the_truth_as_often_as_they_say(kind: str, count: int) -> None:
+    """Also of a rule that makes up for the last pool's error, whose pools depend on each other."""
+    draw, scale = np.random.default_rng(5), 1 / np.sqrt(np.arange(1, 41))
+
+    def errors() -> np.ndarray:
+        found = draw.normal(size=(count + 1, 40)) * scale
+        return found[1:] + {"random": 0.0, "biased": 0.5 * scale, "carried": -0.9 * found[:-1]}[kind]
+
+    variance = np.square(scale).sum()
+    truth = variance * {"random": 1.0, "biased": 1 + 4 * 0.25, "carried": 1 + 0.81 - 2 * 0.9 * 3 / 4}[kind]
+    trials, held, values = 400, 0, []
+    for _ in range(trials):
+        found = average([judge_errors(errors(), 4) for _ in range(2)])  # two stages
+        assert found is not None
+        held += found.low < truth < found.high
+        values.append(found.value)
+    assert np.mean(values) == pytest.approx(truth, rel=0.08)
+    assert held / trials > 0.92
+
+
+def test_four_pools_are_enough_for_an_interval() -> None:
+    pools, draw = make_pools(4), np.random.default_rng(6)
+    found = judge_choices(pools, [at_random(pool, KEPT, draw) for pool in pools], 4)
+    assert found is not None
+    assert found.error is not None
+    assert found.freedom == 3
+
+
+def test_an_order_of_a_single_window_has_no_estimate() -> None:
+    rows = np.random.default_rng(7).normal(size=(64, WIDTH))
+    assert judge_order(rows, np.arange(64), 16, 4) is None
+    assert judge_order(rows, np.arange(64), 8, 4) is not None
+
+
+def test_the_mean_of_estimates_has_an_error_if_all_have() -> None:
+    assert average([]) is None
+    assert average([Estimate(1.0, 3.0, 2), Estimate(3.0, 4.0, 3)]) == Estimate(2.0, 2.5, 5)
+    assert average([Estimate(1.0, 3.0, 2), Estimate(3.0, None)]) == Estimate(2.0, None, 2)

@@ -15,6 +15,7 @@ from colm.lab.cli.console import make_console, make_progress
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from colm.lab.probe.cuts import Cut
     from colm.lab.probe.measure import Probe
     from colm.lab.probe.worth import Estimate
 
@@ -43,6 +44,14 @@ def register(commands: Commands) -> None:
         metavar="ROWS",
         help="rows a step to time (default: an eighth to twice the configured ones)",
     )
+    add(
+        "--choices",
+        nargs="+",
+        default=[],
+        metavar="K/N",
+        help="rows that rules keep of pools of N rows, such as 8/32 32/64 (default: the configured rows, of the "
+        "configured pool, of half and of twice as many)",
+    )
     add("--out", metavar="FILE", help="the page (default: probe.html in the output folder)")
     add_json(command, "the measurements and the advice")
 
@@ -53,17 +62,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ConfigError: a value out of range, a stream, too few rows, or a page that cannot be written.
     """
-    stages, batches = _check(args)
+    stages, batches, cuts = _check(args)
     from colm.lab.run.settings import load_settings
 
     settings = load_settings(args.config, args.overrides)
     from colm.lab.probe.advice import LOSS_EXPONENT
-    from colm.lab.probe.measure import WINDOW, Wanted, run_probe
+    from colm.lab.probe.cuts import WINDOW, check_pools
+    from colm.lab.probe.measure import Wanted, run_probe
     from colm.lab.probe.workbench import Workbench
     from colm.lab.report.page import check_page
     from colm.lab.report.probe_page import write_probe_page
     from colm.lab.run.folder import RunFolder
 
+    filled = settings.arguments
+    check_pools(cuts, args.pools * filled["per_device_train_batch_size"] * filled["gradient_accumulation_steps"])
     page = Path(args.out) if args.out else settings.output_dir / PAGE_NAME
     if not args.out:
         RunFolder(settings.output_dir).prepare()
@@ -73,8 +85,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         bench = Workbench(settings._replace(output_dir=Path(scratch)))
         sizes = batches or [max(1, bench.kept * share // 8) for share in (1, 2, 4, 8, 16)]
         with make_progress(console, "Probing") as told:
-            found = run_probe(bench, Wanted(stages, args.pools, tuple(sorted({*sizes, bench.kept}))), told)
-    values = list_probe(found, bench.kept)
+            found = run_probe(bench, Wanted(stages, args.pools, tuple(sizes), cuts), told)
+    values = list_probe(found)
     noise = values["noise_scale"]
     facts = [
         ("Model", settings.model),
@@ -87,12 +99,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if not args.json:
         for table in (batch_table(values), rule_table(values)):
             console.print(table)
-        console.print(found.advice.sentence, markup=False, highlight=False)
+        console.print(values["advice"].sentence, markup=False, highlight=False)
         console.print(f"Written: {page}", markup=False, highlight=False)
     return values | {"page": page}
 
 
-def _check(args: argparse.Namespace) -> tuple[tuple[int, ...], list[int]]:
+def _check(args: argparse.Namespace) -> tuple[tuple[int, ...], list[int], tuple[Cut, ...]]:
+    from colm.lab.probe.cuts import parse_cut
+
     require_one_process("colm probe", "start it without a launcher")
     stages = tuple(sorted(set(args.stages)))
     if stages[0] < 0:
@@ -102,29 +116,30 @@ def _check(args: argparse.Namespace) -> tuple[tuple[int, ...], list[int]]:
     batches = sorted(set(args.batches or ()))
     if batches and batches[0] < 1:
         raise ConfigError(f"--batches {batches[0]}: a step has at least 1 row.")
-    return stages, batches
+    return stages, batches, tuple(dict.fromkeys(parse_cut(text) for text in args.choices))
 
 
-def list_probe(found: Probe, kept: int) -> dict[str, Any]:
+def list_probe(found: Probe) -> dict[str, Any]:
     """Return what was found, as plain values and estimates."""
-    from colm.lab.probe.advice import batch_times
+    from colm.lab.probe.advice import batch_times, best_random
 
-    last = list(found.noise.values())[-1]
-    times = {} if last is None else batch_times(found.seconds, last.rows)
+    seconds, scale = found.seconds, found.scale
+    times = {} if scale is None else batch_times(seconds, scale.value)
     return {
-        "kept": kept,
-        "noise_scale": None if last is None else last.rows,
+        "kept": found.kept,
+        "noise_scale": None if scale is None else scale.value,
         "noise_by_stage": found.noise,
+        "best_random_rows": None if scale is None else best_random(seconds, scale.value)[0],
         "batches": [
-            {"rows": rows, **timing._asdict(), "relative": times[rows] / times[kept] if times else None}
+            {"rows": rows, **timing._asdict(), "relative": times[rows] / times[found.kept] if times else None}
             for rows, timing in found.timings.items()
         ],
         "rules": [
             {
                 **{key: getattr(rule, key) for key in ("name", "kept", "pool", "worth", "seconds")},
                 "worth_in_loss": rule.in_loss(),
-                "gain": rule.gain(found.seconds),
-                "worth_by_stage": found.by_stage[rule.name],
+                "gain": rule.gain(seconds, scale),
+                "worth_by_stage": rule.by_stage,
             }
             for rule in found.rules
         ],

@@ -1,8 +1,15 @@
-"""What measurements say: the batch that is fastest, and whether a rule pays."""
+"""What measurements say: the batch that is fastest, and whether a rule pays.
+
+All times are those to the same loss. Steps with the progress of W random rows need (1 + noise scale / W) times as many
+as steps of very many rows, whether they train W rows or fewer that a rule chose. So a rule that is worth W random rows
+competes with random rows of every number, not only with W of them, nor with as many as it keeps.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import hypot
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +61,23 @@ def batch_times(seconds: Mapping[int, float], noise: float) -> dict[int, float]:
     return {rows: time / least for rows, time in times.items()}
 
 
+def best_random(seconds: Mapping[int, float], noise: float) -> tuple[int, float]:
+    """Return the random rows of a step that reach a loss first, and their time, in steps of very many rows.
+
+    Args:
+        seconds: rows -> seconds of a step; all numbers of rows between the least and the most compete.
+        noise: the noise scale, in rows, at least 0.
+
+    >>> best_random({10: 1.0, 20: 1.2}, 30)
+    (20, 3.0)
+    """
+    known = sorted(seconds)
+    rows = np.arange(known[0], known[-1] + 1)
+    times = (1 + noise / rows) * np.interp(rows, known, [seconds[each] for each in known])
+    best = int(times.argmin())
+    return int(rows[best]), float(times[best])
+
+
 class Rule(NamedTuple):
     """A way to choose the rows of a step, what it is worth and what it costs."""
 
@@ -62,6 +86,7 @@ class Rule(NamedTuple):
     pool: int
     worth: Estimate  # random rows with this noise
     seconds: float  # of a choice, beside the training of the rows
+    by_stage: Mapping[int, Estimate | None] = MappingProxyType({})  # worth in each stage
 
     def in_loss(self) -> Estimate:
         """Return how many random rows give this loss."""
@@ -70,14 +95,37 @@ class Rule(NamedTuple):
         slope = LOSS_EXPONENT * value / rows if rows else 0.0
         return self.worth._replace(value=value, error=None if error is None else slope * error)
 
-    def gain(self, seconds: Mapping[int, float]) -> Estimate:
-        """Return the time of random rows to the same loss, relative to this rule's: above 1 it pays."""
-        own, rows = interpolate(seconds, self.kept) + self.seconds, self.in_loss()
-        value = interpolate(seconds, max(1.0, rows.value)) / own
-        if not rows.half or rows.error is None:
-            return rows._replace(value=value)
-        low, high = (interpolate(seconds, max(1.0, end)) / own for end in (rows.low, rows.high))
-        return rows._replace(value=value, error=(high - low) / 2 * rows.error / rows.half)
+    def gain(self, seconds: Mapping[int, float], noise: Estimate | None) -> Estimate:
+        """Return the time of random rows to the same loss, relative to this rule's: above 1 it pays.
+
+        Args:
+            seconds: rows -> seconds of a step.
+            noise: the noise scale in rows, at least 0. Random rows then have the number per step that is best for
+                them. Without it they have the number that the rule is worth, which makes as much progress with a step.
+
+        Returns:
+            The gain. Half of its interval is what the ends of the worth change, and, in quadrature, those of the noise
+            scale; the wider side counts.
+        """
+        own, worth = interpolate(seconds, self.kept) + self.seconds, self.in_loss()
+
+        def at(rows: float, scale: float | None) -> float:
+            rows = max(1.0, rows)
+            if scale is None:
+                return interpolate(seconds, rows) / own
+            return best_random(seconds, scale)[1] / ((1 + scale / rows) * own)
+
+        scale = None if noise is None else noise.value
+        value = at(worth.value, scale)
+        if worth.error is None:
+            return worth._replace(value=value)
+        halves = [max(abs(at(end, scale) - value) for end in (worth.low, worth.high))]
+        if noise is not None:
+            halves.append(max(abs(at(worth.value, max(0.0, end)) - value) for end in (noise.low, noise.high)))
+        return worth._replace(value=value, error=hypot(*halves) / worth.quantile)
+
+    def __str__(self) -> str:
+        return self.name if self.name == BALANCED else f"{self.name}, {self.kept} of {self.pool}"
 
 
 class Advice(NamedTuple):
@@ -86,36 +134,51 @@ class Advice(NamedTuple):
     rows: int  # of a step
     rule: str | None  # of the rules, the one that pays most; None if none does
     sentence: str
+    pool: int | None = None  # rows that the rule chooses from; None if none pays, or the rule is an order
 
 
-def advise(seconds: Mapping[int, float], noise: float | None, rules: Sequence[Rule], current: int) -> Advice:
+def advise(seconds: Mapping[int, float], noise: Estimate | None, rules: Sequence[Rule], current: int) -> Advice:
     """Return which batch and which rule to train with, and say so in a sentence.
 
+    Of the rules that clearly pay, that with the highest low end of its gain is advised: among many, the highest gain is
+    often a lucky one.
+
     Args:
-        seconds: rows -> seconds of a step, as far as this machine's memory allows.
-        noise: the noise scale in rows; None if it is not known.
+        seconds: rows -> seconds of a step, as far as this machine's memory allows; `current` is among them.
+        noise: the noise scale in rows, at least 0; None if it is not known. Then only rules with `current` rows
+            compete, since numbers of rows cannot be compared.
         rules: what was measured.
         current: rows of a step as configured.
     """
+    gains = [(rule, rule.gain(seconds, noise)) for rule in rules if noise is not None or rule.kept == current]
+    paying = [
+        (rule, gain) for rule, gain in gains if gain.half is not None and gain.low > (CLEAR if rule.seconds else 1.0)
+    ]
+    if paying:
+        rule, gain = max(paying, key=lambda pair: pair[1].low)
+        ordered = rule.name == BALANCED
+        how = "in balanced order" if ordered else f"of pools of {rule.pool}, with {rule.name}"
+        took = f"random rows take {gain.value:.2f} times as long to the same loss"
+        if noise is None:
+            told = f"Keep {current} rows a step (the noise scale is not clear from these pools), {how} ({took})."
+            return Advice(current, rule.name, told, None if ordered else rule.pool)
+        best, least = best_random(seconds, noise.value)
+        took += f" with {best} a step, the best number"
+        if best != current:
+            slower = (1 + noise.value / current) * interpolate(seconds, current) / least
+            took += f", and {gain.value * slower:.2f} times with {current}"
+        told = f"Train {rule.kept} rows a step, {how} ({took})."
+        return Advice(rule.kept, rule.name, told, None if ordered else rule.pool)
     rows, batch = current, f"Keep {current} rows a step (the noise scale is not clear from these pools)"
     if noise is not None:
-        times = batch_times(seconds, noise)
+        times = batch_times(seconds, noise.value)
         rows = min(times, key=times.__getitem__)
         batch = f"Train {rows} rows a step"
         if rows != current and current in times:
             batch += f" ({current} take {times[current]:.2f} times as long to the same loss)"
-    gains = {rule.name: rule.gain(seconds) for rule in rules}
-    known = [rule for rule in rules if gains[rule.name].half is not None]
-    paying = [rule for rule in known if gains[rule.name].low > (CLEAR if rule.seconds else 1.0)]
-    if paying:
-        best = max(paying, key=lambda rule: gains[rule.name].value).name
-        how = "in balanced order" if best == BALANCED else f"with {best}"
-        told = f"{batch}, {how} (random rows take {gains[best].value:.2f} times as long to the same loss)."
-        return Advice(rows, best, told)
-    costly = [rule for rule in rules if rule.seconds]
+    costly = [(rule, gain) for rule, gain in gains if rule.seconds]
     if not costly:
         return Advice(rows, None, f"{batch}, in random order: nothing measured here is clearly better.")
-    best = max(costly, key=lambda rule: gains[rule.name].value).name
-    took = 1 / gains[best].value
-    told = f"{batch}, without a selection pass ({best} takes {took:.2f} of the time of random rows to the same loss)."
-    return Advice(rows, None, told)
+    rule, gain = max(costly, key=lambda pair: pair[1].value)
+    took = f"{rule} takes {1 / gain.value:.2f} of the time of random rows to the same loss"
+    return Advice(rows, None, f"{batch}, without a selection pass ({took}).")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -12,16 +12,14 @@ import numpy as np
 from colm.config import SelectionConfig
 from colm.errors import ConfigError, UnsupportedModelError
 from colm.lab.probe.advice import BALANCED, Advice, Rule, advise
+from colm.lab.probe.cuts import WINDOW, Cut, check_pools, check_room, default_cuts
 from colm.lab.probe.noise import NoiseEstimate, estimate_noise
 from colm.lab.probe.workbench import Timing, Workbench
-from colm.lab.probe.worth import Estimate, PoolGradients, judge_choices, judge_order
+from colm.lab.probe.worth import Estimate, PoolGradients, average, judge_choices, judge_order
 from colm.ordering import deal_balanced
 from colm.token_features import token_features
 
 logger = logging.getLogger(__name__)
-
-WINDOW = 4
-"""Pools, or steps, whose mean error is judged: what repeats in each of them does not average out."""
 
 REPEATS = 3
 """Times that a step of each size is timed."""
@@ -33,23 +31,61 @@ class Wanted(NamedTuple):
     """What a probe measures."""
 
     stages: tuple[int, ...]  # optimizer steps before each look
-    pools: int  # of each stage
-    batches: tuple[int, ...]  # rows of the steps to time
+    pools: int  # of each stage, as configured
+    batches: tuple[int, ...]  # rows of the steps to time, those of the cuts and the configured ones besides
+    cuts: tuple[Cut, ...] = ()  # K of N to judge; empty: see `default_cuts`
 
 
 class Probe(NamedTuple):
     """What a probe found."""
 
+    kept: int  # rows of a step as configured
     timings: dict[int, Timing]  # rows of a step -> its time
     noise: dict[int, NoiseEstimate | None]  # stage -> noise scale
-    rules: list[Rule]  # worth of each rule, on average over stages
-    by_stage: dict[str, dict[int, Estimate | None]]  # rule -> stage -> worth
-    advice: Advice
+    rules: list[Rule]  # with the worth of each, on average over stages
 
     @property
     def seconds(self) -> dict[int, float]:
         """Rows of a step -> its seconds."""
         return {rows: timing.seconds for rows, timing in self.timings.items()}
+
+    @property
+    def scale(self) -> Estimate | None:
+        """The noise scale in rows after the last stage; None if it is not clear."""
+        last = list(self.noise.values())[-1]
+        return None if last is None else Estimate(max(0.0, last.rows), last.error, last.freedom)
+
+    @property
+    def advice(self) -> Advice:
+        """What to train with."""
+        return advise(self.seconds, self.scale, self.rules, self.kept)
+
+
+class _Judged(NamedTuple):
+    """What one rule is worth in one stage."""
+
+    worth: Estimate | None
+    seconds: float  # of a choice
+
+
+class _Key(NamedTuple):
+    """One rule at one K of N."""
+
+    name: str
+    kept: int
+    pool: int
+
+
+class _Look(NamedTuple):
+    """Rows that a stage looks at, and their gradients."""
+
+    drawn: np.ndarray  # (M,) int64, row numbers in a random order
+    small: np.ndarray  # (M,) bool: rows of small sources
+    rows: np.ndarray  # (M, d) float64, their gradients
+
+    def pools(self, cut: Cut) -> list[PoolGradients]:
+        """Return the rows as pools of that cut."""
+        return [PoolGradients(*pool) for pool in zip(cut.pools(self.rows), cut.pools(self.small), strict=True)]
 
 
 def run_probe(bench: Workbench, wanted: Wanted, told: Callable[[int, int], None]) -> Probe:
@@ -61,81 +97,88 @@ def run_probe(bench: Workbench, wanted: Wanted, told: Callable[[int, int], None]
         told: is called with the parts that are done, and all.
 
     Raises:
-        ConfigError: the data has too few rows.
+        ConfigError: the data has too few rows, or a cut cannot be judged on them.
     """
-    needed = wanted.pools * bench.pool
+    configured = Cut(bench.kept, bench.pool)
+    needed = wanted.pools * configured.pool
     if len(bench.rows) < 2 * needed:
         raise ConfigError(
             f"--pools {wanted.pools}: {wanted.pools} pools of {bench.pool} rows need {2 * needed:,} rows of training "
             f"data, but there are {len(bench.rows):,}; lower it, or the pool."
         )
-    total, done = 1 + len(wanted.stages) * (2 + len(PRESETS)), 0
+    draw = np.random.default_rng(bench.seed)
+    drawn = [draw.choice(len(bench.rows), needed, False) for _ in wanted.stages]
+    small = [np.array([bench.sources[row] in bench.small for row in rows]) for rows in drawn]
+    check_pools(wanted.cuts, needed)
+    check_room(wanted.cuts, small)
+    cuts = list(wanted.cuts) or default_cuts(configured, small)
+    configs = {name: as_rule(name, bench.selection) for name in PRESETS}
+    total, done = 1 + len(wanted.stages) * (2 + len(configs) * len(cuts)), 0
 
     def tell() -> None:
         nonlocal done
         done += 1
         told(done, total)
 
-    draw = np.random.default_rng(bench.seed)
-    timed = draw.choice(len(bench.rows), max(wanted.batches), replace=len(bench.rows) < max(wanted.batches)).tolist()
-    timings = bench.time_steps(wanted.batches, timed, REPEATS)
-    seconds = {rows: timing.seconds for rows, timing in timings.items()}
+    sizes = sorted({*wanted.batches, bench.kept, *(cut.kept for cut in cuts)})
+    timed = draw.choice(len(bench.rows), sizes[-1], replace=len(bench.rows) < sizes[-1]).tolist()
+    timings = bench.time_steps(sizes, timed, REPEATS)
     tell()
     features = token_features(bench.rows)
-    configs = {name: as_rule(name, bench.selection) for name in PRESETS}
     chosen = bench.batches()
     noise: dict[int, NoiseEstimate | None] = {}
-    worths: dict[str, dict[int, Estimate | None]] = {name: {} for name in (BALANCED, *configs)}
-    costs: dict[str, list[float]] = {name: [] for name in worths}
+    judged: dict[int, dict[_Key, _Judged]] = {}
     trained = 0
-    for stage in wanted.stages:
+    for stage, rows, flags in zip(wanted.stages, drawn, small, strict=True):
         bench.train(chosen, stage - trained)
         trained = stage
         tell()
-        drawn = draw.choice(len(bench.rows), needed, False)
-        pools = drawn.reshape(wanted.pools, bench.pool)
-        gradients = [
-            PoolGradients(bench.gradients(pool.tolist()), np.array([bench.sources[r] in bench.small for r in pool]))
-            for pool in pools
-        ]
-        noise[stage] = estimate_noise(gradients, bench.kept)
+        look = _Look(rows, flags, bench.gradients(rows.tolist()))
+        noise[stage] = estimate_noise(look.pools(configured), bench.kept)
         tell()
-        rows = np.concatenate([pool.rows for pool in gradients])
-        steps = len(rows) // bench.kept
-        order = deal_balanced(features[drawn[: steps * bench.kept]], [bench.kept] * steps)
-        worths[BALANCED][stage] = judge_order(rows[: steps * bench.kept], order, bench.kept, WINDOW)
+        judged[stage] = _judge_orders(look, features, sizes)
         for name, config in list(configs.items()):
             try:
-                choices, spent = bench.choose(config, pools.tolist())
+                for cut in cuts:
+                    judged[stage][_Key(name, *cut)] = _judge_rule(bench, config, cut, look)
+                    tell()
             except UnsupportedModelError as error:
                 logger.info("%s is left out: %s", name, error)
                 del configs[name]
-                continue
-            worths[name][stage] = judge_choices(gradients, choices, WINDOW)
-            costs[name].append(spent if config.features != "none" else 0.0)
-            tell()
+    return Probe(bench.kept, timings, noise, _average_stages(judged))
+
+
+def _judge_orders(look: _Look, features: np.ndarray, sizes: Sequence[int]) -> dict[_Key, _Judged]:
+    """Judge the balanced order at every number of rows a step of which the rows make two windows; it costs nothing."""
+    judged = {}
+    for size in sizes:
+        count = len(look.rows) // size * size
+        if count >= 2 * WINDOW * size:
+            order = deal_balanced(features[look.drawn[:count]], [size] * (count // size))
+            judged[_Key(BALANCED, size, size)] = _Judged(judge_order(look.rows[:count], order, size, WINDOW), 0.0)
+    return judged
+
+
+def _judge_rule(bench: Workbench, config: SelectionConfig, cut: Cut, look: _Look) -> _Judged:
+    """Let a rule choose from the pools of a cut, and judge and time its choices."""
+    choices, spent = bench.choose(replace(config, keep=None, keep_count=cut.kept), cut.pools(look.drawn).tolist())
+    return _Judged(judge_choices(look.pools(cut), choices, WINDOW), spent if config.features != "none" else 0.0)
+
+
+def _average_stages(judged: Mapping[int, Mapping[_Key, _Judged]]) -> list[Rule]:
+    """Return every rule that some stage can judge, with its mean worth and seconds."""
     rules = []
-    for name, by_stage in worths.items():
-        worth = average([each for each in by_stage.values() if each is not None])
+    for key in next(iter(judged.values())):
+        stages = {stage: found[key] for stage, found in judged.items() if key in found}
+        worth = average([each.worth for each in stages.values() if each.worth is not None])
         if worth is not None:
-            cost = float(np.mean(costs[name] or [0.0]))
-            rules.append(Rule(name, bench.kept, bench.kept if name == BALANCED else bench.pool, worth, cost))
-    last = noise[wanted.stages[-1]]
-    advice = advise(seconds, None if last is None else last.rows, rules, bench.kept)
-    return Probe(timings, noise, rules, worths, advice)
+            seconds = float(np.mean([each.seconds for each in stages.values()]))
+            rules.append(Rule(*key, worth, seconds, {stage: each.worth for stage, each in stages.items()}))
+    return rules
 
 
 def as_rule(preset: str, selection: SelectionConfig) -> SelectionConfig:
-    """Return a preset with a run's rule for small sources and its number of kept rows."""
+    """Return a preset with a run's rule for small sources."""
     config = SelectionConfig.from_dict({"preset": preset})
-    kept = ("keep", "keep_count", "keep_schedule", "small_sources", "value_module", "seed", "pass_tokens", "pass_dtype")
+    kept = ("small_sources", "value_module", "seed", "pass_tokens", "pass_dtype")
     return replace(config, noise_every=0, **{name: getattr(selection, name) for name in kept})
-
-
-def average(estimates: Sequence[Estimate]) -> Estimate | None:
-    """Return the mean of independent estimates, with its standard error."""
-    if not estimates:
-        return None
-    known = [each.error for each in estimates if each.error is not None]
-    error = float(np.sqrt(np.sum(np.square(known))) / len(estimates)) if len(known) == len(estimates) else None
-    return Estimate(float(np.mean([each.value for each in estimates])), error, sum(each.freedom for each in estimates))

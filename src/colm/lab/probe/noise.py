@@ -15,6 +15,7 @@ class NoiseEstimate(NamedTuple):
 
     rows: float
     error: float | None
+    freedom: int = 0  # degrees of freedom of the error
 
 
 def estimate_noise(pools: Sequence[PoolGradients], kept: int) -> NoiseEstimate | None:
@@ -40,7 +41,7 @@ def estimate_noise(pools: Sequence[PoolGradients], kept: int) -> NoiseEstimate |
     if len(known) < len(parts) or len(parts) < 2:
         return NoiseEstimate(whole, None)
     spread = np.square(np.array(known) - np.mean(known)).sum() * (len(parts) - 1) / len(parts)
-    return NoiseEstimate(whole, float(np.sqrt(spread)))
+    return NoiseEstimate(whole, float(np.sqrt(spread)), len(parts) - 1)
 
 
 class _Sums(NamedTuple):

@@ -190,11 +190,17 @@ class Workbench:
         return np.stack([each.numpy() for each in found])
 
     def choose(self, config: SelectionConfig, pools: Sequence[Sequence[int]]) -> tuple[list[Choice], float]:
-        """Let a selection choose from pools in turn; return its choices, and the median seconds of one."""
+        """Let a selection choose from pools in turn; return its choices, and the median seconds of one.
+
+        A pool comes in micro-batches of the configured rows, or of more if fewer rows are kept than it then has
+        micro-batches, since each of them trains a row.
+        """
         selector = self._selector(config)
         choices, seconds = [], []
         for rows in pools:
-            batches = [self.batch(run) for run in split_evenly(rows, self.accumulation)]
+            slots = ceil(len(rows) * self.accumulation / self.pool)
+            slots = min(slots, config.kept_rows(len(rows), 1))
+            batches = [self.batch(run) for run in split_evenly(rows, slots)]
             start = self._now()
             with self.trainer.compute_loss_context_manager():
                 coreset = selector.select(batches, [self.sources[row] for row in rows], dataset_index=list(rows))

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+TINY = 1e-12
+"""A weight in place of 0, where there are no products either."""
 
 
 class PoolGradients(NamedTuple):
@@ -46,13 +49,16 @@ class Estimate(NamedTuple):
     freedom: int = 0  # degrees of freedom of the error
 
     @property
-    def half(self) -> float | None:
-        """Half of a 95 % t-interval."""
-        if self.error is None:
-            return None
+    def quantile(self) -> float:
+        """Standard errors in half of a 95 % t-interval."""
         from scipy import stats  # takes a second to import
 
-        return float(stats.t.ppf(0.975, df=self.freedom)) * self.error
+        return float(stats.t.ppf(0.975, df=self.freedom))
+
+    @property
+    def half(self) -> float | None:
+        """Half of a 95 % t-interval."""
+        return None if self.error is None else self.quantile * self.error
 
     @property
     def low(self) -> float:
@@ -65,16 +71,25 @@ class Estimate(NamedTuple):
         return self.value + (self.half or 0.0)
 
 
+def average(estimates: Sequence[Estimate]) -> Estimate | None:
+    """Return the mean of independent estimates, with its standard error."""
+    if not estimates:
+        return None
+    known = [each.error for each in estimates if each.error is not None]
+    error = float(np.sqrt(np.sum(np.square(known))) / len(estimates)) if len(known) == len(estimates) else None
+    return Estimate(float(np.mean([each.value for each in estimates])), error, sum(each.freedom for each in estimates))
+
+
 def judge_choices(pools: Sequence[PoolGradients], choices: Sequence[Choice], window: int) -> Estimate | None:
     """Return how many random rows of a pool, those of small sources among them, have the choices' error.
 
     Args:
         pools: in the order in which the rule saw them.
         choices: one for each pool.
-        window: H, pools whose mean error is judged; the estimate is over all windows that fit.
+        window: H, pools whose mean error is judged.
 
     Returns:
-        The estimate, its standard error over windows; None if fewer than `window` pools have room for rows of large
+        The estimate, its standard error over pools; None if fewer than `window` pools have room for rows of large
         sources beside the small ones, or no two such rows.
     """
     roomy = [(pool, choice) for pool, choice in zip(pools, choices, strict=True) if pool.small.sum() < len(choice.rows)]
@@ -87,17 +102,41 @@ def judge_choices(pools: Sequence[PoolGradients], choices: Sequence[Choice], win
     share = ((kept - small) / kept) ** 2
     spreads = [pool.spread() if (~pool.small).sum() > 1 else 0.0 for pool in pools]
     unit = share * float(np.mean(spreads))  # of one random row of the large sources, in the mean over all K
+    if unit <= 0:
+        return None
     errors = [
         choice.weights @ pool.rows[choice.rows] - pool.target(len(choice.rows))
         for pool, choice in zip(pools, choices, strict=True)
     ]
-    found = [
-        window * float(np.square(np.mean(errors[start : start + window], axis=0)).sum())
-        for start in range(0, len(errors) - window + 1, window)
-    ]
-    if unit <= 0:
-        return None
-    return _to_rows(small, large, unit, found)
+    return _to_rows(small, large, unit, judge_errors(np.stack(errors), window))
+
+
+def judge_errors(errors: np.ndarray, window: int) -> Estimate:
+    """Return the expectation of H |e|^2, e being the mean error of H pools in turn, with a jackknife over pools.
+
+    It is the mean |e_i|^2 and H - 1 times the mean product of errors fewer than H pools apart, in which each distance
+    counts as often as in a window, however many pairs of pools have it. So H pools are enough for an interval. It is
+    too wide rather than too narrow, also if the rule makes up for the last pool's error.
+
+    Args:
+        errors: (n, d), in the order in which the rule saw the pools, n >= H.
+        window: H.
+    """
+    count = len(errors)
+    apart = np.abs(np.subtract.outer(np.arange(count), np.arange(count)))
+    weights = np.where((apart > 0) & (apart < window), (window - apart) / np.maximum(count - apart, 1), 0.0)
+    products = errors @ errors.T
+    squares, pairs = np.diag(products), weights * products
+
+    def mean(kept: int, square: Any, pair: Any, weight: Any) -> Any:
+        """Return the value from the sums over all pools, or over all but one."""
+        return square / kept + (window - 1) * pair / np.maximum(weight, TINY)
+
+    value = float(mean(count, squares.sum(), pairs.sum(), weights.sum()))
+    if count < 2:
+        return Estimate(value, None)
+    left = mean(count - 1, squares.sum() - squares, pairs.sum() - 2 * pairs.sum(1), weights.sum() - 2 * weights.sum(1))
+    return Estimate(value, float(np.std(left) * sqrt(count - 1)), count - 1)
 
 
 def judge_order(rows: np.ndarray, order: np.ndarray, batch: int, window: int) -> Estimate | None:
@@ -106,29 +145,23 @@ def judge_order(rows: np.ndarray, order: np.ndarray, batch: int, window: int) ->
     Args:
         rows: (M, d) gradients of all rows.
         order: (M,) int64, the rows of the steps, one step after the other.
-        batch: rows of a step.
+        batch: rows of a step; rows that fill no step are left out.
         window: H, steps whose mean is judged.
+
+    Returns:
+        The estimate, its standard error over steps; None if there are fewer than 2 H, since all rows together have no
+        error in any order.
     """
+    steps = len(rows) // batch
     rows = rows - rows.mean(0)
     spread = float(np.square(rows).sum() / (len(rows) - 1))
-    size = batch * window
-    found = [
-        window * float(np.square(rows[order[start : start + size]].mean(0)).sum())
-        for start in range(0, len(rows) - size + 1, size)
-    ]
-    if not found or spread <= 0:
+    if steps < 2 * window or spread <= 0:
         return None
-    return _to_rows(0.0, float(len(rows)) / window, spread, found)
+    means = rows[order[: steps * batch]].reshape(steps, batch, -1).mean(1)
+    return _to_rows(0.0, len(rows) / window, spread, judge_errors(means, window))
 
 
-def _to_rows(small: float, large: float, unit: float, errors: Sequence[float]) -> Estimate:
-    """Solve error = unit (1 / k - 1 / large) for k, the random rows of large sources.
-
-    With the error of the mean, which the delta method turns into that of k.
-    """
-    mean = float(np.mean(errors))
-    rows = 1 / (1 / large + mean / unit)
-    if len(errors) < 2:
-        return Estimate(small + rows, None)
-    deviation = float(np.std(errors, ddof=1)) / sqrt(len(errors))
-    return Estimate(small + rows, rows**2 / unit * deviation, len(errors) - 1)
+def _to_rows(small: float, large: float, unit: float, found: Estimate) -> Estimate:
+    """Solve error = unit (1 / k - 1 / large) for k, the random rows of large sources, by the delta method."""
+    rows = 1 / (1 / large + max(0.0, found.value) / unit)
+    return found._replace(value=small + rows, error=None if found.error is None else rows**2 / unit * found.error)
