@@ -6,10 +6,13 @@ import json
 from html import unescape
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.support.commands import write_run
 
 from colm.lab.cli import main
+from colm.lab.probe import measure
+from colm.lab.probe.worth import Choice, Estimate, PoolGradients, judge_choices
 
 
 def test_values_out_of_range_are_refused_before_anything_is_loaded(
@@ -72,3 +75,28 @@ def test_a_probe_prints_tables_and_one_sentence(
     assert found["advice"]["sentence"].endswith(".")
     assert found["advice"]["sentence"] in unescape((tmp_path / "page.html").read_text())
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {"probe.html", ".colm"}
+
+
+@pytest.mark.slow
+def test_every_choice_keeps_its_rows_of_its_pools_of_the_same_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also fewer rows than a pool has micro-batches, each of which trains a row."""
+    seen: dict[tuple[int, int], list[np.ndarray]] = {}
+
+    def judge(pools: list[PoolGradients], choices: list[Choice], window: int) -> Estimate | None:
+        assert {len(choice.rows) for choice in choices} == {len(choices[0].rows)}
+        key = len(choices[0].rows), len(pools[0].rows)
+        seen.setdefault(key, []).append(np.concatenate([pool.rows for pool in pools]))
+        return judge_choices(pools, choices, window)
+
+    monkeypatch.setattr(measure, "judge_choices", judge)
+    training = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "max_steps": 6, "use_cpu": True}
+    config = write_run(tmp_path, training=training, selection={"small_sources": "none"})
+    choices = ["1/2", "3/4", "1/4", "2/5"]
+    assert main(["probe", config, "--pools", "5", "--stages", "0", "--choices", *choices]) == 0
+    capsys.readouterr()
+    assert set(seen) == {(1, 2), (3, 4), (1, 4), (2, 5)}
+    whole = seen[1, 2][0]
+    assert all(np.array_equal(rows, whole[: len(rows)]) for found in seen.values() for rows in found)
+    assert all(len(found) == 3 for found in seen.values())  # control, colm, matched

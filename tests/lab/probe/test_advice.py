@@ -142,13 +142,30 @@ def test_without_a_noise_scale_only_the_configured_rows_compete() -> None:
     assert advise(LINEAR, None, [other], 8).rule == "matched"
 
 
-def test_an_unclear_noise_scale_makes_a_gain_unclear() -> None:
-    free = Rule(BALANCED, 32, 32, Estimate(60.0, 1.0, 14), 0.0)
-    flat = dict.fromkeys(LINEAR, 1.0) | {64: 2.0}
-    clear, unclear = (free.gain(flat, NOISE._replace(error=error)) for error in (1.0, 30.0))
+def test_an_unclear_noise_scale_makes_the_gain_of_another_number_of_rows_unclear() -> None:
+    free = Rule(BALANCED, 32, 32, Estimate(300.0, 1.0, 14), 0.0)
+    clear, unclear = (free.gain(LINEAR, NOISE._replace(error=error)) for error in (1.0, 60.0))
     assert clear.value == unclear.value
-    assert clear.low > 1.1
+    assert clear.low > 1.2
     assert unclear.low < 1.0
+
+
+@pytest.mark.parametrize("error", [1.0, 60.0, 1e9])
+def test_a_free_gain_with_the_best_number_of_rows_does_not_depend_on_the_noise_scale(error: float) -> None:
+    noise = NOISE._replace(error=error)
+    for worth, pays in ((10.0, True), (8.1, False)):
+        free = Rule(BALANCED, 8, 8, Estimate(worth, 0.5, 14), 0.0)
+        assert (advise(LINEAR, noise, [free], 32).rule == BALANCED) is pays
+
+
+def test_a_rule_must_also_beat_as_many_random_rows_if_the_noise_scale_is_lower() -> None:
+    """At half the noise scale, 8 random rows would be as good as the rule; at the measured one, 16 are better."""
+    seconds, rule = {8: 1.0, 16: 1.4}, Rule("matched", 8, 64, Estimate(16.0, 1e-6, 14), 0.25)
+    assert best_random(seconds, 60.0)[0] == 16
+    found = rule.gain(seconds, Estimate(60.0, 20.0, 7))
+    at = {scale: (1 + scale / (8 * 2**LOSS_EXPONENT)) * 1.25 for scale in (60.0, 60.0 / 2.2)}
+    assert found.value == pytest.approx((1 + 60 / 16) * 1.4 / at[60.0])
+    assert found.low < min(1.4 * (1 + 27.3 / 16), 1 + 27.3 / 8) / at[60.0 / 2.2] + 0.01
 
 
 sizes = st.dictionaries(st.integers(1, 200), st.floats(1e-3, 10.0), min_size=1, max_size=5)

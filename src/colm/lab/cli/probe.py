@@ -177,7 +177,7 @@ def rule_table(values: Mapping[str, Any]) -> Table:
     for rule in values["rules"]:
         table.add_row(
             rule["name"],
-            f"{rule['kept']} of {rule['pool']}",
+            f"{rule['kept']} of {rule['pool']}" if rule["pool"] > rule["kept"] else str(rule["kept"]),
             show(rule["worth"], 0),
             show(rule["worth_in_loss"], 0),
             f"{rule['seconds']:.3f}",

@@ -8,7 +8,7 @@ competes with random rows of every number, not only with W of them, nor with as 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import hypot
+from math import exp
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -25,6 +25,9 @@ BALANCED = "balanced order"
 
 CLEAR = 1.05
 """A rule that takes time pays if the low end of its gain is above this; one that takes none, if it is above 1."""
+
+LARGEST_EXPONENT = 20.0
+"""Of the factor by which a noise scale is uncertain: beyond it nothing is known."""
 
 
 def interpolate(seconds: Mapping[int, float], rows: float) -> float:
@@ -104,25 +107,24 @@ class Rule(NamedTuple):
                 them. Without it they have the number that the rule is worth, which makes as much progress with a step.
 
         Returns:
-            The gain. Half of its interval is what the ends of the worth change, and, in quadrature, those of the noise
-            scale; the wider side counts.
+            The gain. Its low end is that of the low end of the worth, at the least favorable noise scale of the
+            interval's, against as many random rows as are best at the measured scale, or as the rule keeps.
         """
         own, worth = interpolate(seconds, self.kept) + self.seconds, self.in_loss()
+        if noise is None:
+            value, low = (interpolate(seconds, max(1.0, rows)) / own for rows in (worth.value, worth.low))
+        else:
+            rivals = (best_random(seconds, noise.value)[0], self.kept)
 
-        def at(rows: float, scale: float | None) -> float:
-            rows = max(1.0, rows)
-            if scale is None:
-                return interpolate(seconds, rows) / own
-            return best_random(seconds, scale)[1] / ((1 + scale / rows) * own)
+            def at(rows: float, scale: float) -> float:
+                least = min((1 + scale / rival) * interpolate(seconds, rival) for rival in rivals)
+                return least / ((1 + scale / max(1.0, rows)) * own)
 
-        scale = None if noise is None else noise.value
-        value = at(worth.value, scale)
-        if worth.error is None:
-            return worth._replace(value=value)
-        halves = [max(abs(at(end, scale) - value) for end in (worth.low, worth.high))]
-        if noise is not None:
-            halves.append(max(abs(at(worth.value, max(0.0, end)) - value) for end in (noise.low, noise.high)))
-        return worth._replace(value=value, error=hypot(*halves) / worth.quantile)
+            # By factors, so that it stays above 0, where no worth would be a gain.
+            factor = exp(min(LARGEST_EXPONENT, (noise.half or 0.0) / noise.value)) if noise.value else 1.0
+            value = at(worth.value, noise.value)
+            low = min(at(worth.low, noise.value * by) for by in (1 / factor, 1.0, factor))
+        return worth._replace(value=value, error=None if worth.error is None else (value - low) / worth.quantile)
 
     def __str__(self) -> str:
         return self.name if self.name == BALANCED else f"{self.name}, {self.kept} of {self.pool}"

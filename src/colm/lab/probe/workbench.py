@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from math import ceil
 from typing import Any, NamedTuple
@@ -210,11 +211,13 @@ class Workbench:
         return choices, float(np.median(seconds))
 
     def _selector(self, config: SelectionConfig) -> CoresetSelector:
-        """Return a selector that has seen nothing; each is made once, since it logs what it compares."""
-        if config not in self._selectors:
+        """Return a selector that has seen nothing; one for all numbers of kept rows, since it logs what it compares."""
+        alike = replace(config, keep=None, keep_count=None)
+        if alike not in self._selectors:
             sizes, pad = self.trainer.source_sizes, self.trainer.selector.pad_token_id
-            self._selectors[config] = CoresetSelector(self.model, config, sizes, pad_token_id=pad)
-        selector = self._selectors[config]
+            self._selectors[alike] = CoresetSelector(self.model, alike, sizes, pad_token_id=pad)
+        selector = self._selectors[alike]
+        selector.config = config
         selector.optimizer = self.optimizer
         selector.reset()
         return selector
