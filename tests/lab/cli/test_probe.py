@@ -91,7 +91,7 @@ def test_every_choice_keeps_its_rows_of_its_pools_of_the_same_rows(
         return judge_choices(pools, choices, window)
 
     monkeypatch.setattr(measure, "judge_choices", judge)
-    training = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "max_steps": 6, "use_cpu": True}
+    training = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 6, "use_cpu": True}
     config = write_run(tmp_path, training=training, selection={"small_sources": "none"})
     choices = ["1/2", "3/4", "1/4", "2/5"]
     assert main(["probe", config, "--pools", "5", "--stages", "0", "--choices", *choices]) == 0
