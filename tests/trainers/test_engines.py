@@ -38,6 +38,7 @@ REFUSED = {
     ("zero3", "reuse"): "UnsupportedModelError: reuse_forward=True does not work with DeepSpeed's ZeRO-3",
     ("zero3", "trl"): "ConfigError: TRL reads the output head's weight",
 }
+DEEPSPEED_LOOP = Path(engines_on_ranks.__file__).with_name("deepspeed_on_ranks.py")  # DeepSpeed is not importable here
 KINDS = (("ddp", "native"), ("fsdp2",), ("zero1", "zero2", "zero3"))
 RAN_ONLY = {"fsdp2": ("bfloat16",)}
 """FSDP2 casts weights where DistributedDataParallel casts products, so other rows are picked."""
@@ -147,3 +148,13 @@ def test_the_command_line_saves_a_whole_model_and_resumes(tmp_path: Path, engine
     again = AutoModelForCausalLM.from_pretrained(run).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert read_lines(run / "evaluations.jsonl")[-1]["losses"] == evaluations[-1]["losses"]
+
+
+def test_a_plain_loop_of_deepspeed_selects_and_trains_as_copies_do(tmp_path: Path) -> None:
+    launch([*torchrun(2), str(DEEPSPEED_LOOP), str(tmp_path)], deepspeed=True)
+    found = torch.load(tmp_path / "found.pt")
+    copies = found.pop(None)
+    assert list(found) == [1, 2, 3]
+    for engine in found.values():
+        assert engine["kept"] == copies["kept"]
+        assert torch.allclose(engine["weights"], copies["weights"], atol=1e-6)
