@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from tests.support.models import ragged_batch, tiny_model
 from tests.support.pools import LENGTHS, SIZES, SOURCES
+from tests.support.processes import run_to_end, torchrun
 
 from colm import CoresetSelector, SelectionConfig
 from colm.step.ranks import gather_rows, leave_ranks, rank_and_world, sum_over_ranks
@@ -92,3 +96,43 @@ def count_collectives(rank: int, folder: str) -> None:
 @pytest.mark.slow
 def test_what_ranks_know_of_the_pool_is_gathered_once(tmp_path: Path) -> None:
     mp.spawn(count_collectives, (str(tmp_path),), nprocs=2)
+
+
+TAKES_TURNS = """
+import os, sys, time
+from colm.step.ranks import first_on_machine, leave_ranks
+first = os.environ["LOCAL_RANK"] == "0"
+try:
+    with first_on_machine("work"):
+        began = time.time()
+        time.sleep(first)
+        open(f"{sys.argv[1]}/{os.environ['RANK']}", "w").write(f"{began} {time.time()}")
+        assert not (first and sys.argv[2] == "fails")
+except AssertionError:
+    pass
+import torch.distributed as dist
+dist.init_process_group("gloo")  # at the same address
+dist.barrier()
+leave_ranks()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "how"), [("torchrun", "works"), ("environment", "works"), ("environment", "fails")]
+)
+def test_the_first_process_of_a_machine_works_before_the_others(tmp_path: Path, launcher: str, how: str) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(TAKES_TURNS)
+    if launcher == "torchrun":
+        run_to_end([*torchrun(2), str(script), str(tmp_path), how], seconds=60)
+    else:
+        with socket.socket() as free:
+            free.bind(("", 0))
+            port = free.getsockname()[1]
+        shared = {**os.environ, "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+        command = [sys.executable, str(script), str(tmp_path), how]
+        started = [subprocess.Popen(command, env={**shared, "RANK": r, "LOCAL_RANK": r}) for r in "01"]
+        assert [process.wait(60) for process in started] == [0, 0]
+    (_, ended), (began, _) = (map(float, (tmp_path / rank).read_text().split()) for rank in "01")
+    assert began >= ended

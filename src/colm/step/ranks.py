@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import gc
 import os
-from typing import Literal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -17,6 +22,9 @@ from torch import Tensor
 from colm.errors import ConfigError
 from colm.hints import Count
 from colm.typed import read_value
+
+LONG = timedelta(days=30)
+"""How long processes wait for the first one, which may tokenize for hours."""
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -48,6 +56,38 @@ def read_rank(rank: int | str | None, world_size: int | None) -> tuple[int | Lit
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < world:
         raise ConfigError(f"rank={rank!r} must be a whole number from 0 to {world - 1} (world_size={world}), or 'all'.")
     return number, world
+
+
+@contextmanager
+def first_on_machine(what: str) -> Iterator[None]:
+    """Run the block in each machine's first process, and only then in its others; at once without a launcher.
+
+    For work that the others find done, such as a cache. The processes need no process group, and wait as long as it
+    takes. If the block raises, the others run theirs.
+
+    Args:
+        what: a name for the block.
+    """
+    if not all(os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")):
+        yield
+        return
+    store, done = _launch_store(), f"colm/{what}/{socket.gethostname()}"
+    first = os.environ["LOCAL_RANK"] == "0"
+    if not first:
+        store.wait([done], LONG)
+    try:
+        yield
+    finally:
+        if first:
+            store.set(done, "done")
+
+
+@cache
+def _launch_store() -> Any:
+    """Return the store in which the processes of a launch meet, which stays open for those that wait."""
+    from torch.distributed.rendezvous import rendezvous
+
+    return next(rendezvous("env://", timeout=LONG))[0]
 
 
 def leave_ranks() -> None:

@@ -38,6 +38,15 @@ def test_the_option_may_stand_before_or_after_the_command(words: list[str], leve
     assert build_parser().parse_args(words).verbosity == level
 
 
+@pytest.mark.parametrize(("words", "level"), [([], logging.WARNING), (["-v"], logging.DEBUG)])
+def test_only_the_first_process_of_a_launch_informs(
+    words: list[str], level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "3")
+    assert main(["env", *words]) == 0
+    assert logging.getLogger("colm").level == level
+
+
 def test_both_at_once_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["env", "-v", "-q"])

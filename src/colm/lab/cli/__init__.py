@@ -58,7 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # names outside the terminal's encoding must not stop the program
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    rank = os.environ.get("RANK", "0")
+    if rank != "0" and args.verbosity == logging.INFO:
+        args.verbosity = logging.WARNING  # the first process says the same
+    origin = "" if rank == "0" else f"[rank {rank}] "
+    logging.basicConfig(level=logging.WARNING, format=f"{origin}%(levelname)s %(name)s: %(message)s")
     logging.getLogger("colm").setLevel(args.verbosity)
     hide_progress(datasets_only=args.verbosity <= logging.INFO and is_terminal(sys.stderr))
     logger.debug("colm %s, Python %s: %s", __version__, platform.python_version(), args.command)

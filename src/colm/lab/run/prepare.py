@@ -31,6 +31,7 @@ from colm.lab.run.left import check_left
 from colm.lab.run.named import find_model, load_base, load_named_tokenizer
 from colm.lab.run.settings import RunSettings
 from colm.models import build_tiny_model, load_tokenizer, train_tiny_tokenizer
+from colm.step.ranks import first_on_machine
 from colm.step.record import HELD_OUT_NAME
 from colm.step.sources import RowsLeft
 from colm.trainers.checkpoints import last_complete_checkpoint
@@ -107,7 +108,8 @@ def _tokenize(settings: RunSettings, parts: Sequence[Dataset]) -> tuple[Any, Tok
     data, tokenizer = settings.data, _load_tokenizer(settings, parts)
     rendering = rendering_of(data, tokenizer)
     options: dict[str, Any] = {"rendering": rendering, "source_column": data.source_column, "num_proc": data.num_proc}
-    return tokenizer, tokenize_counted(parts, tokenizer, format_name=data.format, **options)
+    with first_on_machine("tokens"):  # the others find them in the cache of `datasets`
+        return tokenizer, tokenize_counted(parts, tokenizer, format_name=data.format, **options)
 
 
 def _load_tokenizer(settings: RunSettings, parts: Iterable[Dataset]) -> Any:
