@@ -150,6 +150,7 @@ def test_the_command_line_saves_a_whole_model_and_resumes(tmp_path: Path, engine
     assert read_lines(run / "evaluations.jsonl")[-1]["losses"] == evaluations[-1]["losses"]
 
 
+@pytest.mark.slow
 def test_a_plain_loop_of_deepspeed_selects_and_trains_as_copies_do(tmp_path: Path) -> None:
     launch([*torchrun(2), str(DEEPSPEED_LOOP), str(tmp_path)], deepspeed=True)
     found = torch.load(tmp_path / "found.pt")
