@@ -116,13 +116,22 @@ class Arm(NamedTuple):
     rule: Range | Form | Convert | None
 
 
-def arms_of(hint: Any, rule: Range | Form | Convert | None = None) -> list[Arm]:
+def arms_of(hint: Any) -> list[Arm]:
     """Return the alternatives of a hint, each with its rule; next to an enum, plain strings are not accepted."""
+    if id(hint) not in _ARMS:  # equal unions may differ in order, so they cannot be keys
+        _ARMS[id(hint)] = hint, _find_arms(hint, None)
+    return _ARMS[id(hint)][1]
+
+
+_ARMS: dict[int, tuple[Any, list[Arm]]] = {}
+
+
+def _find_arms(hint: Any, rule: Range | Form | Convert | None) -> list[Arm]:
     if get_origin(hint) is Annotated:
         inner, *extras = get_args(hint)
-        return arms_of(inner, next((extra for extra in extras if isinstance(extra, Range | Form | Convert)), rule))
+        return _find_arms(inner, next((extra for extra in extras if isinstance(extra, Range | Form | Convert)), rule))
     if get_origin(hint) in (Union, types.UnionType):
-        arms = [arm for part in get_args(hint) for arm in arms_of(part, rule)]
+        arms = [arm for part in get_args(hint) for arm in _find_arms(part, rule)]
         named = any(is_enum(arm.kind) for arm in arms)
         return [arm for arm in arms if not (named and arm.kind is str)]
     return [Arm(type(None) if hint is None else hint, rule)]
