@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
@@ -34,6 +33,8 @@ def wrap(model: Any, optimizer: Any, stage: int | None) -> tuple[Any, Any]:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
+    import deepspeed  # only this program finds it
+
     return deepspeed.initialize(model=model, optimizer=optimizer, config=config)[:2]
 
 
@@ -63,6 +64,8 @@ def train(stage: int | None) -> dict[str, Any]:
 
 
 def main() -> None:
+    import deepspeed
+
     deepspeed.init_distributed("gloo")
     torch.set_num_threads(1)
     found = {stage: train(stage) for stage in (None, 1, 2, 3)}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support import command_on_ranks, engines_on_ranks
+from tests.support import command_on_ranks, deepspeed_on_ranks, engines_on_ranks
 from tests.support.commands import write_run
 from tests.support.engines import DEEPSPEED, arguments_of
 from tests.support.engines_on_ranks import CASES, FAULT, distance, load
@@ -38,7 +38,6 @@ REFUSED = {
     ("zero3", "reuse"): "UnsupportedModelError: reuse_forward=True does not work with DeepSpeed's ZeRO-3",
     ("zero3", "trl"): "ConfigError: TRL reads the output head's weight",
 }
-DEEPSPEED_LOOP = Path(engines_on_ranks.__file__).with_name("deepspeed_on_ranks.py")  # DeepSpeed is not importable here
 KINDS = (("ddp", "native"), ("fsdp2",), ("zero1", "zero2", "zero3"))
 RAN_ONLY = {"fsdp2": ("bfloat16",)}
 """FSDP2 casts weights where DistributedDataParallel casts products, so other rows are picked."""
@@ -152,7 +151,7 @@ def test_the_command_line_saves_a_whole_model_and_resumes(tmp_path: Path, engine
 
 @pytest.mark.slow
 def test_a_plain_loop_of_deepspeed_selects_and_trains_as_copies_do(tmp_path: Path) -> None:
-    launch([*torchrun(2), str(DEEPSPEED_LOOP), str(tmp_path)], deepspeed=True)
+    launch([*torchrun(2), str(deepspeed_on_ranks.__file__), str(tmp_path)], deepspeed=True)
     found = torch.load(tmp_path / "found.pt")
     copies = found.pop(None)
     assert list(found) == [1, 2, 3]
