@@ -11,9 +11,13 @@ import torch
 from tests.gpu.support import DEVICE, SIZES, lowest_cosine, on, ragged_batch, relative_error, tiny_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.utils import is_flash_attn_2_available
 
 from colm import CoresetSelector, SelectionConfig, example_mean
 from colm.features.exact import value_gradients
+from colm.joined import check_joined
+from colm.lean import LeanHead
+from colm.step.pool import Pool
 
 pytestmark = pytest.mark.gpu
 
@@ -95,3 +99,24 @@ def test_a_step_with_checkpointing_is_one_without(kind: str, measured: Callable[
     error = relative_error(found[1][1], found[0][1])
     measured(error=error)
     assert error < 1e-5  # the same kernels run twice; atomic sums may round otherwise
+
+
+@pytest.mark.parametrize("kind", ["sdpa", "flash_attention_2"])
+def test_joined_rows_are_padded_ones(kind: str, measured: Callable[..., None]) -> None:
+    """`padding_free`: sdpa gets a mask that keeps rows apart, FlashAttention the bounds of the rows."""
+    if kind == "flash_attention_2" and not is_flash_attn_2_available():
+        pytest.skip("flash_attn is not installed, or there is no GPU")
+    dtype = BF16 if kind == "flash_attention_2" else torch.float32  # its kernel takes no float32
+    batch = on(DEVICE, ragged_batch(LENGTHS))
+    pool, found = Pool(batch), []
+    for attention, rows in (("eager", batch), (kind, pool.join(range(len(pool))))):
+        model = tiny_model(attn_implementation=attention).to(DEVICE, dtype).train()
+        if rows is not batch:
+            check_joined(model)
+        losses = LeanHead(model)(model, rows)
+        losses.mean().backward()
+        found.append((losses.detach(), torch.cat([weight.grad.flatten() for weight in model.parameters()])))
+    of_losses, of_gradients = (relative_error(ours, padded) for padded, ours in zip(*found, strict=True))
+    measured(error_of_losses=of_losses, error_of_gradients=of_gradients)
+    assert of_losses < (1e-5 if dtype is torch.float32 else 2e-2)  # see test_features.py
+    assert of_gradients < (1e-4 if dtype is torch.float32 else 1e-1)
