@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 from colm.lab.intervals import Interval, estimate_difference
+
+Runs = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""Method -> seed -> the run's line."""
+
+PLAIN = "plain"
+"""The method that is not colm's: `transformers.Trainer` with its own order and loss, the mean over tokens."""
 
 BASES = ("random", "control", "control-half")
 """Baselines without selection cost: those with the same number of rows, or half as many."""
@@ -41,3 +48,25 @@ def show(interval: Interval | None, digits: int = 4, sign: str = "") -> str:
     if interval.half is None:
         return mean
     return f"{mean} ± {interval.half:.{digits}f}{' *' if sign and interval.sign else ''}"
+
+
+def macro(losses: Mapping[str, float]) -> float:
+    """Return the mean over sources."""
+    return fmean(losses.values())
+
+
+def curve(line: Mapping[str, Any], base: Mapping[str, float] | None) -> tuple[list[float], list[float]]:
+    """Return seconds and macro losses of a run's evaluations, after those of the model before training."""
+    points = [(each["seconds"], macro(each["losses"])) for each in line["evaluations"]]
+    points = [(0.0, macro(base)), *points] if base else points
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def by_seed(held: Mapping[str, Mapping[str, Any]], read: Callable[[Mapping[str, Any]], float]) -> dict[str, float]:
+    return {seed: read(line) for seed, line in held.items()}
+
+
+def final(line: Mapping[str, Any]) -> Mapping[str, float]:
+    """Return each source's loss at a run's end."""
+    losses: Mapping[str, float] = line["evaluations"][-1]["losses"]
+    return losses

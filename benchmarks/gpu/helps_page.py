@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from cells import RED, plain, table
-from helps_cells import BASES, interpolate, less_bases, mean_of, show
+from helps_cells import BASES, Runs, by_seed, curve, final, interpolate, less_bases, macro, mean_of, show
+from helps_sooner import write_sooner
 
 from colm.lab.intervals import estimate_mean
 from colm.lab.report.comparison import find_first_reach
@@ -16,9 +17,6 @@ TIMED = "control"
 """The method whose run sets the common time."""
 
 Lines = Sequence[Mapping[str, Any]]
-Runs = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""Method -> seed -> the run's line."""
-
 CLAIMS = (
     "What this shows: on one card, for a model of 135 million parameters, LoRA of rank 16 and this mixture, which "
     "method ends lower, if its interval over seeds excludes 0 (*), and what a step costs. What it cannot show: larger "
@@ -43,6 +41,10 @@ def write_section(lines: list[dict[str, Any]]) -> str:
         base = last.get("base", {}).get("losses")
         parts += ["### At equal steps", _equal_steps(runs, base, last.get("setting", {}))]
         parts += ["### At equal time", _equal_time(runs, base)]
+        parts += [
+            "### Sooner than the plain Trainer",
+            write_sooner(runs, base, last.get("setting", {}).get("rows", {})),
+        ]
         parts += ["### What it costs", _costs(runs)]
         parts += ["### By source", _sources(runs, base, last.get("setting", {}))]
     if answers:
@@ -58,13 +60,14 @@ def _faults(last: Mapping[str, Mapping[str, Any]], runs: Runs) -> list[str]:
             by_seed.setdefault(seed, []).append(line)
     for seed, group in sorted(by_seed.items()):  # each slice checks only its own runs
         for key, what in (("pools", "pools"), ("init", "first adapters")):
-            if len({line[key] for line in group}) > 1:
-                told = ", ".join(f"{line['name']} {line[key]}" for line in group)
+            paired = [line for line in group if line[key] is not None]
+            if len({line[key] for line in paired}) > 1:
+                told = ", ".join(f"{line['name']} {line[key]}" for line in paired)
                 found.append(f"{RED} Runs of seed {seed} had different {what}, so they are not pairs: {told}")
     base = last.get("base", {}).get("losses")
     for name, per_seed in runs.items():
         for seed, line in per_seed.items():
-            if base and _macro(line["evaluations"][-1]["losses"]) >= _macro(base):
+            if base and macro(final(line)) >= macro(base):
                 found.append(f"{RED} seed {seed}/{name}: the final loss is not below the initial loss")
     return found
 
@@ -81,7 +84,8 @@ def _intro(last: Mapping[str, Mapping[str, Any]], runs: Runs, lines: Lines) -> s
         f"{len(some)} runs of {steps} steps, seeds {', '.join(map(str, seeds))}, pools of {pool} rows in one "
         f"micro-batch; {' and '.join(cards)}, torch {setting.get('torch')}, transformers "
         f"{setting.get('transformers')}. The runs of a seed begin with the same adapter and see the same pools; "
-        "their logs were compared to check this. Losses are means over held-out rows of each source, then over "
+        "their logs were compared to check this. Two kinds order all rows by themselves instead: `plain`, and the "
+        "methods with `order=balanced`. Losses are means over held-out rows of each source, then over "
         "sources; with two or more seeds, with 95 % t-intervals."
     )
     if len(cards) > 1:
@@ -90,7 +94,7 @@ def _intro(last: Mapping[str, Mapping[str, Any]], runs: Runs, lines: Lines) -> s
     cut = {line["unit"].rpartition("@")[0]: line for line in lines if "@" in line["unit"]}
     for unit, line in cut.items():
         if unit not in ended and "fault" not in last.get(unit, {}):
-            text += f" {unit} did not finish: {_macro(line['losses']):.4f} after step {line['step']}."
+            text += f" {unit} did not finish: {macro(line['losses']):.4f} after step {line['step']}."
     return text
 
 
@@ -99,11 +103,9 @@ def _equal_steps(runs: Runs, base: Mapping[str, float] | None, setting: Mapping[
         ["method", "settings", "rows per step", "learning rate", "seeds", "macro loss", *(f"minus {b}" for b in BASES)],
         ["---", "---", "---:", "---:", "---:", *["---"] * (1 + len(BASES))],
     ]
-    finals = {
-        name: _by_seed(held, lambda line: _macro(line["evaluations"][-1]["losses"])) for name, held in runs.items()
-    }
+    finals = {name: by_seed(held, lambda line: macro(final(line))) for name, held in runs.items()}
     if base:
-        rows.append(["before training", "", "", "", "", f"{_macro(base):.4f}", *[""] * len(BASES)])
+        rows.append(["before training", "", "", "", "", f"{macro(base):.4f}", *[""] * len(BASES)])
     for name, held in runs.items():
         line = next(iter(held.values()))
         values = list(finals[name].values())
@@ -132,7 +134,7 @@ def _equal_steps(runs: Runs, base: Mapping[str, float] | None, setting: Mapping[
 
 def _equal_time(runs: Runs, base: Mapping[str, float] | None) -> str:
     ends = {seed: line["seconds"] for seed, line in runs.get(TIMED, {}).items()}
-    targets = _by_seed(runs.get(TIMED, {}), lambda line: _macro(line["evaluations"][-1]["losses"]))
+    targets = by_seed(runs.get(TIMED, {}), lambda line: macro(final(line)))
     if not ends:
         return f"No run of {TIMED} has finished, so there is no common time for the others."
     found: dict[str, dict[str, float]] = {}
@@ -141,7 +143,7 @@ def _equal_time(runs: Runs, base: Mapping[str, float] | None) -> str:
         for seed, line in held.items():
             if seed not in ends or line["card"] != runs[TIMED][seed]["card"]:
                 continue
-            x, y = _curve(line, base)
+            x, y = curve(line, base)
             found.setdefault(name, {})[seed] = interpolate(x, y, ends[seed])
             reached = find_first_reach(x, y, targets[seed])
             reach.setdefault(name, [])
@@ -180,16 +182,18 @@ def _costs(runs: Runs) -> str:
             "share",
             "peak GiB",
             "rows trained on",
+            "order, s",
             "match",
             "at random",
         ],
-        ["---", "---:", "---:", "---:", "---:", "---:", "---:", "---:"],
+        ["---", *["---:"] * 8],
     ]
     for name, held in runs.items():
         lines = list(held.values())
         step = fmean(line["seconds"] / line["steps"] for line in lines)
         selection = fmean(line["selection_seconds"] / line["steps"] for line in lines)
         peaks = [line["peak_gib"] for line in lines if line["peak_gib"] is not None]
+        orders = mean_of([line["order_seconds"] for line in lines])
         cosines = [mean_of([line[key] for line in lines]) for key in ("match", "match_random")]
         rows.append(
             [
@@ -199,13 +203,15 @@ def _costs(runs: Runs) -> str:
                 f"{selection / step:.0%}",
                 f"{max(peaks):.2f}" if peaks else "-",
                 f"{fmean(line['rows'] for line in lines):.0f}",
+                "-" if orders is None else f"{orders:.1f}",
                 *("-" if value is None else f"{value:.3f}" for value in cosines),
             ]
         )
     note = (
         "The clock waits for the GPU after each step, so a step's selection is charged only for its own work. Match is "
         "the cosine between the mean features of the rows kept from large sources and of the pool, next to that of the "
-        "same number of random rows."
+        "same number of random rows. Order: seconds on the CPU to make the features of all rows, once before training, "
+        "for a balanced order; they are not in the seconds of the run, but dealing the rows is."
     )
     return f"{table(rows)}\n\n{note}"
 
@@ -232,7 +238,7 @@ def _sources(runs: Runs, base: Mapping[str, float] | None, setting: Mapping[str,
 
 
 def _answers(answers: Runs) -> str:
-    shares = {name: _by_seed(held, lambda line: 100 * line["macro"]) for name, held in answers.items()}
+    shares = {name: by_seed(held, lambda line: 100 * line["macro"]) for name, held in answers.items()}
     rows = [
         ["model", "seeds", "right, %", *(f"minus {b}" for b in BASES), "cut off"],
         ["---", "---:", *["---"] * 4, "---:"],
@@ -252,19 +258,5 @@ def _answers(answers: Runs) -> str:
     return f"{table(rows)}\n\n{note}"
 
 
-def _curve(line: Mapping[str, Any], base: Mapping[str, float] | None) -> tuple[list[float], list[float]]:
-    points = [(each["seconds"], _macro(each["losses"])) for each in line["evaluations"]]
-    points = [(0.0, _macro(base)), *points] if base else points
-    return [x for x, _ in points], [y for _, y in points]
-
-
-def _by_seed(held: Mapping[str, Mapping[str, Any]], read: Callable[[Mapping[str, Any]], float]) -> dict[str, float]:
-    return {seed: read(line) for seed, line in held.items()}
-
-
 def _names(held: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return list(next(iter(held.values()))["evaluations"][-1]["losses"])
-
-
-def _macro(losses: Mapping[str, float]) -> float:
-    return fmean(losses.values())

@@ -10,24 +10,22 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from helps_clock import Clock, Tell
-from helps_rows import Losses, Rows, pad_rows, row_losses
+from helps_rows import Losses, Rows, row_losses
+from helps_trainers import Run, Size, make_trainer
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PrinterCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, set_seed
 
-from colm import CoresetTrainer, SelectionConfig
 from colm.lab.evaluate.judge import Generation, answer_questions, summarise_answers
 from colm.lab.run.adapters import add_lora
-from colm.lab.study.methods import method_settings
 from colm.losses import example_losses
 from colm.models import load_model, load_tokenizer
 from colm.step.record import FILE_NAME, StepLog
@@ -36,32 +34,6 @@ LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 """As in the experiment `lora` on the CPU. No dropout, so that the methods of a seed differ only in their rows."""
 CHECKED = 8
 """Number of rows whose losses are computed in two ways."""
-
-
-class Size(NamedTuple):
-    """What differs between the GPU and the rehearsal."""
-
-    steps: int
-    pool: int  # rows, in one micro-batch: a small model's micro-batch costs the GPU the same at any size
-    every: int  # steps between evaluations
-    warmup: int
-    batch: int  # rows per evaluation batch; four times as many for questions
-    new_tokens: int
-
-
-class Run(NamedTuple):
-    """One training."""
-
-    name: str  # on the page
-    method: str  # of colm.lab.study.methods
-    rate: float  # peak learning rate
-    seed: int
-    shuffle: int  # seed of the row order: the run's, except for a planted fault
-
-    @property
-    def unit(self) -> str:
-        """The run's name in the figures."""
-        return f"seed {self.seed}/{self.name}"
 
 
 class Bench:
@@ -119,53 +91,35 @@ class Bench:
         release(self.device)
         model = self.fresh(run.seed)
         init = digest([parameter for parameter in model.parameters() if parameter.requires_grad])
-        values = {"selection": SelectionConfig(keep=0.25, seed=run.seed).to_dict(), "training": {}}
-        selection = SelectionConfig.from_dict(method_settings(run.method, values)["selection"])
         with TemporaryDirectory() as folder:
-            trainer = CoresetTrainer(
-                model=model,
-                args=TrainingArguments(
-                    output_dir=folder,
-                    seed=run.seed,
-                    max_steps=steps,
-                    per_device_train_batch_size=self.size.pool,
-                    learning_rate=run.rate,
-                    lr_scheduler_type="linear",
-                    warmup_steps=min(self.size.warmup, steps),
-                    bf16=cuda,
-                    use_cpu=not cuda,
-                    dataloader_pin_memory=cuda,
-                    logging_strategy="no",
-                    save_strategy="no",
-                    report_to="none",
-                    disable_tqdm=True,
-                ),
-                train_dataset=self.rows.train,
-                data_collator=partial(pad_rows, pad=self.tokenizer.pad_token_id),
-                processing_class=self.tokenizer,
-                selection=selection,
-            )
+            place = Path(folder)
+            trainer = make_trainer(run, self.size, steps, model, self.rows, self.tokenizer, self.device, place)
             clock = Clock(self, steps, self.size.every, tell, left)
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(clock)
             set_seed(run.shuffle)  # like colm train: the row order is drawn from here
             trainer.train()
-            lines = list(StepLog(Path(folder) / FILE_NAME).read())
+            log = place / FILE_NAME
+            lines = list(StepLog(log).read()) if log.exists() else []
+        steps = trainer.state.global_step
+        features = getattr(trainer, "_features", None)  # of the rows, if they were put in an order
         figures = {
             "method": run.method,
             "seed": run.seed,
             "rate": run.rate,
-            "steps": len(lines),
+            "steps": steps,
             "pool": self.size.pool,
-            "kept": lines[-1]["kept_count"],
-            "rows": sum(line["kept_count"] for line in lines),
+            "kept": lines[-1]["kept_count"] if lines else run.rows(self.size),
+            # The plain Trainer's rows are not counted: its runs end before the last, shorter batch of a pass.
+            "rows": sum(line["kept_count"] for line in lines) if lines else steps * run.rows(self.size),
+            "order_seconds": round(features.seconds, 4) if features else None,
             "seconds": round(clock.elapsed, 4),
             "selection_seconds": round(sum(line["seconds"] for line in lines), 4),
             "peak_gib": round(clock.peak / 2**30, 3) if cuda else None,
             "nonfinite": sum(line["nonfinite"] for line in lines),
             "match": mean_of([line["match"] for line in lines]),
             "match_random": mean_of([line["match_random"] for line in lines]),
-            "pools": hashlib.sha256(json.dumps([line["pool"] for line in lines]).encode()).hexdigest()[:12],
+            "pools": None if features or not lines else digest_of([line["pool"] for line in lines]),
             "init": init,
             "evaluations": clock.evaluations,
         }
@@ -236,6 +190,11 @@ class Bench:
             "no_answer": sum(line["extracted"] is None for line in lines),
             "sources": {name: round(held["exact"]["value"], 6) for name, held in found["sources"].items()},
         }
+
+
+def digest_of(pools: list[Any]) -> str:
+    """Return a text that differs if a row of a pool does."""
+    return hashlib.sha256(json.dumps(pools).encode()).hexdigest()[:12]
 
 
 def digest(tensors: list[Tensor]) -> str:

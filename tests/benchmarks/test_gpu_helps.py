@@ -19,12 +19,19 @@ from colm.losses import example_losses
 from colm.models import tiny_config
 
 
-def line(name: str, seed: int, losses: list[float], *, step: float = 1.0, pools: str = "a") -> dict[str, Any]:
+def line(name: str, seed: int, losses: list[float], *, step: float = 1.0, pools: str | None = "a") -> dict[str, Any]:
     evaluations = [
         {"step": at, "seconds": at * step, "losses": {"x": loss, "y": loss + 1}}
         for at, loss in enumerate(losses, start=1)
     ]
-    costs = {"selection_seconds": 0.5 * step, "peak_gib": None, "match": None, "match_random": None, "rows": 8}
+    costs = {
+        "selection_seconds": 0.5 * step,
+        "peak_gib": None,
+        "match": None,
+        "match_random": None,
+        "rows": 8,
+        "order_seconds": None,
+    }
     held = {"method": name, "card": "c", "steps": len(losses), "seconds": len(losses) * step, "rate": 1e-3, "kept": 4}
     ends = {"pool": 16, "pools": pools, "init": "i", "evaluations": evaluations}
     return {"unit": f"seed {seed}/{name}", "name": name, "seed": seed, **held, **costs, **ends}
@@ -93,3 +100,24 @@ def test_section_shows_faults_and_pairs_that_are_none() -> None:
     text = helps_page.write_section([*lines, {"unit": "seed 0/matched", "fault": "it went | wrong"}])
     assert f"{helps_page.RED} seed 0/matched: it went \\| wrong" in text
     assert "different pools" not in text
+
+
+def test_section_says_how_soon_the_plain_trainer_s_loss_is_reached() -> None:
+    lines = [{"unit": "setting", "rows": {"x": 3, "y": 1}}]
+    for seed in (0, 1):
+        lines += [line("plain", seed, [3.0, 2.0, 2.0], pools=None), line("control", seed, [2.5, 1.5 + seed])]
+    text = helps_page.write_section(lines)
+    assert helps_page.RED not in text  # orders of their own are not pairs
+    sooner = next(part for part in text.split("### ") if part.startswith("Sooner than the plain Trainer"))
+    (row,) = (each for each in sooner.splitlines() if each.startswith("| control"))
+    assert row.startswith("| control | 4 | 2 | 0.50 (1 of 2 seeds reach it) | 1.00 ± 0.00 | +0.0000 ± ")
+    assert "Its runs took 3.0 s on average" in sooner
+    assert "no loss to reach" in helps_page.write_section(lines[2:3])
+
+
+def test_every_method_can_be_made_and_trains_its_share() -> None:
+    for name, method in helps.METHODS.items():
+        run = helps.Run(name, method.method, method.share, 1e-3, 0, 0)
+        if name != "plain":
+            assert run.selection.kept_rows(helps.GPU.pool, 1) == run.rows(helps.GPU)
+            assert (run.selection.order == "balanced") == ("ordered" in name)
