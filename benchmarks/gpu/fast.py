@@ -3,10 +3,11 @@
     python benchmarks/gpu/fast.py --results DIR --data DIR --seconds 120
 
 Each case is a line with seconds and peaks of the selection's floor, training the kept rows, the step with medoids and
-with matching, the control, training the pool, and the plain Trainer on the same number of rows. Every round runs these
-in turn on the same rows, including the optimizer step. Before the rounds each way runs once on rows like those of
-`colm plan`, and its peaks are compared with the plan's. Nothing is compiled: the Trainer does not compile by default,
-reuse_forward refuses it, and compiling would take longer than everything else.
+with matching, the control, training the pool, and the plain Trainer on the same number of rows; some cases also have
+the plain Trainer's rows in lean steps. Every round runs these in turn on the same rows, including the optimizer step.
+Before the rounds each way runs once on rows like those of `colm plan`, and its peaks are compared with the plan's.
+Nothing is compiled: the Trainer does not compile by default, reuse_forward refuses it, and compiling would take longer
+than everything else.
 """
 
 from __future__ import annotations
@@ -86,16 +87,18 @@ def _free() -> None:
 
 
 def _measure(task: Task, name: str, case: Case, planned: dict[str, float] | None, gauges: Gauges) -> None:
+    from fast_lean import make_ways
     from fast_rounds import Rounds, build, make_steps, warm_up
 
     built = build(case, task.device)
     start = time.perf_counter()
     steps = make_steps(built, case)
-    measured, step_seconds = warm_up(built, case, steps)
+    lean, missing = make_ways(built.model, built.optimizer, case)
+    measured, step_seconds = warm_up(built, case, steps, lean)
     warmed = time.perf_counter() - start
     if not task.fits(step_seconds * case.round_over_step):
         raise TimeoutError(f"a coreset step takes {step_seconds:.1f} s, so no round fits in the remaining time")
-    rounds = Rounds(built, case, steps, gauges)
+    rounds = Rounds(built, case, steps, gauges, lean)
     start = time.monotonic()
     rounds.run()
     later = (time.monotonic() - start) * case.later_over_first
@@ -108,6 +111,7 @@ def _measure(task: Task, name: str, case: Case, planned: dict[str, float] | None
         "parameters": sum(parameter.numel() for parameter in built.model.parameters()),
         "build_seconds": round(built.seconds, 2),
         "warm_up_seconds": round(warmed, 2),
+        "missing": missing,
         **rounds.figures(),
     }
     if task.device.type == "cuda":

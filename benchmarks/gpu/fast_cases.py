@@ -41,6 +41,8 @@ LAUNCH = 8e-6
 ADAPTED = 1.4
 """Estimated slowdown of a forward with adapters on all linear maps: many small passes over memory."""
 
+LEAN = ("by length", "lean", "chunked", "fused")
+"""Ways to train the plain Trainer's rows, see fast_lean.py: rows by length, and also one of three output heads."""
 
 BUILDING = 2.0
 """Seconds to build a model with random weights, drawn on the device, and its optimizer."""
@@ -61,6 +63,7 @@ class Case(NamedTuple):
     checkpointed: bool = False  # with reuse_forward
     rounds: int = 5
     once: tuple[str, ...] = ()  # ways timed only in the first round, because each takes seconds
+    lean: bool = False  # with the ways of `LEAN`
     tiny: bool = False
 
     @property
@@ -113,7 +116,8 @@ class Case(NamedTuple):
         """
         ways = self._ways
         pairs = 2 * (ways["pool"] + ways["kept"]) / self.micro_batches
-        warm = 1.3 * ways["colm"] + pairs + (2 * ways["colm"] + 1 + ways["kept"]) / self.micro_batches
+        once = 2 * ways["colm"] + 1 + ways["kept"] * (1 + len(LEAN) * self.lean)
+        warm = 1.3 * ways["colm"] + pairs + once / self.micro_batches
         rounds = 1 if self.once else self.rounds
         return BUILDING + self._forward * (warm + rounds * sum(ways.values()))  # whole rows take longer, so 1.3
 
@@ -135,7 +139,7 @@ class Case(NamedTuple):
         share = self.keep / self.rows
         kept = share * trained
         step = 1 + kept - (share if self.checkpointed else 0)
-        one = dict.fromkeys(("kept", "control", "plain"), kept)
+        one = dict.fromkeys(("kept", "control", "plain", *(LEAN if self.lean else ())), kept)
         return {"colm": step, "matched": step, "floor": 1.0, "pool": trained, **one}
 
     @property
@@ -152,10 +156,10 @@ class Case(NamedTuple):
 
 _DEAR = ("matched", "control", "plain")
 CASES = (
-    Case("135M", True, 512, 64, 32),
+    Case("135M", True, 512, 64, 32, lean=True),
     Case("8B", True, 512, 64, 16, checkpointed=True, rounds=2, once=_DEAR),
-    Case("1B", True, 512, 64, 16, rounds=3),
-    Case("135M", False, 512, 64, 32),
+    Case("1B", True, 512, 64, 16, rounds=3, lean=True),
+    Case("135M", False, 512, 64, 32, lean=True),
     Case("1B", True, 2048, 64, 4, rounds=2, once=_DEAR),
     Case("135M", True, 512, 32, 32),
     Case("8B", True, 512, 32, 16, checkpointed=True, rounds=1),
@@ -169,10 +173,13 @@ PROFILED = {"135M LoRA T512 K64": 6.0, "8B LoRA T512 K64": 12.0}
 
 
 def units(*, tiny: bool) -> list[tuple[str, Case, bool]]:
-    """Return name, case and whether to profile it: two rows first, then their profiles, then the others."""
+    """Return name, case and whether to profile it: two rows first, then a row whose vocabulary is large.
+
+    A profile comes after its row, that of the largest model after the third row.
+    """
     found = [(case.name, case.shrunk() if tiny else case, False) for case in CASES]
-    profiles = [(f"{name} profile", case, True) for name, case, _ in found if name in PROFILED]
-    return [*found[:2], *profiles, *found[2:]]
+    small, large = ((f"{name} profile", case, True) for name, case, _ in found if name in PROFILED)
+    return [*found[:2], small, found[2], large, *found[3:]]
 
 
 if __name__ == "__main__":

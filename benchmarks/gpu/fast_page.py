@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cells import RED, table_of_numbers
+from cells import RED, plain, table_of_numbers
+from fast_cases import LEAN
 from figures import read_lines
 
 RATIOS = {
@@ -27,6 +28,10 @@ WAYS = {
     "control": "control",
     "pool": "training the pool",
     "plain": "plain Trainer, K rows",
+    "by length": "plain Trainer, K rows by length",
+    "lean": "lean step, K rows",
+    "chunked": "lean step in chunks, K rows",
+    "fused": "lean step in a kernel, K rows",
 }
 PLANNED = {"pool": "pool", "coreset_rows": "kept rows", "coreset_step": "coreset step"}
 
@@ -36,6 +41,13 @@ the ideal step is the floor plus training the kept rows. Every round runs all wa
 rows, including the optimizer step. Weights are bfloat16, adapters float32, the forward in autocast, as with
 `bf16: true`. A peak is the allocator's peak above weights and the optimizer's state; `reuse_forward` holds the layer
 inputs of the whole pool. Nothing is compiled, and each way runs once before it is timed."""
+
+ABOUT_LEAN = """\
+The same rows as the plain Trainer's, which pads each micro-batch of random rows and computes all logits. By length: its
+own loss, rows of about one length in each micro-batch, as with `group_by_length`; the Trainer then sorts rows of many
+steps and pads still less. Lean: what `CoresetTrainer` does, rows by length, and the head on labeled positions, all at
+once (`train_head: labeled`), `chunked`, or `fused`. Three quarters of the tokens are labeled; with fewer, a lean step
+gains more. Ratios to the plain Trainer's step."""
 
 
 def write_section(lines: list[dict[str, Any]]) -> str:
@@ -47,6 +59,8 @@ def write_section(lines: list[dict[str, Any]]) -> str:
     parts = ["## Fast and small", *_faults(lines)]
     if cases:
         parts += [ABOUT, _setting(cases), _ratios(cases), _seconds(cases)]
+    if any("lean" in line["seconds"] for line in cases):
+        parts += ["### The lean step and the plain Trainer's", ABOUT_LEAN, _lean(cases)]
     if plans:
         parts += ["### The estimate of `colm plan` and the allocator's peak", _plans(plans)]
     if profiles:
@@ -97,6 +111,18 @@ def _seconds(cases: list[dict[str, Any]]) -> str:
             told = [f"{gauge[name]:.0f}" if name in gauge else "-" for name in ("mhz", "watt", "celsius")]
             rows.append([_name(line), text, _spread(line["seconds"][way], 3), f"{line['mib'][way]:,.1f}", *told])
     return table_of_numbers(["case", "way", "seconds", "peak, MiB", "MHz", "W", "°C"], rows)
+
+
+def _lean(cases: list[dict[str, Any]]) -> str:
+    rows = []
+    for line in cases:
+        if "lean" not in line["seconds"]:
+            continue
+        for way in LEAN:
+            why = line["missing"].get(way)
+            cells = [_spread(line["ratios"].get(f"{way}: {what}"), 2) for what in ("step", "memory")]
+            rows.append([_name(line), f"{WAYS[way]}{f' (not run: {plain(why)})' if why else ''}", *cells])
+    return table_of_numbers(["case", "way", "seconds", "peak"], rows)
 
 
 def _plans(plans: list[dict[str, Any]]) -> str:

@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks that share part
 import torch
 from accelerate.utils import convert_outputs_to_fp32
 from counting import peak_bytes, peak_saved_bytes
-from fast_cases import LABELLED, SHORTEST, SMALL, Case
+from fast_cases import LABELLED, LEAN, SHORTEST, SMALL, Case
+from fast_lean import Train
 from gauges import Gauges, middle
 from step_parts import (
     Batch,
@@ -38,6 +39,16 @@ from colm.lab.plan.steps import Rows
 from colm.models import load_model
 
 MIB = 2**20
+
+
+def _step_over_plain(way: str, seconds: dict[str, float], peaks: dict[str, float]) -> float:
+    return seconds[way] / seconds["plain"]
+
+
+def _memory_over_plain(way: str, seconds: dict[str, float], peaks: dict[str, float]) -> float:
+    return peaks[way] / peaks["plain"]
+
+
 RATIOS: dict[str, Callable[[dict[str, float], dict[str, float]], float]] = {
     "step_over_ideal": lambda s, m: s["colm"] / (s["floor"] + s["kept"]),
     "selection_over_floor": lambda s, m: s["selection"] / s["floor"],
@@ -47,6 +58,8 @@ RATIOS: dict[str, Callable[[dict[str, float], dict[str, float]], float]] = {
     "step_over_plain": lambda s, m: s["colm"] / s["plain"],
     "matched_over_ideal": lambda s, m: s["matched"] / (s["floor"] + s["kept"]),
     "control_over_plain": lambda s, m: s["control"] / s["plain"],
+    **{f"{way}: step": partial(_step_over_plain, way) for way in LEAN},
+    **{f"{way}: memory": partial(_memory_over_plain, way) for way in LEAN},
 }
 """Of a round's seconds and peaks by way. Peaks exclude earlier allocations: weights and the optimizer's state."""
 
@@ -98,7 +111,7 @@ def make_steps(built: Built, case: Case) -> dict[str, Step]:
     return {name: Step(built.model, case.selection(name), built.optimizer) for name in names}
 
 
-def warm_up(built: Built, case: Case, steps: dict[str, Step]) -> tuple[dict[str, int], float]:
+def warm_up(built: Built, case: Case, steps: dict[str, Step], lean: dict[str, Train]) -> tuple[dict[str, int], float]:
     """Run everything that is timed later, on rows like the plan's.
 
     Returns:
@@ -120,6 +133,8 @@ def warm_up(built: Built, case: Case, steps: dict[str, Step]) -> tuple[dict[str,
         step.run(pool[:1])
     run_floor_as_trained(built, pool[:1])
     train_plainly(built.model, kept[:1], built.optimizer)
+    for way in lean.values():
+        way(kept[:1])
     peaks = {
         "pool": _held(built, lambda: train(built.model, pool[:2], built.optimizer)),
         "coreset_rows": _held(built, lambda: train(built.model, kept, built.optimizer)),
@@ -150,8 +165,11 @@ def _held(built: Built, action: Callable[[], Any]) -> int:
 class Rounds:
     """The timed rounds: each runs all ways in turn on the same rows."""
 
-    def __init__(self, built: Built, case: Case, steps: dict[str, Step], gauges: Gauges) -> None:
+    def __init__(
+        self, built: Built, case: Case, steps: dict[str, Step], gauges: Gauges, lean: dict[str, Train] | None = None
+    ) -> None:
         self.built, self.case, self.steps, self.gauges = built, case, steps, gauges
+        self.lean = lean or {}
         self.seconds: dict[str, list[float]] = {}
         self.bytes: dict[str, list[float]] = {}
         self.ratios: dict[str, list[float]] = {}
@@ -188,6 +206,9 @@ class Rounds:
         rows = take_rows(pool, list(range(case.keep)))
         plain = [collate(rows[start:end]) for start, end in pairwise([0, *ends])]
         observe("plain", lambda: train_plainly(model, plain, optimizer))
+        by_length = group_by_length(rows, case.micro_batches)
+        for name, way in self.lean.items():
+            observe(name, partial(way, by_length))
         self._note(seconds, peaks)
 
     def draw(self, seed: int) -> list[Batch]:

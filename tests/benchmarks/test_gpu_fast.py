@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -14,8 +16,9 @@ import fast_cases
 import fast_page
 import gauges
 import planned
+from fast_lean import make_ways
 from fast_profile import Event, summarise
-from step_parts import build_llama, build_model
+from step_parts import build_llama, build_model, draw_pool, train
 
 
 def test_the_shapes_have_the_parameters_of_their_names() -> None:
@@ -26,10 +29,13 @@ def test_the_shapes_have_the_parameters_of_their_names() -> None:
         assert sum(parameter.numel() for parameter in model.parameters()) == sizes[name]
 
 
-def test_one_row_of_the_small_and_one_of_the_large_model_come_first_and_fit_two_minutes() -> None:
+def test_a_row_of_each_model_comes_first_and_they_fit_two_minutes() -> None:
     found = fast_cases.units(tiny=False)
-    assert [case.model for _, case, _ in found[:2]] == ["135M", "8B"]
-    assert sum(case.seconds for _, case, _ in found[:2]) + fast_cases.READING < 100
+    assert [case.model for _, case, _ in found[:4]] == ["135M", "8B", "135M", "1B"]
+    assert [case.lean for _, case, _ in found[:4]] == [True, False, True, True]
+    profiles = sum(fast_cases.PROFILED[case.name] for _, case, profiled in found[:4] if profiled)
+    seconds = sum(case.seconds for _, case, profiled in found[:4] if not profiled)
+    assert seconds + profiles + fast_cases.READING < 105
     assert len({name for name, _, _ in found}) == len(found)
     for _, case, _ in [*found, *fast_cases.units(tiny=True)]:
         assert case.rows % case.micro_batch == case.keep % case.micro_batches == 0
@@ -111,6 +117,14 @@ def test_the_page_shows_faults_that_no_later_slice_has_mended() -> None:
     assert "🔴 1.200" in page
     assert "0.81 (0.80 to 0.82)" in page
     assert "| 1980 | 650 | 60 |" in page
+    assert "lean step" not in page
+    lean = {way: [1.0, 1.0, 1.0] for way in ("plain", "by length", "lean", "chunked")}
+    ratios = {"lean: step": [0.5, 0.5, 0.5], "lean: memory": [0.25, 0.25, 0.25]}
+    more = {"seconds": {**case["seconds"], **lean}, "ratios": ratios, "missing": {"fused": "no GPU"}}
+    peaks = {"mib": {**case["mib"], **dict.fromkeys(lean, 1.0)}}
+    page = fast_page.write_section([{"unit": "c", **case, **more, **peaks}])
+    assert "| c, checkpointed, reuse_forward | lean step, K rows | 0.50 | 0.25 |" in page
+    assert "| lean step in a kernel, K rows (not run: no GPU) | - | - |" in page
     assert "Nothing was measured" in fast_page.write_section([])
 
 
@@ -119,3 +133,34 @@ def test_a_model_is_built_in_its_dtype_with_grouped_heads() -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert model.model.layers[0].self_attn.v_proj.weight.shape == (32, 64)
     assert model.model.rotary_emb.inv_freq.dtype == torch.float32
+
+
+def test_lean_steps_give_the_gradients_of_all_logits() -> None:
+    model = build_model(fast_cases.TINY._replace(dtype="float32"), lora=True, tokens=32)
+    case = fast_cases.CASES[0].shrunk()
+    assert case.lean
+    ways, missing = make_ways(model, Sum(model), case)
+    assert list(ways)[:3] == ["by length", "lean", "chunked"]
+    assert ("fused" in ways) == ("fused" not in missing)
+    batches = draw_pool(case.shape, rows=8, micro_batches=2, tokens=32, shortest=0.5, seed=0)
+    found = {}
+    for name, way in {"all": partial(train, model, optimizer=Sum(model)), **ways}.items():
+        Sum.last = []
+        way(batches)
+        found[name] = Sum.last
+    for name in ("lean", "chunked"):
+        torch.testing.assert_close(found[name], found["all"], rtol=1e-4, atol=1e-7)
+    assert not torch.allclose(found["by length"][-1], found["all"][-1], rtol=1e-3)  # the mean over tokens
+    assert make_ways(model, None, case._replace(lean=False)) == ({}, {})
+
+
+class Sum:
+    """An optimizer that only notes the gradients."""
+
+    last: ClassVar[list[torch.Tensor]] = []
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def step(self) -> None:
+        Sum.last = [weight.grad.clone() for weight in self._model.parameters() if weight.grad is not None]
