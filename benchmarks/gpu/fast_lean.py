@@ -34,7 +34,7 @@ def make_ways(model: Any, optimizer: Any, case: Case) -> tuple[dict[str, Train],
         except Exception as error:  # a compiler's are of any kind
             if way != "fused":
                 raise
-            missing[way] = f"{type(error).__name__}: {one_line(error)}"
+            missing[way] = one_line(error)
             continue
         ways[way] = partial(train_lean, model, head, optimizer=optimizer)
     return ways, missing

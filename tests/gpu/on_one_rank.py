@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import AcceleratorState, DistributedType, PartialState
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -25,7 +25,6 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.gpu.support import DEVICE, SIZES, on, pool_of, tiny_model
 from tests.gpu.training import kept_rows, losses, make_trainer
-from tests.support.engines import arguments_of, forget_settings
 
 from colm import CoresetSelector, SelectionConfig, example_mean
 from colm.features.exact import value_gradients
@@ -33,6 +32,9 @@ from colm.features.exact import value_gradients
 STEPS = 3
 ON_CPU = "FSDP2 offloads to a CPU only from an accelerator"
 CHECKPOINTED = {"use_reentrant": False}
+FSDP2: dict[str, Any] = {"fsdp": True, "fsdp_config": {"version": 2}}
+FOUND: dict[str, Any] = {"accelerator_config": {"use_configured_state": True}}
+"""Training arguments; with the second, accelerate takes the state of `start_group`, as it does by itself on GPUs."""
 
 SHARDED: dict[str, dict[str, bool]] = {
     "float32": {},
@@ -139,8 +141,7 @@ def start_group(folder: Path) -> None:
     store = f"file://{(folder / 'store').resolve()}"
     dist.init_process_group(backend, init_method=store, rank=0, world_size=1, device_id=device)
     if DEVICE.type == "cpu":
-        PartialState(cpu=True)
-        forget_settings("fsdp2")
+        PartialState(cpu=True).distributed_type = DistributedType.MULTI_XPU  # on MULTI_CPU, FSDP is dropped in silence
 
 
 def main(folder: Path) -> None:
@@ -163,10 +164,7 @@ def main(folder: Path) -> None:
             found[name] = {"skipped": ON_CPU}
         else:
             note(name, train_loop, sharded=True, **settings)
-    changes = arguments_of("fsdp2")
-    if DEVICE.type == "cuda":
-        del changes["accelerator_config"]  # accelerate finds GPUs without help
-    note("trainer", train_with_trainer, folder / "sharded", **changes)
+    note("trainer", train_with_trainer, folder / "sharded", **(FSDP2 if DEVICE.type == "cuda" else FSDP2 | FOUND))
     torch.save(found, folder / "found.pt")
     dist.destroy_process_group()
 
