@@ -90,8 +90,10 @@ def train_loop(*, sharded: bool, bf16: bool = False, reuse: bool = False, offloa
         shard(model, bf16=bf16, offload=offload)
         assert all(isinstance(weight, DTensor) for weight in model.parameters())
     trained = list(model.parameters()) if masters is None else masters.weights
-    optimizer = torch.optim.AdamW(trained, lr=1e-3)
-    selector = CoresetSelector(model, SelectionConfig(reuse_forward=reuse), SIZES)
+    # Without Adam, which makes a whole step, and other picks, of the rounding of a gradient that is nearly 0.
+    optimizer = torch.optim.SGD(trained, lr=0.02)
+    config = SelectionConfig(adam=False, coordinates=100, reuse_forward=reuse)
+    selector = CoresetSelector(model, config, SIZES)
     features = value_gradients(model, on(DEVICE, pool_of(0)[0][0]))
     rows = []
     for step in range(STEPS):

@@ -80,10 +80,10 @@ def test_fsdp2_selects_and_trains_as_the_whole_model(
     of_features = relative_error(ours["features"], theirs["features"])
     measured(error_of_the_change=error, error_of_features=of_features)
     assert ours["rows"] == theirs["rows"]
-    # The same kernels on the same numbers, but for reuse_forward, whose products have other shapes, and AdamW on the
-    # CPU; atomic sums in the embedding's backward may round otherwise in each run, which Adam turns into larger steps.
+    # The same kernels on the same numbers, but for the products of other shapes with reuse_forward, and the step on the
+    # CPU with offloading; a GPU's atomic sums may round otherwise in each run.
     assert of_features < 1e-5
-    assert error < (1e-4 if DEVICE.type == "cpu" else 1e-2)
+    assert error < (1e-4 if DEVICE.type == "cpu" or name != "bfloat16" else 1e-2)
 
 
 def test_the_trainer_with_accelerate_s_fsdp2(found: Found, measured: Callable[..., None]) -> None:
