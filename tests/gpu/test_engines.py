@@ -24,6 +24,7 @@ from tests.gpu.support import DEVICE, relative_error
 pytestmark = pytest.mark.gpu
 
 Found = dict[str, dict[str, Any]]
+REFUSED = "does not work with FSDP2 and this release of transformers"
 LONGEST = 100
 """Seconds; starting takes most of them."""
 
@@ -57,6 +58,8 @@ def take(found: Found, name: str) -> dict[str, Any]:
     """
     if "skipped" in found[name]:
         pytest.skip(found[name]["skipped"])
+    if REFUSED in found[name].get("error", ""):
+        pytest.skip(found[name]["error"])
     assert "error" not in found[name], f"{name}: {found[name]['error']}"
     return found[name]
 

@@ -21,6 +21,7 @@ from tests.support.reuse_steps import (
 from torch import nn
 
 from colm import ConfigError, CoresetSelector, SelectionConfig, UnsupportedModelError
+from colm.reuse import checks
 from colm.reuse.checks import checkpoint_layers
 
 
@@ -63,6 +64,18 @@ def test_checkpointing_that_is_off_is_refused() -> None:
         selector.select(pool_of_two(), SOURCES)
     ready(model).model.layers[1].gradient_checkpointing = False  # as with every_n_layers
     with pytest.raises(ConfigError, match=r"2 of 3 layers are checkpointed"):
+        selector.select(pool_of_two(), SOURCES)
+
+
+@pytest.mark.parametrize(("surround", "sharded"), [(True, True), (True, False), (False, True)])
+def test_fsdp2_within_checkpoints_is_refused(monkeypatch: pytest.MonkeyPatch, surround: bool, sharded: bool) -> None:
+    monkeypatch.setattr(checks, "checkpoints_surround_hooks", lambda: surround)
+    monkeypatch.setattr(checks, "is_sharded", lambda layer: sharded)
+    selector = CoresetSelector(trainable(), REUSE, SIZES)
+    if surround and sharded:
+        with pytest.raises(UnsupportedModelError, match=r"upgrade transformers to 5.23 or newer, or set reuse_fo"):
+            selector.select(pool_of_two(), SOURCES)
+    else:
         selector.select(pool_of_two(), SOURCES)
 
 

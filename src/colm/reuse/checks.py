@@ -8,7 +8,7 @@ from torch import nn
 
 from colm.errors import ConfigError, UnsupportedModelError
 from colm.features.site import unwrap
-from colm.step.sharding import is_split_by_zero
+from colm.step.sharding import is_sharded, is_split_by_zero
 
 STRETCHED = ("dynamic", "longrope")
 """Rotary embeddings that depend on the longest row of a micro-batch: a row's states then depend on its micro-batch."""
@@ -86,11 +86,17 @@ def _refuse_rate(name: str, key: str, value: float) -> None:
 
 
 def check_checkpointing(layers: list[tuple[str, nn.Module]]) -> None:
-    """Reject a model unless all its layers are checkpointed.
+    """Reject a model unless all its layers are checkpointed, and FSDP2 gathers their weights outside the checkpoints.
 
     Raises:
         ConfigError: gives the number of checkpointed layers.
+        UnsupportedModelError: FSDP2 would gather weights within a checkpoint, so their gradients would be lost.
     """
+    if checkpoints_surround_hooks() and any(is_sharded(layer) for _, layer in layers):
+        raise UnsupportedModelError(
+            "reuse_forward=True does not work with FSDP2 and this release of transformers, whose checkpoints run its "
+            f"hooks again in the backward; upgrade transformers to 5.23 or newer, {_OFF}"
+        )
     enabled = sum(bool(getattr(layer, "gradient_checkpointing", False)) for _, layer in layers)
     if enabled < len(layers):
         raise ConfigError(
@@ -98,6 +104,13 @@ def check_checkpointing(layers: list[tuple[str, nn.Module]]) -> None:
             "checkpointed; set gradient_checkpointing=True for all layers (in your own loop, call "
             f"model.gradient_checkpointing_enable()), {_OFF}"
         )
+
+
+def checkpoints_surround_hooks() -> bool:
+    """Return whether a checkpoint contains its layer's hooks: it wraps the call, up to 5.22, and not the forward."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return "__call__" in vars(GradientCheckpointingLayer)
 
 
 def _rope_types(config: Any) -> list[str]:
