@@ -7,6 +7,7 @@ A process of its own, since a process group and accelerate's state would stay wi
 
 from __future__ import annotations
 
+import logging.handlers
 import os
 import sys
 import traceback
@@ -95,6 +96,8 @@ def train_loop(*, sharded: bool, bf16: bool = False, reuse: bool = False, offloa
     config = SelectionConfig(adam=False, coordinates=100, reuse_forward=reuse)
     selector = CoresetSelector(model, config, SIZES)
     features = value_gradients(model, on(DEVICE, pool_of(0)[0][0]))
+    told = logging.handlers.BufferingHandler(100)
+    logging.getLogger("colm").addHandler(told)
     rows = []
     for step in range(STEPS):
         batches, sources = pool_of(step)
@@ -112,7 +115,15 @@ def train_loop(*, sharded: bool, bf16: bool = False, reuse: bool = False, offloa
             masters.put_back()
         selector.commit()
         rows.append(coreset.indices.tolist())
-    return {"features": features.cpu(), "rows": rows, "before": before, "weights": whole(trained)}
+    logging.getLogger("colm").removeHandler(told)
+    warnings = [record.getMessage() for record in told.buffer if record.levelno >= logging.WARNING]
+    return {
+        "features": features.cpu(),
+        "rows": rows,
+        "before": before,
+        "weights": whole(trained),
+        "warnings": warnings,
+    }
 
 
 def whole(weights: list[Any]) -> list[torch.Tensor]:

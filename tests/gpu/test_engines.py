@@ -83,6 +83,7 @@ def test_fsdp2_selects_and_trains_as_the_whole_model(
     of_features = relative_error(ours["features"], theirs["features"])
     measured(error_of_the_change=error, error_of_features=of_features)
     assert ours["rows"] == theirs["rows"]
+    assert not ours["warnings"]  # such as that reuse_forward saved nothing
     # The same kernels on the same numbers, but for the products of other shapes with reuse_forward, and the step on the
     # CPU with offloading; a GPU's atomic sums may round otherwise in each run.
     assert of_features < 1e-5

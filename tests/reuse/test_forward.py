@@ -214,6 +214,20 @@ def test_a_forward_of_other_rows_or_other_weights_is_ordinary(caplog: pytest.Log
     assert [layer._gradient_checkpointing_func for _, layer in checkpoint_layers(model)] == functions
 
 
+def test_a_gathered_weight_in_the_place_of_a_split_one_is_no_change() -> None:
+    """As with FSDP2, which puts the split weight back after the step."""
+    model = trainable()
+    pool = pool_of_two()
+    selector = CoresetSelector(model, SelectionConfig(reuse_forward=True), SIZES)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2.0)  # as an optimizer's step counts as a write
+    kept = selector.take(pool, selector.select(pool, SOURCES))
+    assert selector._reuse is not None
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    model(input_ids=kept[0]["input_ids"], attention_mask=kept[0]["attention_mask"], use_cache=False)
+    assert len(selector._reuse._waiting) == 1
+
+
 def test_several_steps_with_an_optimizer() -> None:
     losses = {}
     for reuse in (False, True):

@@ -73,6 +73,7 @@ class ForwardReuse:
         self._keys: list[str] = []
         self._precision: Precision | None = None
         self._parts: dict[str, int] = {}
+        self._trained: list[Tensor] = []  # weights of this step: FSDP2 puts others in their place while it gathers them
         self._weights = 0  # number of writes to the trained weights
         self._waiting: list[tuple[Batch, list[Tensor]]] = []
         self._current: KnownForward | None = None
@@ -103,6 +104,7 @@ class ForwardReuse:
             self._hooks = hooks
             self._find_hooked()
         self._keys = [key for key, value in pool.batches[0].items() if isinstance(value, Tensor) and key != "labels"]
+        self._trained = [parameter for parameter in self._caller.parameters() if parameter.requires_grad]
         self._weights = self._count_writes()
         self._recording = Recording(self.layers, offload=self._offload)
 
@@ -220,7 +222,7 @@ class ForwardReuse:
         self._current = None
 
     def _count_writes(self) -> int:
-        return sum(parameter._version for parameter in self._caller.parameters() if parameter.requires_grad)
+        return sum(parameter._version for parameter in self._trained)
 
 
 def _same(given: Any, expected: Tensor) -> bool:
