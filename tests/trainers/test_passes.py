@@ -20,6 +20,7 @@ from tests.support.processes import torchrun
 from tests.support.sft import sft_settings
 from tests.support.trainers import coreset_trainer, lines, mixture, same_weights, weights
 from torch.utils.data import RandomSampler
+from transformers import TrainerCallback
 
 from colm import ConfigError, CoresetSFTTrainer
 from colm.models import build_tiny_model, train_tiny_tokenizer
@@ -100,6 +101,27 @@ def test_an_extended_run_finishes_its_pass(tmp_path: Path, streams: bool, steps:
             trainer.train(resume_from_checkpoint=length > lengths[0])
     whole, longer = (lines(tmp_path / folder) for folder in ("whole", "longer"))
     assert [line["pool"] for line in longer] == [line["pool"] for line in whole]
+
+
+class ThreeSteps(TrainerCallback):
+    """Ends the first pass after three steps."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_epoch_stop = state.global_step == 3
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_pass_that_a_callback_ended_is_over_after_a_resume(tmp_path: Path, streams: bool) -> None:
+    data: Any = mixture(48)  # of four steps a pass
+    data = data.to_iterable_dataset().shuffle(seed=0, buffer_size=9) if streams else data
+    args = {"max_steps": 5, "save_strategy": "epoch"}
+    found = []
+    for checkpoint in (None, str(tmp_path / "checkpoint-3")):
+        trainer = coreset_trainer(tmp_path, train_dataset=data, args=args, callbacks=[ThreeSteps()])
+        trainer.train(resume_from_checkpoint=checkpoint)
+        found.append((lines(tmp_path), weights(trainer)))
+    assert found[0][0] == found[1][0]
+    assert same_weights(found[0][1], found[1][1])
 
 
 @pytest.mark.parametrize("streams", [False, True])

@@ -88,8 +88,12 @@ class PassesMixin(_TrainerSeams):
         self.place = self.place._replace(steps=self.place.steps + 1)
 
     def end_pass(self) -> None:
-        """Record that the end of the pass is reached, unless training stops within the pass."""
-        self.place = self.place._replace(ended=self._exhausted or self.place.steps == self._steps_of_pass)
+        """Record that the end of the pass is reached, unless training stops within the pass.
+
+        A callback may end a pass early (``should_epoch_stop``); the next pass then follows, also after a resume.
+        """
+        goes_on = not self.control.should_training_stop
+        self.place = self.place._replace(ended=goes_on or self._exhausted or self.place.steps == self._steps_of_pass)
 
     def fill_pool(self, batches: list[Any], wanted: int) -> list[Any]:
         """Fill up a stream's last micro-batches with rows that train nothing, so that they make a full step.
