@@ -75,8 +75,18 @@ def test_small_sources_above_the_budget_of_a_pass_are_sampled(caplog: pytest.Log
     rows = [row for batch in sampler for row in batch]
     assert {LABELS[row] for row in rows} == {"a", "c"}
     assert (
-        f"small sources alone have {sum(label in 'ac' for label in LABELS)} rows in a pass, above the 51" in caplog.text
+        f"small sources alone have {sum(label in 'ac' for label in LABELS)} rows in a pass, of which 51" in caplog.text
     )
+
+
+def test_small_sources_that_fill_the_budget_of_a_pass_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    sampler = MixtureBatchSampler(["a"] * 34 + ["b"] * 30, 4, order="balanced", small_sources=("b",))
+    assert sum(len(batch) for batch in sampler) == 32
+    assert "Overflow" not in caplog.text  # two rows of a large source
+    sampler = MixtureBatchSampler(["a"] * 32 + ["b"] * 32, 4, order="balanced", small_sources=("b",))
+    rows = [row for batch in sampler for row in batch]
+    assert min(rows) == 32
+    assert "have 32 rows in a pass, of which 32 rows are kept, so no row of a large source" in caplog.text
 
 
 def test_sources_are_evenly_spaced_by_default() -> None:

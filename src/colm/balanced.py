@@ -19,8 +19,8 @@ from colm.row_features import RowFeatures
 logger = logging.getLogger(__name__)
 
 OVERFLOW = (
-    "Overflow: the small sources alone have %d rows in a pass, above the %d rows to keep, so a random sample of them "
-    "in proportion is kept and no row of a large source. Raise keep, or list fewer small_sources."
+    "Overflow: the small sources alone have %d rows in a pass, of which %d rows are kept, so no row of a large source "
+    "is trained on. Raise keep, or list fewer small_sources."
 )
 
 
@@ -115,7 +115,7 @@ class BalancedPasses:
             features="none", keep_count=budget, by_source=self._config.by_source, seed=self._config.seed
         )
         step = Step(epoch, None, self.passes.facts(rows, slots=1), config, self._small, {})
-        if len(step.small) > budget:
+        if len(step.small) >= budget:  # for the whole pass, so also if they fit exactly
             logger.warning(OVERFLOW, len(step.small), budget)
         drawn = AtRandom().draw(step)
         found = np.zeros(count)
