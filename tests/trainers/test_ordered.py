@@ -189,6 +189,12 @@ def test_refusals(tmp_path: Path) -> None:
             ConfigError, match=f"train_sampling_strategy='{strategy}' sets the order of the rows, and so"
         ):
             coreset_trainer(tmp_path, selection=balanced(), args={"train_sampling_strategy": strategy})
+    dropped = {"dataloader_drop_last": True}
+    with pytest.raises(ConfigError, match="leaves out all 3 rows, since they do not fill a batch of 4"):
+        coreset_trainer(tmp_path, train_dataset=mixture(3), args=dropped)
+    few = mixture(9).map(lambda row, at: {"labels": row["labels"] if at < 3 else [-100] * 12}, with_indices=True)
+    with pytest.raises(ConfigError, match="leaves out all 3 rows"):
+        coreset_trainer(tmp_path, train_dataset=few, selection=balanced(), args=dropped).train()
     data = mixture(40).rename_column("input_ids", "tokens")
     with pytest.raises(DataError, match="no column 'input_ids'"):
         coreset_trainer(tmp_path, train_dataset=data, selection=balanced())

@@ -65,6 +65,7 @@ def check_trainer(trainer: Any, selection: SelectionConfig) -> None:
     pool = pool_rows(args)
     rows = len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else pool  # streams fill their pools
     selection.check_pool(pool, args.gradient_accumulation_steps * args.world_size)
+    check_batches(args, rows)
     if rows < pool and selection.keep_count is not None and selection.keep_count > rows:
         raise ConfigError(f"keep_count={selection.keep_count} exceeds the {rows} rows of the data; lower it.")
 
@@ -118,6 +119,21 @@ def pool_rows(args: Any) -> int:
     """Return N, the rows of a full pool over all ranks."""
     rows: int = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     return rows
+
+
+def check_batches(args: Any, rows: int) -> None:
+    """Check that `dataloader_drop_last` leaves a batch on each rank, since the Trainer would end without a step.
+
+    Raises:
+        ConfigError: `rows`, those of a pass, are too few.
+    """
+    batches = args.per_device_train_batch_size * args.world_size
+    if args.dataloader_drop_last and rows < batches:
+        raise ConfigError(
+            f"dataloader_drop_last=True leaves out all {rows} rows, since they do not fill a batch of {batches} "
+            "(batch size x ranks), so nothing would be trained; set it to False, or lower "
+            "per_device_train_batch_size."
+        )
 
 
 def check_pool_rows(args: Any, saved: int | None) -> None:

@@ -15,7 +15,7 @@ from colm.errors import ConfigError, DataError
 from colm.mixing import Passes
 from colm.row_features import RowFeatures, make_features
 from colm.step.labels import find_learnable
-from colm.trainers.checks import pool_rows
+from colm.trainers.checks import check_batches, pool_rows
 from colm.trainers.columns import INDEX_KEY, SOURCE_KEY, CodedRows
 from colm.trainers.passes import PassesMixin
 from colm.trainers.streams import is_stream
@@ -163,6 +163,7 @@ class OrderMixin(PassesMixin):
         codes, numbers, learnable = coded_rows(self.train_dataset)
         seed = args.seed if args.data_seed is None else args.data_seed
         passes = Passes([self._source_names[code] for code in codes], learnable, True, None, seed)
+        check_batches(args, passes.length)
         dropped = passes.length % args.train_batch_size if args.dataloader_drop_last else 0
         dealer = BalancedPasses(
             passes,
