@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.models import tiny_model
 
+from colm import CoresetSelector, MixtureBatchSampler, SelectionConfig
 from colm.errors import ConfigError, DataError
 from colm.step.sources import (
     RowsLeft,
@@ -43,7 +45,17 @@ def test_explicit_list_none_and_one_source(caplog: pytest.LogCaptureFixture) -> 
     with pytest.raises(ConfigError, match="names 'mbp', which is not a source. Did you mean 'mbpp'"):
         find_small_sources(sizes, ("mbp",))
     assert find_small_sources({"a": 3}, "auto") == frozenset()
-    assert "The only source is 'a'" in caplog.text
+    assert not caplog.text  # reports and summaries ask, too
+
+
+@pytest.mark.parametrize("rule", ["auto", "none"])
+def test_one_source_is_said_once_whatever_chooses_the_rows(rule: Any, caplog: pytest.LogCaptureFixture) -> None:
+    selector = CoresetSelector(tiny_model(), SelectionConfig(small_sources=rule), {"a": 3})
+    selector.follow_sizes({"a": 4})  # of a stream
+    said = "The only source is 'a', so none is small and no row is kept for its source."
+    assert [record.message for record in caplog.records] == [said] * (rule == "auto")
+    MixtureBatchSampler(["a"] * 3, 1, small_sources=rule)
+    assert [record.message for record in caplog.records] == [said] * (rule == "auto") * 2
 
 
 def test_an_empty_source_and_missing_labels() -> None:

@@ -222,11 +222,6 @@ def find_small_sources(
     if rule == "none":
         return frozenset()
     if rule == "auto":
-        if len(sizes) == 1:
-            logger.warning(
-                "The only source is %r, so none is small: the coreset is the medoids of all rows.",
-                next(iter(sizes)),
-            )
         total = sum(sizes.values())
         return frozenset(name for name, size in sizes.items() if size * len(sizes) < total)
     for name in rule:
@@ -240,6 +235,12 @@ def find_small_sources(
                 f"The sources are: {', '.join(sizes)}."
             )
     return frozenset(rule)
+
+
+def warn_of_one_source(sizes: Mapping[str, int], rule: str | tuple[str, ...]) -> None:
+    """Log that the rule for small sources has nothing to keep if there is a single source."""
+    if len(sizes) == 1 and rule == "auto":
+        logger.warning("The only source is %r, so none is small and no row is kept for its source.", next(iter(sizes)))
 
 
 def balance_sources(sizes: Mapping[str, int], balance: float) -> dict[str, float]:

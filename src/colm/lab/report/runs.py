@@ -294,4 +294,4 @@ def _find_small(rows: Mapping[str, int], rule: Any = "auto") -> frozenset[str]:
     """Return the small sources by the selector's rule; those that a run lists may not have been in a pool yet."""
     if isinstance(rule, list):
         return frozenset(rule)
-    return find_small_sources(rows, "none" if rule == "none" or len(rows) < 2 else "auto")
+    return find_small_sources(rows, "none" if rule == "none" or not rows else "auto")
