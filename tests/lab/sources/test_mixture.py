@@ -60,7 +60,7 @@ def test_near_duplicates_and_short_sources_are_seen() -> None:
     ("sizes", "changes", "title", "words"),
     [
         ({"a": 50}, {}, "One source", "none is small"),
-        ({"a": 50, "b": 50}, {}, "No small source", "The 2 sources have from 50 to 50 rows, none below 49"),
+        ({"a": 50, "b": 50}, {}, "No small source", "The 2 sources have from 50 to 50 rows, none below 50"),
         ({"a": 90, "b": 10}, {"small_sources": "none"}, "No small source", "Small_sources is none"),
         ({"a": 60, "b": 40}, {}, "Balanced sources", "differ by less than a factor of 2"),
         ({"a": 9990, "b": 10}, {}, "Small sources are rarely in a pool", "0.03 rows of small sources"),

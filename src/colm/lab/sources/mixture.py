@@ -195,7 +195,8 @@ def find_warnings(
         how = (
             "small_sources is none"
             if selection.small_sources == "none"
-            else f"the {len(sizes)} sources have from {least:,} to {largest:,} rows, none below {even_share(sizes):,}"
+            else f"the {len(sizes)} sources have from {least:,} to {largest:,} rows, none below "
+            f"{even_share(sizes) + 1:,}"
         )
         yield Caution(
             "No small source",
