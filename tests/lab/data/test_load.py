@@ -90,6 +90,9 @@ def test_bad_files(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", ROWS)
     with pytest.raises(DataError, match=r"no file '.*trian.jsonl'. Did you mean '.*train.jsonl'"):
         read_rows(str(tmp_path / "trian.jsonl"))
+    (tmp_path / "linked.jsonl").symlink_to("gone.jsonl")
+    with pytest.raises(DataError, match=r"linked.jsonl' is a link to 'gone.jsonl', which does not exist"):
+        read_rows(str(tmp_path / "linked.jsonl"))
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(DataError, match="empty.jsonl' is empty"):
         read_rows(str(tmp_path / "empty.jsonl"))

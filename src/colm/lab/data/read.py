@@ -191,6 +191,8 @@ def _unzip(loader: Any, file: str) -> list[str]:
 
 
 def _require_file(path: Path, ending: str, compression: str) -> None:
+    if path.is_symlink() and not path.exists():
+        raise DataError(f"{str(path)!r} is a link to {str(path.readlink())!r}, which does not exist.")
     if not path.exists():
         siblings = [str(sibling) for sibling in path.parent.glob("*")] if path.parent.is_dir() else []
         raise DataError(f"There is no file {str(path)!r}.{suggest(str(path), siblings)}")
