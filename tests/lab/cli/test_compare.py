@@ -237,6 +237,8 @@ def test_every_run_answers_questions(tmp_path: Path, capsys: pytest.CaptureFixtu
         ({"data": {"train": "rows.jsonl"}}, [], "needs validation data: set data.validation"),
         ({}, ["--methods", "colmm"], "Unknown method 'colmm'. Did you mean 'colm'"),
         ({}, ["--seeds", "-1"], "--seeds -1: a seed must be"),
+        ({"model": "no-such"}, ["--equal", "time", "--rates", "0"], "--rates 0: a learning rate must be a finite"),
+        ({"model": "no-such"}, ["--equal", "time", "--rates-seed", "-1"], "--rates-seed -1: a seed must be"),
         ({}, ["--methods", "colm+keep=2"], "keep=2 must be a number above 0 and at most 1"),
         ({}, ["--launcher", "no-such-program -n 2"], "there is no program 'no-such-program'"),
         ({}, ["--launcher", "torchrun '"], '--launcher "torchrun \'" is not a valid part of a command line'),

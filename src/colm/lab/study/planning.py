@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,9 +94,6 @@ class Study:
 
     def plan_search(self, methods: Sequence[str], rates: Sequence[float], seed: int) -> dict[Path, dict[str, Any]]:
         """Return the folder and settings of a run of each method with each learning rate. Raises as `plan`."""
-        for rate in rates:
-            if not 0 < rate < inf:
-                raise ConfigError(f"--rates {rate:g}: a learning rate must be a finite number above 0.")
         return self._check(
             {
                 search_folder(self.out, method, rate, seed): self._settings(method, seed, rate)

@@ -32,11 +32,22 @@ class Found(NamedTuple):
         return len(self.losses) > 1 and self.best in (min(self.losses), max(self.losses))
 
 
+def check_rates(rates: Sequence[float]) -> None:
+    """Check the learning rates to try, before anything is read or counted.
+
+    Raises:
+        ConfigError: one is not a finite number above 0.
+    """
+    for rate in rates:
+        if not 0 < rate < inf:
+            raise ConfigError(f"--rates {rate:g}: a learning rate must be a finite number above 0.")
+
+
 def free_seed(seeds: Sequence[int], given: int | None) -> int:
     """Return the seed on which rates are tried: the given one, or the first that is not among the counted seeds.
 
     Raises:
-        ConfigError: the given seed is one of them.
+        ConfigError: the given seed is one of them, or negative.
 
     >>> free_seed([1, 2, 0], None), free_seed([1, 2], 7)
     (3, 7)
@@ -45,6 +56,8 @@ def free_seed(seeds: Sequence[int], given: int | None) -> int:
         raise ConfigError(
             f"--rates-seed {given} is among --seeds, so rates would be chosen on a seed that counts; use another."
         )
+    if given is not None and given < 0:
+        raise ConfigError(f"--rates-seed {given}: a seed must be a whole number of at least 0.")
     return next(seed for seed in count() if seed not in seeds) if given is None else given
 
 
