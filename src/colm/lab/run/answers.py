@@ -52,7 +52,10 @@ def find_questions(target: Target, options: EvalOptions) -> Questions:
             demo = demo_rows(data.demo_rows, target.settings.seed, held_out=options.limit or DEMO_ROWS)
             parts = [*parts, demo.rename_column("source", column) if column != "source" else demo]
     elif target.folder is None:
-        raise ConfigError(f"{target.name} is a model, which has no data of its own; give questions with --data.")
+        raise ConfigError(
+            f"{target.name!r} is not the folder of a run, and a model has no data of its own; give the output_dir of a "
+            "run, or questions with --data."
+        )
     else:
         parts = held_out_of(target.settings, target.folder)
         if not parts:
