@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -10,7 +11,10 @@ import pytest
 from transformers.trainer_utils import SaveStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
 
+from colm import SelectionConfig
 from colm.errors import ConfigError
+from colm.hints import hints_of
+from colm.lab.data.settings import DataSettings
 from colm.lab.run import arguments, declared
 from colm.lab.run.arguments import check_early, lora_hints, training_hints
 from colm.lab.run.declared import lora_fields, training_fields
@@ -38,6 +42,16 @@ def test_what_is_known_early_agrees_with_the_full_reading() -> None:
 def test_mistakes_are_reported_early(training: Any, lora: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_early(training, lora)
+
+
+def test_arguments_of_others_are_named_with_what_takes_their_place() -> None:
+    settings = {"training": training_fields(), "data": hints_of(DataSettings), "selection": hints_of(SelectionConfig)}
+    for old, instead in arguments.MOVED.items():
+        assert old not in training_fields()
+        section, _, name = re.split("[ ,:]", instead)[0].partition(".")
+        assert name in settings[section] if section in settings else section in ("output_dir", "colm")
+        with pytest.raises(ConfigError, match=f"^training.{old} is not a field .*; use {re.escape(instead)}.$"):
+            check_early({old: 1}, None)
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,28 @@ NEEDS_INIT = {"eva_config": "eva", "corda_config": "corda", "lora_ga_config": "l
 """LoRA settings that apply only with certain initial weights."""
 
 
+MOVED = {
+    "warmup_ratio": "training.warmup_steps, where a number below 1 is a fraction of all steps",
+    "group_by_length": "training.train_sampling_strategy: group_by_length",
+    "evaluation_strategy": "training.eval_strategy",
+    "per_gpu_train_batch_size": "training.per_device_train_batch_size",
+    "per_gpu_eval_batch_size": "training.per_device_eval_batch_size",
+    "no_cuda": "training.use_cpu",
+    "include_inputs_for_metrics": "training.include_for_metrics",
+    "overwrite_output_dir": "colm train --overwrite",
+    "logging_dir": "output_dir, in whose logs/ TensorBoard finds its files",
+    "max_length": "data.max_length",
+    "max_seq_length": "data.max_length",
+    "dataset_num_proc": "data.num_proc",
+    "dataset_text_field": "data.columns: {text: ...}",
+    "packing": "selection.padding_free",
+    "padding_free": "selection.padding_free",
+    "completion_only_loss": "data.loss_on_prompt, the reverse",
+    "assistant_only_loss": "data.loss_on_prompt, the reverse",
+    "chat_template_path": "data.chat_template",
+}
+"""Training arguments of older transformers and of TRL, and what takes their place."""
+
 LORA_PLACE = "in lora (the fields of peft.LoraConfig)"
 
 
@@ -112,8 +134,14 @@ def check_early(training: Any, lora: Any) -> None:
         for key in OWNED:
             if key in training:
                 raise ConfigError(f"training.{key} is set; move {key} to the top of the file, where colm reads it too.")
+        fields = training_fields()
+        for key in training:
+            if fields and key in MOVED and key not in fields:
+                raise ConfigError(
+                    f"training.{key} is not a field of transformers.TrainingArguments; use {MOVED[key]}."
+                )
         values = {key: restore_no(str(key), value) for key, value in training.items()}
-        _check_section("training", training_fields(), {**TRAINING_RANGES, **FIXED}, values, TRAINING_PLACE)
+        _check_section("training", fields, {**TRAINING_RANGES, **FIXED}, values, TRAINING_PLACE)
     if isinstance(lora, Mapping):
         _check_section("lora", lora_fields(), LORA_RANGES, lora, LORA_PLACE)
 
