@@ -26,7 +26,7 @@ from colm.row_features import RowFeatures, make_features, make_token_features
 from colm.step.balance import split_evenly
 from colm.step.labels import find_learnable
 from colm.step.ranks import read_rank
-from colm.step.sources import balance_sources, find_small_sources, name_sources, warn_of_one_source
+from colm.step.sources import balance_sources, find_small_sources, name_sources, warn_of_sizes
 from colm.step.weighted import RowsWithWeights, WeightedIndex, collate_with_weights
 from colm.typed import read_value
 
@@ -130,7 +130,7 @@ class MixtureBatchSampler(Sampler[list[int]]):
         self.sizes = self._passes.sizes
         gone = {name: "has no rows in a pass" for name in self._passes.names if name not in self.sizes}
         self.small = find_small_sources(self.sizes, self.config.small_sources, gone)
-        warn_of_one_source(self.sizes, self.config.small_sources)
+        warn_of_sizes(self.sizes, self.config.small_sources)
         self._balance = balance_sources(self.sizes, balance) if balance else {}
         self.needs_weights = self.config.weighs
         if not len(self):

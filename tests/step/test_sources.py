@@ -58,6 +58,20 @@ def test_one_source_is_said_once_whatever_chooses_the_rows(rule: Any, caplog: py
     assert [record.message for record in caplog.records] == [said] * (rule == "auto") * 2
 
 
+@pytest.mark.parametrize(
+    ("sizes", "warns"), [((63, 62), True), ((99, 50), True), ((100, 50), False), ((60, 60), False), ((900, 40), False)]
+)
+def test_sources_of_nearly_equal_size_are_reported(
+    sizes: tuple[int, int], warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    counts = dict(zip("ab", sizes, strict=True))
+    CoresetSelector(tiny_model(), SelectionConfig(), counts)
+    CoresetSelector(tiny_model(), SelectionConfig(small_sources="none"), counts)
+    found = [record.message for record in caplog.records if "hardly smaller" in record.message]
+    assert len(found) == warns
+    assert all(f"from {min(sizes)} to {max(sizes)} rows" in each for each in found)
+
+
 def test_an_empty_source_and_missing_labels() -> None:
     with pytest.raises(DataError, match="source 'b' has no example"):
         find_small_sources({"a": 1, "b": 0}, "auto")

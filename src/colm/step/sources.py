@@ -237,10 +237,28 @@ def find_small_sources(
     return frozenset(rule)
 
 
-def warn_of_one_source(sizes: Mapping[str, int], rule: str | tuple[str, ...]) -> None:
-    """Log that the rule for small sources has nothing to keep if there is a single source."""
-    if len(sizes) == 1 and rule == "auto":
+def warn_of_sizes(sizes: Mapping[str, int], rule: str | tuple[str, ...]) -> None:
+    """Log that the rule for small sources does nothing, with a single source, or too much, with balanced ones."""
+    if rule != "auto":
+        return
+    if len(sizes) == 1:
         logger.warning("The only source is %r, so none is small and no row is kept for its source.", next(iter(sizes)))
+    elif are_balanced(sizes) and len(set(sizes.values())) > 1:
+        logger.warning(
+            "The sources have from %d to %d rows, so the rule for small sources keeps all rows of some that are hardly "
+            "smaller than others, and few of those. Set selection.small_sources to none, unless this is wanted.",
+            min(sizes.values()),
+            max(sizes.values()),
+        )
+
+
+def are_balanced(sizes: Mapping[str, int]) -> bool:
+    """Return whether sources differ by less than a factor of 2.
+
+    >>> are_balanced({"a": 63, "b": 62}), are_balanced({"a": 20, "b": 10})
+    (True, False)
+    """
+    return max(sizes.values()) < 2 * min(sizes.values())
 
 
 def balance_sources(sizes: Mapping[str, int], balance: float) -> dict[str, float]:

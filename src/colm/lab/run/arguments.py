@@ -137,9 +137,7 @@ def check_early(training: Any, lora: Any) -> None:
         fields = training_fields()
         for key in training:
             if fields and key in MOVED and key not in fields:
-                raise ConfigError(
-                    f"training.{key} is not a field of transformers.TrainingArguments; use {MOVED[key]}."
-                )
+                raise ConfigError(f"training.{key} is not a field of transformers.TrainingArguments; use {MOVED[key]}.")
         values = {key: restore_no(str(key), value) for key, value in training.items()}
         _check_section("training", fields, {**TRAINING_RANGES, **FIXED}, values, TRAINING_PLACE)
     if isinstance(lora, Mapping):

@@ -13,7 +13,7 @@ from colm.errors import DataError, suggest
 from colm.lab.sources.duplicates import find_near_duplicates
 from colm.lab.sources.pools import Outlook, SourceOutlook, even_share, expect_pool
 from colm.lab.sources.words import count_words, distinguishing_words
-from colm.step.sources import RowsLeft, count_sources, name_keys, name_sources
+from colm.step.sources import RowsLeft, are_balanced, count_sources, name_keys, name_sources
 
 SAMPLE = 2000
 """Maximum rows of a source to read for words and near-duplicates; larger sources are sampled."""
@@ -203,12 +203,12 @@ def find_warnings(
             f"{how[0].upper()}{how[1:]}: no source is kept whole, and random rows already have the mixture's shares.",
             "Any gain can come from the gradients only; compare with the control (colm compare).",
         )
-    elif max(sizes.values()) < 2 * min(sizes.values()):
+    elif are_balanced(sizes):
         yield Caution(
             "Balanced sources",
             f"The largest source has {max(sizes.values()):,} rows, the smallest {min(sizes.values()):,}: random "
             "rows rarely miss sources that differ by less than a factor of 2.",
-            "Expect little gain; compare with random and with the control (colm compare).",
+            "Set selection.small_sources to none, or compare with random and with the control (colm compare).",
         )
     elif outlook.small_rows < 1:
         yield Caution(
