@@ -20,7 +20,7 @@ FEW = {
     "mixing": ["plain", "cap and weights"],
     "epoch": [1, 3],
     "killed": ["first", "end"],
-    "workers": ["none", "two"],
+    "workers": ["none"],
 }
 CASES = all_pairs({**FACTORS, **FEW}, possible)[0]
 

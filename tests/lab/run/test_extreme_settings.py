@@ -23,7 +23,7 @@ ONE_STEP = {"max_steps": 1, "per_device_train_batch_size": 4, "use_cpu": True, "
 ELSEWHERE = {"push_to_hub", "hub_model_id", "torch_compile", "torch_compile_backend", "torch_compile_mode"}
 """Settings that ask for a network, or for minutes."""
 
-COUNT = int(os.environ.get("COLM_EXTREMES", "40"))
+COUNT = int(os.environ.get("COLM_EXTREMES", "24"))
 
 
 def accepted(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

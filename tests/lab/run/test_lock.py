@@ -149,7 +149,7 @@ def _training(comparison: int) -> int:
 def test_a_comparison_that_is_told_to_stop_leaves_no_training(tmp_path: Path) -> None:
     config, run = write_run(tmp_path), tmp_path / "run" / "random" / "seed-0"
     command = [sys.executable, "-m", "colm", "compare", config, "--methods", "random", "--seeds", "0"]
-    command += ["training.max_steps=200", "training.save_steps=1000"]
+    command += ["training.max_steps=80", "training.save_steps=1000"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     wait_for_lines(run / "selection.jsonl", 4, process)
     training = _training(process.pid)
@@ -175,7 +175,7 @@ def test_a_comparison_that_is_told_to_stop_leaves_no_training(tmp_path: Path) ->
     while (run / LOCK_NAME).exists():
         time.sleep(0.05)
     assert subprocess.run(command, timeout=300, check=False).returncode == 0
-    assert [line["step"] for line in read_lines(run / "selection.jsonl")] == list(range(200))
+    assert [line["step"] for line in read_lines(run / "selection.jsonl")] == list(range(80))
 
 
 @pytest.mark.slow
