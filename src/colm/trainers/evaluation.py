@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
 
 from colm.losses import example_losses
 from colm.step.record import StepLog
+from colm.step.sources import name_sources
 from colm.step.stages import EVALUATE, stage
 from colm.trainers.hf import CoresetTrainer
 
@@ -29,21 +30,25 @@ class SourceTrainer(CoresetTrainer):
     ``eval_macro_loss``. Logits are not kept: each batch is reduced to its rows' losses.
 
     Args:
-        validation: source -> tokenized rows; may be empty.
+        validation: tokenized rows sorted by source; None for no evaluation.
+        source_column: the column with each row's source.
         **kwargs: as for `CoresetTrainer`, without ``eval_dataset`` and metric functions.
 
     Attributes:
+        validation: source -> number of its validation rows, in their order; empty without an evaluation.
         source_losses: losses of the last evaluation, by source name.
     """
 
-    def __init__(self, *args: Any, validation: Mapping[str, Dataset], **kwargs: Any) -> None:
-        self.validation = dict(validation)
+    def __init__(self, *args: Any, validation: Dataset | None, source_column: str, **kwargs: Any) -> None:
+        names = [] if validation is None else name_sources(validation[source_column][:], source_column)
+        assert names == sorted(names)
+        self.validation = dict(Counter(names))
         self.source_losses: dict[str, float] = {}
         if validation:
-            kwargs["eval_dataset"] = concatenate_datasets(list(validation.values()))
+            kwargs["eval_dataset"] = validation
             kwargs["compute_metrics"] = self._losses_by_source
             kwargs["preprocess_logits_for_metrics"] = _row_losses
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, source_column=source_column, **kwargs)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Tensor | int | None = None
@@ -65,8 +70,8 @@ class SourceTrainer(CoresetTrainer):
         losses = np.asarray(prediction.predictions)
         found, start = {}, 0
         for name, rows in self.validation.items():
-            found[name] = float(losses[start : start + len(rows)].mean())
-            start += len(rows)
+            found[name] = float(losses[start : start + rows].mean())
+            start += rows
         assert start == len(losses)
         self.source_losses = found
         macro = float(np.mean(list(found.values())))

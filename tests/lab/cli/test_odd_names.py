@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from tests.support.commands import write_run
 from tests.support.files import read_lines, write_lines
 from transformers import PreTrainedModel
@@ -60,7 +61,10 @@ def test_every_source_has_its_own_loss(tmp_path: Path, monkeypatch: pytest.Monke
 def losses_of(model: PreTrainedModel, trainer: SourceTrainer, name: str) -> float:
     """Return a source's loss row by row."""
     losses = []
-    for row in trainer.validation[name]:
+    assert isinstance(trainer.eval_dataset, Dataset)
+    for row in trainer.eval_dataset:
+        if row["source"] != name:
+            continue
         ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
         with torch.no_grad():
             losses.append(float(model(input_ids=ids, labels=labels).loss))

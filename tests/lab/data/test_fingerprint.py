@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 
+from colm.lab.data import fingerprint
 from colm.lab.data.fingerprint import describe_difference, fingerprint_data
 
 ROWS: list[dict[str, Any]] = [
@@ -17,7 +18,7 @@ ROWS: list[dict[str, Any]] = [
 
 
 def digest(rows: Dataset) -> str:
-    return fingerprint_data(rows, {}, "source")["train"]["digest"]
+    return fingerprint_data(rows, None, "source")["train"]["digest"]
 
 
 def test_storage_does_not_matter() -> None:
@@ -52,11 +53,26 @@ def test_order_and_row_boundaries_matter() -> None:
 
 def test_differences_are_described() -> None:
     rows = Dataset.from_list(ROWS)
-    held = fingerprint_data(rows, {"a": rows.select([0]), "b": rows.select([1])}, "source")
+    held = fingerprint_data(rows, rows.select([0, 1]), "source")
     assert held["validation"]["rows"] == 2
     assert describe_difference(held, held) is None
-    fewer = fingerprint_data(rows.select([0, 1]), {}, "source")
+    fewer = fingerprint_data(rows.select([0, 1]), None, "source")
     told = describe_difference(held, fewer)
     assert told is not None
     assert told.startswith(f"3 training rows ({held['train']['digest'][:8]}) before, 2 (")
     assert "; 2 held-out rows (" in told
+
+
+def test_the_digest_of_held_out_rows_begins_a_batch_at_each_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs have stored it, and check it when they resume."""
+    monkeypatch.setattr(fingerprint, "BATCH", 3)
+    rows = Dataset.from_list(
+        [
+            {"source": "abc"[i % 3], "input_ids": [i, i + 1, *range(i)], "labels": [-100] * (i + 1) + [i]}
+            for i in range(14)
+        ]
+    )
+    by_source = rows.select(sorted(range(14), key=lambda row: row % 3))
+    found = fingerprint_data(rows, by_source, "source")
+    assert found["train"]["digest"] == "00956dc4be589933fc341533b04c4851"
+    assert found["validation"] == {"rows": 14, "digest": "b8730b32ddc86a8201b233fb82c78e5c"}

@@ -1,4 +1,4 @@
-"""Where a rank's models are while rows get their sources."""
+"""Where a rank's models are while rows get their sources; how many tables the rows become."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from tests.support.commands import write_run
+from tests.support.files import write_lines
 
 from colm.lab.run import prepare
+from colm.lab.run.resume import fingerprint_run
 from colm.lab.run.settings import load_settings
 from colm.lab.sources.relabel import Relabelled
 
@@ -71,3 +74,30 @@ def test_a_rank_embeds_on_its_own_gpu(
     assert placed == [("cuda", expected or 0)]
     assert gpus.emptied == ([] if expected is None else [expected])
     assert gpus.current == 0
+
+
+def test_many_sources_are_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables made and copied cost milliseconds each, so that thousands of sources would take minutes."""
+    made = [0]
+    build = Dataset.__init__
+
+    def count(self: Dataset, *given: Any, **options: Any) -> None:
+        made[0] += 1
+        build(self, *given, **options)
+
+    monkeypatch.setattr(Dataset, "__init__", count)
+    found = []
+    for sources in (3, 60):
+        rows = [{"source": f"s{i % sources:02}", "prompt": f"{i}?", "completion": f"{i}"} for i in range(120)]
+        write_lines(tmp_path / "rows.jsonl", rows)
+        settings = load_settings(write_run(tmp_path / f"{sources}"), [f"data.train={tmp_path}/rows.jsonl"])
+        made[0] = 0
+        data = prepare.prepare_data(settings)
+        assert data.validation is not None
+        held = data.validation["source"][:]
+        assert held == sorted(held)
+        assert set(held) == {row["source"] for row in rows}
+        fingerprint_run(settings, data)
+        prepare.largest_token(data)
+        found.append(made[0])
+    assert found[0] == found[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -11,12 +10,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from datasets import Dataset
+
 from colm.lab.cli.arguments import require_one_process
 from colm.lab.cli.console import make_console
 from colm.lab.cli.source_tables import pool_table
 from colm.lab.run.cadence import settle_evaluation
 from colm.lab.run.clustering import LABELS_NAME
-from colm.lab.run.prepare import PreparedData, prepare_data
+from colm.lab.run.prepare import prepare_data
 from colm.lab.run.resume import check_order
 from colm.lab.run.settings import RunSettings
 from colm.lab.run.train import make_trainer
@@ -69,7 +70,8 @@ def rehearse(settings: RunSettings, kept: Path | None = None) -> None:
     console.print(pool_table(outlook))
     for name, told in ({} if data.counts is None else data.counts.describe()).items():
         console.print(f"{name}: {told}")
-    print(f"{_describe_validation(data)} {steps:,} steps. Nothing was trained or written to {settings.output_dir}.")
+    held = _describe_validation(data.validation, settings.data.source_column)
+    print(f"{held} {steps:,} steps. Nothing was trained or written to {settings.output_dir}.")
 
 
 def split_row(row: Mapping[str, Sequence[int]], tokenizer: Any) -> list[tuple[bool, str]]:
@@ -91,9 +93,10 @@ def _first_rows(rows: Any, column: str) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, rows[number]
 
 
-def _describe_validation(data: PreparedData) -> str:
-    held = Counter({name: len(rows) for name, rows in data.validation.items()})
-    return f"{held.total():,} rows of {len(held)} sources to evaluate on." if held else "No rows to evaluate on."
+def _describe_validation(rows: Dataset | None, column: str) -> str:
+    if not rows:
+        return "No rows to evaluate on."
+    return f"{len(rows):,} rows of {len(set(rows[column][:]))} sources to evaluate on."
 
 
 def _move(settings: RunSettings, scratch: Path) -> RunSettings:

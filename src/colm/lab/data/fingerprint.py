@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -18,22 +19,26 @@ Fingerprint = dict[str, dict[str, Any]]
 """``train`` and ``validation``, or ``held_out`` for a stream, each with its ``rows`` and their ``digest``."""
 
 
-def fingerprint_data(train: Dataset, validation: Mapping[str, Dataset], source_column: str) -> Fingerprint:
+def fingerprint_data(train: Dataset, validation: Dataset | None, source_column: str) -> Fingerprint:
     """Return the fingerprint of a run's tokenized rows.
 
     `datasets`' fingerprint is unsuitable: it depends on how rows were made, and changes when the cache is cleared.
 
     Args:
         train: rows with ``input_ids``, ``labels`` and their source.
-        validation: source -> its rows of the same columns; may be empty.
+        validation: rows of the same columns, sorted by source; None if there are none.
         source_column: the column with each row's source.
 
     >>> rows = Dataset.from_list([{"source": "a", "input_ids": [1, 2], "labels": [-100, 2]}])
-    >>> fingerprint_data(rows, {}, "source")["train"]["rows"]
+    >>> fingerprint_data(rows, None, "source")["train"]["rows"]
     1
     """
-    parts = {"train": [train], "validation": [rows for _, rows in sorted(validation.items())]}
-    return {name: {"rows": sum(map(len, rows)), "digest": _digest(rows, source_column)} for name, rows in parts.items()}
+    held = validation if validation is not None else train.select([])
+    ends = np.cumsum([len(list(rows)) for _, rows in groupby(held[source_column][:])]).tolist()
+    return {
+        "train": {"rows": len(train), "digest": _digest(train, source_column, [len(train)])},
+        "validation": {"rows": len(held), "digest": _digest(held, source_column, ends)},
+    }
 
 
 def fingerprint_stream(held_out: Iterable[str]) -> Fingerprint:
@@ -59,10 +64,12 @@ def describe_difference(held: Fingerprint | None, found: Fingerprint | None) -> 
     return "; ".join(told) or None
 
 
-def _digest(parts: list[Dataset], source_column: str) -> str:
-    hasher = hashlib.blake2b(digest_size=16)
-    for rows in parts:
-        for table in rows.with_format("arrow").iter(batch_size=BATCH):
+def _digest(rows: Dataset, source_column: str, ends: list[int]) -> str:
+    """Return the digest of parts of the rows, which end at `ends`; each part begins a batch of its own."""
+    hasher, tables = hashlib.blake2b(digest_size=16), rows.with_format("arrow")
+    for begin, end in pairwise([0, *ends]):
+        for start in range(begin, end, BATCH):
+            table = tables[start : min(start + BATCH, end)]
             names = name_sources(table[source_column].to_pylist(), source_column)
             hasher.update("".join(f"{len(name)}:{name}" for name in names).encode())
             for column in ("input_ids", "labels"):

@@ -78,7 +78,7 @@ def make_features(
     if wanted.by == "gradients" and wanted.model is not None and wanted.model != "tiny":
         load_named_tokenizer(wanted.model)
     data = prepare_data(settings)
-    fingerprint = fingerprint_data(data.train, {}, settings.data.source_column)["train"]
+    fingerprint = fingerprint_data(data.train, None, settings.data.source_column)["train"]
     header = Header(_describe(settings, wanted, config), fingerprint, wanted.dimensions, [], part)
     rows = part.rows(len(data.train))
     if held is not None and not overwrite:

@@ -47,7 +47,7 @@ class PreparedData(NamedTuple):
 
     tokenizer: Any
     train: Any  # a Dataset, or an IterableDataset with data.streaming
-    validation: dict[str, Dataset]  # by source; empty without validation data
+    validation: Dataset | None  # sorted by source; None without validation data
     window: Dataset | None = None  # first rows of a stream
     labelling: Labelling | None = None  # if rows were clustered
     held_out: Parts = ()  # the text of the validation rows, including those too long to measure
@@ -74,7 +74,7 @@ def prepare_data(settings: RunSettings, *, resume: bool = False, kept: Path | No
     mixture, labelling = read_rows_of(settings, resume=resume, by_prompt=kept is None or not is_older(kept))
     tokenizer, (train, counts, texts) = _tokenize(settings, mixture.train)
     check_left(settings, counts)
-    validation = _by_source(tokenize_held_out(mixture.validation, tokenizer, data), data.source_column)
+    validation = _sort_by_source(tokenize_held_out(mixture.validation, tokenizer, data), data.source_column)
     return PreparedData(
         tokenizer, train, validation, labelling=labelling, held_out=mixture.validation, counts=counts, texts=texts
     )
@@ -100,7 +100,7 @@ def prepare_for_model(settings: RunSettings, data: PreparedData, name: str) -> P
             f"{len(data.train) - len(train):,} of the {len(data.train):,} training rows lack {need} with the tokenizer "
             f"of {name!r}. Use a model with the tokenizer of {settings.model!r}, or raise data.max_length."
         )
-    return PreparedData(tokenizer, train, {}, texts=texts)
+    return PreparedData(tokenizer, train, None, texts=texts)
 
 
 def _tokenize(settings: RunSettings, parts: Sequence[Dataset]) -> tuple[Any, Tokenized]:
@@ -140,7 +140,7 @@ def largest_token(data: PreparedData) -> int:
 
 
 def _largest(data: PreparedData, measure: Callable[[Any], Any]) -> int:
-    parts = (data.train, *data.validation.values())
+    parts = (part for part in (data.train, data.validation) if part is not None)
     batches = (batch for part in parts for batch in part.with_format("arrow").iter(batch_size=10_000))
     return max((pc.max(measure(batch["input_ids"])).as_py() or 0 for batch in batches), default=0)
 
@@ -249,16 +249,15 @@ def _prepare_stream(settings: RunSettings, kept: Path | None) -> PreparedData:
         )
     mixture = prepare_stream(stream, tokenizer, data, settings.data_seed, held_out=held_out, by_prompt=not older)
     check_left(settings, mixture.counts)
-    validation = _by_source(mixture.validation, column)
+    validation = _sort_by_source(mixture.validation, column)
     return PreparedData(
         tokenizer, mixture.train, validation, mixture.window, held_out=mixture.held_out, counts=mixture.counts
     )
 
 
-def _by_source(rows: Dataset | None, column: str) -> dict[str, Dataset]:
+def _sort_by_source(rows: Dataset | None, column: str) -> Dataset | None:
+    """Return the rows source by source, each source's in their order: one table, however many sources there are."""
     if rows is None:
-        return {}
-    positions: dict[str, list[int]] = {}
-    for row, name in enumerate(rows[column][:]):
-        positions.setdefault(name, []).append(row)
-    return {name: rows.select(held) for name, held in sorted(positions.items())}
+        return None
+    names = rows[column][:]
+    return rows.select(sorted(range(len(names)), key=names.__getitem__))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datasets import Dataset
 from rich.table import Table
 
 from colm.step.sources import find_small_sources
@@ -90,6 +89,6 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def _mean_over_rows(losses: Mapping[str, float], validation: Mapping[str, Dataset]) -> float | None:
-    rows = sum(len(validation[name]) for name in losses)
-    return sum(loss * len(validation[name]) for name, loss in losses.items()) / rows if rows else None
+def _mean_over_rows(losses: Mapping[str, float], sizes: Mapping[str, int]) -> float | None:
+    rows = sum(sizes[name] for name in losses)
+    return sum(loss * sizes[name] for name, loss in losses.items()) / rows if rows else None
