@@ -9,6 +9,7 @@ from rich.table import Table
 
 from colm.lab.evaluate.judge import Line
 from colm.lab.intervals import Share, estimate_gain
+from colm.lab.run.tables import SHOWN, add_sources
 
 GROUPS = {"in_domain": "in-domain", "out_of_domain": "out-of-domain", "all": "all sources"}
 
@@ -22,8 +23,8 @@ def run_table(figures: Mapping[str, Any], name: str) -> Table:
     sources = figures["sources"]
     for domain, group in ((True, "in_domain"), (False, "out_of_domain"), (None, "")):
         held = {source: line for source, line in sources.items() if line["in_domain"] is domain}
-        for source, line in held.items():
-            table.add_row(source, *_counts(line))
+        ordered = held if len(held) <= SHOWN else sorted(held, key=lambda source: -held[source]["rows"])
+        add_sources(table, [(source, *_counts(held[source])) for source in ordered], "answers.json and --json")
         average = figures.get(group)
         if average is not None:
             table.add_row(f"mean, {GROUPS[group]}", f"{average['rows']:,}", *_show(average["macro"]), style="bold")

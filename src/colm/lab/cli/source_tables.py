@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from colm.lab.run.tables import add_sources
 from colm.lab.sources.centroids import Tried, find_elbow
 from colm.lab.sources.mixture import Survey
 from colm.lab.sources.pools import Outlook
@@ -18,6 +19,7 @@ from colm.step.sources import find_small_sources
 READ = 20_000
 """Number of rows, from the start, whose words are counted."""
 BAR = 20
+PLACES = "the page of colm sources and its --json"
 
 
 def sizes_table(survey: Survey) -> Table:
@@ -27,8 +29,8 @@ def sizes_table(survey: Survey) -> Table:
     table = _new_table(
         f"{total:,} rows; uniform share {total / len(survey.outlook.sources):,.0f}; lengths in tokens", "size", columns
     )
-    for source in survey.sources:
-        table.add_row(
+    rows = [
+        (
             source.name,
             "small" if source.outlook.small else "big",
             f"{source.outlook.rows:,}",
@@ -38,6 +40,9 @@ def sizes_table(survey: Survey) -> Table:
             f"{source.long_length:.0f}",
             f"{source.duplicates:.1%}",
         )
+        for source in survey.sources
+    ]
+    add_sources(table, rows, PLACES)
     return table
 
 
@@ -45,8 +50,8 @@ def pool_table(outlook: Outlook) -> Table:
     """Return the table of what to expect of each source in a pool and its coreset, the largest source first."""
     title = f"pool {outlook.pool}, keep {outlook.keep}; small sources exceed it in {outlook.overflow:.1%} of pools"
     table = _new_table(title, "size", ("rows", "in a pool", "chance of none", "in its coreset"))
-    for name, source in sorted(outlook.sources.items(), key=lambda item: (-item[1].rows, item[0])):
-        table.add_row(
+    rows = [
+        (
             name,
             "small" if source.small else "big",
             f"{source.rows:,}",
@@ -54,14 +59,16 @@ def pool_table(outlook: Outlook) -> Table:
             f"{source.absent:.1%}",
             f"{source.in_coreset:.1f}",
         )
+        for name, source in sorted(outlook.sources.items(), key=lambda item: (-item[1].rows, item[0]))
+    ]
+    add_sources(table, rows, PLACES)
     return table
 
 
 def words_table(survey: Survey) -> Table:
     """Return the table of each source's distinguishing words."""
     table = _new_table("Words that tell a source from the others", "words", ())
-    for source in survey.sources:
-        table.add_row(source.name, ", ".join(source.words) or "none")
+    add_sources(table, [(source.name, ", ".join(source.words) or "none") for source in survey.sources], PLACES)
     return table
 
 
@@ -116,7 +123,15 @@ def clusters_table(rows: Rows, names: Sequence[str]) -> Table:
         table.add_column(column, justify="right")
     options: dict[str, Any] = {"overflow": "fold"}
     table.add_column("words", **options)
-    for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        size = "small" if name in small else "big"
-        table.add_row(name, size, f"{count:,}", f"{count / len(names):.1%}", ", ".join(words.get(name, [])) or "none")
+    found = [
+        (
+            name,
+            "small" if name in small else "big",
+            f"{count:,}",
+            f"{count / len(names):.1%}",
+            ", ".join(words.get(name, [])) or "none",
+        )
+        for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    add_sources(table, found, "--json")
     return table

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from colm.lab.run.tables import add_sources
 from colm.step.sources import find_small_sources
 from colm.trainers.evaluation import SourceTrainer
 
@@ -76,13 +77,16 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     def loss(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}"
 
-    for name, source in sorted(summary["sources"].items(), key=lambda item: -item[1]["rows"]):
-        table.add_row(
+    rows = [
+        (
             name,
             *(f"{source.get(key, 0):,}" for key in counts),
             loss(source["eval_loss_before"]),
             loss(source["eval_loss_after"]),
         )
+        for name, source in sorted(summary["sources"].items(), key=lambda item: -item[1]["rows"])
+    ]
+    add_sources(table, rows, "summary.json and colm report")
     table.add_section()
     totals = [f"{sum(source.get(key, 0) for source in summary['sources'].values()):,}" for key in counts]
     table.add_row("all", *totals, loss(summary["eval_loss_before"]), loss(summary["eval_loss_after"]))
