@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support import train_on_ranks
+from tests.support import drop_last_on_ranks, train_on_ranks
 from tests.support.commands import write_run
 from tests.support.files import read_lines
 from tests.support.processes import run_to_end, torchrun
@@ -108,3 +108,11 @@ def test_ranks_train_as_one(worlds: dict[int, Any], world: int, case: str) -> No
         assert {key: theirs[key] for key in timeless} == pytest.approx(
             {key: ours[key] for key in timeless}, rel=1e-3, abs=2e-4
         )
+
+
+@pytest.mark.slow
+def test_without_the_last_batches_the_ranks_train_every_row_that_was_dealt(tmp_path: Path) -> None:
+    run_to_end([*torchrun(2), drop_last_on_ranks.__file__, str(tmp_path)], seconds=600, ACCELERATE_USE_CPU="1")
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [len(step) for step in found["served"]] == [16, 16, 16, 16, 8]
+    assert sorted(row for step in found["served"] for row in step) == sorted(found["dealt"])

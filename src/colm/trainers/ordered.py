@@ -164,7 +164,8 @@ class OrderMixin(PassesMixin):
         seed = args.seed if args.data_seed is None else args.data_seed
         passes = Passes([self._source_names[code] for code in codes], learnable, True, None, seed)
         check_batches(args, passes.length)
-        dropped = passes.length % args.train_batch_size if args.dataloader_drop_last else 0
+        served_at_once = args.train_batch_size * args.world_size  # accelerate serves no round that lacks a rank's batch
+        dropped = passes.length % served_at_once if args.dataloader_drop_last else 0
         dealer = BalancedPasses(
             passes,
             features,
