@@ -260,3 +260,15 @@ def test_bad_comparisons_are_refused_before_anything_runs(
     assert main(["compare", write_run(tmp_path, **changes), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_the_folder_of_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, run = write_run(tmp_path, model="no-such"), tmp_path / "run"
+    run.mkdir()
+    (run / "selection.jsonl").write_text("")
+    assert main(["compare", config]) == 2
+    assert f"{run} contains a run (selection.jsonl), and colm report would show only" in capsys.readouterr().err
+    assert [path.name for path in run.iterdir()] == ["selection.jsonl"]
+    (run / "compare.json").write_text("{}")  # a comparison began there earlier
+    assert main(["compare", config]) == 2
+    assert "contains a run" not in capsys.readouterr().err

@@ -106,13 +106,14 @@ def _compare(args: argparse.Namespace, launcher: Sequence[str], server: ForkServ
     from colm.lab.study.planning import Study
     from colm.lab.study.rates import check_rates, describe_rates, find_rates, free_seed
     from colm.lab.study.results import write_comparison_json, write_comparison_page
-    from colm.lab.study.runs import answer_one, check_places, run_one, ways_to_start
+    from colm.lab.study.runs import answer_one, check_places, refuse_run, run_one, ways_to_start
 
     if args.equal == "time" and launcher and settings.selection.keep_count is not None:
         raise ConfigError(
             f"--equal time counts one process, but selection.keep_count={settings.selection.keep_count} is for all "
             "processes that --launcher starts; set selection.keep instead."
         )
+    refuse_run(out)
     check_rates(args.rates or ())
     seed = free_seed(args.seeds, args.rates_seed)
     study = Study(args.config, args.overrides, equal=args.equal)

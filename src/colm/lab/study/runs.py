@@ -19,7 +19,7 @@ from colm.lab.run.yaml12 import write_yaml
 from colm.lab.study.child import Start, run_child, split_words, start_with, verbosity_words
 from colm.lab.study.forks import ForkServer
 from colm.step.files import replace_file
-from colm.step.record import COMPARE_NAME, RATES_NAME
+from colm.step.record import COMPARE_NAME, FILE_NAME, RATES_NAME
 
 
 def ways_to_start(
@@ -56,6 +56,19 @@ def run_one(folder: Path, settings: Mapping[str, Any], start: Start) -> None:
         raise ConfigError(
             f"The run {folder} failed with exit status {status}; see its output above. Run the same command again to "
             "continue."
+        )
+
+
+def refuse_run(out: Path) -> None:
+    """Refuse the folder of a run for a new comparison, whose page would take the place of the run's.
+
+    Raises:
+        ConfigError: the folder contains a run.
+    """
+    if (out / FILE_NAME).exists() and not (out / COMPARE_NAME).exists():
+        raise ConfigError(
+            f"{out} contains a run ({FILE_NAME}), and colm report would show only the comparison. Choose another "
+            f"output_dir, such as output_dir={out}-compared."
         )
 
 
