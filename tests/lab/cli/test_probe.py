@@ -38,6 +38,10 @@ def test_too_few_rows_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
     config = write_run(tmp_path)
     for given, told in (
         (["--pools", "5"], "5 pools of 8 rows need 80 rows of training data, but there are 54"),
+        (
+            ["training.gradient_accumulation_steps=1", "--pools", "4", "--batches", "1", "55"],
+            "--batches 55: a step has 1 to 54 rows, those of the training data",
+        ),
         (["--choices", "2/17"], "--choices 2/17: the 64 rows that a stage looks at make 3 pools of 17"),
     ):
         assert main(["probe", config, *given]) == 2

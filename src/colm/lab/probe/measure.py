@@ -97,7 +97,7 @@ def run_probe(bench: Workbench, wanted: Wanted, told: Callable[[int, int], None]
         told: is called with the parts that are done, and all.
 
     Raises:
-        ConfigError: the data has too few rows, or a cut cannot be judged on them.
+        ConfigError: the data has too few rows, a batch has more, or a cut cannot be judged on them.
     """
     configured = Cut(bench.kept, bench.pool)
     needed = wanted.pools * configured.pool
@@ -106,6 +106,9 @@ def run_probe(bench: Workbench, wanted: Wanted, told: Callable[[int, int], None]
             f"--pools {wanted.pools}: {wanted.pools} pools of {bench.pool} rows need {2 * needed:,} rows of training "
             f"data, but there are {len(bench.rows):,}; lower it, or the pool."
         )
+    most = max(wanted.batches, default=0)
+    if most > len(bench.rows):
+        raise ConfigError(f"--batches {most}: a step has 1 to {len(bench.rows):,} rows, those of the training data.")
     draw = np.random.default_rng(bench.seed)
     drawn = [draw.choice(len(bench.rows), needed, False) for _ in wanted.stages]
     small = [np.array([bench.sources[row] in bench.small for row in rows]) for rows in drawn]
@@ -121,7 +124,7 @@ def run_probe(bench: Workbench, wanted: Wanted, told: Callable[[int, int], None]
         told(done, total)
 
     sizes = sorted({*wanted.batches, bench.kept, *(cut.kept for cut in cuts)})
-    timed = draw.choice(len(bench.rows), sizes[-1], replace=len(bench.rows) < sizes[-1]).tolist()
+    timed = draw.choice(len(bench.rows), sizes[-1], replace=False).tolist()
     timings = bench.time_steps(sizes, timed, REPEATS)
     tell()
     features = token_features(bench.rows)
