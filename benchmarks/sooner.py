@@ -28,6 +28,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from by_source import rows_by_source
 from setting import describe_setting
 from torch.utils.data import DataLoader
 from transformers import (
@@ -116,7 +117,7 @@ class Meter(TrainerCallback):
         """Return each source's loss: the mean over its rows' means, and the mean over its tokens."""
         model.eval()
         head, found = LeanHead(model, check=False), {}
-        for source, rows in self._data.validation.items():
+        for source, rows in rows_by_source(self._data.validation).items():
             by_row, by_token = [], []
             for batch in DataLoader(plain_rows(rows), 64, collate_fn=self._collator):
                 labels = batch.pop("labels")

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 from transformers import DataCollatorForSeq2Seq, LlamaConfig, LlamaForCausalLM, get_linear_schedule_with_warmup
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from by_source import rows_by_source
 from setting import describe_setting
 
 from colm import LeanHead
@@ -164,7 +165,7 @@ def evaluate(model: Any, screen: Screen) -> dict[str, float]:
     """Return each source's mean loss over held-out rows."""
     model.eval()
     head, found = LeanHead(model, check=False), {}
-    for source, rows in screen.data.validation.items():
+    for source, rows in rows_by_source(screen.data.validation).items():
         losses = []
         plain = rows.select_columns(screen.rows.column_names)
         for batch in DataLoader(plain, 64, collate_fn=screen.collator):

@@ -10,13 +10,17 @@ import json
 import logging
 import random
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks that share parts with this suite
+
 import pyarrow as pa
 import pyarrow.parquet as pq
+from by_source import rows_by_source
 from datasets import Dataset, disable_progress_bars
 from helps_rows import PLACE
 from transformers import LlamaForCausalLM, set_seed
@@ -57,7 +61,8 @@ def write(folder: Path, *, tiny: bool, data: Path | None) -> None:
     limit = TINY_LENGTH if tiny else MAX_LENGTH
     _write_rows(place / "train.parquet", prepared.train)
     held = {
-        name: _sample(rows, TINY_HELD_OUT if tiny else VALIDATION_ROWS) for name, rows in prepared.validation.items()
+        name: _sample(rows, TINY_HELD_OUT if tiny else VALIDATION_ROWS)
+        for name, rows in rows_by_source(prepared.validation).items()
     }
     _write_rows(place / "validation.parquet", *held.values())
     questions = _write_questions(place / "questions.jsonl", asked, prepared.tokenizer, limit)

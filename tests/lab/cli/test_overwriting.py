@@ -207,7 +207,8 @@ def test_other_commands_leave_files_of_somebody_else(
     done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, run = copy_of(done, tmp_path)
-    replay = tmp_path / "run-replay"
+    replay, compared = tmp_path / "run-replay", tmp_path / "compared"
+    compare = ["compare", config, f"output_dir={compared}"]
     commands = {
         **{run / name: ["eval", str(run), "--limit", "1", "--max-new-tokens", "1"] for name in ANSWER_NAMES},
         run / "report.html": ["report", str(run)],
@@ -215,9 +216,9 @@ def test_other_commands_leave_files_of_somebody_else(
         tmp_path / "page.html": ["report", str(run), "--out", str(tmp_path / "page.html")],
         tmp_path / "labels.parquet": ["sources", "--cluster", str(tmp_path / "rows.jsonl"), "--out"],
         replay / "config.yaml": ["replay", str(run)],
-        run / "compare.html": ["compare", config],
-        run / "compare.json": ["compare", config],
-        run / "random" / "seed-0.yaml": ["compare", config, "--methods", "random", "--seeds", "0"],
+        compared / "compare.html": compare,
+        compared / "compare.json": compare,
+        compared / "random" / "seed-0.yaml": [*compare, "--methods", "random", "--seeds", "0"],
         run / "labels.centroids.npz": ["train", config, "--overwrite", "sources.cluster.clusters=2"],
         run / "labels.parquet.lock": ["train", config, "--overwrite", "sources.cluster.clusters=2"],
     }
