@@ -39,7 +39,7 @@ def test_vectors_are_sketches_of_gradients(dtype: str | None, cosine: float, lor
         "training": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
         "output_dir": "none",
     }
-    data = PreparedData(train_tiny_tokenizer(["a"]), Dataset.from_list(rows), {})
+    data = PreparedData(train_tiny_tokenizer(["a"]), Dataset.from_list(rows), None)
     vectors = RowGradients(model.to(DEVICE), resolve_settings(values), data, 32)
     found = np.concatenate(list(vectors(range(len(rows)))))
     assert found.dtype == np.float32

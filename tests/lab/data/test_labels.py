@@ -160,7 +160,7 @@ def test_parts_with_labels_of_several_types_are_one_data_set() -> None:
     parts = [Dataset.from_list(rows_of([label])) for label in ("a", 0, 1.0, True)]
     tokens = tokenize_rows(parts, TOKENIZER, format_name="auto", rendering=Rendering(20), source_column="source")
     assert list(tokens["source"]) == ["a", "0", "1.0", "true"]
-    assert fingerprint_data(tokens, {}, "source")["train"]["rows"] == 4
+    assert fingerprint_data(tokens, None, "source")["train"]["rows"] == 4
 
 
 @pytest.mark.parametrize(("label", "name"), PAIRS)
@@ -188,7 +188,7 @@ def test_a_mixture_entry_with_an_empty_source_is_rejected(label: Any) -> None:
 
 def test_the_digest_of_text_labels_is_unchanged() -> None:
     rows = Dataset.from_list([{"source": name, "input_ids": [1, 2], "labels": [-100, 2]} for name in ("a", "007")])
-    assert fingerprint_data(rows, {}, "source")["train"]["digest"] == "af246eb029533ee10d3b2fd299b6f3a8"
+    assert fingerprint_data(rows, None, "source")["train"]["digest"] == "af246eb029533ee10d3b2fd299b6f3a8"
 
 
 def test_rows_left_are_counted_and_a_source_without_any_does_not_stop_the_run(

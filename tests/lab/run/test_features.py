@@ -77,7 +77,7 @@ def test_words_are_those_of_the_training_rows(made: tuple[RunSettings, PreparedD
     found = make_features(settings, Wanted("words", 5), tmp_path / "f.parquet")
     assert (found.rows, found.header.dimensions, found.broken, found.new) == (len(rows), 5, 0, True)
     assert read(found.path).tolist() == embedder.embed(rows).astype(np.float32).tolist()
-    fingerprint = fingerprint_data(data.train, {}, "source")["train"]
+    fingerprint = fingerprint_data(data.train, None, "source")["train"]
     assert found.header.fingerprint == fingerprint
     assert found.header.settings == {
         **{"by": "words", "model": None, "dimensions": 5},
@@ -145,7 +145,7 @@ def test_gradients_of_another_model_are_of_its_own_tokens(
     other = settings._replace(model=name, lora=None)
     data = prepare_data(other)
     assert data.train["input_ids"][:] != made[1].train["input_ids"][:]
-    assert found.header.fingerprint == fingerprint_data(made[1].train, {}, "source")["train"]  # the run's
+    assert found.header.fingerprint == fingerprint_data(made[1].train, None, "source")["train"]  # the run's
     model = make_model(other, data)
     for number in (0, len(data.train) - 1):
         expected = gradient_by_hand(model, data.train[number], 16)
@@ -242,6 +242,6 @@ def test_the_vectors_that_order_a_run_are_checked(made: tuple[RunSettings, Prepa
     unused = ordered_by(str(path), order="random"), ordered_by(str(path), streaming=True)
     for harmless in (settings, ordered_by("tokens"), ordered_by(None), *unused):
         check_order(harmless, others)
-    for found in (None, fingerprint_data(others.train, {}, "source")):
+    for found in (None, fingerprint_data(others.train, None, "source")):
         with pytest.raises(DataError, match="f.parquet has the vectors of other rows"):
             check_order(ordered_by(str(path)), others, found)

@@ -50,7 +50,7 @@ def build_meter(rows: int = 200, small: int = 10) -> Meter:
 
     of_small = [row("small", LONG) for _ in range(small)]
     data = Dataset.from_list([*of_small, *(row("large", SHORT) for _ in range(rows - small))])
-    return Meter(resolve_settings(VALUES), PreparedData(None, data, {}))
+    return Meter(resolve_settings(VALUES), PreparedData(None, data, None))
 
 
 @pytest.fixture(scope="module")
@@ -129,4 +129,4 @@ def test_runs_of_equal_cost_have_as_many_evaluations() -> None:
 def test_a_stream_cannot_be_counted() -> None:
     values = {**VALUES, "data": {"train": "rows.jsonl", "streaming": True}}
     with pytest.raises(ConfigError, match="--equal time counts .* which is not possible for a stream"):
-        Meter(resolve_settings(values), PreparedData(None, Dataset.from_list([]), {}))
+        Meter(resolve_settings(values), PreparedData(None, Dataset.from_list([]), None))
