@@ -24,7 +24,7 @@ from colm.hints import Count
 from colm.typed import read_value
 
 LONG = timedelta(days=30)
-"""How long processes wait for the first one, which may tokenize for hours."""
+"""How long processes wait for work of the first one, which may take hours."""
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -87,7 +87,7 @@ def _launch_store() -> Any:
     """Return the store in which the processes of a launch meet, which stays open for those that wait."""
     from torch.distributed.rendezvous import rendezvous
 
-    return next(rendezvous("env://", timeout=LONG))[0]
+    return next(rendezvous("env://"))[0]
 
 
 def leave_ranks() -> None:
