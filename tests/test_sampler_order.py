@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colm import ConfigError, DataError, MixtureBatchSampler, SelectionConfig
-from colm.balanced import BalancedPasses
+from colm.balanced import BalancedPasses, PoolSize
 from colm.mixing import Passes
 from colm.ordering import deal_balanced
 from colm.row_features import RowFeatures, make_features
@@ -173,7 +173,7 @@ def test_a_schedule_keeps_more_or_fewer_rows_by_the_step() -> None:
     config = SelectionConfig(features="none", keep_schedule=[[0, 1.0], [20, 0.2]])
     passes = Passes(LABELS, None, True, None, 0)
     features = make_features("sources", passes.codes, 4)
-    dealer = BalancedPasses(passes, features, config, frozenset(), pool_rows=20, slots=2, length=200)
+    dealer = BalancedPasses(passes, features, config, frozenset(), pool=PoolSize(20, 2), length=200)
     for epoch in range(2):
         kept = np.count_nonzero(dealer.deal(epoch).stands_for.reshape(10, 20), axis=1)
         assert kept.tolist() == [config.kept_rows(20, 2, step=10 * epoch + step) for step in range(10)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from math import ceil
 from typing import NamedTuple
 
@@ -18,9 +20,11 @@ from colm.row_features import RowFeatures
 
 logger = logging.getLogger(__name__)
 
+Warn = Callable[[str, int, int], None]
+
 OVERFLOW = (
-    "Overflow: the small sources alone have %d rows in a pass, of which %d rows are kept, so no row of a large source "
-    "is trained on. Raise keep, or list fewer small_sources."
+    "Overflow: the small sources alone have %d rows in a pass, or in a window of a stream, of which %d rows are kept, "
+    "so no row of a large source is trained on. Raise keep, or list fewer small_sources."
 )
 
 
@@ -36,6 +40,13 @@ class DealtPass(NamedTuple):
         return hashlib.sha256(self.rows.tobytes() + self.stands_for.tobytes()).hexdigest()[:16]
 
 
+class PoolSize(NamedTuple):
+    """A full pool."""
+
+    rows: int  # N, over all ranks
+    slots: int  # micro-batches on all ranks
+
+
 class BalancedPasses:
     """Deals the rows of each pass into pools, and marks those that are kept.
 
@@ -48,8 +59,7 @@ class BalancedPasses:
         features: of all rows of the data.
         config: which rows to keep.
         small: the small sources.
-        pool_rows: N, the rows of a full pool.
-        slots: micro-batches of a full pool on all ranks.
+        pool: the size of a full pool.
         length: rows of a pass that are in pools; the last of its order are not dealt.
     """
 
@@ -60,16 +70,13 @@ class BalancedPasses:
         config: SelectionConfig,
         small: frozenset[str],
         *,
-        pool_rows: int,
-        slots: int,
+        pool: PoolSize,
         length: int,
     ) -> None:
         self.passes, self.features = passes, features
-        self.pool_rows, self.length = pool_rows, length
+        self.pool, self.length = pool, length
         self._config, self._small = config, small
-        self._pools = [min(pool_rows, length - start) for start in range(0, length, pool_rows)]
-        # Of a last pool that is not full: as one process would have, so that the pass does not depend on the ranks.
-        self._slots = [ceil(rows * slots / pool_rows) for rows in self._pools]
+        self._steps = ceil(length / pool.rows)
         self._dealt: tuple[tuple[int, int], DealtPass] | None = None
 
     def deal(self, epoch: int) -> DealtPass:
@@ -86,38 +93,61 @@ class BalancedPasses:
                     self.features.by,
                     int(np.count_nonzero(self._dealt[1].stands_for)),
                     self.length,
-                    len(self._pools),
+                    self._steps,
                     seconds,
                 )
         return self._dealt[1]
 
     def _deal(self, epoch: int) -> DealtPass:
         rows = self.passes.rows(epoch)[: self.length]
-        done = epoch * len(self._pools)
-        budgets = [
-            self._config.kept_rows(pool, slots, step=done + step)
-            for step, (pool, slots) in enumerate(zip(self._pools, self._slots, strict=True))
-        ]
-        stands_for = self._draw(rows, sum(budgets), epoch)
-        kept, left = stands_for.nonzero()[0], (stands_for == 0).nonzero()[0]
-        step_of, steps = np.empty(len(rows), dtype=np.int64), np.arange(len(budgets))
-        step_of[kept[deal_balanced(self.features.values[rows[kept]], budgets)]] = np.repeat(steps, budgets)
-        step_of[left] = np.repeat(steps, np.subtract(self._pools, budgets))
-        order = np.argsort(step_of, kind="stable")
-        return DealtPass(rows[order], stands_for[order])
+        facts = self.passes.facts(rows, slots=1)
+        step = Step(epoch, None, facts, self._config, self._small, {})
+        order, stands_for = deal_pools(step, self.features.values[rows], self.pool, done=epoch * self._steps)
+        return DealtPass(rows[order], stands_for)
 
-    def _draw(self, rows: np.ndarray, budget: int, epoch: int) -> np.ndarray:
-        """Return how many rows of the pass each of its rows stands for, (length,) float64, as if it were one pool."""
-        count = len(rows)
-        if budget == count:
-            return np.ones(count)
-        config = SelectionConfig(
-            features="none", keep_count=budget, by_source=self._config.by_source, seed=self._config.seed
-        )
-        step = Step(epoch, None, self.passes.facts(rows, slots=1), config, self._small, {})
-        if len(step.small) >= budget:  # for the whole pass, so also if they fit exactly
-            logger.warning(OVERFLOW, len(step.small), budget)
-        drawn = AtRandom().draw(step)
-        found = np.zeros(count)
-        found[list(drawn)] = list(drawn.values())
-        return found
+
+def deal_pools(
+    step: Step, features: np.ndarray, pool: PoolSize, *, done: int = 0, warn: Warn = logger.warning
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw among rows as if they were one pool, and deal them into pools.
+
+    Args:
+        step: the rows, all labeled, in their base order; its number decides the draw.
+        features: (n, d) of the rows.
+        pool: the size of a full pool; only the last one may be smaller.
+        done: steps before the first pool.
+        warn: logs that small sources overflow.
+
+    Returns:
+        (n,) int64, positions of the rows in the base order, pool after pool; and (n,) float64, how many rows each of
+        these stands for, 0 for one that is left out.
+    """
+    count = len(features)
+    pools = [min(pool.rows, count - start) for start in range(0, count, pool.rows)]
+    # Slots of a last pool that is not full: as one process would have, so that the deal does not depend on the ranks.
+    budgets = [
+        step.config.kept_rows(rows, ceil(rows * pool.slots / pool.rows), step=done + number)
+        for number, rows in enumerate(pools)
+    ]
+    stands_for = _draw(step, sum(budgets), warn)
+    kept, left = stands_for.nonzero()[0], (stands_for == 0).nonzero()[0]
+    step_of, steps = np.empty(count, dtype=np.int64), np.arange(len(budgets))
+    step_of[kept[deal_balanced(features[kept], budgets)]] = np.repeat(steps, budgets)
+    step_of[left] = np.repeat(steps, np.subtract(pools, budgets))
+    order = np.argsort(step_of, kind="stable")
+    return order, stands_for[order]
+
+
+def _draw(step: Step, budget: int, warn: Warn) -> np.ndarray:
+    """Return how many rows each row stands for, (n,) float64, if so many are kept."""
+    count = len(step.facts.source)
+    if budget == count:
+        return np.ones(count)
+    config = SelectionConfig(features="none", keep_count=budget, by_source=step.config.by_source, seed=step.config.seed)
+    step = replace(step, config=config)
+    if len(step.small) >= budget:  # for the whole pass, so also if they fit exactly
+        warn(OVERFLOW, len(step.small), budget)
+    drawn = AtRandom().draw(step)
+    found = np.zeros(count)
+    found[list(drawn)] = list(drawn.values())
+    return found

@@ -232,15 +232,7 @@ class Passes:
 
     def facts(self, rows: np.ndarray, slots: int) -> PoolFacts:
         """Return what a draw needs to know of a pool of these rows, (n,) int64, with so many micro-batches in all."""
-        return PoolFacts(
-            source=[self.names[code] for code in self.codes[rows].tolist()],
-            dataset_index=rows.tolist(),
-            labelled=[1] * len(rows),
-            tokens=[0] * len(rows),
-            slots=slots,
-            rows_by_rank=[len(rows)],
-            rank=0,
-        )
+        return facts_of([self.names[code] for code in self.codes[rows].tolist()], rows.tolist(), slots)
 
     def _ordered_rows(self, epoch: int) -> np.ndarray:
         if hasattr(self._order, "set_epoch"):
@@ -250,3 +242,22 @@ class Passes:
             raise DataError(f"order has indices from {rows.min()} to {rows.max()}; they must be from 0 to {last}.")
         labeled: np.ndarray = rows[self._learnable[rows]]
         return labeled
+
+
+def facts_of(sources: list[str], numbers: list[int], slots: int) -> PoolFacts:
+    """Return what a draw needs to know of a pool of labeled rows, in one process.
+
+    Args:
+        sources: the source of each row.
+        numbers: each row's number in the data.
+        slots: number of micro-batches.
+    """
+    return PoolFacts(
+        source=sources,
+        dataset_index=numbers,
+        labelled=[1] * len(numbers),
+        tokens=[0] * len(numbers),
+        slots=slots,
+        rows_by_rank=[len(numbers)],
+        rank=0,
+    )

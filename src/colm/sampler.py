@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
-from colm.balanced import BalancedPasses
+from colm.balanced import BalancedPasses, PoolSize
 from colm.choosing import AtRandom, Step, keep_rows
 from colm.config import SelectionConfig
 from colm.config_checks import OrderName, WeightName
@@ -170,8 +170,7 @@ class MixtureBatchSampler(Sampler[list[int]]):
             make_features(features, self._passes.codes, len(self._passes.names)),
             self.config,
             self.small,
-            pool_rows=self.pool_rows,
-            slots=self.accumulation * self.world_size,
+            pool=PoolSize(self.pool_rows, self.accumulation * self.world_size),
             length=full * self.pool_rows if self.drop_last else self._passes.length,
         )
 

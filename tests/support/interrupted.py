@@ -25,7 +25,7 @@ STEPS_OF_A_PASS = 7
 """At most."""
 
 STRATEGIES = {"grouped": "group_by_length", "balanced": "batch_rebalance", "in order": "sequential"}
-STREAMS = ("stream", "shards", "own stream", "own generator")
+STREAMS = ("stream", "shards", "own stream", "own generator", "dealt stream")
 
 FACTORS: dict[str, list[Any]] = {
     "data": ["random", "grouped", "balanced", "in order", "unseeded", "dispatched", "dealt", *STREAMS],
@@ -95,6 +95,8 @@ def make_data(folder: Path, case: dict[str, Any], world: int = 1) -> Any:
         "output_dir": str(folder / "unused"),
     }
     data = prepare_data(load_settings(write_settings(folder, values), [])).train
+    if case["data"] == "dealt stream":
+        return data.to_iterable_dataset().shuffle(seed=0, buffer_size=5)
     if case["data"] == "shards":
         return data.to_iterable_dataset(num_shards=2).shuffle(seed=0, buffer_size=5)
     made = {"own stream": OwnNumberedStream, "own generator": OwnStream}.get(case["data"])
@@ -130,8 +132,9 @@ def make_trainer(folder: Path, case: dict[str, Any], *, world: int = 1, **change
         eval_dataset=Dataset.from_list([{"input_ids": [1, 2, 3], "attention_mask": [1] * 3, "labels": [1, 2, 3]}] * 2),
         data_collator=collate,
         selection=SelectionConfig(
-            keep=0.5, **({"features": "none", "order": "balanced"} if case["data"] == "dealt" else {})
+            keep=0.5, **({"features": "none", "order": "balanced"} if "dealt" in case["data"] else {})
         ),
+        **({"window": 16} if case["data"] == "dealt stream" else {}),
     )
     torch.manual_seed(len(folder.name))  # the state before a resume must not matter
     return trainer

@@ -25,6 +25,7 @@ CASES: dict[str, dict[str, Any]] = {
     "reuse": {"reuse_forward": True},
     "joined": {"padding_free": True, "features": "none", "weights": "relative"},
     "dealt": {"features": "none", "order": "balanced"},
+    "dealt stream": {"features": "none", "order": "balanced"},
     # One source after the other: ranks that hold only small sources, or no row of some source.
     "in order": {},
 }
@@ -67,7 +68,10 @@ def train(folder: Path, name: str, world: int) -> dict[str, Any]:
             "gradient_checkpointing": name == "reuse",
             "train_sampling_strategy": "sequential" if name == "in order" else "random",
         },
-        train_dataset=data.sort("source", reverse=True) if name == "in order" else data,
+        train_dataset={"in order": data.sort("source", reverse=True), "dealt stream": data.to_iterable_dataset()}.get(
+            name, data
+        ),
+        window=40,  # of a stream, in 2 pools and some rows
     )
     gradients = Gradients()
     trainer.add_callback(gradients)

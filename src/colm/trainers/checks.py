@@ -121,6 +121,24 @@ def pool_rows(args: Any) -> int:
     return rows
 
 
+def check_dealt_stream(config: SelectionConfig) -> None:
+    """Check what a stream in balanced order needs of the selection's settings.
+
+    Raises:
+        ConfigError: features from a file, or a `keep_schedule`.
+    """
+    if config.order_by not in ("tokens", "sources"):
+        raise ConfigError(
+            f"order_by={config.order_by!r} is a file with a vector for each row, but the rows of a stream have no "
+            "numbers; set order_by to 'tokens' or 'sources'."
+        )
+    if config.keep_schedule:
+        raise ConfigError(
+            "order='balanced' deals the rows of a stream before it is known in which step they come, so keep_schedule "
+            "cannot say how many to keep; leave it out, or set order='random'."
+        )
+
+
 def check_batches(args: Any, rows: int) -> None:
     """Check that `dataloader_drop_last` leaves a batch on each rank, since the Trainer would end without a step.
 

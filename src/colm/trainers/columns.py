@@ -28,6 +28,10 @@ from colm.types import Batch
 
 SOURCE_KEY = "colm_source"
 INDEX_KEY = "colm_index"
+DEALT_KEY = "colm_stands_for"
+"""How many rows a row stands for that a stream has dealt to a step, 0 if it is left out."""
+
+CODES = (SOURCE_KEY, INDEX_KEY, DEALT_KEY)
 ON_HOST_KEY = "colm_on_host"
 """A batch's `OnHost`, which accelerate and the pinning of memory pass on as it is."""
 
@@ -178,12 +182,11 @@ class CollatorWithCodes:
 
     def __call__(self, rows: list[Any]) -> dict[str, Any]:
         """Collate `rows`, with or without codes."""
-        aside = {SOURCE_KEY, INDEX_KEY}
         plain = [
             {
                 key: value
                 for key, value in row.items()
-                if key not in aside and not (key == self.source_column and isinstance(value, NO_TENSOR))
+                if key not in CODES and not (key == self.source_column and isinstance(value, NO_TENSOR))
             }
             for row in rows
         ]
@@ -191,6 +194,11 @@ class CollatorWithCodes:
         for key in (SOURCE_KEY, INDEX_KEY):
             if rows and key in rows[0]:
                 batch[key] = torch.tensor([int(row[key]) for row in rows])
+        if rows and DEALT_KEY in rows[0]:
+            batch[DEALT_KEY] = torch.tensor([float(row[DEALT_KEY]) for row in rows])
+            repeated = batch[INDEX_KEY] == REPEATED
+            if repeated.any():  # which a stream adds at its end
+                batch["labels"] = batch["labels"].masked_fill(repeated[:, None], IGNORE)
         if self.describes and INDEX_KEY in batch and _is_readable(batch):
             codes, index = (batch[key].tolist() for key in (SOURCE_KEY, INDEX_KEY))
             batch[ON_HOST_KEY] = OnHost(codes, index, RowSpans.of(batch))
@@ -212,6 +220,7 @@ class Aside(NamedTuple):
     sources: list[str]
     numbers: list[int]  # in the data
     spans: list[RowSpans | None]
+    dealt: list[torch.Tensor]  # how many rows each row stands for, of a stream in balanced order
 
 
 def set_codes_aside(batches: Sequence[Batch], names: Sequence[str]) -> Aside:
@@ -220,7 +229,7 @@ def set_codes_aside(batches: Sequence[Batch], names: Sequence[str]) -> Aside:
     Raises:
         DataError: a batch has no codes because the collator was replaced after construction.
     """
-    aside = Aside([], [], [], [], [])
+    aside = Aside([], [], [], [], [], [])
     for batch in batches:
         if SOURCE_KEY not in batch or INDEX_KEY not in batch:
             raise DataError(
@@ -237,6 +246,8 @@ def set_codes_aside(batches: Sequence[Batch], names: Sequence[str]) -> Aside:
         aside.sources.extend(names[code] for code in codes)
         aside.numbers.extend(index)
         aside.spans.append(None if told is None else told.spans)
+        if DEALT_KEY in batch:
+            aside.dealt.append(batch[DEALT_KEY])
     return aside
 
 
@@ -256,5 +267,5 @@ def silence_repeats(batch: Batch, real: int) -> Batch:
 
 
 def without_codes(batch: Mapping[str, Any]) -> Batch:
-    """Return the batch without the source code, the row number, and what is on the host only."""
-    return {key: value for key, value in batch.items() if key not in (SOURCE_KEY, INDEX_KEY, ON_HOST_KEY)}
+    """Return the batch without what rows carry along, and what is on the host only."""
+    return {key: value for key, value in batch.items() if key not in (*CODES, ON_HOST_KEY)}

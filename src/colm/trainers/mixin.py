@@ -31,6 +31,8 @@ from colm.step.record import FILE_NAME, StepLog, to_dict
 from colm.step.stages import FETCH, TRAIN, stage
 from colm.trainers.checks import check_pool_rows, check_trainer, pool_rows
 from colm.trainers.columns import (
+    CODES,
+    DEALT_KEY,
     INDEX_KEY,
     ON_HOST_KEY,
     SOURCE_KEY,
@@ -95,18 +97,18 @@ class CoresetMixin(SavingMixin, EngineMixin, OrderMixin):
         self.selection = selection
         check_trainer(self, selection)
         self._count_rows_left()
-        stream: Any = self.train_dataset
-        if self.args.world_size > 1 and isinstance(stream, HubStream):
-            self.train_dataset: Any = NumberedPasses(stream)
         self.data_collator: Any = CollatorWithCodes(self.data_collator, self._source_column)
         self.replayed = None if replay is None else Replayed(Path(replay))
         self._prepare_order()
+        stream: Any = self.train_dataset
+        if self.args.world_size > 1 and isinstance(stream, HubStream):
+            self.train_dataset = NumberedPasses(stream)
         self.selector = CoresetSelector(
             self.model,
             selection,
             self.source_sizes,
             pad_token_id=self._pad_token(),
-            chooser=self.replayed,
+            chooser=self.replayed or self._dealt_rows,
             placed=not evaluates_in_training(self),
         )
         self._selection_log = StepLog(Path(self.args.output_dir) / FILE_NAME)
@@ -159,6 +161,8 @@ class CoresetMixin(SavingMixin, EngineMixin, OrderMixin):
         pool = set_codes_aside(batches, self._source_names)
         if self._running is not None and self._running.meet(pool.sources):
             self._follow_sizes()
+        if self._dealt_rows is not None:
+            self._dealt_rows.tell(pool.dealt)
         self.selector.model = self.model  # replaced by model_init
         self.selector.optimizer = self.optimizer
         coreset = self.selector.select(pool.plain, pool.sources, dataset_index=pool.numbers, spans=pool.spans)
@@ -201,11 +205,11 @@ class CoresetMixin(SavingMixin, EngineMixin, OrderMixin):
         return total
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Keep the two integer columns when columns that the model does not accept are removed."""
+        """Keep what rows carry along when columns that the model does not accept are removed."""
         found = self._signature_columns is not None
         super()._set_signature_columns_if_needed()
         if not found:
-            self._signature_columns += [SOURCE_KEY, INDEX_KEY]
+            self._signature_columns += CODES
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
         """Drop the codes if no other column would remain, so that the Trainer still reports its error."""
@@ -221,6 +225,7 @@ class CoresetMixin(SavingMixin, EngineMixin, OrderMixin):
         """Remove the rows' weights and sources, which the model does not accept, and store them."""
         prepared = dict(super()._prepare_inputs(inputs))
         prepared.pop(INDEX_KEY, None)
+        prepared.pop(DEALT_KEY, None)
         prepared.pop(ON_HOST_KEY, None)
         codes = prepared.pop(SOURCE_KEY, None)
         self._row_bounds = prepared.get(ROWS)

@@ -9,14 +9,15 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from colm.balanced import BalancedPasses, DealtPass
-from colm.choosing import Chosen, Step, keep_rows
+from colm.choosing import Chosen, Step
 from colm.config import SelectionConfig
 from colm.errors import ConfigError, DataError
 from colm.mixing import Passes
 from colm.row_features import RowFeatures, make_features
 from colm.step.labels import find_learnable
-from colm.trainers.checks import check_batches, pool_rows
+from colm.trainers.checks import check_batches
 from colm.trainers.columns import INDEX_KEY, SOURCE_KEY, CodedRows
+from colm.trainers.dealt_streams import DealtRows, DealtStream, Sizes, deal_stream, keep_dealt, pool_size
 from colm.trainers.passes import PassesMixin
 from colm.trainers.streams import is_stream
 
@@ -88,9 +89,7 @@ class Dealt:
                 "data loader as it is. If the processes run on different machines, give them the same features: a file "
                 "in order_by."
             )
-        counts = {p: float(self._stands_for[each]) for p, each in number.items() if self._stands_for[each]}
-        spare = [p for p in number if p not in counts]
-        return keep_rows(step, counts | dict.fromkeys(spare[: max(0, facts.slots - len(counts))], 1.0))
+        return keep_dealt(step, {p: float(self._stands_for[each]) for p, each in number.items()})
 
     def _read(self) -> None:
         """Look up the pass by the numbers of its rows."""
@@ -100,7 +99,7 @@ class Dealt:
         self._pass = dealt
         self._stands_for, self._pool = np.zeros(numbers.max() + 1), np.full(numbers.max() + 1, -1)
         self._stands_for[numbers[dealt.rows]] = dealt.stands_for
-        self._pool[numbers[dealt.rows]] = np.arange(len(dealt.rows)) // self._order.dealer.pool_rows
+        self._pool[numbers[dealt.rows]] = np.arange(len(dealt.rows)) // self._order.dealer.pool.rows
 
 
 class OrderMixin(PassesMixin):
@@ -113,21 +112,34 @@ class OrderMixin(PassesMixin):
     _encoded: Any
     _balanced: BalancedOrder | None = None
     _features: RowFeatures | None = None
+    _dealt_rows: DealtRows | None = None  # of a stream
+    train_dataset: Any
+    _running: Any
+    _window: int
+    source_sizes: dict[str, int]
 
     def _prepare_order(self) -> None:
         """Make the features that the order needs, once the Trainer has prepared its data.
 
         Raises:
-            ConfigError: the data is a stream.
+            ConfigError: see `deal_stream`.
             DataError: see `make_features`.
         """
         if self.selection.order == "random":
             return
         if is_stream(self.train_dataset):
-            raise ConfigError(
-                "order='balanced' needs all rows before the first step, but train_dataset is a stream; use a data set "
-                "with a length, or order='random'."
+            sizes, estimated = dict(self.source_sizes), self._running is not None
+            self.train_dataset = deal_stream(
+                self.train_dataset,
+                self.args,
+                self.selection,
+                self._source_names,
+                Sizes(sizes, estimated),
+                self._window,
             )
+            if self.selection.features == "none" and self.replayed is None:
+                self._dealt_rows = DealtRows()
+            return
         by = self.selection.order_by
         codes, numbers, _ = coded_rows(self.train_dataset)
         if by in ("tokens", "sources"):
@@ -145,6 +157,8 @@ class OrderMixin(PassesMixin):
         return {**super().pass_state(), "order": self._digest(self.place.epoch)}
 
     def _digest(self, epoch: int) -> str | None:
+        if isinstance(self.train_dataset, DealtStream):
+            return self.train_dataset.digest
         return None if self._balanced is None else self._balanced.dealer.deal(epoch).digest
 
     # ---- Overridden Trainer methods ----
@@ -171,8 +185,7 @@ class OrderMixin(PassesMixin):
             features,
             self.selection,
             self.selector.small,
-            pool_rows=pool_rows(args),
-            slots=args.gradient_accumulation_steps * args.world_size,
+            pool=pool_size(args),
             length=passes.length - dropped,
         )
         return BalancedOrder(dealer, numbers)

@@ -167,8 +167,10 @@ class PassesMixin(_TrainerSeams):
         set_epoch(loader, epoch)  # reaches parts that the Trainer misses after wrapping the loader to skip batches
         if epoch > 0 and self.args.dataloader_persistent_workers:
             detach_from_global(loader)  # the workers run since the first pass, unless the run was resumed
-        if isinstance(self.train_dataset, NumberedPasses):
-            self.train_dataset.stays = self.args.dataloader_num_workers == 0 or self.args.dataloader_persistent_workers
+        part: Any = self.train_dataset
+        while isinstance(part, NumberedPasses):
+            part.stays = self.args.dataloader_num_workers == 0 or self.args.dataloader_persistent_workers
+            part = part.rows
         self._order_seed = next((part.initial_seed for part in samplers(loader) if hasattr(part, "initial_seed")), None)
         self._pass_start = random_states()
         self.place = Place(epoch, done // accumulated)

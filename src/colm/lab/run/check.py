@@ -14,7 +14,7 @@ from colm.lab.run.named import check_adapter
 from colm.lab.run.settings import RunSettings
 from colm.lab.run.training import check_training
 from colm.step.ranks import launched_rank_and_world
-from colm.trainers.checks import check_arguments
+from colm.trainers.checks import check_arguments, check_dealt_stream
 from colm.typed import show
 
 logger = logging.getLogger(__name__)
@@ -82,10 +82,7 @@ def _check_order(settings: RunSettings) -> None:
     if selection.order == "random":
         return
     if settings.data.streaming:
-        raise ConfigError(
-            "selection.order=balanced needs all rows before the first step, but data.streaming=true reads them on "
-            "demand; set one of them to random or false."
-        )
+        check_dealt_stream(selection)
     if selection.order_by.endswith(FEATURE_FILES) and not Path(selection.order_by).is_file():
         raise ConfigError(
             f"selection.order_by={selection.order_by} is not an existing file; give one with a vector for each row, or "
