@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 Warn = Callable[[str, int, int], None]
 
 OVERFLOW = (
-    "Overflow: the small sources alone have %d rows in a pass, or in a window of a stream, of which %d rows are kept, "
-    "so no row of a large source is trained on. Raise keep, or list fewer small_sources."
+    "Overflow: the small sources alone have %d rows in a pass, of which %d rows are kept, so no row of a large source "
+    "is trained on. Raise keep, or list fewer small_sources."
 )
 
 

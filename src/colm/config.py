@@ -143,12 +143,13 @@ class SelectionConfig(Related):
     """The order of the rows in a pass. ``random``: a new random order in each pass. ``balanced``: the rows of each pass
     are dealt into its steps so that the features of what was trained so far stay at the mean of all rows, see
     `order_by`. If not all rows are kept, those of the pass are drawn at once instead of pool by pool. For
-    ``features="none"``, or ``keep=1.0``, in the trainers and `MixtureBatchSampler`; not for streams."""
+    ``features="none"``, or ``keep=1.0``, in the trainers and `MixtureBatchSampler`. Of a stream, each window of rows is
+    drawn and dealt on its own."""
 
     order_by: OrderBy = "tokens"
-    """Features for ``order="balanced"``. ``tokens``: which tokens a row has. ``sources``: its source. Else the path of
-    a file with one vector for each training row: a ``.npy`` array (rows, d), or a ``.parquet`` file whose column
-    ``features`` has lists of d numbers."""
+    """Features for ``order="balanced"``. ``tokens``: which tokens a row has. ``sources``: its source. Else, not for
+    streams, the path of a file with one vector for each training row: a ``.npy`` array (rows, d), or a ``.parquet``
+    file whose column ``features`` has lists of d numbers."""
 
     loss: LossName = "example"
     """``example``: every kept example counts the same (the paper's uniform weights). ``token``: the

@@ -71,7 +71,8 @@ def train(folder: Path, name: str, world: int) -> dict[str, Any]:
         train_dataset={"in order": data.sort("source", reverse=True), "dealt stream": data.to_iterable_dataset()}.get(
             name, data
         ),
-        window=40,  # of a stream, in 2 pools and some rows
+        window=40,  # of a stream: 2 pools and some rows
+        source_sizes={"a": 43, "b": 27, "c": 5, "d": 2} if name == "dealt stream" else None,
     )
     gradients = Gradients()
     trainer.add_callback(gradients)

@@ -96,7 +96,7 @@ def test_small_sources_follow_what_was_read_of_a_pass(caplog: pytest.LogCaptureF
         kept = [Counter(row["source"] for row in passes[-1][at : at + 24] if row[DEALT_KEY]) for at in (0, 24, 48, 72)]
         # With the first rows, "a" has 36 of 48 rows, then 42 of 72, 48 of 96, and 54 of 120.
         assert [found["a"] for found in kept] == [6, 0, 3, 6]
-    assert caplog.text.count("small sources alone have 18 rows in a pass, or in a window of a stream, of which 12") == 1
+    assert caplog.text.count("small sources alone have 18 rows in a window of the stream, of which 12") == 1
     assert [row[INDEX_KEY] for row in passes[0]] != [row[INDEX_KEY] for row in passes[1]]  # other draws
 
 

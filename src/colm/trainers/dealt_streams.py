@@ -107,10 +107,10 @@ class DealtStream(NumberedPasses):
         for place, stands in zip(order.tolist(), stands_for.tolist(), strict=True):
             yield {**window[place], DEALT_KEY: stands}
 
-    def _warn_once(self, *message: Any) -> None:
+    def _warn_once(self, message: str, *values: int) -> None:
         if not self._warned:
             self._warned = True
-            logger.warning(*message)
+            logger.warning(message.replace("pass", "window of the stream"), *values)
 
     def _find_small(self, sources: list[str], running: RunningSizes) -> frozenset[str]:
         """Return the small sources, by the sizes given, or by all rows read in this pass."""

@@ -165,6 +165,14 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
             {"data": {"train": "a", "streaming": True}, "training": {"max_steps": 1, "dataloader_drop_last": True}},
             "dataloader_drop_last=True has no effect on a stream",
         ),
+        (
+            {
+                "data": {"train": "a", "streaming": True},
+                "training": {"max_steps": 1},
+                "selection": {"preset": "control", "order": "balanced", "order_by": "v.npy"},
+            },
+            "order_by='v.npy' is a file with a vector for each row, but the rows of a stream have no numbers",
+        ),
         ({"lora": {"r": -1}}, "lora.r=-1 must be a whole number of at least 1"),
         ({"lora": {"target_modules": 5}}, "lora.target_modules is 5; it must be "),
         ({"lora": {"layers_to_transform": [1]}}, "refused by peft.LoraConfig"),
