@@ -134,7 +134,7 @@ def make_trainer(folder: Path, case: dict[str, Any], *, world: int = 1, **change
         selection=SelectionConfig(
             keep=0.5, **({"features": "none", "order": "balanced"} if "dealt" in case["data"] else {})
         ),
-        **({"window": 16} if case["data"] == "dealt stream" else {}),
+        **({"window": 16, "source_sizes": {"big": 12, "small": 4}} if case["data"] == "dealt stream" else {}),
     )
     torch.manual_seed(len(folder.name))  # the state before a resume must not matter
     return trainer

@@ -28,8 +28,8 @@ from colm.trainers.streams import NumberedPasses, RunningSizes, readers
 
 logger = logging.getLogger(__name__)
 
-WINDOWS = 2**32
-"""More windows than a pass has."""
+WINDOWS = 10_007
+"""Windows of a pass before their draws may be those of the next pass. Only 32 bits of a seed count."""
 
 
 class Sizes(NamedTuple):
