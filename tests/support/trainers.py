@@ -53,6 +53,12 @@ def mixture(rows: int = 96, seed: int = 0) -> Dataset:
     return Dataset.from_list(made)
 
 
+def validation_rows(**rows: int) -> Dataset:
+    """Return so many rows of each source, sorted by source."""
+    names = [name for name in sorted(rows) for _ in range(rows[name])]
+    return mixture(len(names)).remove_columns("source").add_column("source", names)
+
+
 def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     width = max(len(row["input_ids"]) for row in rows)
     fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}

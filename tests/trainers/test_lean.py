@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.support.architectures import build_architecture
 from tests.support.models import tiny_model
-from tests.support.trainers import arguments, collate, coreset_trainer, mixture, same_weights, weights
+from tests.support.trainers import arguments, collate, coreset_trainer, mixture, same_weights, validation_rows, weights
 
 from colm import SelectionConfig
 from colm.trainers.evaluation import SourceTrainer
@@ -94,7 +94,7 @@ def test_an_evaluation_has_the_losses_of_all_logits(tmp_path: Path) -> None:
             model=tiny_model("llama", num_hidden_layers=2),
             args=arguments(tmp_path / head),
             train_dataset=mixture(),
-            validation={"one": mixture(5), "two": mixture(3)},
+            validation=validation_rows(one=5, two=3),
             data_collator=collate,
             selection=SelectionConfig(train_head=head, features="none"),
         )

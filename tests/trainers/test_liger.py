@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.support.models import tiny_model
 from tests.support.sft import sft_settings
-from tests.support.trainers import arguments, collate, coreset_trainer, mixture, weights
+from tests.support.trainers import arguments, collate, coreset_trainer, mixture, validation_rows, weights
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from colm import CoresetSFTTrainer, SelectionConfig
@@ -121,7 +121,7 @@ def test_losses_by_source(tmp_path: Path, liger: list[Any]) -> None:
             model=model,
             args=arguments(tmp_path, use_liger_kernel=patched),
             train_dataset=mixture(),
-            validation={"one": mixture(5), "two": mixture(3)},
+            validation=validation_rows(one=5, two=3),
             data_collator=collate,
             selection=SelectionConfig(features="none"),
         )

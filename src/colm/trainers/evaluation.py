@@ -39,7 +39,7 @@ class SourceTrainer(CoresetTrainer):
         source_losses: losses of the last evaluation, by source name.
     """
 
-    def __init__(self, *args: Any, validation: Dataset | None, source_column: str, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, validation: Dataset | None, source_column: str = "source", **kwargs: Any) -> None:
         names = [] if validation is None else name_sources(validation[source_column][:], source_column)
         assert names == sorted(names)
         self.validation = dict(Counter(names))

@@ -209,7 +209,7 @@ class CoresetMixin(SavingMixin, EngineMixin, OrderMixin):
         found = self._signature_columns is not None
         super()._set_signature_columns_if_needed()
         if not found:
-            self._signature_columns += CODES
+            self._signature_columns += CODES if self.selection.order == "balanced" else (SOURCE_KEY, INDEX_KEY)
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
         """Drop the codes if no other column would remain, so that the Trainer still reports its error."""
