@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 OLDEST := $(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 RUN := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: install demo tiny test test-slow gpu-rehearsal check docs dist oldest-transformers format clean
+.PHONY: install demo tiny test test-slow test-trainers test-others gpu-rehearsal check docs dist oldest-transformers format clean
 
 install: $(VENV)/installed
 
@@ -51,12 +51,21 @@ test: install
 	$(RUN) $(BIN)/python -m pytest -n 2
 
 test-slow: install $(VENV)/browser/installed $(VENV)/oldest/installed $(VENV)/engines/installed
-	# Two halves in parallel, not pytest-xdist: many of these tests start their own processes, each with one thread.
-	export $(RUN) OMP_NUM_THREADS=1; ($(BIN)/python -m pytest -m slow tests/trainers && $(MAKE) gpu-rehearsal) & first=$$!; \
-	COLM_CHROMIUM=$(VENV)/browser/chromium $(BIN)/python -m pytest -m slow --ignore=tests/trainers; \
-	second=$$?; wait $$first && exit $$second
-	$(RUN) PYTHONPATH=$(VENV)/quantisers $(BIN)/python -m pytest -m quantised tests/features/test_quantised.py
-	$(RUN) PYTHONPATH=$(VENV)/oldest $(BIN)/python -m pytest -n 2 -W 'ignore:`torch.jit.script`:DeprecationWarning' \
+	$(MAKE) test-trainers & first=$$!; $(MAKE) test-others; second=$$?; wait $$first && exit $$second
+
+# Two halves in parallel, not pytest-xdist: many of these tests start their own processes, each with one thread.
+test-trainers test-others: export OMP_NUM_THREADS := 1
+test-trainers test-others: export HF_HUB_OFFLINE := 1
+test-trainers test-others: export TOKENIZERS_PARALLELISM := false
+
+test-trainers: install
+	$(BIN)/python -m pytest -m slow tests/trainers
+	$(MAKE) gpu-rehearsal
+
+test-others: install
+	COLM_CHROMIUM=$(VENV)/browser/chromium $(BIN)/python -m pytest -m slow --ignore=tests/trainers
+	PYTHONPATH=$(VENV)/quantisers $(BIN)/python -m pytest -m quantised tests/features/test_quantised.py
+	PYTHONPATH=$(VENV)/oldest $(BIN)/python -m pytest -W 'ignore:`torch.jit.script`:DeprecationWarning' \
 		-k 'not (hybrid and block)' tests/trainers tests/features tests/lab/cli/test_commands.py tests/lab/run/test_named.py
 	$(MAKE) dist
 

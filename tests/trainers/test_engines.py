@@ -24,11 +24,11 @@ from colm.models import build_tiny_model, train_tiny_tokenizer
 pytestmark = pytest.mark.engines
 
 SAME: dict[str, tuple[str, ...]] = {
-    "fsdp2": ("exact", "uneven reuse", "noise", "trl", "shards", "best shards"),
+    "fsdp2": ("exact", "uneven reuse", "trl", "best shards"),
     "native": ("gpt2",),
     "zero1": ("saved",),
     "zero2": ("reuse", "noise"),
-    "zero3": ("exact", "chunked", "lora", "trl without features", "saved"),
+    "zero3": ("exact", "lora", "saved"),
 }
 """A selection of what benchmarks/engines.py runs, for its time."""
 
