@@ -37,7 +37,7 @@ from colm.step.exchange import Held, gather_held, share_rows, weigh_rows
 from colm.step.pool import Pool, RowSpans
 from colm.step.pool_info import group_by_source, index_by_source, share_facts
 from colm.step.sharding import Split, check_sharding, sharding_of
-from colm.step.sources import balance_sources, find_small_sources, name_keys, warn_of_sizes
+from colm.step.sources import balance_sources, find_small_seen, name_keys, warn_of_sizes
 from colm.step.stages import NOISE, TAKE, stage
 from colm.step.state import SelectionState
 from colm.types import Batch, Coreset, NoiseScale, StepRecord
@@ -277,11 +277,9 @@ class CoresetSelector:
         Raises as the constructor does.
         """
         sizes = name_keys("source_sizes", source_sizes)
-        held = {name: size for name, size in sizes.items() if size} or sizes
-        gone = {name: "has no example" for name in sizes if name not in held}
-        self.small = find_small_sources(held, self.config.small_sources, gone)
+        self.small = find_small_seen(sizes, self.config.small_sources)
         if self.source_sizes is None:
-            warn_of_sizes(held, self.config.small_sources)
+            warn_of_sizes(sizes, self.config.small_sources)
         self.source_sizes = sizes
         self._balance = balance_sources(sizes, self.config.balance) if self.config.balance else {}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,19 @@ def same_weights(one: Trainer | list[torch.Tensor], other: Trainer | list[torch.
     """Return whether the weights, of trainers or as they were kept, are equal bit for bit."""
     held = [each if isinstance(each, list) else weights(each) for each in (one, other)]
     return all(torch.equal(a, b) for a, b in zip(*held, strict=True))
+
+
+def check_resumes(make: Callable[[Path], Any], whole: Trainer, steps: Sequence[int]) -> None:
+    """Check that a run resumed from each of these checkpoints of a whole run ends like it, in folders next to it."""
+    folder = Path(whole.args.output_dir)
+    for step in steps:
+        killed = folder.with_name(f"killed-{step}")
+        shutil.copytree(folder / f"checkpoint-{step}", killed / f"checkpoint-{step}")
+        shutil.copy(folder / "selection.jsonl", killed)
+        again = make(killed)
+        again.train(resume_from_checkpoint=True)
+        assert lines(killed) == lines(folder)
+        assert same_weights(again, whole)
 
 
 class Seen(Trainer):

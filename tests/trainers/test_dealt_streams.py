@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from tests.support.trainers import coreset_trainer, lines, mixture, same_weights
+from tests.support.trainers import check_resumes, coreset_trainer, lines, mixture
 from torch.utils.data import IterableDataset
 
 from colm import ConfigError, DataError, SelectionConfig
@@ -118,14 +117,7 @@ def test_a_resumed_run_is_the_run_that_was_never_killed(tmp_path: Path, sizes: d
     whole = make(tmp_path / "whole")
     whole.train()
     assert len(lines(tmp_path / "whole")) == 9
-    for step in (3, 6, 8):  # within a window, between the passes, within the second one
-        killed = tmp_path / f"killed-{step}"
-        shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", killed / f"checkpoint-{step}")
-        shutil.copy(tmp_path / "whole" / "selection.jsonl", killed)
-        again = make(killed)
-        again.train(resume_from_checkpoint=True)
-        assert lines(killed) == lines(tmp_path / "whole")
-        assert same_weights(again, whole)
+    check_resumes(make, whole, (3, 6, 8))  # within a window, between the passes, within the second one
 
 
 class Plain(IterableDataset[dict[str, Any]]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 import torch
 from datasets import Dataset
 from tests.support.sft import sft_settings
-from tests.support.trainers import coreset_trainer, lines, mixture, plain_trainer, same_weights
+from tests.support.trainers import check_resumes, coreset_trainer, lines, mixture, plain_trainer, same_weights
 from torch.utils.data import SequentialSampler
 
 import colm
@@ -114,14 +113,7 @@ def test_a_resumed_run_is_the_run_that_was_never_killed(tmp_path: Path) -> None:
     whole.train()
     found = [len(rows) for rows in kept_of(tmp_path / "whole")]
     assert found == [selection.kept_rows(9 if step == 3 else 12, 3, step=step) for step in range(7)]
-    for step in (4, 6):  # between the passes, and within the second one
-        killed = tmp_path / f"killed-{step}"
-        shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", killed / f"checkpoint-{step}")
-        shutil.copy(tmp_path / "whole" / "selection.jsonl", killed)
-        again = make(killed)
-        again.train(resume_from_checkpoint=True)
-        assert lines(killed) == lines(tmp_path / "whole")
-        assert same_weights(again, whole)
+    check_resumes(make, whole, (4, 6))  # between the passes, and within the second one
 
 
 def test_another_order_within_a_pass_is_refused(tmp_path: Path) -> None:

@@ -237,10 +237,17 @@ def find_small_sources(
     return frozenset(rule)
 
 
+def find_small_seen(sizes: Mapping[str, int], rule: str | tuple[str, ...]) -> frozenset[str]:
+    """Return `find_small_sources` of sizes in which a source may have no example, as in what a stream has shown."""
+    held = {name: size for name, size in sizes.items() if size} or sizes
+    return find_small_sources(held, rule, {name: "has no example" for name in sizes if name not in held})
+
+
 def warn_of_sizes(sizes: Mapping[str, int], rule: str | tuple[str, ...]) -> None:
     """Log that the rule for small sources does nothing, with a single source, or too much, with balanced ones."""
     if rule != "auto":
         return
+    sizes = {name: size for name, size in sizes.items() if size}
     if len(sizes) == 1:
         logger.warning("The only source is %r, so none is small and no row is kept for its source.", next(iter(sizes)))
     elif are_balanced(sizes) and len(set(sizes.values())) > 1:

@@ -19,9 +19,9 @@ from colm.errors import ConfigError, DataError
 from colm.mixing import facts_of
 from colm.row_features import make_features
 from colm.step.labels import has_label
-from colm.step.pool_info import REPEATED
+from colm.step.pool_info import REPEATED, PoolFacts, index_by_source
 from colm.step.ranks import gather_rows
-from colm.step.sources import find_small_sources
+from colm.step.sources import find_small_seen
 from colm.trainers.checks import check_dealt_stream, pool_rows
 from colm.trainers.columns import DEALT_KEY, INDEX_KEY, SOURCE_KEY
 from colm.trainers.streams import NumberedPasses, RunningSizes, readers
@@ -98,11 +98,10 @@ class DealtStream(NumberedPasses):
 
     def _deal(self, window: list[dict[str, Any]], running: RunningSizes, number: int) -> Iterator[dict[str, Any]]:
         sources = [self._names[row[SOURCE_KEY]] for row in window]
-        small = self._find_small(sources, running)
         present, codes = np.unique(sources, return_inverse=True)  # by name: codes may differ after a resume
         features = make_features(self._config.order_by, codes, len(present), window).values
         facts = facts_of(sources, [int(row[INDEX_KEY]) for row in window], slots=1)
-        step = Step(number, None, facts, self._config, small, {})
+        step = Step(number, None, facts, self._config, self._find_small(facts, running), {})
         order, stands_for = deal_pools(step, features, self._pool, warn=self._warn_once)
         for place, stands in zip(order.tolist(), stands_for.tolist(), strict=True):
             yield {**window[place], DEALT_KEY: stands}
@@ -112,16 +111,13 @@ class DealtStream(NumberedPasses):
             self._warned = True
             logger.warning(message.replace("pass", "window of the stream"), *values)
 
-    def _find_small(self, sources: list[str], running: RunningSizes) -> frozenset[str]:
+    def _find_small(self, window: PoolFacts, running: RunningSizes) -> frozenset[str]:
         """Return the small sources, by the sizes given, or by all rows read in this pass."""
-        sizes = self._sizes.of
         if self._sizes.estimated:
-            running.meet(sources)
-            running.add({name: [0] * sources.count(name) for name in set(sources)})
-            sizes = running.sizes
-        held = {name: rows for name, rows in sizes.items() if rows} or sizes
-        gone = {name: "has no example" for name in sizes if name not in held}
-        return find_small_sources(held, self._config.small_sources, gone)
+            running.meet(window.source)
+            running.add(index_by_source(range(len(window.source)), window))
+        sizes = running.sizes if self._sizes.estimated else self._sizes.of
+        return find_small_seen(sizes, self._config.small_sources)
 
 
 class DealtRows:

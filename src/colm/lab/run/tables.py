@@ -20,14 +20,11 @@ def add_sources(table: Table, rows: Sequence[Sequence[str]], where: str) -> None
         rows: cells of each source, the largest source first.
         where: what lists all sources.
     """
-    if len(rows) <= SHOWN:
-        for row in rows:
-            table.add_row(*row)
+    folds = len(rows) > SHOWN
+    between = (f"... {len(rows) - SHOWN:,} more",)
+    for row in [*rows[:LARGEST], between, *rows[-SMALLEST:]] if folds else rows:
+        table.add_row(*row)
+    if not folds:
         return
-    for row in rows[:LARGEST]:
-        table.add_row(*row)
-    table.add_row(f"... {len(rows) - SHOWN:,} more")
-    for row in rows[-SMALLEST:]:
-        table.add_row(*row)
     told = f"The {LARGEST} largest and {SMALLEST} smallest of {len(rows):,} sources. All: {where}"
     table.caption = told if table.caption is None else f"{table.caption}. {told}"
