@@ -2,12 +2,13 @@
 
     python benchmarks/experiments/prepare.py reasoning                      # tasks of reasoning-gym
     python benchmarks/experiments/prepare.py balanced                       # equal numbers of rows per task
+    python benchmarks/experiments/prepare.py short                          # short answers, most of them soon learned
     python benchmarks/experiments/prepare.py real --data train.jsonl --validation held.jsonl --questions test.jsonl
 
 Writes runs/experiments/<name>/: train.jsonl, validation.jsonl, questions*.jsonl and model/. For `reasoning`, the model
-is pretrained on tasks outside the mixture; `balanced` shares this model and the validation rows. For `real`, it is
-pretrained on two fifths of the large sources' rows, which the mixture then excludes: no other text of that kind is
-available. Finished outputs are skipped.
+is pretrained on tasks outside the mixture; `balanced` shares this model and the validation rows, and `short` the model.
+For `real`, it is pretrained on two fifths of the large sources' rows, which the mixture then excludes: no other text of
+that kind is available. Finished outputs are skipped.
 """
 
 from __future__ import annotations
@@ -33,6 +34,20 @@ SEED, VOCABULARY, WIDTH = 0, 2048, 128
 MIXTURE_ROWS, VALIDATION_ROWS = 24_000, 60
 OTHER_TASK_ROWS, EPOCHS, BATCH, LEARNING_RATE = 500, 3, 64, 2e-3
 PRETRAINING_SHARE = 0.4
+SHORT_TASKS: dict[str, tuple[float, dict[str, int]]] = {
+    "chain_sum": (0.25, {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}),
+    "products": (0.18, {"min_digits": 1, "max_digits": 1}),
+    "gcd": (0.14, {"max_value": 12}),
+    "simple_equations": (0.13, {}),
+    "spell_backward": (0.12, {}),
+    "family_relationships": (0.07, {}),
+    "lcm": (0.05, {"max_value": 9}),
+    "leg_counting": (0.03, {}),
+    "count_bits": (0.02, {}),
+    "syllogism": (0.01, {}),
+}
+"""Sources of `short`, with their shares and sizes. Half of the rows ask one of some hundred questions."""
+
 BALANCED_ROWS, BALANCED_SEED = 2_600, 50_000  # of each source; far from the seeds of training and validation rows
 
 OTHER_TASKS = [
@@ -112,6 +127,16 @@ def write_questions(folder: Path) -> None:
 def make_balanced(folder: Path) -> None:
     write_rows(folder / "train.jsonl", demo_rows(MIXTURE_ROWS, BALANCED_SEED, held_out=BALANCED_ROWS))
     write_questions(folder)
+
+
+def make_short(folder: Path) -> None:
+    for name, seed in (("validation", SEED + 1_000_000), ("train", SEED)):
+        rows = []
+        for source, (share, sizes) in SHORT_TASKS.items():
+            size = VALIDATION_ROWS if name == "validation" else round(MIXTURE_ROWS * share)
+            for task in reasoning_gym.create_dataset(source, size=size, seed=seed, **sizes):
+                rows.append({"source": source, "prompt": task["question"].strip() + "\n", "completion": task["answer"]})
+        write_rows(folder / f"{name}.jsonl", rows)
 
 
 def make_real(folder: Path, data: Path, validation: Path, questions: list[Path]) -> None:
@@ -207,13 +232,13 @@ def pretrain(folder: Path, texts: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=("reasoning", "balanced", "real"))
+    parser.add_argument("name", choices=("reasoning", "balanced", "short", "real"))
     parser.add_argument("--data", type=Path, help="for `real`: JSON lines of source, instruction, output")
     parser.add_argument("--validation", type=Path, help="for `real`: the same")
     parser.add_argument("--questions", type=Path, nargs="*", default=[], help="for `real`: the same, with answers")
     arguments = parser.parse_args()
     folder = ROOT / arguments.name
-    if (folder / "model").exists() or (arguments.name == "balanced" and (folder / "train.jsonl").exists()):
+    if (folder / ("train.jsonl" if arguments.name in ("balanced", "short") else "model")).exists():
         print(f"{folder} is finished.")
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -221,6 +246,8 @@ def main() -> None:
         make_reasoning(folder)
     elif arguments.name == "balanced":
         make_balanced(folder)
+    elif arguments.name == "short":
+        make_short(folder)
     elif arguments.data and arguments.validation:
         make_real(folder, arguments.data, arguments.validation, arguments.questions)
     else:
