@@ -61,6 +61,7 @@ test-trainers test-others: export TOKENIZERS_PARALLELISM := false
 test-trainers: install
 	$(BIN)/python -m pytest -m slow tests/trainers
 	$(MAKE) gpu-rehearsal
+	$(MAKE) dist
 
 test-others: install
 	COLM_CHROMIUM=$(VENV)/browser/chromium $(BIN)/python -m pytest -m slow --ignore=tests/trainers
@@ -68,7 +69,6 @@ test-others: install
 	PYTHONPATH=$(VENV)/oldest $(BIN)/python -m pytest -W 'ignore:`torch.jit.script`:DeprecationWarning' \
 		-k 'not (hybrid and block)' --ignore=tests/trainers/test_passes.py \
 		tests/trainers tests/features tests/lab/cli/test_commands.py tests/lab/run/test_named.py
-	$(MAKE) dist
 
 # The GPU suite in tiny sizes on a CPU, also with planted faults.
 gpu-rehearsal: install

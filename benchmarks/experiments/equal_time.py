@@ -40,6 +40,7 @@ from colm.lab.study.results import figures, write_comparison_json
 
 TITLES = {
     "reasoning": "Equal time on nine reasoning tasks",
+    "short": "Equal time on short answers",
     "real": "Equal time on fourteen real sources",
     "lora": "Equal time with LoRA",
 }

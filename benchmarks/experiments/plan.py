@@ -34,6 +34,9 @@ MIXTURES = {
     "faster": "The mixture and model of the experiment on nine reasoning tasks, with twice its learning rate.",
     "lora": "The mixture and model of the experiment on nine reasoning tasks, trained with LoRA (rank 16, alpha 32, "
     "all linear maps), as in the paper; the embeddings and the head are frozen.",
+    "short": "Ten tasks of reasoning-gym with short answers, five of them small. Three of the large ones, 60 % of the "
+    "rows, ask one of 25 or 31 questions each and are learned about halfway; the model of the experiment on nine "
+    "reasoning tasks, trained in full.",
     "balanced": "Nine tasks of reasoning-gym with equal numbers of rows, so that none is small; the model of the "
     "experiment on nine reasoning tasks.",
 }

@@ -272,3 +272,15 @@ def test_the_folder_of_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
     (run / "compare.json").write_text("{}")  # a comparison began there earlier
     assert main(["compare", config]) == 2
     assert "contains a run" not in capsys.readouterr().err
+
+
+def test_training_into_the_folder_of_a_comparison_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, run = write_run(tmp_path, model="no-such"), tmp_path / "run"
+    run.mkdir()
+    (run / "compare.json").write_text("{}")
+    for how in ([], ["--resume"], ["--overwrite"]):
+        assert main(["train", config, *how]) == 2
+        assert f"{run} contains a comparison (compare.json)" in capsys.readouterr().err
+    assert [path.name for path in run.iterdir()] == ["compare.json"]

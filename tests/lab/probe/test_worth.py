@@ -90,8 +90,8 @@ def test_the_noise_scale_is_the_ratio_of_pairs_of_rows() -> None:
     found = estimate_noise(pools, POOL)
     assert found is not None
     assert found.error is not None
-    assert found.rows == pytest.approx(expected)
-    assert abs(found.rows - 1) < 4 * found.error  # rows have mean 1 and variance 1 in each coordinate
+    assert found.value == pytest.approx(expected)
+    assert abs(found.value - 1) < 4 * found.error  # rows have mean 1 and variance 1 in each coordinate
 
 
 def test_the_noise_scale_weighs_rows_as_they_are_trained() -> None:
@@ -101,7 +101,7 @@ def test_the_noise_scale_weighs_rows_as_they_are_trained() -> None:
     rows = np.concatenate([np.concatenate([pool.rows[pool.small]] * 2 + [pool.rows[~pool.small]]) for pool in pools])
     mean = rows.mean(0)
     assert found is not None
-    assert found.rows == pytest.approx(np.square(rows - mean).sum(1).mean() / np.square(mean).sum(), rel=0.02)
+    assert found.value == pytest.approx(np.square(rows - mean).sum(1).mean() / np.square(mean).sum(), rel=0.02)
 
 
 def test_no_noise_scale_where_the_mean_is_lost() -> None:

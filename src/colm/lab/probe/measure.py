@@ -13,7 +13,7 @@ from colm.config import SelectionConfig
 from colm.errors import ConfigError, UnsupportedModelError
 from colm.lab.probe.advice import BALANCED, Advice, Rule, advise
 from colm.lab.probe.cuts import WINDOW, Cut, check_pools, check_room, default_cuts
-from colm.lab.probe.noise import NoiseEstimate, estimate_noise
+from colm.lab.probe.noise import estimate_noise
 from colm.lab.probe.workbench import Timing, Workbench
 from colm.lab.probe.worth import Estimate, PoolGradients, average, judge_choices, judge_order
 from colm.ordering import deal_balanced
@@ -41,7 +41,7 @@ class Probe(NamedTuple):
 
     kept: int  # rows of a step as configured
     timings: dict[int, Timing]  # rows of a step -> its time
-    noise: dict[int, NoiseEstimate | None]  # stage -> noise scale
+    noise: dict[int, Estimate | None]  # stage -> noise scale
     rules: list[Rule]  # with the worth of each, on average over stages
 
     @property
@@ -53,7 +53,7 @@ class Probe(NamedTuple):
     def scale(self) -> Estimate | None:
         """The noise scale in rows after the last stage; None if it is not clear."""
         last = list(self.noise.values())[-1]
-        return None if last is None else Estimate(max(0.0, last.rows), last.error, last.freedom)
+        return None if last is None else last._replace(value=max(0.0, last.value))
 
     @property
     def advice(self) -> Advice:
@@ -129,7 +129,7 @@ def run_probe(bench: Workbench, wanted: Wanted, told: Callable[[int, int], None]
     tell()
     features = token_features(bench.rows)
     chosen = bench.batches()
-    noise: dict[int, NoiseEstimate | None] = {}
+    noise: dict[int, Estimate | None] = {}
     judged: dict[int, dict[_Key, _Judged]] = {}
     trained = 0
     for stage, rows, flags in zip(wanted.stages, drawn, small, strict=True):

@@ -7,22 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from colm.lab.probe.worth import PoolGradients
+from colm.lab.probe.worth import Estimate, PoolGradients
 
 
-class NoiseEstimate(NamedTuple):
-    """tr(S) / |G|^2 in rows, with a standard error over pools."""
-
-    rows: float
-    error: float | None
-    freedom: int = 0  # degrees of freedom of the error
-
-
-def estimate_noise(pools: Sequence[PoolGradients], kept: int) -> NoiseEstimate | None:
-    """Return the noise scale of batches that keep small sources' rows whole; None if the mean is lost in the noise.
+def estimate_noise(pools: Sequence[PoolGradients], kept: int) -> Estimate | None:
+    """Return the noise scale tr(S) / |G|^2, in rows, of batches that keep small sources' rows whole.
 
     Each row counts as often as it is trained: 1 in small sources, the share of the large sources' rows that is kept in
-    those. The error is a jackknife over pools.
+    those.
+
+    Returns:
+        The estimate, its standard error a jackknife over pools; None if the mean is lost in the noise.
 
     Source: McCandlish et al., arXiv 1812.06162, appendix A.
     """
@@ -39,9 +34,9 @@ def estimate_noise(pools: Sequence[PoolGradients], kept: int) -> NoiseEstimate |
     left = [_noise([part for other, part in enumerate(parts) if other != gone]) for gone in range(len(parts))]
     known = [each for each in left if each is not None]
     if len(known) < len(parts) or len(parts) < 2:
-        return NoiseEstimate(whole, None)
+        return Estimate(whole, None)
     spread = np.square(np.array(known) - np.mean(known)).sum() * (len(parts) - 1) / len(parts)
-    return NoiseEstimate(whole, float(np.sqrt(spread)), len(parts) - 1)
+    return Estimate(whole, float(np.sqrt(spread)), len(parts) - 1)
 
 
 class _Sums(NamedTuple):

@@ -13,7 +13,7 @@ from colm.lab.run.disk import saying
 from colm.lab.run.folder import RunFolder, needed_names
 from colm.lab.run.resume import check_settings
 from colm.lab.run.settings import RunSettings
-from colm.step.record import CONFIG_NAME
+from colm.step.record import COMPARE_NAME, CONFIG_NAME
 from colm.trainers.checkpoints import step_of
 
 logger = logging.getLogger(__name__)
@@ -51,8 +51,8 @@ def check_output(
     or a checkpoint, ``--resume`` starts from the beginning, so the flag may always be given.
 
     Raises:
-        ConfigError: the folder contains a run and neither flag is given, a foreign file is in the way, or the run to
-            resume has other settings.
+        ConfigError: the folder contains a run and neither flag is given, a comparison, or a foreign file in the way, or
+            the run to resume has other settings.
     """
     checkpoint = folder.last_checkpoint() if resume else None
     if not is_first_rank():
@@ -62,6 +62,11 @@ def check_output(
         raise ConfigError(
             f"{folder.path} already contains a run ({held}). Resume it with --resume, replace it with --overwrite, or "
             "choose another output_dir."
+        )
+    if not held and (folder.path / COMPARE_NAME).exists():
+        raise ConfigError(
+            f"{folder.path} contains a comparison ({COMPARE_NAME}), and colm report would show only that. Choose "
+            f"another output_dir, such as output_dir={folder.path}-run."
         )
     needs = needed_names(profile=profile, card=bool(settings.arguments["push_to_hub"]))
     if resume and held:
