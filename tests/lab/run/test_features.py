@@ -24,7 +24,7 @@ from colm.lab.run.features import make_features
 from colm.lab.run.prepare import PreparedData, prepare_data
 from colm.lab.run.resume import check_order
 from colm.lab.run.settings import RunSettings, resolve_settings
-from colm.lab.run.train import make_model
+from colm.lab.run.trainer import make_model
 from colm.lab.sources.config import ClusterConfig
 from colm.lab.sources.embed import TfidfEmbedder
 from colm.lab.sources.rows import Row, Rows

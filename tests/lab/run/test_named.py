@@ -20,7 +20,7 @@ from colm.lab.cli import main
 from colm.lab.run.check import check_run
 from colm.lab.run.named import find_model
 from colm.lab.run.settings import load_settings, resolve_settings
-from colm.lab.run.train import build_model
+from colm.lab.run.trainer import build_model
 from colm.lab.run.yaml12 import read_yaml, write_yaml
 from colm.models import train_tiny_tokenizer
 

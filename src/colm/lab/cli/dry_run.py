@@ -20,7 +20,7 @@ from colm.lab.run.clustering import LABELS_NAME
 from colm.lab.run.prepare import prepare_data
 from colm.lab.run.resume import check_order
 from colm.lab.run.settings import RunSettings
-from colm.lab.run.train import make_trainer
+from colm.lab.run.trainer import make_trainer
 from colm.lab.run.training import UNSHARDED
 from colm.lab.sources.pools import expect_pool
 from colm.lab.sources.store import centroids_path

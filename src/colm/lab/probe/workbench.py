@@ -20,7 +20,7 @@ from colm.features.shorten import draw_sketch
 from colm.lab.probe.worth import Choice
 from colm.lab.run.prepare import prepare_data
 from colm.lab.run.settings import RunSettings
-from colm.lab.run.train import make_trainer
+from colm.lab.run.trainer import make_trainer
 from colm.lab.run.training import UNSHARDED
 from colm.lean import lean_head
 from colm.losses import example_losses

@@ -169,7 +169,7 @@ def text_vectors(embedder: Embedder, config: ClusterConfig, rows: Rows) -> Vecto
 def _gradient_vectors(settings: RunSettings, data: PreparedData, wanted: Wanted) -> Vectors:
     # Imports the Trainer.
     from colm.lab.run.gradients import RowGradients
-    from colm.lab.run.train import make_model
+    from colm.lab.run.trainer import make_model
 
     other = _model_settings(settings, wanted)
     if wanted.model is not None:
