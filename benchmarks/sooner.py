@@ -42,7 +42,7 @@ from transformers import (
 
 from colm import LeanHead, SelectionConfig
 from colm.lab.intervals import estimate_mean
-from colm.lab.report.comparison import find_first_reach
+from colm.lab.report.loss_curves import find_first_reach
 from colm.lab.run.prepare import PreparedData, prepare_data
 from colm.lab.run.settings import resolve_settings
 from colm.models import load_model

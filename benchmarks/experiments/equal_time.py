@@ -23,16 +23,18 @@ from setting import describe_setting
 
 from colm.lab.report.comparison import (
     Method,
-    Reach,
     count_cost,
     final_losses,
     find_method,
+    loss_differences,
+    read_comparison,
+)
+from colm.lab.report.loss_curves import (
+    Reach,
     find_reach,
     find_target,
-    loss_differences,
     macro_loss,
     micro_loss,
-    read_comparison,
 )
 from colm.lab.run.settings import load_settings
 from colm.lab.study.planning import SEARCH, Study

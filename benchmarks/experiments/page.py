@@ -18,17 +18,14 @@ from matplotlib import pyplot as plt
 from colm.lab.intervals import Interval, estimate_difference, estimate_mean
 from colm.lab.report.comparison import (
     METRICS,
-    Axis,
     Method,
-    average_curves,
     count_cost,
     final_losses,
     find_method,
-    find_reach,
     loss_differences,
-    macro_loss,
     read_comparison,
 )
+from colm.lab.report.loss_curves import Axis, average_curves, find_reach, macro_loss
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from keep import KEPT

@@ -11,7 +11,7 @@ from helps_cells import BASES, Runs, by_seed, curve, final, interpolate, less_ba
 from helps_sooner import write_sooner
 
 from colm.lab.intervals import estimate_mean
-from colm.lab.report.comparison import find_first_reach
+from colm.lab.report.loss_curves import find_first_reach
 
 TIMED = "control"
 """The method whose run sets the common time."""

@@ -10,7 +10,7 @@ from cells import table
 from helps_cells import PLAIN, Runs, curve, final, macro, show
 
 from colm.lab.intervals import estimate_mean
-from colm.lab.report.comparison import find_first_reach
+from colm.lab.report.loss_curves import find_first_reach
 
 NOTE = (
     "`plain` is `transformers.Trainer` on as many random rows as a quarter of a pool, with `DataCollatorForSeq2Seq`, "

@@ -20,20 +20,22 @@ from colm.lab.report.comparison import (
     Curve,
     Figures,
     Method,
-    average_curves,
-    average_differences,
     count_cost,
     final_losses,
-    find_first_reach,
     find_method,
-    find_reach,
-    find_target,
     list_sources,
     loss_differences,
-    macro_loss,
     read_comparison,
 )
 from colm.lab.report.conclusion import conclude, state_difference
+from colm.lab.report.loss_curves import (
+    average_curves,
+    average_differences,
+    find_first_reach,
+    find_reach,
+    find_target,
+    macro_loss,
+)
 from colm.lab.report.runs import Evaluation
 
 METHODS = {"random": 0.0, "control": 0.05, "colm": 0.1, "colm+keep=0.25": -0.2}

@@ -12,26 +12,28 @@ from colm.lab.report.comparison import (
     CONTROL,
     METRICS,
     RANDOM,
+    Method,
+    count_cost,
+    final_losses,
+    find_method,
+    list_sources,
+    loss_differences,
+    read_comparison,
+)
+from colm.lab.report.conclusion import conclude
+from colm.lab.report.loss_curves import (
     Axis,
     Band,
     LossOf,
-    Method,
     Reach,
     Target,
     average_curves,
     average_differences,
-    count_cost,
-    final_losses,
-    find_method,
     find_reach,
     find_target,
-    list_sources,
-    loss_differences,
     macro_loss,
     micro_loss,
-    read_comparison,
 )
-from colm.lab.report.conclusion import conclude
 from colm.lab.report.measures import MOST_DRAWN, mean_macro
 from colm.lab.report.page import Plot, PlotGroup, draw_legend, write_page
 from colm.lab.report.plots import Line, PlotIds, draw_lines
