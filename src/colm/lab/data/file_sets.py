@@ -15,7 +15,8 @@ from pyarrow.parquet import ParquetFile
 
 from colm.errors import DataError
 from colm.lab.data.cells import ColumnTypes, encode_row, features_of_arrow, rows_of_arrow
-from colm.lab.data.files import COMPRESSIONS, CSV_ENDINGS, JSON_ENDINGS, Row, read_file_rows, split_ending
+from colm.lab.data.files import COMPRESSIONS, CSV_ENDINGS, JSON_ENDINGS, read_file_rows, split_ending
+from colm.lab.data.text_lines import Row
 
 PARQUET_ROWS = 1000
 """Rows of a Parquet file read at a time."""
