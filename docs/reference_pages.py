@@ -62,7 +62,7 @@ OTHER_FILES = {
     "README.md": "The model card: data, losses by source, settings, citations. A page that colm did not write stays.",
     "logs/": "TensorBoard's files (`training.report_to=tensorboard`).",
     "labels.parquet, labels.centroids.npz": "The clusters of the rows (`sources.cluster`).",
-    "report.html, compare.html, sources.html": "Pages of `colm report`, `colm compare` and `colm sources`.",
+    "report.html, compare.html, sources.html, probe.html": "Pages of `colm report`, `compare`, `sources` and `probe`.",
     "_training.lock": "Locked while a process trains in the folder.",
 }
 
@@ -71,7 +71,7 @@ METRICS = {
     "coreset_kept": "Rows trained on in a step.",
     "coreset_small_kept": "Kept rows of small sources.",
     "coreset_nonfinite": "Rows without finite features since the last log.",
-    "selection_seconds": "Seconds of selection in a step.",
+    "selection_seconds": "Seconds of a step that selection takes.",
     "selection_share": "Share of a step's time that selection takes.",
     "coreset_match": "Cosine between the mean feature of the kept rows and of the pool.",
     "coreset_match_random": "The same for as many random rows.",
@@ -203,7 +203,7 @@ def table(
     kinds: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
     """Yield a table of settings; `kinds` replaces what the type hint says."""
-    yield from ("| key | value | default | |", "| --- | --- | --- | --- |")
+    yield from ("| key | value | default | meaning |", "| --- | --- | --- | --- |")
     for name, hint in hints.items():
         kind = (kinds or {}).get(name) or ("any value" if hint is Any else describe(hint))
         shown = defaults.get(name, MISSING)

@@ -68,7 +68,7 @@ PUBLIC = {
     "colm.select.facility": ["facility_location"],
     "colm.select.quota": ["source_quotas"],
     "colm.lean": ["LeanHead"],
-    "colm.losses": ["example_mean"],
+    "colm.losses": ["example_mean", "mean_over_examples"],
     "colm.models": ["load_model"],
     "colm.trainers.preemption": ["StopOnSignal"],
     "colm.integrations.preemption": ["StopOnSignal"],

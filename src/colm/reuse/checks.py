@@ -28,7 +28,7 @@ def check_reuse(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
     Raises:
         ConfigError: dropout is on, or a setting makes a row's states depend on its micro-batch.
-        UnsupportedModelError: the model is sharded or compiled, or has no layers with a checkpoint function.
+        UnsupportedModelError: ZeRO-3 splits the model, it is compiled, or has no layers with a checkpoint function.
     """
     inner = unwrap(model)
     if is_split_by_zero(model):

@@ -81,7 +81,7 @@ def test_several_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
             ["--gpu-memory", "1GiB", "data.max_length=2000000"],
             "data.max_length=2,000,000 exceeds the limit of 1,048,576",
         ),
-        (["--gpu-memory", "1GiB", "--labelled", "0"], "--labelled=0.0 must be above 0"),
+        (["--gpu-memory", "1GiB", "--labeled", "0"], "--labeled=0.0 must be above 0"),
         (["--gpu-memory", "1GiB", "training.optim=adafactory"], "Did you mean 'adafactor'"),
         (["--gpu-memory", "1GiB", "training.torch_compile=true"], "training.torch_compile=True changes memory"),
         (["--gpu-memory", "1GiB", "training.gradient_accumulation_steps=0"], "must be a whole number of at least 1"),

@@ -15,7 +15,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def add_command(commands: Commands, name: str, help: str) -> argparse.ArgumentParser:
     """Add a command and return its parser."""
-    return commands.add_parser(name, help=help, description=help.capitalize() + ".")
+    return commands.add_parser(name, help=help, description=f"{help[:1].upper()}{help[1:]}.")
 
 
 def add_config(

@@ -28,7 +28,14 @@ def register(commands: Commands) -> None:
     add("run", metavar="RUN", help="run output folder, or a model: folder, hub name, .gguf, demo")
     add("--system", metavar="TEXT", help="system prompt")
     add("--max-new-tokens", type=int, default=512, metavar="N", help="maximum tokens per answer (default: 512)")
-    add("--sample", dest="temperature", type=float, default=0.0, metavar="T", help="temperature (default: greedy)")
+    add(
+        "--sample",
+        dest="temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="sample at this temperature (default: greedy)",
+    )
     add("--seed", type=int, default=0, help="random seed for sampling (default: 0)")
 
 

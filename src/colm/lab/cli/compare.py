@@ -37,8 +37,8 @@ def register(commands: Commands) -> None:
         "--equal",
         choices=("steps", "time"),
         default="steps",
-        help="steps: training.max_steps for every method (default); time: as many as cost what random does, in counted "
-        "operations of the forward and backward passes",
+        help="steps: training.max_steps for every method (default); time: as many steps as cost what random "
+        "costs, in counted operations of the forward and backward passes",
     )
     add(
         "--rates",
@@ -48,7 +48,7 @@ def register(commands: Commands) -> None:
         metavar="RATE",
         help="learning rates to try for each method, on a seed that is not in --seeds",
     )
-    add("--rates-seed", type=int, metavar="SEED", help="that seed (default: the first one that is not in --seeds)")
+    add("--rates-seed", type=int, metavar="SEED", help="seed for --rates (default: the first one not in --seeds)")
     add(
         "--batches",
         nargs="+",

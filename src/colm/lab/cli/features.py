@@ -23,7 +23,7 @@ def register(commands: Commands) -> None:
     )
     add("--out", required=True, metavar="FILE.parquet", help="output file, for selection.order_by")
     add("--dimensions", type=int, default=64, metavar="N", help="numbers of a vector (default: 64)")
-    add("--model", metavar="NAME", help="model of the gradients (default: the run's), or sentence encoder")
+    add("--model", metavar="NAME", help="model for the gradients (default: the run's), or sentence encoder")
     add("--shard", metavar="i/n", help="only part i of n, from 0; written to FILE-i-of-n.parquet next to --out")
     add("--join", action="store_true", help="instead of computing, write the parts next to --out to one file")
     add("--overwrite", action="store_true", help="replace the output file")

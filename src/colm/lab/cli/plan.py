@@ -19,7 +19,9 @@ def register(commands: Commands) -> None:
     add("--gpu-memory", required=True, metavar="SIZE", help="memory of one GPU: 24GiB, 80GB, or bytes: 80e9")
     add("--sequence-length", type=int, metavar="N", help="tokens in the longest rows (default: data.max_length)")
     add(
+        "--labeled",
         "--labelled",
+        dest="labelled",
         type=float,
         default=1.0,
         metavar="SHARE",

@@ -25,7 +25,7 @@ PAGE_NAME = "probe.html"
 def register(commands: Commands) -> None:
     """Add the command to the parser."""
     command = add_config(
-        commands, "probe", "train a little and say which batch size, order and selection pay on this machine"
+        commands, "probe", "train a little and say which batch size, order and selection pay off on this machine"
     )
     add = command.add_argument
     add(
@@ -42,17 +42,17 @@ def register(commands: Commands) -> None:
         type=int,
         nargs="+",
         metavar="ROWS",
-        help="rows a step to time (default: an eighth to twice the configured ones)",
+        help="numbers of rows per step to time (default: an eighth to twice the configured number)",
     )
     add(
         "--choices",
         nargs="+",
         default=[],
         metavar="K/N",
-        help="rows that rules keep of pools of N rows, such as 8/32 32/64 (default: the configured rows, of the "
-        "configured pool, of half and of twice as many)",
+        help="keep K rows from pools of N rows, such as 8/32 32/64 (default: the configured number, from the "
+        "configured pool, half of it, and twice as much)",
     )
-    add("--out", metavar="FILE", help="the page (default: probe.html in the output folder)")
+    add("--out", metavar="FILE", help="output file (default: probe.html in the output folder)")
     add_json(command, "the measurements and the advice")
 
 

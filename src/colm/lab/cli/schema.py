@@ -13,7 +13,7 @@ from colm.lab.cli.arguments import Commands, add_command
 def register(commands: Commands) -> None:
     """Add the command to the parser."""
     command = add_command(commands, "schema", "print the JSON Schema of a configuration, for editors")
-    command.add_argument("--out", metavar="FILE.json", help="write to this file instead")
+    command.add_argument("--out", metavar="FILE.json", help="output file (default: the standard output)")
 
 
 def run(args: argparse.Namespace) -> None:

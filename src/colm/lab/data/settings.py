@@ -78,7 +78,7 @@ class DataSettings(Settings):
     """Rows of the demo."""
 
     seed: Seed | None = None
-    """Seed of the held-out rows and of the demo's tasks. Default: the run's."""
+    """Seed of the held-out rows, of caps and weights, and of the demo's tasks. Default: the run's."""
 
     revision: str | None = None
     """Revision of a hub data set: a branch, tag, or commit."""
@@ -105,7 +105,7 @@ class DataSettings(Settings):
     """Source -> rows, of a stream. Default: estimated from its first rows."""
 
     window: Count = 1000
-    """First rows of a stream, from which sizes are estimated."""
+    """First rows of a stream, from which sizes are estimated. A balanced order deals this many rows at a time."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -132,7 +132,7 @@ class DataSettings(Settings):
 
 @dataclass(frozen=True)
 class MixtureEntry(Settings):
-    """A file or hub data set whose rows are one source. What an entry leaves out is as in `data`."""
+    """A file or hub data set of a mixture. What an entry leaves out is as in `data`."""
 
     path: Filled
     """File, folder, or name of a hub data set."""

@@ -67,7 +67,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, default=16, metavar="N", help="prompts per batch (default: 16)")
     add("--limit", type=int, metavar="N", help="rows per source, drawn at random (default: all)")
     add("--seed", type=int, default=0, help="random seed for drawing rows and sampling (default: 0)")
-    add("--sample", dest="temperature", type=float, default=0.0, metavar="T", help="temperature (default: greedy)")
+    add(
+        "--sample",
+        dest="temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="sample at this temperature (default: greedy)",
+    )
     add(
         "--run-programs",
         action="store_true",

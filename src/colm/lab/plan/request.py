@@ -56,7 +56,7 @@ def make_request(
             f"--sequence-length {LONGEST}"
         )
     if not 0 < labelled <= 1:
-        raise ConfigError(f"--labelled={labelled} must be above 0 and at most 1, the fraction of tokens with a label.")
+        raise ConfigError(f"--labeled={labelled} must be above 0 and at most 1, the fraction of tokens with a label.")
     training = settings.arguments
     for name in UNPLANNED:
         if training.get(name):

@@ -33,7 +33,7 @@ class TopSettings(Settings):
     """Where the rows come from, and which of them to train on."""
 
     mixture: list[MixtureEntry] = field(default_factory=list)
-    """Files and hub data sets, each a source of its own, instead of `data.train`."""
+    """Files and hub data sets to mix, instead of `data.train`."""
 
     sources: SourceRules = field(default_factory=SourceRules)
     """Clusters instead of labels; sources split, merged and renamed."""
