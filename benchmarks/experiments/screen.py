@@ -287,7 +287,7 @@ def main() -> None:
 
 PAGE = """# Better features, and a proxy
 
-Would more of the gradient, or a small model beside the large one, make matched rows pay? Nine tasks of reasoning-gym, a
+Would better features, or a small proxy model next to the large one, make matched rows pay off? Nine tasks of reasoning-gym, a
 Llama of 2.2 million parameters in full training. Each method may spend what 64 steps of 32 random rows cost, in forward
 passes of a row, and has its best learning rate of {rates} on seed 0
 (8 of 32: 0.001 alone). Methods at no cost show what the features would be
@@ -298,14 +298,14 @@ Means over seeds with 95 % t-intervals.
 
 {table}
 
-**What follows.** A selection competes with what costs as much, not with random rows of its own number: the best free
-way here is a small batch. So better features (`selection.where`), a proxy beside the training, and a preset that
-turns them on are not built: what they win at 32 rows, even if their features are free, is less than what 8 random
-rows win for nothing, and 8 rows of 32 trade micro loss for macro loss, as the small-source rule does, which wins
-more. In turn, they cost more. By the noise of the gradient a choice of K rows is worth up to N, by the loss about K
-(N / K)^0.5 ([calibration](../design/decisions.md)). Training K rows in full and looking at N costs as much as K + N /
-3 rows, so the gain is at most 0.87, at N = 3 K; with LoRA 0.71, at 2 K; and with gradient checkpointing and
-`reuse_forward`, which saves a forward of the kept rows, 1.15, at 3 K.
+**What follows.** A selection competes with everything that costs as much, not with the same number of random rows; the
+best free method here is a small batch. So colm has no setting for features of other weights or from a proxy. At 32
+rows they win less than 8 random rows do for nothing, even if their features are free. With 8 rows of 32 they trade
+micro loss for macro loss, as the small-source rule does, which wins more. And their features are not free. By the
+noise of the gradient a choice of K of N rows is worth up to N, by the loss about K (N / K)^0.5
+([calibration](../design/decisions.md)). Training K rows in full and looking at N costs as much as K + N / 3 rows, so
+the gain is at most 0.87, at N = 3 K; with LoRA 0.71, at 2 K; and with gradient checkpointing and `reuse_forward`,
+which saves a forward of the kept rows, 1.15, at 3 K.
 """
 
 
