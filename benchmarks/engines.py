@@ -104,7 +104,7 @@ PAGE = """# Engines: what works with sharded weights
 
 Two gloo processes (HSDP: four, two copies of two shards), a tiny model, 7 steps with a short last pool, in the Trainer
 (`trl`: in TRL's), compared with DistributedDataParallel on the same data. A figure means that all steps kept the same
-rows; it is the largest relative difference of a weight at the end, which grows from rounding where Adam divides by small
+rows; it is the largest relative difference of a weight at the end. It grows from rounding where Adam divides by small
 moments. "Resumes": the weights of a run that was cut off and resumed are the same bit for bit. In bfloat16 an engine
 rounds in other places than DistributedDataParallel, so we compare those cases with the same rows trained in the same
 engine without a selection pass. An empty cell is a setting that the engine does not have, that does not run on a CPU,

@@ -44,7 +44,7 @@ def train_worker(options: dict[str, Any]) -> None:
         data_collator=DataCollatorForSeq2Seq(tokenizer, padding=True, label_pad_token_id=-100),
         selection=SelectionConfig(keep=0.5),
     )
-    # A worker that Ray starts again after a failure goes on from the last complete checkpoint.
+    # A worker that Ray restarts after a failure resumes from the last complete checkpoint.
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(out) is not None)
     if trainer.is_world_process_zero():
         for log in trainer.state.log_history:

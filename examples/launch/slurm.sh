@@ -1,6 +1,6 @@
 #!/bin/bash
 # sbatch examples/launch/slurm.sh run.yaml
-# Two machines of eight GPUs, a process for each GPU. The file system is shared, and run.yaml names a folder on it.
+# Two machines with eight GPUs each, one process per GPU. The file system is shared, and run.yaml names a folder on it.
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8
