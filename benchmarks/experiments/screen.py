@@ -288,8 +288,8 @@ def main() -> None:
 PAGE = """# Better features, and a proxy
 
 Would better features, or a small proxy model next to the large one, make matched rows pay off? Nine tasks of
-reasoning-gym, a Llama of 2.2 million parameters in full training. Each method may spend what 64 steps of 32 random rows cost, in forward
-passes of a row, and has its best learning rate of {rates} on seed 0
+reasoning-gym, a Llama of 2.2 million parameters in full training. Each method may spend what 64 steps of 32 random
+rows cost, in forward passes of a row, and has its best learning rate of {rates} on seed 0
 (8 of 32: 0.001 alone). Methods at no cost show what the features would be
 worth if they were free.
 
