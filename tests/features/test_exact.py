@@ -95,6 +95,25 @@ def test_the_model_is_unchanged_afterwards(raising: bool) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+class MergesForInference(torch.nn.Linear):
+    """As loralib's layers and transformers' kernels, does more in `eval` than to set a flag."""
+
+    merged = False
+
+    def train(self, mode: bool = True) -> MergesForInference:
+        self.merged = not mode
+        return super().train(mode)
+
+
+def test_what_a_module_does_for_inference_is_not_done() -> None:
+    """Else only its own `train` could undo it, which a loop need not call in every step."""
+    model = tiny_model()
+    model.model.layers[1].mlp.up_proj = MergesForInference(32, 48, bias=False)
+    model.train()
+    value_gradients(model, ragged_batch([4, 6]))
+    assert not model.model.layers[1].mlp.up_proj.merged
+
+
 def test_gradient_checkpointing_changes_nothing() -> None:
     model, batch = tiny_model(), ragged_batch([7, 4])
     plain = value_gradients(model, batch)

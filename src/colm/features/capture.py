@@ -49,10 +49,11 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     repacking = [module for module in model.modules() if getattr(module, CPU_REPACKING, False)]
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
-        model.eval()
-        for module in repacking:
-            setattr(module, CPU_REPACKING, False)
         try:
+            for module in training:  # not `eval`: it may merge an adapter, or take kernels that have no backward
+                module.training = False
+            for module in repacking:
+                setattr(module, CPU_REPACKING, False)
             yield
         finally:
             for module in training:
