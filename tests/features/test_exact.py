@@ -10,6 +10,7 @@ from tests.support.gradients import FAMILIES, Interrupted, one_backward_per_exam
 from tests.support.models import ragged_batch, tiny_model
 from torch import Tensor
 
+from colm.features.capture import run_to_losses
 from colm.features.exact import exact_features, value_gradients
 from colm.features.factors import gradient_piece, multiply_factors
 from colm.features.locate import locate_value_site
@@ -112,6 +113,14 @@ def test_what_a_module_does_for_inference_is_not_done() -> None:
     model.train()
     value_gradients(model, ragged_batch([4, 6]))
     assert not model.model.layers[1].mlp.up_proj.merged
+
+
+def test_a_batch_that_cannot_be_repeated_leaves_no_hook() -> None:
+    model = tiny_model()
+    batch = {**ragged_batch([4, 6]), "name": ["a", "b"]}
+    with pytest.raises(AttributeError):
+        run_to_losses(model, locate_value_site(model)._replace(layers=()), batch, copies=2)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 def test_gradient_checkpointing_changes_nothing() -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.hooks import RemovableHandle
 
 from colm.errors import UnsupportedModelError
 from colm.features.head import NO_HIDDEN_STATES, chunked_losses, output_module
@@ -93,6 +94,7 @@ def run_to_losses(
         head_chunk_tokens: labeled tokens that go through the head at a time.
     """
     caller: Any = unwrap(model)
+    head = output_module(caller)
     labels = batch["labels"]
     rows, width = copies * len(labels), labels.shape[1]
     mask = (labels[:, 1:] != IGNORE).repeat(copies, 1)
@@ -127,16 +129,16 @@ def run_to_losses(
         precision.append(Precision.of(hidden.device.type))
         return (hidden[:1, :1].detach(), *args[1:])  # the model's own logits are not needed
 
-    handles = [use.register_forward_hook(watch) for use in site.uses]
-    if copies > 1 and not site.layers:
-        batch = {key: value.repeat(copies, *[1] * (value.dim() - 1)) for key, value in batch.items()}
-    elif copies > 1:
-        # Layers after the first receive repeated hidden states, but masks and positions that are not repeated yet.
-        handles += [layer.register_forward_pre_hook(repeat, with_kwargs=True) for layer in site.layers]
-    head = output_module(caller)
-    if head is not None:
-        handles.append(head.register_forward_pre_hook(keep_labeled))
+    handles: list[RemovableHandle] = []
     try:
+        handles += [use.register_forward_hook(watch) for use in site.uses]
+        if copies > 1 and not site.layers:
+            batch = {key: value.repeat(copies, *[1] * (value.dim() - 1)) for key, value in batch.items()}
+        elif copies > 1:
+            # Layers after the first receive repeated hidden states, but masks and positions that are not repeated yet.
+            handles += [layer.register_forward_pre_hook(repeat, with_kwargs=True) for layer in site.layers]
+        if head is not None:
+            handles.append(head.register_forward_pre_hook(keep_labeled))
         output = caller(**model_inputs(caller, batch))
     finally:
         for handle in handles:
