@@ -123,6 +123,15 @@ def test_a_batch_that_cannot_be_repeated_leaves_no_hook() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+def test_a_head_that_was_replaced_since_is_not_used() -> None:
+    model, batch = tiny_model(), ragged_batch([4, 6])
+    site = locate_value_site(model)
+    model.resize_token_embeddings(80, mean_resizing=False)
+    torch.nn.init.normal_(model.lm_head.weight, std=0.1)
+    found = exact_features(model, site, Pool(batch), [[0, 1]]).rows(torch.arange(2))
+    torch.testing.assert_close(found, one_backward_per_example(model, batch), rtol=1e-4, atol=1e-6)
+
+
 def test_gradient_checkpointing_changes_nothing() -> None:
     model, batch = tiny_model(), ragged_batch([7, 4])
     plain = value_gradients(model, batch)

@@ -95,6 +95,7 @@ def run_to_losses(
     """
     caller: Any = unwrap(model)
     head = output_module(caller)
+    apart = site.head if site.head is not None and site.head.module is head else None  # a resized model has another
     labels = batch["labels"]
     rows, width = copies * len(labels), labels.shape[1]
     mask = (labels[:, 1:] != IGNORE).repeat(copies, 1)
@@ -123,7 +124,7 @@ def run_to_losses(
         if hidden.shape[:2] != (rows, width):
             return args
         labeled = hidden[:, :-1][mask][None]  # (1, M, d)
-        if site.head is None:
+        if apart is None:
             return (labeled, *args[1:])
         seen["hidden"] = labeled
         precision.append(Precision.of(hidden.device.type))
@@ -149,11 +150,11 @@ def run_to_losses(
         )
     inputs = _join([read.reshape(rows, -1, read.shape[-1]) for read, _ in uses])
     outputs = [written for _, written in uses]
-    if site.head is not None and "hidden" in seen:
+    if apart is not None and "hidden" in seen:
         scale = _loss_scale(outputs[0]) if start_graph else None
-        chunk = site.head.chunk_tokens(head_chunk_tokens)
+        chunk = apart.chunk_tokens(head_chunk_tokens)
         with precision[0].context():
-            losses, gradient = chunked_losses(site.head, seen["hidden"][0], targets, row, rows, chunk, scale)
+            losses, gradient = chunked_losses(apart, seen["hidden"][0], targets, row, rows, chunk, scale)
         return Captured(losses, inputs, outputs, seen["hidden"], gradient)
     logits = logits_of(output)
     if logits.shape[:2] == (rows, width):  # the head was not found, or saw all positions
