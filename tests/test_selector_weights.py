@@ -14,7 +14,7 @@ from colm.select.direction import match_direction
 from colm.select.weighting import fit_weights
 from colm.step.pool import Pool
 from colm.step.sources import balance_sources
-from tests.support.models import tiny_model
+from tests.support.models import ragged_batch, tiny_model
 from tests.support.pools import SIZES, SOURCES, pool_of_16
 
 
@@ -76,6 +76,17 @@ def test_relative_weights_leave_small_sources_their_share(model: Any, settings: 
     assert sum(relative[row] for row in big) == pytest.approx(5 / 8)
     ratios = [relative[row] / represented[row] for row in big]
     assert ratios == pytest.approx([ratios[0]] * 5)
+
+
+@pytest.mark.parametrize("settings", [{"weights": "relative"}, {"weights": "represented"}, {"balance": 1.0}, {}])
+def test_rows_that_only_fill_micro_batches_weigh_nothing(model: Any, settings: dict[str, Any]) -> None:
+    """As in a stream's last pool. A pool without any label has a loss of 0, and not NaN."""
+    silent = ragged_batch([4, 4])
+    silent["labels"].fill_(-100)
+    selector = CoresetSelector(model, SelectionConfig(small_sources="none", **settings), {"a": 10, "b": 10})
+    pool = [ragged_batch([6, 5]), silent, silent, silent]
+    assert selector.select(pool, ["a", "b"] * 4).weights.tolist() == [0.5, 0.5, 0.0, 0.0]
+    assert selector.select([silent, silent], ["a", "b"] * 2).weights.tolist() == [0.0, 0.0]
 
 
 MATCHED = SelectionConfig.from_dict({"preset": "matched", "coordinates": 10_000})

@@ -158,12 +158,15 @@ class ByFeatures:
 
 
 def _weigh(step: Step, counts: Mapping[int, float], picks: Picks = NO_PICKS) -> Coreset:
-    """Turn how many rows each kept row stands for into its weight in the loss."""
+    """Turn how many rows each kept row stands for into its weight in the loss; rows that have no loss weigh nothing."""
     kept = sorted(counts)
-    stands_for = torch.tensor([counts[p] for p in kept])
-    of_big = torch.tensor([step.facts.source[p] not in step.small_sources for p in kept])
+    learnable = torch.tensor([step.facts.labelled[p] > 0 for p in kept])  # the others only fill micro-batches
+    rows = [p for p in kept if step.facts.labelled[p] > 0]
+    stands_for = torch.tensor([counts[p] for p in rows])
+    of_big = torch.tensor([step.facts.source[p] not in step.small_sources for p in rows], dtype=torch.bool)
     kind = step.config.weights
     if kind == "fitted" and not picks.positions:  # rows at random have nothing to be fitted by
         kind = "relative"
     weights = weigh_picks(stands_for, of_big, len(step.facts.learnable), kind)
-    return Coreset(torch.tensor(kept), weights * torch.tensor([step.importance(p) for p in kept]))
+    weights = weights * torch.tensor([step.importance(p) for p in rows])
+    return Coreset(torch.tensor(kept), weights.new_zeros(len(kept)).masked_scatter(learnable, weights))

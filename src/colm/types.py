@@ -66,7 +66,7 @@ class Coreset(NamedTuple):
     """
 
     indices: Tensor  # (K,) int64, ascending, on the CPU
-    weights: Tensor  # (K,) float32, on the CPU; uniform weights are 1/K
+    weights: Tensor  # (K,) float32, on the CPU; uniform weights are 1/K; 0 for a row that only fills a micro-batch
 
 
 class NoiseScale(NamedTuple):

@@ -23,7 +23,7 @@ def weigh_picks(stands_for: Tensor, big: Tensor, pool_rows: int, kind: str) -> T
     """
     kept = len(stands_for)
     if kind == "uniform":
-        return torch.full((kept,), 1.0 / kept)
+        return torch.ones(kept) / kept
     if kind == "represented":
         return stands_for / pool_rows
     if kind == "relative" and big.any():
