@@ -258,6 +258,18 @@ def test_batches_have_weights_if_the_loss_needs_them(workers: int) -> None:
     assert "row_weights" not in next(iter(MixtureBatchSampler(labels, 2).loader(data, collate)))
 
 
+@pytest.mark.parametrize("weights", ["relative", "represented"])
+def test_weights_of_a_step_add_up_to_one_on_any_number_of_ranks(weights: Any) -> None:
+    """Also of a last pool with fewer rows than ranks, whose rows then come several times."""
+    for ranks in (1, 4):
+        sampler = MixtureBatchSampler(["a"] * 18, 2, rank="all", world_size=ranks, weights=weights)
+        batches = list(sampler)
+        steps = [batches[start : start + ranks] for start in range(0, len(batches), ranks)]
+        assert [sum(row.weight for batch in step for row in batch) for step in steps] == pytest.approx(
+            [1.0] * len(steps)
+        )
+
+
 def test_a_weighted_index_survives_a_process() -> None:
     index = pickle.loads(pickle.dumps(WeightedIndex(3, 0.25)))
     assert (index, index.weight, [10, 11, 12, 13][index]) == (3, 0.25, 13)

@@ -7,6 +7,7 @@ choice, gives the kept rows of `accumulation` micro-batches on each rank.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from math import ceil
@@ -219,15 +220,16 @@ class MixtureBatchSampler(Sampler[list[int]]):
             counts = AT_RANDOM.draw(step)
         else:
             counts = {p: stands_for[p] for p in stands_for.nonzero()[0].tolist()}
-        kept: list[int]
+        weights: list[float] = []
         if self.needs_weights:
             coreset = keep_rows(step, counts).coreset
-            rows = pool[coreset.indices.numpy()].tolist()
-            kept = [WeightedIndex(row, weight) for row, weight in zip(rows, coreset.weights.tolist(), strict=True)]
+            rows, weights = pool[coreset.indices.numpy()].tolist(), coreset.weights.tolist()
         else:
-            kept = pool[sorted(counts)].tolist()
-        missing = max(0, slots - len(kept))
-        kept += (kept * ceil(missing / len(kept)))[:missing]  # fewer rows than ranks: no rank may lack a micro-batch
+            rows = pool[sorted(counts)].tolist()
+        # Fewer rows than ranks: no rank may lack a micro-batch, so a row comes several times, with its weight in all.
+        places = [place % len(rows) for place in range(max(len(rows), slots))]
+        times = Counter(places)
+        kept: list[int] = [WeightedIndex(rows[p], weights[p] / times[p]) if weights else rows[p] for p in places]
         runs = split_evenly(kept, slots)
         if self.rank == "all":
             return [runs[rank * micro_batches + i] for i in range(micro_batches) for rank in range(self.world_size)]
