@@ -23,10 +23,10 @@ from colm.features.site import ValueSite
 from colm.picking import NO_PICKS, Candidates, Picks, Scale, pick_at_random, pick_from_features
 from colm.select.weighting import weigh_picks
 from colm.step.pool import Pool
-from colm.step.pool_info import PoolFacts, fillers
+from colm.step.pool_info import PoolFacts, fillers, group_by_source, index_by_source
 from colm.step.stages import PASS, PICK, stage
 from colm.step.state import SelectionState
-from colm.types import AdamHistory, Coreset
+from colm.types import AdamHistory, Coreset, StepRecord
 
 SEED_STRIDE = 1_000_003
 """Number of steps over which two seeds share no draw."""
@@ -81,6 +81,27 @@ class Chosen(NamedTuple):
     match_random: float | None = None
     history: AdamHistory | None = None  # the history if the step is committed; None: unchanged
     carried: Tensor | None = None  # the same for the residual
+
+    def record(self, step: Step, seconds: float) -> StepRecord:
+        """Return the record of the step, without its noise scale; `seconds` is how long the choice took."""
+        facts = step.facts
+        weight = dict(zip(self.coreset.indices.tolist(), self.coreset.weights.tolist(), strict=True))
+        kept = [p for p in facts.recorded if p in weight]
+        by_source = group_by_source(kept, facts)
+        weighs = step.config.weighs
+        return StepRecord(
+            step=step.number,
+            pool=index_by_source(facts.recorded, facts),
+            kept=index_by_source(kept, facts),
+            tokens={name: sum(facts.tokens[p] for p in rows) for name, rows in by_source.items()},
+            small_kept=sum(facts.source[p] in step.small_sources for p in kept),
+            unlabelled=sum(facts.labelled[p] == 0 for p in facts.recorded),
+            nonfinite=self.nonfinite,
+            seconds=seconds,
+            match=self.match,
+            match_random=self.match_random,
+            weights={name: [weight[p] for p in rows] for name, rows in by_source.items()} if weighs else None,
+        )
 
 
 class Chooser(Protocol):

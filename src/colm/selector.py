@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from colm.choosing import AtRandom, ByFeatures, Chooser, Chosen, Step
+from colm.choosing import AtRandom, ByFeatures, Chooser, Step
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
 from colm.features.adam import AdamConstants, adam_constants
@@ -35,7 +35,7 @@ from colm.reuse.forward import ForwardReuse
 from colm.step.balance import split_joined, split_padded
 from colm.step.exchange import Held, gather_held, share_rows, weigh_rows
 from colm.step.pool import Pool, RowSpans
-from colm.step.pool_info import group_by_source, index_by_source, share_facts
+from colm.step.pool_info import share_facts
 from colm.step.sharding import Split, check_sharding, sharding_of
 from colm.step.sources import balance_sources, find_small_seen, name_keys, warn_of_sizes
 from colm.step.stages import NOISE, TAKE, stage
@@ -212,7 +212,7 @@ class CoresetSelector:
         if self._reuse is not None and self.chooser is None:
             self._reuse.begin(pool)
         chosen = self._chooser(step).choose(step)
-        record = self._record(step, chosen, time.perf_counter() - start)
+        record = chosen.record(step, time.perf_counter() - start)
         if self._meter.due(step.number):
             with stage(NOISE):
                 noise = self._meter.measure(self.model, self.site, self.optimizer, pool, facts, chosen.coreset)
@@ -352,27 +352,6 @@ class CoresetSelector:
         if message not in self._said:
             self._said.add(message)
             logger.warning(message, *values)
-
-    def _record(self, step: Step, chosen: Chosen, seconds: float) -> StepRecord:
-        facts = step.facts
-        weight = dict(zip(chosen.coreset.indices.tolist(), chosen.coreset.weights.tolist(), strict=True))
-        kept = [p for p in facts.recorded if p in weight]
-        by_source = group_by_source(kept, facts)
-        return StepRecord(
-            step=step.number,
-            pool=index_by_source(facts.recorded, facts),
-            kept=index_by_source(kept, facts),
-            tokens={name: sum(facts.tokens[p] for p in rows) for name, rows in by_source.items()},
-            small_kept=sum(facts.source[p] in self.small for p in kept),
-            unlabelled=sum(facts.labelled[p] == 0 for p in facts.recorded),
-            nonfinite=chosen.nonfinite,
-            seconds=seconds,
-            match=chosen.match,
-            match_random=chosen.match_random,
-            weights={name: [weight[p] for p in rows] for name, rows in by_source.items()}
-            if self.config.weighs
-            else None,
-        )
 
 
 def _pad_token_id(model: Any) -> int:
