@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 from tests.support.commands import write_run
 from tests.support.files import read_lines, write_lines
 
 from colm.errors import ConfigError
 from colm.lab.cli import main
+from colm.lab.cli.compare import _tables
 from colm.lab.run.resume import check_settings
 from colm.lab.run.settings import resolve_settings
 from colm.lab.run.yaml12 import write_yaml
@@ -284,3 +287,17 @@ def test_training_into_the_folder_of_a_comparison_is_refused(
         assert main(["train", config, *how]) == 2
         assert f"{run} contains a comparison (compare.json)" in capsys.readouterr().err
     assert [path.name for path in run.iterdir()] == ["compare.json"]
+
+
+@pytest.mark.parametrize("answers", [{}, {"exact_in": 0.125, "exact_out": 0.25}])
+def test_the_table_shows_all_figures_also_beside_a_long_name(answers: dict[str, float]) -> None:
+    """In 80 columns, the width of a log."""
+    run = {"macro": 1.5, "micro": 2.5, "small": 3.5, "big": 4.5, "steps": 4, "seconds": 1.0, "selection_seconds": 0.5}
+    name = "colm+features=gradient_norm,pick=sample,by_source=false,weights=relative"
+    console = Console(width=80, record=True, file=StringIO())
+    for table in _tables({"random": {"0": run | answers}, name: {"0": run | answers}}):
+        console.print(table)
+    text = console.export_text()
+    for figure in ("1.5000", "2.5000", "3.5000", "4.5000", "0.250", "50%", *("0.1250" for _ in answers)):
+        assert text.count(figure) >= 2
+    assert "…" not in text

@@ -155,7 +155,8 @@ def _compare(args: argparse.Namespace, launcher: Sequence[str], server: ForkServ
     if args.json:
         return list_comparison(out, page)
     console = make_console()
-    console.print(_table(RunFolder(out).read(COMPARE_NAME)))
+    for table in _tables(RunFolder(out).read(COMPARE_NAME)):
+        console.print(table)
     sentence, differences = conclude(read_comparison(out))
     for text in (*differences, sentence):
         console.print(text, highlight=False)
@@ -163,14 +164,11 @@ def _compare(args: argparse.Namespace, launcher: Sequence[str], server: ForkServ
     return None
 
 
-def _table(comparison: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
-    table = Table(title="Mean over seeds")
-    table.add_column("method", no_wrap=True)
+def _tables(comparison: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Table]:
+    """Return a table of losses and times, and one of answers if the runs gave any: each fits into 80 columns."""
     held_keys = {key for by_seed in comparison.values() for run in by_seed.values() for key in run}
     exact = [key for key in ("exact_in", "exact_out") if key in held_keys]
-    shown = [key.replace("_", " ") for key in exact]
-    for name in ("seeds", "macro", "micro", "small", "big", *shown, "s/step", "selection"):
-        table.add_column(name, justify="right")
+    losses, answers = [], []
 
     def mean(runs: Sequence[Mapping[str, Any]], key: str) -> float | None:
         held = [run[key] for run in runs if run.get(key) is not None]
@@ -182,11 +180,30 @@ def _table(comparison: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
     for name, by_seed in comparison.items():
         runs = list(by_seed.values())
         steps, seconds = mean(runs, "steps"), mean(runs, "seconds")
-        table.add_row(
-            name,
-            str(len(runs)),
-            *(show(mean(runs, key), 4) for key in ("macro", "micro", "small", "big", *exact)),
-            show(seconds / steps if seconds and steps else None, 3),
-            f"{(mean(runs, 'selection_seconds') or 0.0) / seconds:.0%}" if seconds else "-",
+        losses.append(
+            (
+                name,
+                str(len(runs)),
+                *(show(mean(runs, key), 4) for key in ("macro", "micro", "small", "big")),
+                show(seconds / steps if seconds and steps else None, 3),
+                f"{(mean(runs, 'selection_seconds') or 0.0) / seconds:.0%}" if seconds else "-",
+            )
         )
+        answers.append((name, str(len(runs)), *(show(mean(runs, key), 4) for key in exact)))
+    tables = [_table("Mean over seeds", ("seeds", "macro", "micro", "small", "big", "s/step", "selection"), losses)]
+    if exact:
+        tables.append(
+            _table("Exact answers, mean over seeds", ("seeds", *(k.replace("_", " ") for k in exact)), answers)
+        )
+    return tables
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table of methods, whose names may take several lines."""
+    table = Table(title=title)
+    table.add_column("method", overflow="fold")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
     return table
