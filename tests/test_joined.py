@@ -19,7 +19,7 @@ from colm.joined import can_join, check_joined
 from colm.losses import example_losses
 from colm.step.pool import Pool, count_labelled
 from tests.support.architectures import LAYOUTS, build_architecture
-from tests.support.models import one_row, ragged_batch, tiny_model, with_lora
+from tests.support.models import needs_task, one_row, ragged_batch, tiny_model, with_lora
 from tests.support.pools import SIZES, SOURCES, pool_of_16
 
 MODEL = tiny_model(num_hidden_layers=1)
@@ -141,6 +141,8 @@ def test_what_the_log_says(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages[-1].endswith(
         "it attends within chunks, which are counted from the first of the joined rows."
     )
+    assert not can_join(needs_task(tiny_model(num_hidden_layers=1)))
+    assert "it does not run on joined rows (TypeError: " in caplog.messages[-1]
 
 
 def take(model: Any, batches: Any = None, **changes: Any) -> tuple[Any, list[dict[str, Any]]]:

@@ -19,7 +19,7 @@ from colm.errors import UnsupportedModelError
 from colm.lean import LeanHead, lean_head
 from colm.losses import example_losses, token_losses
 from tests.support.architectures import LAYOUTS, build_architecture
-from tests.support.models import ragged_batch, tiny_model, with_lora
+from tests.support.models import needs_task, ragged_batch, tiny_model, with_lora
 
 CHUNKS = [None, 3]
 
@@ -156,6 +156,12 @@ def test_a_head_that_mixes_positions_is_refused() -> None:
     model.get_output_embeddings = lambda: None
     with pytest.raises(UnsupportedModelError, match="names no output head"):
         LeanHead(model)
+
+
+@pytest.mark.parametrize("chunk", CHUNKS)
+def test_a_model_that_does_not_run_on_made_up_rows_is_refused(chunk: int | None) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"does not run on made-up rows \(TypeError: .*'task'\)"):
+        LeanHead(needs_task(tiny_model(num_hidden_layers=1)), chunk_tokens=chunk)
 
 
 def test_what_a_selection_asks_for(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from colm.errors import UnsupportedModelError
+from colm.errors import UnsupportedModelError, one_line
 from colm.features.capture import changed_input, logits_of, model_inputs, undisturbed
 from colm.features.head import output_module
 from colm.features.precision import Precision
@@ -57,12 +57,12 @@ def check_joined(model: nn.Module) -> None:
     head = output_module(caller)
     with undisturbed(caller), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as PEFT's that it ignores position ids
-        with changed_input(caller.get_input_embeddings() if head is None else head, note):
-            expected = logits_of(caller(**model_inputs(caller, padded)))
         try:
+            with changed_input(caller.get_input_embeddings() if head is None else head, note):
+                expected = logits_of(caller(**model_inputs(caller, padded)))
             found = logits_of(caller(**{key: value for key, value in joined.items() if key != "labels"}))
         except Exception as error:  # modeling code raises errors of any kind
-            raise UnsupportedModelError(f"it does not run on joined rows ({type(error).__name__}: {error})") from error
+            raise UnsupportedModelError(f"it does not run on joined rows ({one_line(error)})") from error
     if found.shape[:2] != joined["input_ids"].shape or expected.shape[:2] != ids.shape:
         raise UnsupportedModelError("it gives no logits for each token")
     expected = expected[padded["attention_mask"].bool()].float()

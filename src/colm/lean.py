@@ -17,7 +17,7 @@ from torch._dynamo import OptimizedModule
 from torch.utils.checkpoint import checkpoint
 
 from colm.config import SelectionConfig
-from colm.errors import UnsupportedModelError
+from colm.errors import ColmError, UnsupportedModelError, one_line
 from colm.features.capture import changed_input, logits_of, model_inputs, undisturbed
 from colm.features.fused import FusedHead, require_fused
 from colm.features.head import OutputHead, output_module
@@ -94,7 +94,8 @@ class LeanHead:
         if fused:
             require_fused()
         if fused or chunk_tokens is not None:
-            self._head = find_head(model)
+            with _unsupported():
+                self._head = find_head(model)
             if self._head is None:
                 if is_sharded(module):
                     raise UnsupportedModelError("the output head's weights are split over ranks")
@@ -102,7 +103,8 @@ class LeanHead:
         if fused and self._head is not None:
             self._fused = FusedHead.of(self._head)
         if check:
-            self._check(caller)
+            with _unsupported():
+                self._check(caller)
 
     def __call__(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """Run the model, and return each row's mean loss over its labeled tokens, (n,) float32; 0 without any.
@@ -200,6 +202,17 @@ class LeanHead:
         difference = (found.float() - expected.float()).abs().max()
         if not bool(difference <= tolerance * expected.float().abs().max().clamp_min(1e-6)):
             raise UnsupportedModelError("the logits of labeled positions alone differ from those among all positions")
+
+
+@contextmanager
+def _unsupported() -> Iterator[None]:
+    """Within the block, report any error of the model on made-up rows: modeling code raises errors of any kind."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ColmError):
+            raise
+        raise UnsupportedModelError(f"the model does not run on made-up rows ({one_line(error)})") from error
 
 
 def _chunk_losses(head: OutputHead, hidden: Tensor, targets: Tensor) -> Tensor:

@@ -94,3 +94,10 @@ def with_lora(model: Any, **options: Any) -> Any:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
     return model
+
+
+def needs_task(model: Any) -> Any:
+    """Make a model's forward need one more argument, as a model of one's own may."""
+    forward = model.forward
+    model.forward = lambda input_ids, task, **inputs: forward(input_ids, **inputs)
+    return model
