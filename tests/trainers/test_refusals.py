@@ -13,6 +13,11 @@ from tests.support.models import tiny_model
 from tests.support.trainers import arguments, collate, coreset_trainer, example_mean_of_outputs, mixture
 
 from colm import ConfigError, CoresetTrainer, DataError, SelectionConfig
+from colm.choosing import Step
+from colm.mixing import facts_of
+from colm.step.record import StepLog, to_dict
+from colm.trainers.replay import Replayed
+from colm.types import StepRecord
 
 
 @pytest.mark.parametrize(
@@ -135,3 +140,13 @@ def test_a_replay_of_another_run_is_refused(tmp_path: Path) -> None:
     record.write_text("")
     with pytest.raises(ConfigError, match="holds no step to replay"):
         coreset_trainer(tmp_path / "none", replay=record)
+
+
+def test_a_replay_of_rows_that_share_a_number_is_refused(tmp_path: Path) -> None:
+    """As those of a stream that several workers read."""
+    record = StepRecord(0, {"a": [0, 0, 1]}, {"a": [0, 1]}, {}, 0, 0, 0, 0.0)
+    log = StepLog(tmp_path / "selection.jsonl")
+    log.write(to_dict(record))
+    step = Step(0, None, facts_of(["a"] * 3, [0, 0, 1], slots=1), SelectionConfig(), frozenset(), {})
+    with pytest.raises(DataError, match="Rows of step 0 share a number"):
+        Replayed(log.path).choose(step)

@@ -40,7 +40,7 @@ class Replayed:
         """Return the recorded coreset of this step.
 
         Raises:
-            DataError: the pool is not the recorded one, so seed, data or batch size differ.
+            DataError: the pool is not the recorded one, so seed, data or batch size differ; or its rows share numbers.
             ConfigError: the record has no such step.
         """
         then = self._read(step.number)
@@ -68,9 +68,12 @@ class Replayed:
 
 
 def _recorded_coreset(facts: PoolFacts, record: StepRecord) -> Coreset:
-    position = {
-        (source, index): p for p, (source, index) in enumerate(zip(facts.source, facts.dataset_index, strict=True))
-    }
+    position = {(facts.source[p], facts.dataset_index[p]): p for p in facts.recorded}
+    if len(position) < len(facts.recorded):  # as of a stream that several workers read, each from 0
+        raise DataError(
+            f"Rows of step {record.step} share a number, so the record does not tell which of them were kept. Replay "
+            "runs of streams that were read in one process (dataloader_num_workers of 0 or 1)."
+        )
     rows = [(source, index) for source, kept in record.kept.items() for index in kept]
     weights = [1.0 / len(rows)] * len(rows)
     if record.weights is not None:
