@@ -5,6 +5,7 @@ The only work on the device is one transfer of the kept rows' losses when the Tr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,10 @@ import torch
 from torch import Tensor
 
 from colm.step.ranks import sum_over_ranks
-from colm.types import StepRecord
+from colm.types import NoiseScale, StepRecord
+
+HELD = 1000
+"""Micro-batches whose losses are held at most: without logs, a long run would hold those of all."""
 
 
 class SelectionFigures:
@@ -40,8 +44,14 @@ class SelectionFigures:
         self.pooled = dict.fromkeys(self._sources, 0)
         self.kept = dict.fromkeys(self._sources, 0)
         self.tokens = dict.fromkeys(self._sources, 0)
-        self._steps: list[StepRecord] = []  # since the last log
-        self._losses: list[tuple[Tensor, Tensor]] = []  # per micro-batch since then: losses (n,), codes (n,)
+        self._start_log()
+
+    def _start_log(self) -> None:
+        self._steps = 0  # since the last log
+        self._sums: Counter[str] = Counter()  # of their figures
+        self._noise: NoiseScale | None = None  # the last one
+        self._losses: list[tuple[Tensor, Tensor]] = []  # per micro-batch: losses (n,), codes (n,)
+        self._earlier: Tensor | None = None  # of micro-batches that are no longer held, see `_sum_losses`
 
     def add_sources(self, sources: Sequence[str]) -> None:
         """Add new names; `sources` holds all names, with the new ones at the end."""
@@ -52,7 +62,9 @@ class SelectionFigures:
 
     def add_step(self, record: StepRecord) -> None:
         """Count a committed step."""
-        self._steps.append(record)
+        self._steps += 1
+        self._sums.update(_figures_of(record, by_source=self._by_source))
+        self._noise = self._noise if record.noise is None else record.noise
         self.seconds += record.step_seconds or 0.0
         self.selection_seconds += record.seconds
         for totals, rows in ((self.pooled, record.pool), (self.kept, record.kept)):
@@ -65,65 +77,72 @@ class SelectionFigures:
         """Store the training losses (n,) of a micro-batch's rows and their source codes (n,) int64, -1 to ignore."""
         if self._by_source:
             self._losses.append((losses.detach(), codes))
+        if len(self._losses) >= HELD:
+            self._earlier = self._sum_losses()
+            self._losses = []
 
     def take_log(self) -> dict[str, float]:
         """Return the metrics since the last call, and reset them; empty without a step. All ranks must call it."""
-        steps, losses = self._steps, self._losses
-        self._steps, self._losses = [], []
-        if not steps:
+        if not self._steps:
+            self._losses, self._earlier = [], None
             return {}
-        selection = sum(record.seconds for record in steps)
-        whole = sum(record.step_seconds or 0.0 for record in steps)
-        found = {
-            "coreset_pool": _mean([record.pool_count for record in steps]),
-            "coreset_kept": _mean([record.kept_count for record in steps]),
-            "coreset_small_kept": _mean([record.small_kept for record in steps]),
-            "coreset_nonfinite": float(sum(record.nonfinite for record in steps)),
-            "selection_seconds": round(selection / len(steps), 4),
-            "selection_share": round(selection / whole, 4) if whole > 0 else 0.0,
+        sums, steps, noise = self._sums, self._steps, self._noise
+        found = {f"coreset_{key}": sums[key] / steps for key in ("pool", "kept", "small_kept")}
+        found |= {
+            "coreset_nonfinite": float(sums["nonfinite"]),
+            "selection_seconds": round(sums["seconds"] / steps, 4),
+            "selection_share": round(sums["seconds"] / sums["step_seconds"], 4) if sums["step_seconds"] > 0 else 0.0,
         }
         for key in ("match", "match_random"):
-            cosines = [value for record in steps if (value := getattr(record, key)) is not None]
-            if cosines:
-                found[f"coreset_{key}"] = round(_mean(cosines), 4)
-        noise = next((record.noise for record in reversed(steps) if record.noise is not None), None)
+            if count := sums[f"{key} known"]:
+                found[f"coreset_{key}"] = round(sums[key] / count, 4)
         if noise is not None and noise.overall is not None:
             found["noise_scale"] = round(noise.overall, 4)
         if noise is not None and self._by_source:
             found |= {f"noise_scale/{name}": round(scale, 4) for name, scale in noise.sources.items()}
-        return found | self._log_of_sources(steps, losses) if self._by_source else found
+        if self._by_source:
+            found |= self._log_of_sources()
+        self._start_log()
+        return found
 
-    def _log_of_sources(self, steps: list[StepRecord], losses: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    def _log_of_sources(self) -> dict[str, float]:
         """Return each source's mean rows and tokens per step, mean loss, and share of training so far."""
         found: dict[str, float] = {}
         rows_so_far, tokens_so_far = max(1, sum(self.kept.values())), max(1, sum(self.tokens.values()))
-        means = self._mean_losses(losses)
+        means = self._mean_losses()
         for name in self._sources:
-            found[f"pool/{name}"] = _mean([len(record.pool.get(name, ())) for record in steps])
-            found[f"kept/{name}"] = _mean([len(record.kept.get(name, ())) for record in steps])
-            found[f"tokens/{name}"] = _mean([record.tokens.get(name, 0) for record in steps])
+            found |= {key: self._sums[key] / self._steps for key in (f"pool/{name}", f"kept/{name}", f"tokens/{name}")}
             found[f"share/{name}"] = round(self.kept[name] / rows_so_far, 6)
             found[f"token_share/{name}"] = round(self.tokens[name] / tokens_so_far, 6)
             if name in means:
                 found[f"loss/{name}"] = means[name]
         return found
 
-    def _mean_losses(self, losses: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    def _mean_losses(self) -> dict[str, float]:
         """Return the mean training loss of each source's rows, over all ranks."""
-        if not losses:
+        sums = self._sum_losses()
+        if sums is None:
             return {}
-        values = torch.cat([part for part, _ in losses])
-        codes = torch.cat([part for _, part in losses])
-        values, codes = values[codes >= 0], codes[codes >= 0]
-        sums = values.new_zeros(2, len(self._sources), dtype=torch.float64 if values.device.type == "cpu" else None)
-        sums[0].index_add_(0, codes, values.to(sums))
-        sums[1].index_add_(0, codes, torch.ones_like(values, dtype=sums.dtype))
         totals, rows = sum_over_ranks(sums).tolist()
         return {
             name: round(total / count, 6)
             for name, total, count in zip(self._sources, totals, rows, strict=True)
             if count
         }
+
+    def _sum_losses(self) -> Tensor | None:
+        """Return the sum of the losses of each source's rows since the last log, and their number, (2, sources)."""
+        if not self._losses:
+            return self._earlier
+        values = torch.cat([part for part, _ in self._losses])
+        codes = torch.cat([part for _, part in self._losses])
+        values, codes = values[codes >= 0], codes[codes >= 0]
+        sums = values.new_zeros(2, len(self._sources), dtype=torch.float64 if values.device.type == "cpu" else None)
+        if self._earlier is not None:  # of fewer sources if a stream has shown others since
+            sums[:, : self._earlier.shape[1]] = self._earlier
+        sums[0].index_add_(0, codes, values.to(sums))
+        sums[1].index_add_(0, codes, torch.ones_like(values, dtype=sums.dtype))
+        return sums
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts over all steps."""
@@ -138,5 +157,21 @@ class SelectionFigures:
             getattr(self, name).update(state[name])
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _figures_of(record: StepRecord, *, by_source: bool) -> dict[str, float]:
+    """Return the figures of a step that are summed until the next log."""
+    found = {
+        "pool": record.pool_count,
+        "kept": record.kept_count,
+        "small_kept": record.small_kept,
+        "nonfinite": record.nonfinite,
+        "seconds": record.seconds,
+        "step_seconds": record.step_seconds or 0.0,
+    }
+    for key in ("match", "match_random"):
+        if (cosine := getattr(record, key)) is not None:
+            found |= {key: cosine, f"{key} known": 1}
+    if by_source:
+        found |= {f"pool/{name}": len(rows) for name, rows in record.pool.items()}
+        found |= {f"kept/{name}": len(rows) for name, rows in record.kept.items()}
+        found |= {f"tokens/{name}": count for name, count in record.tokens.items()}
+    return found
