@@ -93,6 +93,17 @@ def test_only_own_files_of_own_checkpoints_are_deleted(tmp_path: Path) -> None:
     assert (half / "model.safetensors").exists()
 
 
+def test_the_best_checkpoint_stays_whatever_way_its_folder_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that began in a relative folder may be resumed in an absolute one."""
+    for step in (1, 2, 3):
+        mark_complete(checkpoint(tmp_path, step))
+    monkeypatch.chdir(tmp_path.parent)
+    drop_old_checkpoints(tmp_path, 1, f"{tmp_path.name}/checkpoint-1")
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-1", "checkpoint-3"}
+
+
 def test_files_already_in_a_checkpoints_folder_are_not_claimed(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint-1"
     folder.mkdir()

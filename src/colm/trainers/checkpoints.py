@@ -125,7 +125,8 @@ def drop_old_checkpoints(run: Path, limit: int | None, best: str | None) -> None
         (folder for folder in list_checkpoints(run) if is_complete(folder)),
         key=lambda folder: ((folder / MARKER).stat().st_mtime, step_of(folder)),
     )
-    kept = {found[-1], *([Path(best)] if best else [])} if found else set()
+    # Compare places, not names: a resumed run may write the same folder's name in another way.
+    kept = {*found[-1:], *(folder for folder in found if best and folder.resolve() == Path(best).resolve())}
     surplus = len(found) - max(limit, len(kept))
     for folder in [folder for folder in found if folder not in kept][: max(0, surplus)]:
         delete_checkpoint(folder)
