@@ -26,8 +26,12 @@ class Budget:
         return min(self.rows(pool_rows, step) for step in points)
 
     def selects_at(self, step: int) -> bool:
-        """Return whether the step after `step` others may have a selection pass."""
-        return selects_at(step, warmup_steps=self.warmup_steps, every=self.every)
+        """Return whether the step after `step` others may have a selection pass.
+
+        >>> [step for step in range(9) if Budget(8, warmup_steps=3, every=2).selects_at(step)]
+        [3, 5, 7]
+        """
+        return step >= self.warmup_steps and (step - self.warmup_steps) % self.every == 0
 
 
 @dataclass(frozen=True)
@@ -70,20 +74,6 @@ class Pick:
     by_source: bool = True
     weights: WeightName = "uniform"
     carry: float = 0.0
-
-
-def selects_at(step: int, *, warmup_steps: int, every: int) -> bool:
-    """Return whether a step has a selection pass.
-
-    Args:
-        step: number of optimizer steps before this one.
-        warmup_steps: the first step that may have a selection pass.
-        every: number of steps from one selection pass to the next.
-
-    >>> [step for step in range(9) if selects_at(step, warmup_steps=3, every=2)]
-    [3, 5, 7]
-    """
-    return step >= warmup_steps and (step - warmup_steps) % every == 0
 
 
 def keep_at(schedule: Sequence[tuple[int, float]], step: int) -> float:
