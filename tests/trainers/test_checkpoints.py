@@ -17,6 +17,7 @@ from tests.support.commands import write_run
 from tests.support.files import read_lines
 from tests.support.processes import children, start, wait_for_lines
 from tests.support.trainers import coreset_trainer, lines, same_weights
+from transformers import TrainerCallback
 
 from colm import ConfigError
 from colm.trainers.checkpoints import (
@@ -27,6 +28,7 @@ from colm.trainers.checkpoints import (
     mark_complete,
     own_files,
 )
+from colm.trainers.preemption import StopOnSignal
 
 KILLS = Path(__file__).parents[2] / "benchmarks" / "kills.py"
 TIMES = ("seconds", "step_seconds")
@@ -146,6 +148,19 @@ def test_the_last_complete_checkpoint_stays_until_the_next_is_complete(
     assert trainer.args.save_total_limit == 1
     saved = torch.load(tmp_path / "checkpoint-6" / "training_args.bin", weights_only=False)
     assert saved.save_total_limit == 1
+
+
+def test_sigterm_ends_the_process_again_after_a_training_that_failed(tmp_path: Path) -> None:
+    class Fails(TrainerCallback):
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            assert signal.getsignal(signal.SIGTERM) is not before
+            raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGTERM)
+    trainer = coreset_trainer(tmp_path, callbacks=[StopOnSignal(), Fails()])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.slow

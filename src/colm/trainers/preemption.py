@@ -44,6 +44,10 @@ class StopOnSignal(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Restore the previous signal handler."""
+        self.restore()
+
+    def restore(self) -> None:
+        """Restore the previous signal handler, also if an error ended the training; else SIGTERM would do nothing."""
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
             self._before = None

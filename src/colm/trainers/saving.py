@@ -24,6 +24,7 @@ from colm.trainers.checkpoints import (
 )
 from colm.trainers.engines import engine_of
 from colm.trainers.liger import layer_kernels_only
+from colm.trainers.preemption import StopOnSignal
 
 if TYPE_CHECKING:
     from transformers import Trainer as _TrainerSeams
@@ -127,8 +128,13 @@ class SavingMixin(_TrainerSeams):
             if found is None:
                 raise ConfigError(f"{self.args.output_dir} contains no complete checkpoint to resume from.")
             resume_from_checkpoint = str(found)
-        with layer_kernels_only(self.args):
-            return super().train(resume_from_checkpoint, *args, **kwargs)
+        try:
+            with layer_kernels_only(self.args):
+                return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, StopOnSignal):
+                    callback.restore()
 
 
 def _without_token(args: Any) -> Any:
