@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import random
 from collections import Counter
@@ -280,6 +281,12 @@ def test_sources_may_be_codes_in_any_container(as_given: Any) -> None:
     codes = [0, 1, 1, 0, 0, 0, 2, 0]
     expected = list(MixtureBatchSampler([str(code) for code in codes], 2))
     assert list(MixtureBatchSampler(as_given(codes), 2)) == expected
+
+
+def test_numbers_may_be_those_of_numpy() -> None:
+    numbers: dict[str, Any] = {"batch_size": np.int64(2), "accumulation": np.int64(2), "world_size": np.int64(1)}
+    state = MixtureBatchSampler(["a"] * 9, **numbers).state_dict()
+    assert json.loads(json.dumps(state)) == state
 
 
 def test_ranks_come_from_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pytest
 
 from colm.errors import ConfigError
@@ -54,6 +55,9 @@ class Inner:
         (Inner | dict | None, {"size": "2"}, {"size": 2}),
         (Annotated[float, Range(0, open="")], math.inf, math.inf),
         (Any, object, object),
+        (Count, np.int64(3), 3),
+        (float, np.float64(0.5), 0.5),
+        (bool, np.True_, True),
     ],
 )
 def test_values_that_are_read(hint: Any, given: Any, read: Any) -> None:

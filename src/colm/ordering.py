@@ -55,8 +55,7 @@ def deal_balanced(
     """
     window = default_window(sizes) if window is None else window
     patience = 2 * window if patience is None else patience
-    read_value("window", Count, window)
-    read_value("patience", Count, patience)
+    window, patience = read_value("window", Count, window), read_value("patience", Count, patience)
     if features.ndim != 2 or len(features) != sum(sizes) or min(sizes, default=0) < 0:
         raise DataError(
             f"features has shape {features.shape}, but the steps have {sum(sizes)} rows; give one row of features for "

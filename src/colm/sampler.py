@@ -108,8 +108,8 @@ class MixtureBatchSampler(Sampler[list[int]]):
         features: np.ndarray | str | RowFeatures | None = None,
         drop_last: bool = False,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("accumulation", accumulation)):
-            read_value(name, Count, value)
+        batch_size = read_value("batch_size", Count, batch_size)
+        accumulation = read_value("accumulation", Count, accumulation)
         listed: Any = small_sources if isinstance(small_sources, str) else tuple(small_sources)
         self.config = SelectionConfig(
             keep=keep,

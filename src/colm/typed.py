@@ -111,6 +111,8 @@ def read_value(name: str, hint: Any, value: Any) -> Any:
     Raises:
         ConfigError: gives the setting, the value and the allowed values.
     """
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()  # of NumPy or torch: neither a Python int nor a value that YAML can hold
     arms = arms_of(hint)
     for arm in arms:
         if isinstance(arm.rule, Convert) and not (value is None and takes_none(hint)):

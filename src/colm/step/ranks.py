@@ -48,8 +48,7 @@ def read_rank(rank: int | str | None, world_size: int | None) -> tuple[int | Lit
         ConfigError: a number is out of range.
     """
     found_rank, found_world = launched_rank_and_world()
-    world = found_world if world_size is None else world_size
-    read_value("world_size", Count, world)
+    world = read_value("world_size", Count, found_world if world_size is None else world_size)
     if rank == "all":
         return "all", world
     number = (found_rank if world == found_world else None) if rank is None else rank
