@@ -126,6 +126,19 @@ def test_bad_data(tmp_path: Path) -> None:
         trainer.train()
 
 
+def test_a_model_that_takes_no_count_of_tokens_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny_model(num_hidden_layers=1)
+    forward = model.forward
+    model.forward = lambda input_ids, attention_mask=None, labels=None: forward(
+        input_ids, attention_mask, labels=labels
+    )
+    reported = "does not take num_items_in_batch, so the loss of a step is the mean of its micro-batches' means"
+    for loss, micro_batches, expected in (("example", 3, 0), ("token", 1, 0), ("token", 3, 1)):
+        selection = SelectionConfig(loss=loss, features="none")  # type: ignore[arg-type]
+        coreset_trainer(tmp_path, model=model, selection=selection, args={"gradient_accumulation_steps": micro_batches})
+        assert caplog.text.count(reported) == expected
+
+
 def test_a_replay_of_another_run_is_refused(tmp_path: Path) -> None:
     torch.manual_seed(0)
     coreset_trainer(tmp_path / "run").train()

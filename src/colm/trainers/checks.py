@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -10,6 +11,8 @@ from colm.errors import ConfigError
 from colm.step.ranks import rank_and_world
 from colm.trainers.engines import check_engine
 from colm.trainers.liger import check_liger
+
+logger = logging.getLogger(__name__)
 
 
 def check_trainer(trainer: Any, selection: SelectionConfig) -> None:
@@ -68,6 +71,19 @@ def check_trainer(trainer: Any, selection: SelectionConfig) -> None:
     check_batches(args, rows)
     if rows < pool and selection.keep_count is not None and selection.keep_count > rows:
         raise ConfigError(f"keep_count={selection.keep_count} exceeds the {rows} rows of the data; lower it.")
+
+
+def warn_of_uneven_means(trainer: Any, selection: SelectionConfig) -> None:
+    """Log that tokens count differently if the model averages its loss over each micro-batch by itself."""
+    args = trainer.args
+    counts = trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None
+    if selection.loss == "token" and not counts and args.gradient_accumulation_steps * args.world_size > 1:
+        logger.warning(
+            "%s does not take num_items_in_batch, so the loss of a step is the mean of its micro-batches' means. Those "
+            "of short rows have more rows, so their tokens count less. Set loss='example', or let the model's forward "
+            "take **kwargs and divide its summed loss by num_items_in_batch.",
+            type(trainer.model).__name__,
+        )
 
 
 def check_arguments(args: Any, selection: SelectionConfig) -> None:

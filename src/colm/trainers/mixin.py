@@ -29,7 +29,7 @@ from colm.step.exchange import WEIGHT_KEY
 from colm.step.pool import ROWS, count_labelled
 from colm.step.record import FILE_NAME, StepLog, to_dict
 from colm.step.stages import FETCH, TRAIN, stage
-from colm.trainers.checks import check_pool_rows, check_trainer, pool_rows
+from colm.trainers.checks import check_pool_rows, check_trainer, pool_rows, warn_of_uneven_means
 from colm.trainers.columns import (
     CODES,
     DEALT_KEY,
@@ -96,6 +96,7 @@ class CoresetMixin(SavingMixin, EngineMixin, OrderMixin):
         """Check the whole setup, then create the selector and connect it to the Trainer's events."""
         self.selection = selection
         check_trainer(self, selection)
+        warn_of_uneven_means(self, selection)
         self._count_rows_left()
         self.data_collator: Any = CollatorWithCodes(self.data_collator, self._source_column)
         self.replayed = None if replay is None else Replayed(Path(replay))
