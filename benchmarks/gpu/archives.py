@@ -8,6 +8,7 @@ import re
 import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
 LARGEST = 55 * 2**20
 """Maximum bytes of an archive."""
@@ -55,9 +56,10 @@ def unpack(archives: Path, out: Path) -> list[str]:
         Files with missing pieces.
     """
     out.mkdir(parents=True, exist_ok=True)
+    safely: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # not in Python 3.10.11 or 3.11.3
     for path in sorted(archives.glob("*.tar")):
         with tarfile.open(path) as archive:
-            archive.extractall(out, filter="data")
+            archive.extractall(out, **safely)
     missing = set()
     for path in sorted(path for path in out.rglob("*.piece-*")):
         found = _PIECE.fullmatch(path.name)
