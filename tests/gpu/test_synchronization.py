@@ -33,7 +33,7 @@ ON_THE_HOST = {
     "select.sampling.sample_by_size": "draws, which are the host's",
     "select.sampling.inclusion_chances": "chances, which are computed on the host",
     "choosing._weigh": "weights of the coreset, which is on the host",
-    "selector._record": "the coreset, which is on the host",
+    "choosing.record": "the coreset, which is on the host",
     "picking.pick_at_random": "draws, which are the host's",
     "select.weighting.weigh_picks": "weights of the coreset, which is on the host",
 }
