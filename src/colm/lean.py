@@ -209,9 +209,9 @@ def _unsupported() -> Iterator[None]:
     """Within the block, report any error of the model on made-up rows: modeling code raises errors of any kind."""
     try:
         yield
+    except ColmError:
+        raise
     except Exception as error:
-        if isinstance(error, ColmError):
-            raise
         raise UnsupportedModelError(f"the model does not run on made-up rows ({one_line(error)})") from error
 
 

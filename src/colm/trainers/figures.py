@@ -84,7 +84,7 @@ class SelectionFigures:
     def take_log(self) -> dict[str, float]:
         """Return the metrics since the last call, and reset them; empty without a step. All ranks must call it."""
         if not self._steps:
-            self._losses, self._earlier = [], None
+            self._start_log()
             return {}
         sums, steps, noise = self._sums, self._steps, self._noise
         found = {f"coreset_{key}": sums[key] / steps for key in ("pool", "kept", "small_kept")}

@@ -11,7 +11,7 @@ from colm.errors import DataError
 from colm.hints import hints_of
 from colm.lab.cli.arguments import Commands, add_command
 from colm.lab.cli.console import is_terminal
-from colm.lab.evaluate.options import EvalOptions
+from colm.lab.evaluate.options import EvalOptions, add_sample
 from colm.typed import read_value
 
 if TYPE_CHECKING:
@@ -28,14 +28,7 @@ def register(commands: Commands) -> None:
     add("run", metavar="RUN", help="run output folder, or a model: folder, hub name, .gguf, demo")
     add("--system", metavar="TEXT", help="system prompt")
     add("--max-new-tokens", type=int, default=512, metavar="N", help="maximum tokens per answer (default: 512)")
-    add(
-        "--sample",
-        dest="temperature",
-        type=float,
-        default=0.0,
-        metavar="T",
-        help="sample at this temperature (default: greedy)",
-    )
+    add_sample(command)
     add("--seed", type=int, default=0, help="random seed for sampling (default: 0)")
 
 

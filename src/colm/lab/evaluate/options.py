@@ -42,6 +42,12 @@ def check_options(options: EvalOptions) -> None:
         read_value(f"--{flag}", hint, getattr(options, name))
 
 
+def add_sample(parser: argparse.ArgumentParser) -> None:
+    """Add ``--sample``, the temperature of the answers."""
+    told = "sample at this temperature (default: greedy)"
+    parser.add_argument("--sample", dest="temperature", type=float, default=0.0, metavar="T", help=told)
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `colm eval` to a parser."""
     add = parser.add_argument
@@ -67,14 +73,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, default=16, metavar="N", help="prompts per batch (default: 16)")
     add("--limit", type=int, metavar="N", help="rows per source, drawn at random (default: all)")
     add("--seed", type=int, default=0, help="random seed for drawing rows and sampling (default: 0)")
-    add(
-        "--sample",
-        dest="temperature",
-        type=float,
-        default=0.0,
-        metavar="T",
-        help="sample at this temperature (default: greedy)",
-    )
+    add_sample(parser)
     add(
         "--run-programs",
         action="store_true",
