@@ -38,6 +38,7 @@ from colm.lab.data.tokenize import tokenize_rows
 from colm.lean import LeanHead
 from colm.losses import example_mean, mean_over_examples
 from colm.models import load_model, load_tokenizer
+from colm.step.balance import split_padded
 from colm.step.pool import count_labelled
 
 ROWS, MICRO_BATCH, CHUNK = 16, 4, 128
@@ -158,9 +159,17 @@ def batch_rows(way: Way, steps: list[list[dict[str, Any]]], collator: Any) -> li
         parts = cut(rows, MICRO_BATCH)
         order = torch.randperm(len(parts), generator=torch.Generator().manual_seed(0)).tolist()
         steps = cut([row for place in order for row in parts[place]], len(steps[0]))
-    if way.order == SORTED:
-        steps = [sorted(step, key=lambda row: len(row["input_ids"])) for step in steps]
-    return [[collate(way, part, collator) for part in cut(step, MICRO_BATCH)] for step in steps]
+    split = split_by_length if way.order == SORTED else cut
+    return [[collate(way, part, collator) for part in split(step, MICRO_BATCH)] for step in steps]
+
+
+def split_by_length(rows: list[dict[str, Any]], size: int) -> list[list[dict[str, Any]]]:
+    """Return as many micro-batches as `cut` does, divided as colm divides a step."""
+    rows = sorted(rows, key=lambda row: -len(row["input_ids"]))
+    lengths = [len(row["input_ids"]) for row in rows]
+    labeled = [sum(label >= 0 for label in row["labels"]) for row in rows]
+    parts = split_padded(range(len(rows)), len(cut(rows, size)), lengths, labeled)
+    return [[rows[place] for place in part] for part in parts]
 
 
 def cut(values: list[Any], size: int) -> list[list[Any]]:
