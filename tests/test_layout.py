@@ -5,14 +5,10 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
-
-try:
-    import tomllib
-except ImportError:  # Python 3.10, on which pytest brings it
-    import tomli as tomllib
 
 from colm.__main__ import LAB
 from colm.lab.cli import COMMANDS

@@ -56,7 +56,7 @@ def unpack(archives: Path, out: Path) -> list[str]:
         Files with missing pieces.
     """
     out.mkdir(parents=True, exist_ok=True)
-    safely: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # not in Python 3.10.11 or 3.11.3
+    safely: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # not in Python 3.11.3
     for path in sorted(archives.glob("*.tar")):
         with tarfile.open(path) as archive:
             archive.extractall(out, **safely)

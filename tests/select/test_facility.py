@@ -80,12 +80,12 @@ def test_large_pools_update_their_gains() -> None:
 
 
 def test_same_objective_as_submodlib_at_128() -> None:
-    from submodlib import FacilityLocationFunction
+    submodlib = pytest.importorskip("submodlib")
 
     x = torch.randn(128, 16, generator=torch.Generator().manual_seed(1))
     distances = pairwise_distances(x, "l1")
     similarity = (distances.max() - distances).numpy()
-    function = FacilityLocationFunction(n=128, mode="dense", sijs=similarity, separate_rep=False)
+    function = submodlib.FacilityLocationFunction(n=128, mode="dense", sijs=similarity, separate_rep=False)
     theirs = function.maximize(
         budget=32, optimizer="NaiveGreedy", stopIfZeroGain=False, stopIfNegativeGain=False, show_progress=False
     )
