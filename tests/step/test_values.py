@@ -66,7 +66,7 @@ def test_dates_and_decimals(value: Any, text: str) -> None:
         torch.tensor(math.nan),
         pd.NaT,
         pd.NA,
-        np.datetime64("NaT"),
+        np.datetime64("NaT", "s"),
         Decimal("NaN"),
     ],
 )
