@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo import OptimizedModule
 from torch.utils.checkpoint import checkpoint
 
 from colm.config import SelectionConfig
@@ -23,7 +22,7 @@ from colm.features.fused import FusedHead, require_fused
 from colm.features.head import OutputHead, output_module
 from colm.features.one_token import find_head
 from colm.features.precision import Precision
-from colm.features.site import unwrap
+from colm.features.site import hides_from_hooks, unwrap
 from colm.losses import average_by_row, count_rows, labelled_targets, token_losses
 from colm.step.pool import IGNORE, ROWS
 from colm.step.sharding import is_sharded, reads_output, whole_shape
@@ -81,8 +80,8 @@ class LeanHead:
         module = output_module(caller)
         if module is None:
             raise UnsupportedModelError("the model names no output head")
-        if any(isinstance(each, OptimizedModule) for each in model.modules()):
-            raise UnsupportedModelError("the model is compiled")  # and would be again for every hook
+        if hides_from_hooks(model, module):
+            raise UnsupportedModelError("the model is compiled")
         if reads_output(caller) or reads_output(module):
             raise UnsupportedModelError("a hook reads the model's logits")
         self._module = module

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from colm.errors import UnsupportedModelError
 from colm.features.head import NO_HIDDEN_STATES, chunked_losses, output_module
 from colm.features.precision import Precision
-from colm.features.site import ValueSite, unwrap
+from colm.features.site import ValueSite, is_compiled, unwrap
 from colm.losses import labelled_targets, mean_by_row
 from colm.step.pool import IGNORE
 from colm.types import Batch
@@ -43,13 +43,18 @@ class Captured(NamedTuple):
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Run the block in eval mode without gradients, then restore modes and random state."""
+    """Run the block in eval mode without gradients, then restore modes and random state.
+
+    Compiled modules run uncompiled within it: compiled ones would not call their modules' hooks.
+    """
     training = [module for module in model.modules() if module.training]
     # On such a CPU, bitsandbytes repacks 4-bit weights in the first eval-mode forward, for a kernel that has no
     # backward and rounds the scales: training could not continue after it.
     repacking = [module for module in model.modules() if getattr(module, CPU_REPACKING, False)]
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
+    compiled = any(is_compiled(module) for module in unwrap(model).modules())
+    uncompiled = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+    with uncompiled, torch.random.fork_rng(devices=list(devices)), torch.no_grad():
         try:
             for module in training:  # not `eval`: it may merge an adapter, or take kernels that have no backward
                 module.training = False

@@ -59,3 +59,14 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = inner
         else:
             return model
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Return whether `torch.compile` runs the module: as a wrapper, in place, or its forward."""
+    in_place = getattr(module, "_compiled_call_impl", None) is not None
+    return in_place or hasattr(module, "_orig_mod") or hasattr(module.forward, "_torchdynamo_orig_callable")
+
+
+def hides_from_hooks(model: nn.Module, module: nn.Module) -> bool:
+    """Return whether a hook on `module` would not run, or would compile again, since a compiled module contains it."""
+    return any(is_compiled(part) and any(module is each for each in part.modules()) for part in model.modules())

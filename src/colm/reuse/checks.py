@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from colm.errors import ConfigError, UnsupportedModelError
-from colm.features.site import unwrap
+from colm.features.site import is_compiled, unwrap
 from colm.step.sharding import is_sharded, is_split_by_zero
 
 STRETCHED = ("dynamic", "longrope")
@@ -36,7 +36,7 @@ def check_reuse(model: nn.Module) -> list[tuple[str, nn.Module]]:
             "reuse_forward=True does not work with DeepSpeed's ZeRO-3, which changes what each layer is given; use "
             f"ZeRO-2 or FSDP2, {_OFF}"
         )
-    if inner is not model and any(hasattr(module, "_orig_mod") for module in model.modules()):
+    if any(is_compiled(module) for module in model.modules()):
         raise UnsupportedModelError(
             f"reuse_forward=True replaces the layers' checkpoint function, which torch.compile has already inlined; "
             f"do not compile the model, {_OFF}"
