@@ -82,6 +82,20 @@ def test_a_model_without_a_value_projection_lists_the_modules_searched() -> None
         locate_value_site(model)
 
 
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_model_spread_over_several_gpus_is_refused(lora: bool) -> None:
+    model = tiny_model(lora=lora)
+    (model.base_model.model if lora else model).hf_device_map = {"model.embed_tokens": 0, "model.layers": 1}
+    with pytest.raises(UnsupportedModelError, match=r"over devices 0, 1, and .* features='none'"):
+        locate_value_site(model)
+
+
+def test_a_device_map_of_one_device_is_none() -> None:
+    model = tiny_model()
+    model.hf_device_map = {"": torch.device("cuda:0"), "lm_head": "cpu", "model.norm": "disk"}
+    assert locate_value_site(model).name.endswith("v_proj")
+
+
 def test_a_map_that_the_losses_do_not_depend_on_is_refused() -> None:
     class WithUnused(torch.nn.Module):
         def __init__(self, inner: torch.nn.Module) -> None:

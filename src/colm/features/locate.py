@@ -60,11 +60,13 @@ def locate_value_site(model: nn.Module, value_module: str | None = None) -> Valu
     Raises:
         ConfigError: `value_module` matches no module, several modules, or one that is not linear.
         UnsupportedModelError: no value projection was found (the message lists the modules searched); an adapter
-            learns a prompt or bypasses the projection; or the model's logits are not finite.
+            learns a prompt or bypasses the projection; a `device_map` has spread the model over several GPUs; or the
+            model's logits are not finite.
 
     Source: CoLM, section 4.3: the last layer's V projection has the largest gradient norms.
     """
     inner = unwrap(model)
+    _refuse_several_gpus(inner)
     _refuse_adapters(inner)
     modules = dict(inner.named_modules())
     if value_module is not None:
@@ -102,6 +104,18 @@ def _adapters(model: Any) -> str:
 def _peft_configs(model: Any) -> list[Any]:
     held = getattr(model, "peft_config", None)
     return list(held.values()) if isinstance(held, dict) else []
+
+
+def _refuse_several_gpus(model: Any) -> None:
+    """Reject a model whose layers a `device_map` has spread: the pass follows rows on one device."""
+    parts = getattr(model, "hf_device_map", None) or {}
+    places = dict.fromkeys(str(place) for place in parts.values() if str(place) not in ("cpu", "disk"))
+    if len(places) > 1:
+        raise UnsupportedModelError(
+            f"device_map has spread the model over devices {', '.join(places)}, and a selection pass needs it on one. "
+            "Load it without device_map, and start one process per GPU, with FSDP2 or ZeRO if it does not fit on one; "
+            "or set features='none'."
+        )
 
 
 def _refuse_adapters(model: nn.Module) -> None:
