@@ -336,6 +336,32 @@ def test_an_order_that_does_not_fit_and_a_position_of_other_settings() -> None:
         sampler.load_state_dict(MixtureBatchSampler(["a", "b", "a", "a"], 1, seed=1).state_dict())
     with pytest.raises(DataError, match="The data set has 3 rows, but sources has 4"):
         sampler.loader([1, 2, 3], dict)
+
+
+OTHER: list[tuple[dict[str, Any], str]] = [
+    ({"temperature": 5.0}, "sources"),
+    ({"temperature": None, "shares": {"a": 1, "b": 1}}, "sources"),
+    ({"small_sources": ("b",)}, "sources"),
+    ({"sources": ["a", "b"] * 20}, "sources"),
+    ({"learnable": [True] * 39 + [False]}, "rows|sources"),
+    ({"shuffle": False}, "sources"),
+    ({"batch_size": 4, "keep": 1.0}, "keep"),
+    ({"balance": 0.5}, "balance"),
+    ({"weights": "represented"}, "weights"),
+    ({"by_source": False}, "by_source"),
+]
+
+
+@pytest.mark.parametrize(("change", "name"), OTHER, ids=lambda value: str(value)[:40])
+def test_a_position_under_settings_that_draw_other_rows_is_refused(change: dict[str, Any], name: str) -> None:
+    settings = {"sources": ["a"] * 30 + ["b"] * 10, "batch_size": 2, "temperature": 2.0, "small_sources": "none"}
+    sampler = MixtureBatchSampler(**settings)  # type: ignore[arg-type]
+    next(iter(sampler))
+    with pytest.raises(ConfigError, match=rf"^The saved sampler has ({name})=.* resume with the data and settings"):
+        MixtureBatchSampler(**(settings | change)).load_state_dict(sampler.state_dict())
+
+
+def test_a_data_set_without_the_column() -> None:
     with pytest.raises(DataError, match=r"no column 'sorce'.* Did you mean 'source'"):
         MixtureBatchSampler.from_dataset(Dataset.from_dict({"source": ["a"]}), 1, source_column="sorce")
     with pytest.raises(DataError, match="weights names 'b', which has no row"):

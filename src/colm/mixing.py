@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any
@@ -203,6 +204,14 @@ class Passes:
         self.sizes = {name: rows for name, rows in rows_by_share(self.length, found).items() if rows}
         self.length = sum(self.sizes.values())
         self._drawn = True
+
+    @property
+    def digest(self) -> str:
+        """What must be the same for a pass to have the same rows in the same order, but for the seed and `order`."""
+        held = hashlib.sha256(repr((self.names, self.sizes, self._drawn, self._shuffle)).encode())
+        held.update(self.codes.data)
+        held.update(self._learnable.data)
+        return held.hexdigest()
 
     def rows(self, epoch: int) -> np.ndarray:
         """Return the row numbers of a pass, in order, (length,) int64.

@@ -7,9 +7,10 @@ choice, gives the kept rows of `accumulation` micro-batches on each rank.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from math import ceil
 from typing import Any, Literal
 
@@ -294,17 +295,24 @@ class MixtureBatchSampler(Sampler[list[int]]):
         facts = {"order": None} | self._facts(int(state.get("epoch", 0)))
         for name, now in (facts | (self._shape() if state.get("batches") else {})).items():
             if state.get(name) != now:
+                what = " (a digest of the rows' sources, their shares, small_sources and shuffle)" * (name == "sources")
                 raise ConfigError(
-                    f"The saved sampler has {name}={state.get(name)}, but this one has {now}; resume with the data and "
-                    "settings of the saved run."
+                    f"The saved sampler has {name}={state.get(name)}, but this one has {now}{what}; resume with the "
+                    "data and settings of the saved run."
                 )
         self.epoch = int(state["epoch"])
         self._start = self._done = int(state["pools"]) * self._batches_of_pool + int(state["batches"])
 
     def _facts(self, epoch: int) -> dict[str, Any]:
         """Return what must be the same for the pools to be the same."""
-        facts = {"rows": self._passes.length, "pool_rows": self.pool_rows, "seed": self.config.seed}
+        settings = {name: getattr(self.config, name) for name in ("seed", "keep", "by_source", "weights", "balance")}
+        facts = {"rows": self._passes.length, "pool_rows": self.pool_rows, **settings, "sources": self._digest}
         return facts if self._dealer is None else facts | {"order": self._dealer.deal(epoch).digest}
+
+    @cached_property
+    def _digest(self) -> str:
+        """A digest of the rows' sources, which of them are small, and how a pass draws and orders them."""
+        return hashlib.sha256(repr((self._passes.digest, sorted(self.small))).encode()).hexdigest()[:16]
 
     def _shape(self) -> dict[str, int | str]:
         """Return what must also be the same within a pool."""
