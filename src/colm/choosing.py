@@ -181,8 +181,7 @@ class ByFeatures:
 def _weigh(step: Step, counts: Mapping[int, float], picks: Picks = NO_PICKS) -> Coreset:
     """Turn how many rows each kept row stands for into its weight in the loss; rows that have no loss weigh nothing."""
     kept = sorted(counts)
-    learnable = torch.tensor([step.facts.labelled[p] > 0 for p in kept])  # the others only fill micro-batches
-    rows = [p for p in kept if step.facts.labelled[p] > 0]
+    rows = [p for p in kept if step.facts.labelled[p] > 0]  # the others only fill micro-batches
     stands_for = torch.tensor([counts[p] for p in rows])
     of_big = torch.tensor([step.facts.source[p] not in step.small_sources for p in rows], dtype=torch.bool)
     kind = step.config.weights
@@ -190,4 +189,5 @@ def _weigh(step: Step, counts: Mapping[int, float], picks: Picks = NO_PICKS) -> 
         kind = "relative"
     weights = weigh_picks(stands_for, of_big, len(step.facts.learnable), kind)
     weights = weights * torch.tensor([step.importance(p) for p in rows])
-    return Coreset(torch.tensor(kept), weights.new_zeros(len(kept)).masked_scatter(learnable, weights))
+    weight_of = dict(zip(rows, weights.tolist(), strict=True))
+    return Coreset(torch.tensor(kept), torch.tensor([weight_of.get(p, 0.0) for p in kept]))
