@@ -15,6 +15,7 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from colm.errors import StoppedEarly
+from colm.lab.data.fingerprint import Fingerprint
 from colm.lab.data.held_rows import write_rows
 from colm.lab.run.cadence import settle_evaluation
 from colm.lab.run.card import write_card
@@ -25,7 +26,15 @@ from colm.lab.run.loggers import Loggers
 from colm.lab.run.losses import LossRecorder
 from colm.lab.run.output import is_first_rank
 from colm.lab.run.prepare import PreparedData, prepare_data
-from colm.lab.run.resume import BeginRun, Texts, beginning, changed_settings, check_data, check_order, fingerprint_run
+from colm.lab.run.resume import (
+    BeginRun,
+    Texts,
+    beginning,
+    changed_settings,
+    check_data,
+    check_order,
+    fingerprint_run,
+)
 from colm.lab.run.settings import RunSettings
 from colm.lab.run.summary import best_step, summarise
 from colm.lab.run.trainer import make_trainer, timed
@@ -73,17 +82,7 @@ def train(
         StoppedEarly: after SIGTERM; the step's checkpoint is written.
     """
     set_seed(settings.seed)
-    kept = settings.output_dir if checkpoint is not None else replay.parent if replay is not None else None
-    with timed("Reading and tokenizing the data"):
-        data = prepare_data(settings, resume=checkpoint is not None, kept=kept)._replace(texts=())  # no longer needed
-    if data.validation and replay is None:  # a replay evaluates when its run did
-        settings = settle_evaluation(settings, resumed=checkpoint is not None)
-    fingerprint = fingerprint_run(settings, data) if is_first_rank() else None
-    if kept is not None and fingerprint is not None:
-        trained = {key: value for key, value in fingerprint.items() if key == "train"}
-        check_data(kept, fingerprint if checkpoint is not None else trained)  # a replay may evaluate on other rows
-    if fingerprint is not None:
-        check_order(settings, data, fingerprint)
+    settings, data, fingerprint = _read_data(settings, resumed=checkpoint is not None, replay=replay)
     if is_first_rank():
         folder.refuse_foreign(_saved_names(data.tokenizer))
     trainer = make_trainer(settings, data, replay=replay)
@@ -156,6 +155,29 @@ def train(
     if trainer.args.push_to_hub:
         upload_run(trainer, [*saved, CARD_NAME])
     return summary
+
+
+def _read_data(
+    settings: RunSettings, *, resumed: bool, replay: Path | None
+) -> tuple[RunSettings, PreparedData, Fingerprint | None]:
+    """Return the settings with times of evaluation, the data, and on the first rank what identifies them.
+
+    Raises:
+        DataError: the checkpoint or the record belongs to a run on other data.
+    """
+    kept = settings.output_dir if resumed else replay.parent if replay is not None else None
+    with timed("Reading and tokenizing the data"):
+        data = prepare_data(settings, resume=resumed, kept=kept)._replace(texts=())  # no longer needed
+    if data.validation and replay is None:  # a replay evaluates when its run did
+        settings = settle_evaluation(settings, resumed=resumed)
+    if not is_first_rank():
+        return settings, data, None
+    fingerprint = fingerprint_run(settings, data)
+    if kept is not None:
+        trained = {key: value for key, value in fingerprint.items() if key == "train"}
+        check_data(kept, fingerprint if resumed else trained)  # a replay may evaluate on other rows
+    check_order(settings, data, fingerprint)
+    return settings, data, fingerprint
 
 
 def _write_results(
