@@ -49,7 +49,8 @@ CASES = {
     if name != "smollm2" or kind == "lora"
 }
 VOCABULARY = {"llama-32k": 32_768, "llama-128k": 131_072, "llama-256k": 262_144}
-GIVEN, GROUPED, SORTED = "in the given order", "all rows grouped by length", "rows of a step by length"
+GIVEN, GROUPED = "in the given order", "all rows grouped by length"
+DIVIDED, BOTH = "rows of a step divided by length, as colm does", "grouped, then divided"
 EXAMPLE, TOKEN = "example mean", "token mean"
 
 Batch = dict[str, Tensor]
@@ -144,22 +145,22 @@ def ways(model: Any, trl_model: Any) -> list[Way]:
         Way("TRL", GIVEN, of_trl, model=trl_model),
         Way("TRL, group_by_length", GROUPED, of_trl, model=trl_model),
         Way("TRL, padding-free", GIVEN, of_trl, model=trl_model, flat=True),
-        Way("example mean on all logits", SORTED, all_logits, EXAMPLE),
-        Way("colm, labeled positions", SORTED, lean(labeled), EXAMPLE),
-        Way("colm, labeled positions, token mean", SORTED, lean_tokens),
-        Way("colm, labeled positions, group_by_length", GROUPED, lean(labeled), EXAMPLE),
-        Way(f"colm, labeled positions in chunks of {CHUNK}", SORTED, lean(chunked), EXAMPLE),
+        Way("example mean on all logits", DIVIDED, all_logits, EXAMPLE),
+        Way("colm, labeled positions", DIVIDED, lean(labeled), EXAMPLE),
+        Way("colm, labeled positions, token mean", DIVIDED, lean_tokens),
+        Way("colm, labeled positions, group_by_length", BOTH, lean(labeled), EXAMPLE),
+        Way(f"colm, labeled positions in chunks of {CHUNK}", DIVIDED, lean(chunked), EXAMPLE),
     ]
 
 
 def batch_rows(way: Way, steps: list[list[dict[str, Any]]], collator: Any) -> list[list[Batch]]:
     """Return the micro-batches of each step."""
-    if way.order == GROUPED:
+    if way.order in (GROUPED, BOTH):
         rows = sorted((row for step in steps for row in step), key=lambda row: len(row["input_ids"]))
         parts = cut(rows, MICRO_BATCH)
         order = torch.randperm(len(parts), generator=torch.Generator().manual_seed(0)).tolist()
         steps = cut([row for place in order for row in parts[place]], len(steps[0]))
-    split = split_by_length if way.order == SORTED else cut
+    split = split_by_length if way.order in (DIVIDED, BOTH) else cut
     return [[collate(way, part, collator) for part in split(step, MICRO_BATCH)] for step in steps]
 
 
@@ -237,7 +238,7 @@ def measure(name: str, kind: str, mixture: str, rounds: int) -> dict[str, dict[s
     for way in all_ways:
         first = batches[way.name][0]
         train_step(way, model, first)
-        if way.order != GROUPED:
+        if way.order not in (GROUPED, BOTH):
             ours = gradient(way.model or model)
             known.setdefault(way.kind, ours)
             error = float((ours - known[way.kind]).norm() / known[way.kind].norm())
