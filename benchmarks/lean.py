@@ -8,8 +8,9 @@ Two steps of sixteen rows in micro-batches of four, forward and backward, float3
 (without a chat template) or on conversations (`chat`: several of its rows as turns, nearly all tokens labeled). The
 ways take turns in each round; a figure is the median over rounds of the ratio to the first way in the same round, in
 CPU seconds for all rows. Grouping by length composes other steps. Memory is what autograd holds after a micro-batch's
-forward. Gradients are compared with those of the same loss on all logits, in the same steps. `--selection` instead
-times a step that picks 32 of 64 rows by gradients, against the Trainer's step on 32 rows.
+forward. Gradients are compared with those of the same loss on all logits, in the same steps. TRL's head runs on labeled
+positions where Triton does, on a GPU, and on all positions elsewhere; "labeled positions" lets it do so here.
+`--selection` instead times a step that picks 32 of 64 rows by gradients, against the Trainer's step on 32 rows.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from datasets import Dataset
@@ -125,6 +127,10 @@ def ways(model: Any, trl_model: Any) -> list[Way]:
         loss: Tensor = trl.compute_loss(model, dict(batch), num_items_in_batch=tokens)
         return loss
 
+    def of_trl_labeled(model: Any, batch: Batch, rows: int, tokens: int) -> Tensor:
+        with patch("trl.trainer.utils._use_triton", lambda device: True):  # the kernels themselves stay PyTorch's
+            return of_trl(model, batch, rows, tokens)
+
     def all_logits(model: Any, batch: Batch, rows: int, tokens: int) -> Tensor:
         inputs = {key: value for key, value in batch.items() if key != "labels"}
         return example_mean(model(**inputs).logits, batch["labels"], num_examples=rows)
@@ -143,8 +149,9 @@ def ways(model: Any, trl_model: Any) -> list[Way]:
         Way("Trainer", GIVEN, own),
         Way("Trainer, group_by_length", GROUPED, own),
         Way("TRL", GIVEN, of_trl, model=trl_model),
-        Way("TRL, group_by_length", GROUPED, of_trl, model=trl_model),
-        Way("TRL, padding-free", GIVEN, of_trl, model=trl_model, flat=True),
+        Way("TRL, labeled positions", GIVEN, of_trl_labeled, model=trl_model),
+        Way("TRL, labeled positions, group_by_length", GROUPED, of_trl_labeled, model=trl_model),
+        Way("TRL, labeled positions, padding-free", GIVEN, of_trl_labeled, model=trl_model, flat=True),
         Way("example mean on all logits", DIVIDED, all_logits, EXAMPLE),
         Way("colm, labeled positions", DIVIDED, lean(labeled), EXAMPLE),
         Way("colm, labeled positions, token mean", DIVIDED, lean_tokens),
