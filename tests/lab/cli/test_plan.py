@@ -30,7 +30,16 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = ("pool of 2 x 4 = 8 rows", "coreset step", "What fits", "all rows have 24 tokens", "no selection pass")
     for text in texts:
         assert text in " ".join(shown.split()), shown
+    assert "goes through" not in shown
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("head", "told"), [("labeled", True), ("chunked", False)])
+def test_large_logits_have_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str], head: str, told: bool) -> None:
+    assert main(["plan", write(tmp_path), "--gpu-memory", "100MiB", f"selection.train_head={head}"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert ("selection.train_head=chunked keeps a chunk" in shown) == told
+    assert "goes through the selection pass" in shown
 
 
 def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,9 @@ ENGINE_NOTES = {
     "weights up to stage3_max_live_parameters, small ones always.",
 }
 
+LOGITS = 0.25
+"""Part of the activations from which logits are worth a note."""
+
 
 def list_notes(settings: RunSettings, request: Request, outlook: Outlook, step: Way) -> list[str]:
     """Return what a reader of the tables should know, a sentence or two each.
@@ -31,9 +34,11 @@ def list_notes(settings: RunSettings, request: Request, outlook: Outlook, step: 
     """
     rows = request.rows
     share = "every token" if rows.labelled == 1 else f"{rows.labelled:.0%} of the tokens"
+    passes = settings.selection.features != "none"
+    through = "; every row of the pool goes through the selection pass" if passes else ""
     notes = [
-        f"The worst case: all rows have {rows.tokens:,} tokens, {share} of them with a label; every row of the pool "
-        "goes through the selection pass. Shorter rows take less.",
+        f"The worst case: all rows have {rows.tokens:,} tokens, {share} of them with a label{through}. Shorter rows "
+        "take less.",
         f"Fits means at most {1 - RESERVE:.0%} of the memory: the rest is for the CUDA context, fragmentation and the "
         "plan's error.",
         *_engine_notes(settings, request, outlook),
@@ -45,9 +50,16 @@ def list_notes(settings: RunSettings, request: Request, outlook: Outlook, step: 
             "A coreset step includes its share of the gradient noise measurement, every "
             f"{request.selection.noise_every} steps (selection.noise_every): {step.noise / step.flops:.1%} of its time."
         )
-    if settings.selection.features == "none":
+    if not passes:
+        measured = " The memory under selection is that measurement's." if step.noise else ""
         notes.append(
             "features='none': there is no selection pass, so a coreset step costs the same as training its rows."
+            + measured
+        )
+    if step.logits > LOGITS * step.activations and settings.selection.train_head == "labeled":
+        notes.append(
+            f"Logits take {show_memory(step.logits)} GiB of the activations. selection.train_head=chunked keeps a chunk "
+            "of them only, and computes them again in the backward, so larger micro-batches fit."
         )
     flash = is_flash(settings.attention)
     if settings.attention not in PLANNED and not flash:
