@@ -1,17 +1,23 @@
-"""A folder as archives of limited size, and back: a file that does not fit is split into pieces."""
+"""A folder as archives of limited size, and back: files are compressed if that saves, and split if they do not fit."""
 
 from __future__ import annotations
 
+import gzip
 import io
 import itertools
 import re
 import shutil
 import tarfile
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 LARGEST = 55 * 2**20
 """Maximum bytes of an archive."""
+
+PACKED = ".packed"
+"""Ending of a compressed file."""
 
 _PIECE = re.compile(r"(.+)\.piece-(\d+)-of-(\d+)")
 _BLOCK = tarfile.BLOCKSIZE
@@ -31,7 +37,7 @@ def pack(content: Path, out: Path, largest: int = LARGEST) -> list[Path]:
     archives: list[Path] = []
     room = 0  # bytes left in the last archive
     for path in sorted((path for path in content.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size):
-        name, data = str(path.relative_to(content)), path.read_bytes()
+        name, data = _shrink(str(path.relative_to(content)), path.read_bytes())
         cuts = _cut(len(data), room, largest - tarfile.RECORDSIZE)
         for number, (start, end) in enumerate(cuts):
             if _taken(end - start) > room:
@@ -57,9 +63,11 @@ def unpack(archives: Path, out: Path) -> list[str]:
     """
     out.mkdir(parents=True, exist_ok=True)
     safely: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # not in Python 3.11.3
+    arrived = set()
     for path in sorted(archives.glob("*.tar")):
         with tarfile.open(path) as archive:
             archive.extractall(out, **safely)
+            arrived.update(out / name for name in archive.getnames())
     missing = set()
     for path in sorted(path for path in out.rglob("*.piece-*")):
         found = _PIECE.fullmatch(path.name)
@@ -69,9 +77,20 @@ def unpack(archives: Path, out: Path) -> list[str]:
         pieces = [path.with_name(f"{found[1]}.piece-{number}-of-{found[3]}") for number in range(int(found[3]))]
         if all(piece.exists() for piece in pieces):
             _join(pieces, target)
-        elif not target.exists():
-            missing.add(str(target.relative_to(out)))
+            arrived.add(target)
+        elif not target.with_name(target.name.removesuffix(PACKED)).exists():
+            missing.add(str(target.relative_to(out)).removesuffix(PACKED))
+    for path in sorted(path for path in arrived if path.name.endswith(PACKED)):
+        with gzip.open(path) as file:
+            _write(path.with_name(path.name.removesuffix(PACKED)), [file])
+        path.unlink()
     return sorted(missing)
+
+
+def _shrink(name: str, data: bytes) -> tuple[str, bytes]:
+    """Return a file's name and content in an archive, compressed if that saves a tenth."""
+    smaller = gzip.compress(data, mtime=0)
+    return (name + PACKED, smaller) if len(smaller) < 0.9 * len(data) or name.endswith(PACKED) else (name, data)
 
 
 def _cut(size: int, room: int, full: int) -> list[tuple[int, int]]:
@@ -90,11 +109,16 @@ def _taken(size: int) -> int:
 
 
 def _join(pieces: list[Path], target: Path) -> None:
-    unfinished = target.with_name(f"{target.name}.part")
-    with unfinished.open("wb") as file:
-        for piece in pieces:
-            with piece.open("rb") as part:
-                shutil.copyfileobj(part, file, 2**24)
-    unfinished.rename(target)
+    with ExitStack() as stack:
+        _write(target, [stack.enter_context(piece.open("rb")) for piece in pieces])
     for piece in pieces:
         piece.unlink()
+
+
+def _write(target: Path, parts: Sequence[IO[bytes]]) -> None:
+    """Write a file whole or not at all."""
+    unfinished = target.with_name(f"{target.name}.part")
+    with unfinished.open("wb") as file:
+        for part in parts:
+            shutil.copyfileobj(part, file, 2**24)
+    unfinished.rename(target)

@@ -32,7 +32,7 @@ WHEELS = ("datasets", "dill", "multiprocess", "gguf")
 """Packages that the machine lacks, in the versions installed here; it has all their dependencies."""
 
 KERNELS = "liger-kernel"
-"""In its newest version, which is pure Python and needs the machine's triton; about 1 MB."""
+"""In its newest version, which is pure Python and needs the machine's triton; about 4 MB."""
 
 QUANTISER = ("bitsandbytes", "libbitsandbytes_cuda130.so", "libbitsandbytes_cpu.so")
 """A package and the only libraries of it to pack: those for other versions of CUDA are 100 MB."""

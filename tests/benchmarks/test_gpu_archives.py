@@ -26,9 +26,10 @@ def test_archives_that_come_one_by_one_in_any_order_make_the_folder_again(tmp_pa
     draw = random.Random(seed)
     content, largest = tmp_path / "content", draw.choice([40_000, 65_536, 200_000])
     for number in range(draw.randint(1, 8)):
-        path = content / f"folder-{number % 3}" / f"file-{number}"
+        path = content / f"folder-{number % 3}" / f"file-{number}{draw.choice(['', '', archives.PACKED])}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(draw.randbytes(draw.choice([0, 1, 511, 512, 513, 100_000, draw.randint(0, 300_000)])))
+        size = draw.choice([0, 1, 511, 512, 513, 100_000, draw.randint(0, 300_000)])
+        path.write_bytes(draw.randbytes(size) if draw.random() < 0.7 else bytes(size))
     packed = archives.pack(content, tmp_path / "packed", largest)
     assert all(path.stat().st_size <= largest for path in packed)
     for number, archive in enumerate(draw.sample(packed, len(packed))):
@@ -43,11 +44,12 @@ def test_archives_that_come_one_by_one_in_any_order_make_the_folder_again(tmp_pa
 
 def test_what_has_not_arrived_is_named(tmp_path: Path) -> None:
     (tmp_path / "content").mkdir()
-    (tmp_path / "content" / "weights").write_bytes(bytes(100_000))
+    (tmp_path / "content" / "weights").write_bytes(random.Random(0).randbytes(100_000))
     (tmp_path / "content" / "small").write_bytes(b"1")
+    (tmp_path / "content" / "text").write_bytes(bytes(100_000))
     first, *_ = archives.pack(tmp_path / "content", tmp_path / "packed", 40_000)
     with tarfile.open(first) as archive:
-        assert archive.getnames() == ["small", "weights.piece-0-of-4"]
+        assert archive.getnames() == ["small", "text.packed", "weights.piece-0-of-4"]
     (tmp_path / "arrived").mkdir()
     shutil.copy(first, tmp_path / "arrived")
     assert archives.unpack(tmp_path / "arrived", tmp_path / "unpacked") == ["weights"]

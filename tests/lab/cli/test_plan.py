@@ -34,14 +34,6 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("head", "told"), [("labeled", True), ("chunked", False)])
-def test_large_logits_have_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str], head: str, told: bool) -> None:
-    assert main(["plan", write(tmp_path), "--gpu-memory", "100MiB", f"selection.train_head={head}"]) == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert ("selection.train_head=chunked keeps a chunk" in shown) == told
-    assert "goes through the selection pass" in shown
-
-
 def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--gpu-memory", "60MiB", "--json", "--sequence-length", "16", "--labelled", "0.5"]
     assert main(["plan", write(tmp_path), *arguments, "training.bf16=true"]) == 0
@@ -116,6 +108,15 @@ def test_layer_inputs_that_are_reused_are_said(tmp_path: Path, capsys: pytest.Ca
     assert "and 0.0020 GiB during training" in shown
 
 
-def saved_model(folder: Path) -> Path:
-    tiny_model("llama", max_position_embeddings=1024).save_pretrained(folder / "model")
+def saved_model(folder: Path, **changes: Any) -> Path:
+    tiny_model("llama", max_position_embeddings=1024, **changes).save_pretrained(folder / "model")
     return folder / "model"
+
+
+@pytest.mark.parametrize(("head", "told"), [("labeled", True), ("chunked", False)])
+def test_large_logits_have_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str], head: str, told: bool) -> None:
+    config = write(tmp_path, model=str(saved_model(tmp_path, vocab_size=5000)))
+    assert main(["plan", config, "--gpu-memory", "100MiB", f"selection.train_head={head}"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert ("selection.train_head=chunked keeps only a chunk" in shown) == told
+    assert "goes through the selection pass" in shown

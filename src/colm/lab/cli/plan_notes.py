@@ -58,8 +58,8 @@ def list_notes(settings: RunSettings, request: Request, outlook: Outlook, step: 
         )
     if step.logits > LOGITS * step.activations and settings.selection.train_head == "labeled":
         notes.append(
-            f"Logits take {show_memory(step.logits)} GiB of the activations. selection.train_head=chunked keeps a chunk "
-            "of them only, and computes them again in the backward, so larger micro-batches fit."
+            f"Logits take {show_memory(step.logits)} GiB of the activations. selection.train_head=chunked keeps only a "
+            "chunk of them, and computes them again in the backward, so larger micro-batches fit."
         )
     flash = is_flash(settings.attention)
     if settings.attention not in PLANNED and not flash:
