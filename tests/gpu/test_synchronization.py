@@ -39,7 +39,7 @@ ON_THE_HOST = {
 }
 """Places that the rehearsal counts, since all its tensors are the host's. On a GPU they may not appear."""
 
-OF_FETCHING = ("step.pool_info", "picking", "select.sampling", "selector", "choosing.record")
+OF_FETCHING = ("step.pool_info", "picking", "select.sampling", "selector", "choosing")
 """Modules whose draws, coreset and table of a single process are on the host, as `ON_THE_HOST`."""
 
 CASES: dict[str, dict[str, Any]] = {
