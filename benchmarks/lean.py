@@ -7,10 +7,11 @@
 Two steps of sixteen rows in micro-batches of four, forward and backward, float32, one thread, on the demo's mixture
 (without a chat template) or on conversations (`chat`: several of its rows as turns, nearly all tokens labeled). The
 ways take turns in each round; a figure is the median over rounds of the ratio to the first way in the same round, in
-CPU seconds for all rows. Grouping by length composes other steps. Memory is what autograd holds after a micro-batch's
-forward. Gradients are compared with those of the same loss on all logits, in the same steps. TRL's head runs on labeled
-positions where Triton does, on a GPU, and on all positions elsewhere; "labeled positions" lets it do so here.
-`--selection` instead times a step that picks 32 of 64 rows by gradients, against the Trainer's step on 32 rows.
+CPU seconds for all rows. Grouping by length composes other steps. Memory is what autograd holds after the forward of
+the micro-batch with the most padded tokens. Gradients are compared with those of the same loss on all logits, in the
+same steps. TRL's head runs on labeled positions where Triton does, on a GPU, and on all positions elsewhere; "labeled
+positions" lets it do so here. `--selection` instead times a step that picks 32 of 64 rows by gradients, against the
+Trainer's step on 32 rows.
 """
 
 from __future__ import annotations
@@ -238,26 +239,25 @@ def measure(name: str, kind: str, mixture: str, rounds: int) -> dict[str, dict[s
     steps = cut(rows, ROWS)
     collator = DataCollatorForSeq2Seq(tokenizer, padding=True, label_pad_token_id=-100)
     all_ways = ways(model, build_model(name, kind))
-    expected = {TOKEN: all_ways[0], EXAMPLE: next(way for way in all_ways if way.kind == EXAMPLE)}
     known: dict[str, Tensor] = {}
     found: dict[str, dict[str, float]] = {}
     batches = {way.name: batch_rows(way, steps, collator) for way in all_ways}
+    train_step(all_ways[0], model, batches[all_ways[0].name][0][:1])  # warms up
     for way in all_ways:
-        first = batches[way.name][0]
-        train_step(way, model, first)
-        if way.order not in (GROUPED, BOTH):
-            ours = gradient(way.model or model)
-            known.setdefault(way.kind, ours)
-            error = float((ours - known[way.kind]).norm() / known[way.kind].norm())
-        else:
-            error = math.nan  # other steps
-        if way is expected[way.kind]:
-            error = math.nan
-        held = [held_bytes(way, model, batch) / 2**20 for step in batches[way.name] for batch in step]
-        found[way.name] = {"largest_held_mib": max(held), "error": error}
+        largest = max((batch for step in batches[way.name] for batch in step), key=lambda each: each["labels"].numel())
+        found[way.name] = {"largest_held_mib": held_bytes(way, model, largest) / 2**20, "error": math.nan}
     ratios: dict[str, list[float]] = {way.name: [] for way in all_ways}
-    for _ in range(rounds):
-        took = {way.name: sum(train_step(way, model, step) for step in batches[way.name]) for way in all_ways}
+    for number in range(rounds):
+        took: dict[str, float] = {}
+        for way in all_ways:
+            first, *others = batches[way.name]
+            took[way.name] = train_step(way, model, first)
+            if number == 0 and way.order not in (GROUPED, BOTH):  # else other steps
+                ours = gradient(way.model or model)
+                same = known.setdefault(way.kind, ours)
+                if same is not ours:
+                    found[way.name]["error"] = float((ours - same).norm() / same.norm())
+            took[way.name] += sum(train_step(way, model, step) for step in others)
         for way_name, seconds in took.items():
             ratios[way_name].append(seconds / took[all_ways[0].name])
     for way_name, each in ratios.items():
