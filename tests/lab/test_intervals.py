@@ -53,6 +53,17 @@ def test_by_hand() -> None:
     assert found.half == pytest.approx(4.30265 * 2 / 3**0.5, rel=1e-5)
 
 
+@pytest.mark.parametrize("values", [[np.nan, 1.0], [np.inf, 1.0], [np.inf, -np.inf], [np.nan] * 3, [np.inf]])
+def test_a_run_that_diverged_is_neither_better_nor_worse(values: list[float]) -> None:
+    found = estimate_mean(values)
+    assert found is not None
+    assert np.isnan(found.mean)
+    assert (found.half, found.sign, found.seeds) == (None, 0, len(values))
+    other = estimate_difference({"0": np.inf, "1": 1.0}, {"0": 1.0, "1": np.inf})  # each diverged with another seed
+    assert other is not None
+    assert other.sign == 0
+
+
 def test_few_seeds() -> None:
     assert estimate_mean([]) is None
     assert estimate_difference({"0": 1.0}, {"1": 1.0}) is None
@@ -118,3 +129,6 @@ def test_gains() -> None:
     assert worse is not None
     assert better.value == 1
     assert better == pytest.approx(Share(-worse.value, -worse.high, -worse.low))
+    alone = estimate_gain([[(False, True)]])
+    assert alone is not None
+    assert -1 < alone.low < alone.high == 1  # a share cannot gain more

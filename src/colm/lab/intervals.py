@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import sqrt
+from math import isfinite, nan, sqrt
 from statistics import NormalDist, fmean
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
 
 class Interval(NamedTuple):
-    """A mean over seeds; `half` is half the width of its 95% t-interval, or None with a single seed."""
+    """A mean over seeds; `half` is half the width of its 95% t-interval, or None with one seed or a mean of NaN."""
 
     mean: float
     half: float | None
@@ -29,7 +29,8 @@ class Interval(NamedTuple):
 def estimate_mean(values: Sequence[float]) -> Interval | None:
     """Return the mean with its 95% t-interval, or None without values.
 
-    The interval treats the seeds as independent draws from a normal distribution.
+    The interval treats the seeds as independent draws from a normal distribution. If a value is not finite, as after a
+    run that diverged, the mean is NaN and has no interval.
 
     >>> estimate_mean([1.0, 2.0, 3.0])
     Interval(mean=2.0, half=2.48..., seeds=3)
@@ -38,9 +39,9 @@ def estimate_mean(values: Sequence[float]) -> Interval | None:
     """
     if not values:
         return None
-    mean = fmean(values)
-    if len(values) == 1:
-        return Interval(mean, None, 1)
+    mean = fmean(values) if all(map(isfinite, values)) else nan
+    if len(values) == 1 or not isfinite(mean):
+        return Interval(mean, None, len(values))
     from scipy import stats  # a second to import, and most pages have one run or one seed
 
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, df=len(values) - 1) * stats.sem(values))
@@ -140,4 +141,4 @@ def estimate_gain(pairs: Sequence[Sequence[tuple[bool, bool]]]) -> Share | None:
         variances.append(((gained + lost + 2 * added) / total - ((gained - lost) / total) ** 2) / total)
     half = Z * sqrt(sum(variances)) / len(pairs)
     value, centre = fmean(values), fmean(centres)
-    return Share(value, min(value, centre - half), max(value, centre + half))
+    return Share(value, max(-1.0, min(value, centre - half)), min(1.0, max(value, centre + half)))

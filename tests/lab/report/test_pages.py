@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -236,7 +238,21 @@ def test_a_comparison_without_a_baseline(tmp_path: Path) -> None:
     page = Page(write_comparison(write_comparison_folder(tmp_path / "c", methods={"colm": 0.0, "colm-spsa": 0.1})))
     check_alone(page)
     assert page.text.count("There is no control or random method to compare with.") == 2  # above, and under Differences
-    assert "There is no random method to match." in page.text
+    assert "There is no random method with a final loss to match." in page.text
+
+
+@pytest.mark.parametrize(("method", "loss"), [("colm", math.nan), ("random", math.inf)])
+def test_a_method_that_diverged_is_not_better(tmp_path: Path, method: str, loss: float) -> None:
+    folder = write_comparison_folder(tmp_path / "c", methods={"random": 0.0, "colm": 0.0}, seeds=2, steps=5)
+    held = json.loads((folder / "compare.json").read_text())
+    for run in held[method].values():
+        run["macro"] = loss
+    (folder / "compare.json").write_text(json.dumps(held))
+    page = Page(write_comparison(folder))
+    assert "not finite" in page.text
+    assert not re.search("[▼▲] ?not finite", page.text)
+    matched = "There is no random method with a final loss to match." not in page.text
+    assert matched == (method != "random")
 
 
 def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
-from statistics import fmean
 
 from markupsafe import Markup
 
@@ -114,8 +114,9 @@ def write_comparison(folder: Path, *, out: Path | None = None, descriptions: Map
 
 
 def _mean_target(base: Method) -> float | None:
-    held = [run.losses["macro"] for run in base.figures.values() if "macro" in run.losses]
-    return fmean(held) if held else None
+    """Return a method's final macro loss, for others to reach; None without a finite one."""
+    held = final_losses(base)["macro"]
+    return held.mean if held is not None and isfinite(held.mean) else None
 
 
 def _reach_both(method: Method, target: Target) -> tuple[str, Reach, Reach | None]:
