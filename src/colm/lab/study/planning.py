@@ -12,10 +12,10 @@ from colm.lab.report.comparison import RANDOM
 from colm.lab.run.arguments import fill_training
 from colm.lab.run.cadence import evaluate_often
 from colm.lab.run.changes import refused_changes
-from colm.lab.run.check import check_run
+from colm.lab.run.check import check_run, holds_out
 from colm.lab.run.clustering import LABELS_NAME
 from colm.lab.run.prepare import prepare_data
-from colm.lab.run.settings import load_run_settings, load_settings, resolve_settings
+from colm.lab.run.settings import RunSettings, load_run_settings, load_settings, resolve_settings
 from colm.lab.study.cost import Meter, steps_of_cost
 from colm.lab.study.finished import check_run_data
 from colm.lab.study.methods import method_settings
@@ -52,7 +52,7 @@ class Study:
 
     def __init__(self, config: str, overrides: Sequence[str], *, equal: Equal = "steps") -> None:
         base = load_settings(config, overrides)
-        _check_base(base.values)
+        _check_base(base)
         values = dict(base.values)
         values["data"] = {**values["data"], "seed": base.data_seed}
         if (base.sources.cluster or base.sources.split) and base.sources.labels is None:  # clustered once, for all runs
@@ -187,15 +187,13 @@ def with_steps(values: Mapping[str, Any], steps: int) -> dict[str, Any]:
     return {**values, "training": training}
 
 
-def _check_base(values: Mapping[str, Any]) -> None:
-    if values["training"].get("max_steps", -1) <= 0:
+def _check_base(base: RunSettings) -> None:
+    if base.arguments["max_steps"] <= 0:
         raise ConfigError(
             "A comparison needs training.max_steps, the number of steps of each method or of its budget; with epochs, "
             "a larger batch would take fewer."
         )
-    data = values["data"]
-    validates = data["validation"] or data["validation_rows"] or data["train"] == "demo"
-    if not validates and not any(entry.get("validation") for entry in values["mixture"]):
+    if not holds_out(base):
         raise ConfigError("A comparison needs validation data: set data.validation, or data.validation_rows.")
 
 
