@@ -209,3 +209,23 @@ def test_columns_of_held_out_rows_may_be_named_otherwise(tmp_path: Path, capsys:
     assert {(line["source"], line["expected"]) for line in lines} == {("t", "7")}
     assert main([*command, "--source-column", "topc"]) == 2
     assert "no column 'topc' for the source. Did you mean 'topic'" in capsys.readouterr().err
+
+
+def test_a_run_that_did_not_hold_out_the_questions_is_named(
+    trained: Path, copy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, other = trained / "run", copy / "run"
+    command = ["eval", str(run), str(other), "--max-new-tokens", "1", "--out", str(tmp_path / "answers")]
+    assert main(command) == 0
+    assert not caplog.records
+    lines = (other / "held_out.jsonl").read_text().splitlines(keepends=True)
+    (other / "held_out.jsonl").write_text("".join(lines[3:]))
+    held = {json.loads(line)["row"]["prompt"] for line in lines[3:]}
+    missing = sum(json.loads(line)["row"]["prompt"] not in held for line in lines[:3])
+    assert missing
+    assert main(command) == 0
+    assert f"did not hold out {missing} of the 8 questions, which {run} held out" in caplog.text
+    caplog.clear()
+    data = str(trained / "rows.jsonl")
+    assert main([*command, "--data", data, "--limit", "1"]) == 0
+    assert not caplog.records

@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from colm.lab.run.answers import evaluate_target, find_questions
     from colm.lab.run.disk import saying
     from colm.lab.run.folder import RunFolder
+    from colm.lab.run.own_rows import warn_trained
     from colm.lab.run.target import find_target, load_target
     from colm.step.record import ANSWER_NAMES, HARNESS_NAME
 
@@ -49,6 +50,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         own.prepare()
         own.refuse_foreign(ANSWER_NAMES)
     asked = None if options.tasks and not options.data else find_questions(targets[0], options)
+    if asked is not None and not options.data:
+        for target in targets[1:]:
+            warn_trained(asked.asked, targets[0], target)
     known = next((target.trained for target in targets if target.trained is not None), None)
     console = make_console(quiet=args.json)
     results: dict[str, dict[str, Any]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,16 @@ from datasets import Dataset
 
 from colm.errors import DataError
 from colm.lab.data.fingerprint import describe_difference
-from colm.lab.data.held_rows import Parts, TextRows, read_held_out, write_row
+from colm.lab.data.held_rows import Parts, TextRows, part_keys, read_held_out, write_row
 from colm.lab.data.load import read_validation
+from colm.lab.data.prompts import HeldPrompts, prompt_keys
+from colm.lab.data.questions import Question
 from colm.lab.run.check import holds_out
 from colm.lab.run.folder import RunFolder
 from colm.lab.run.prepare import is_older, prepare_data
 from colm.lab.run.resume import fingerprint_run
 from colm.lab.run.settings import RunSettings
+from colm.lab.run.target import Target
 from colm.step.record import HELD_OUT_NAME
 
 logger = logging.getLogger(__name__)
@@ -63,6 +66,26 @@ def held_out_of(settings: RunSettings, folder: Path) -> Parts:
             f"Restore the data, or g{REMEDY[1:]}"
         )
     return prepared.held_out
+
+
+def warn_trained(asked: Sequence[Question], target: Target, other: Target) -> None:
+    """Log how many questions that one run held out, another run may have trained on, because it did not.
+
+    Args:
+        asked: held-out rows of `target`.
+        target: the run that held them out.
+        other: a run that answers them too; nothing is known of the training rows of a model.
+    """
+    if other.folder is None or other.folder == target.folder:
+        return
+    held = [] if is_older(other.folder) else read_held_out(other.folder / HELD_OUT_NAME)
+    prompts = HeldPrompts(keys for part in held for keys in part_keys(part))
+    open_to = sum(not prompts.meet(prompt_keys(question.format, question.row)) for question in asked)
+    if open_to:
+        logger.warning(
+            "%s did not hold out %d of the %d questions, which %s held out, and may have trained on them. %s",
+            *(other.name, open_to, len(asked), target.name, REMEDY),
+        )
 
 
 def _rename(part: TextRows, columns: dict[str, str]) -> TextRows:
