@@ -18,7 +18,9 @@ from colm.lab.study.rates import describe_rates, find_rates, free_seed
 BASE = {"model": "tiny", "output_dir": "out"}
 
 
-def write_search(out: Path, losses: dict[str, dict[float, float]], steps: int = 5) -> dict[Path, dict[str, Any]]:
+def write_search(
+    out: Path, losses: dict[str, dict[float, float]], steps: int = 5, digest: str = "1"
+) -> dict[Path, dict[str, Any]]:
     runs = {}
     for method, by_rate in losses.items():
         for rate, loss in by_rate.items():
@@ -30,6 +32,7 @@ def write_search(out: Path, losses: dict[str, dict[float, float]], steps: int = 
             training = {"max_steps": steps, "use_cpu": True, "learning_rate": rate}
             runs[folder] = resolve_settings({**BASE, "training": training, "output_dir": str(folder)}).values
             (folder / "config.yaml").write_text(write_yaml(runs[folder]))
+            (folder / "data.json").write_text(json.dumps({"train": {"rows": 5, "digest": digest}}))
     return runs
 
 
@@ -49,8 +52,9 @@ def test_the_best_of_the_rates_tried_may_be_the_last(tmp_path: Path) -> None:
     found = find_rates(tmp_path, write_search(tmp_path, {"random": {1e-3: 2.0, 2e-3: 1.5}}))
     assert "the best is the largest one tried, so try others beyond it" in next(describe_rates(found))
     write_search(tmp_path, {"random": {8e-3: 0.1}}, steps=50)
+    write_search(tmp_path, {"random": {5e-4: 0.1}}, digest="2")
     found = find_rates(tmp_path, write_search(tmp_path, {"random": {4e-3: 1.7}}))  # tried later
-    assert list(found["random"].losses) == [1e-3, 2e-3, 4e-3]  # without that of a longer run
+    assert list(found["random"].losses) == [1e-3, 2e-3, 4e-3]  # without those of a longer run and of other data
     assert (found["random"].best, found["random"].at_end) == (2e-3, False)
 
 

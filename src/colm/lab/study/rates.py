@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from colm.errors import ConfigError
+from colm.lab.data.fingerprint import describe_difference
 from colm.lab.run.arguments import fill_training
 from colm.lab.run.changes import refused_changes
 from colm.lab.run.folder import RunFolder
@@ -64,7 +65,7 @@ def free_seed(seeds: Sequence[int], given: int | None) -> int:
 def find_rates(out: Path, search: Mapping[Path, Mapping[str, Any]]) -> dict[str, Found]:
     """Return each method's best rate, and write all that were tried to `rates.json`.
 
-    Earlier runs with other rates count, if nothing else in their settings differs.
+    Earlier runs with other rates count, if their data is the same and nothing else in their settings differs.
 
     Args:
         out: the comparison's folder.
@@ -78,7 +79,7 @@ def find_rates(out: Path, search: Mapping[Path, Mapping[str, Any]]) -> dict[str,
         method = planned.relative_to(out / SEARCH).parts[0]
         for path in sorted(planned.parents[1].glob(f"*/{planned.name}/{SUMMARY_NAME}")):
             run = RunFolder(path.parent)
-            if path.parent != planned and not _differs_in_rate_alone(run, settings):
+            if path.parent != planned and not _differs_in_rate_alone(run, RunFolder(planned), settings):
                 continue
             macro = figures(run.read(SUMMARY_NAME))["macro"]
             rate = fill_training(run.config()["training"])["learning_rate"]
@@ -104,8 +105,8 @@ def find_rates(out: Path, search: Mapping[Path, Mapping[str, Any]]) -> dict[str,
     return found
 
 
-def _differs_in_rate_alone(run: RunFolder, settings: Mapping[str, Any]) -> bool:
-    if not run.config():
+def _differs_in_rate_alone(run: RunFolder, planned: RunFolder, settings: Mapping[str, Any]) -> bool:
+    if not run.config() or describe_difference(run.fingerprint(), planned.fingerprint()):
         return False
     changes = refused_changes(load_run_settings(run.path).values, settings, same_length=True)
     return {key for key, _, _ in changes} <= {"training.learning_rate"}
