@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -37,6 +38,20 @@ def test_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert math.isclose(sum(source["in_coreset"] for source in found["sources"].values()), 4)
     assert {"title", "reason", "advice"} == set(found["warnings"][0])
     assert Path(found["page"]).is_file()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_names_survive_an_output_that_is_not_utf_8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    name = "größe… 漢字"
+    folder = write_finished(tmp_path / "run", steps=10, sizes={name: 500, "small": 20})
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", out)
+    assert main(["report", str(folder), "--json"]) == 0
+    out.flush()
+    found = json.loads(out.buffer.getvalue())  # read as UTF-8
+    assert name in [source["name"] for source in found["runs"]["run"]["sources"]]
 
 
 def test_clusters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

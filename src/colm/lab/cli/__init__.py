@@ -97,7 +97,7 @@ def _run(args: argparse.Namespace) -> int:
         if getattr(args, "json", False):
             with redirect_stdout(sys.stderr):
                 document = command.run(args)
-            print(to_json(document))
+            print(to_json(document, getattr(sys.stdout, "encoding", None)))  # None behind >&-
         else:
             command.run(args)
         print(end="", flush=True)  # notices a closed output here, not when Python exits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
     from colm.lab.sources.mixture import Survey
 
 
-def to_json(document: Any) -> str:
+def to_json(document: Any, encoding: str | None = None) -> str:
     """Return a document as JSON. Records become mappings; numbers that are not finite become null.
+
+    JSON is read as UTF-8: in a text of another encoding, all that is not ASCII is escaped.
 
     >>> print(to_json({"loss": float("nan"), "page": Path("a.html")}))
     {
@@ -23,7 +26,8 @@ def to_json(document: Any) -> str:
       "page": "a.html"
     }
     """
-    return json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False)
+    escaped = codecs.lookup(encoding or "utf-8").name != "utf-8"
+    return json.dumps(_plain(document), indent=2, ensure_ascii=escaped, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
