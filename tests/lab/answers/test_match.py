@@ -31,6 +31,10 @@ from colm.lab.answers.match import kind_of, normalise_text
         ("'Paris'", "paris", True),
         (r"\text{Paris}", "paris", True),
         ("Paris", "London", False),
+        ("cafe\u0301", "caf\u00e9", True),  # as macOS and others write an accent
+        ("n\u0303", "n", False),
+        ("rock 'n' roll", "Rock \u2018n\u2019 Roll", True),
+        ('the "big" one', "the \u201cbig\u201d one", True),
         ("5", "five", False),
         ("", "", False),
         ("", "5", False),

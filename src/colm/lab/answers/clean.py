@@ -11,6 +11,8 @@ _CHARACTERS = str.maketrans(
         **dict.fromkeys("\u2212\u2013\u2010\u2011\ufe63\uff0d", "-"),
         **dict.fromkeys("\u00a0\u202f\u2009\u2007\u2002\u2003\u200a\u3000", " "),
         **dict.fromkeys("\u200b\u2060\ufeff\u200e\u200f", ""),
+        **dict.fromkeys("\u2018\u2019", "'"),
+        **dict.fromkeys("\u201c\u201d", '"'),
         **{chr(0xFF10 + digit): str(digit) for digit in range(10)},
     }
 )
@@ -72,13 +74,14 @@ def clean_mathematics(text: str) -> str:
     >>> clean_mathematics("**42**"), clean_mathematics(r"$\\text{Paris}$."), clean_mathematics("2**3")
     ('42', 'Paris', '2^3')
     """
-    text = re.sub(r"\s{3,}", lambda found: "\n" if "\n" in found[0] else " ", text.translate(_CHARACTERS))
+    text = unicodedata.normalize("NFC", text.translate(_CHARACTERS))  # a letter and its accent are one character
+    text = re.sub(r"\s{3,}", lambda found: "\n" if "\n" in found[0] else " ", text)
     text = _unbox(text)
     for rule, replacement in _RULES:
         text = rule.sub(replacement, text)
     text = re.sub("[\u00bc-\u00be\u2150-\u215e]", _write_fraction, text)
     text = re.sub(r"(?<=[0-9)])[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda found: f"^{{{found[0].translate(_SUPERSCRIPTS)}}}", text)
-    text = text.strip("\"'\u201c\u201d\u2018\u2019\t\n ").rstrip(".:;,\"'\u201c\u201d\u2018\u2019\t\n ")
+    text = text.strip("\"'\t\n ").rstrip(".:;,\"'\t\n ")
     if text.endswith("!") and not re.search(r"(?:[0-9)}]|(?<![A-Za-z])[A-Za-z])!+$", text[-40:]):  # not a factorial
         text = text.rstrip("!.")
     return text.strip()
