@@ -146,6 +146,9 @@ def test_bad_names() -> None:
         method_settings("colm+pools=0", BASE)
     with pytest.raises(ConfigError, match="Unknown selection setting 'kep'"):
         method_settings("colm+kep=1", BASE)
+    # Its results would be missing from the comparison, which looks for them in a folder of the method's name.
+    with pytest.raises(ConfigError, match="contains '/', which the name of its folder cannot.*selection.order_by"):
+        method_settings("random+order=balanced,order_by=runs/words.parquet", BASE)
 
 
 @pytest.mark.parametrize("method", ["control", "random", "colm-spsa", "colm"])

@@ -84,11 +84,16 @@ def method_settings(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         values: a resolved configuration, as in `config.yaml`.
 
     Raises:
-        ConfigError: an unknown method (gives the closest one), a change that is not ``key=value``, or a value out of
-            range.
+        ConfigError: an unknown method (gives the closest one), a change that is not ``key=value``, a value out of
+            range, or a name that cannot be that of the folder of its runs.
     """
     base, _, changes = name.partition("+")
     check_keys({base: changes}, METHODS, kind="method")
+    if "/" in name:
+        raise ConfigError(
+            f"The method {name!r} contains '/', which the name of its folder cannot. Methods keep what the settings "
+            "say: give a path there, as selection.order_by, or name a file in the current folder."
+        )
     method = METHODS[base]
     changed = _parse_changes(name, changes)
     given = set(changed)
