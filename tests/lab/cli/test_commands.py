@@ -189,6 +189,12 @@ def test_errors_are_one_line_and_status_two(
     assert not (tmp_path / "run" / "config.yaml").exists()  # nothing was begun
 
 
+def test_an_evaluation_without_a_row_to_spare_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_run(tmp_path)
+    assert main(["train", config, "data.source_column=prompt", "training.eval_strategy=steps"]) == 2
+    assert "training.eval_strategy=steps evaluates, but there is no validation data" in capsys.readouterr().err
+
+
 def test_resume_without_a_run_begins_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert main(["train", write_run(tmp_path), "--resume", "training.max_steps=1"]) == 0
     assert f"{tmp_path / 'run'} contains no complete checkpoint; the run starts from the beginning." in caplog.text

@@ -152,6 +152,9 @@ def test_left_out_rows_and_sources_without_held_out_rows_are_logged(caplog: pyte
     caplog.clear()
     hold_out([Dataset.from_list(ROWS)], "source", 3, seed=0)
     assert not caplog.records
+    hold_out([Dataset.from_list([{**row, "source": f"source-{i}"} for i, row in enumerate(rows)])], "source", 1, seed=0)
+    assert "source-0, " in caplog.text
+    assert "more sources can be held out" in caplog.text
 
 
 def test_prompts_of_another_source_and_format_are_left_out_too(caplog: pytest.LogCaptureFixture) -> None:

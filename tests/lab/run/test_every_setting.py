@@ -150,6 +150,10 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
         ({"training": {"torch_compile_mode": "abc"}}, "Unrecognized mode=abc"),
         ({"training": {"gradient_checkpointing_kwargs": {"reentrant": True}}}, "Did you mean 'use_reentrant'"),
         ({"training": {"eval_strategy": "steps"}}, "evaluates, but there is no validation data"),
+        (
+            {"data": {"train": "a", "validation_rows": {"a": 0}}, "training": {"eval_strategy": "steps"}},
+            "evaluates, but there is no validation data",
+        ),
         ({"training": {"eval_on_start": True}}, "evaluates, but there is no validation data"),
         (
             {"training": {"prediction_loss_only": True}},

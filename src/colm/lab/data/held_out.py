@@ -14,7 +14,7 @@ from datasets import Dataset
 from colm.lab.data.held_rows import Parts, part_keys, part_sources
 from colm.lab.data.prompts import HeldPrompts, Keys, PromptRows
 from colm.mixing import check_names
-from colm.step.sources import count_sources
+from colm.step.sources import count_sources, shorten_names
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ def warn_shared(
         what,
         len(shared),
         among,
-        ", ".join(f"{name} {count} of {sizes[name]}" for name, count in sorted(rows.items())),
+        shorten_names([f"{name} {count} of {sizes[name]}" for name, count in sorted(rows.items())]),
     )
 
 
@@ -176,7 +176,7 @@ def _say_drawn(sources: Sequence[str], wanted: Mapping[str, int], sides: npt.NDA
     if none:
         logger.warning(
             "No row of %s can be held out: rows with one prompt stay together and half of a source stays for training.",
-            ", ".join(none),
+            shorten_names(none),
         )
     _say_left_out(Counter(sources[row] for row in np.flatnonzero(sides == LEFT_OUT).tolist()))
 
@@ -186,5 +186,5 @@ def _say_left_out(gone: Mapping[str, int]) -> None:
         logger.warning(
             "%d rows are left out of training, because their prompt is held out: %s.",
             sum(gone.values()),
-            ", ".join(f"{name} {count}" for name, count in sorted(gone.items())),
+            shorten_names([f"{name} {count}" for name, count in sorted(gone.items())]),
         )

@@ -21,7 +21,7 @@ from colm.lab.data.held_rows import Parts
 from colm.lab.data.read import read_rows
 from colm.lab.data.schemas import COLUMNS, PROMPT_COLUMNS, recognize_question
 from colm.lab.data.tokenize import name_rows
-from colm.step.sources import name_of_row
+from colm.step.sources import name_of_row, shorten_names
 from colm.step.values import text_of_value
 
 logger = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ def _skip_plain_text(parts: Parts, source_column: str) -> Parts:
         return parts
     skipped = Counter(str(row.get(source_column)) for part in parts if part not in asked for row in part)
     if skipped:
-        names = ", ".join(f"{name} ({count} rows)" for name, count in skipped.items())
+        names = shorten_names([f"{name} ({count} rows)" for name, count in skipped.items()])
         logger.warning("Skipped rows of plain text, which has no prompt to answer: %s.", names)
     return asked
 

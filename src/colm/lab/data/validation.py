@@ -14,6 +14,7 @@ from colm.lab.data.held_rows import Parts, TextRows, part_sources
 from colm.lab.data.settings import DataSettings
 from colm.lab.data.tokenize import UnlabelledError, tokenize_rows
 from colm.step.pool import is_learnable
+from colm.step.sources import shorten_names
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def tokenize_held_out(parts: Parts, tokenizer: Any, data: DataSettings) -> Datas
         options: dict[str, Any] = {"format_name": data.format, "rendering": rendering, "source_column": column}
         found += [tokenize_rows(tables, tokenizer, **options)] if tables else []
     asked, measured = (Counter(name for part in side for name in part_sources(part, column)) for side in (parts, found))
-    lost = ", ".join(f"{name} ({asked[name]})" for name in sorted(asked.keys() - measured.keys()))
+    lost = shorten_names([f"{name} ({asked[name]})" for name in sorted(asked.keys() - measured.keys())])
     if lost:
         logger.warning(
             "No held-out row of %s has a labeled token within max_length=%d, so %s. colm eval still asks them; "

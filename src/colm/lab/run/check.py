@@ -55,9 +55,10 @@ def check_run(settings: RunSettings, *, whole: bool = True) -> None:
 
 
 def holds_out(settings: RunSettings) -> bool:
-    """Return whether the run has data to evaluate on."""
-    data = settings.data
-    return bool(data.validation or data.validation_rows or data.train == "demo")
+    """Return whether the settings give the run data to evaluate on."""
+    data, rows = settings.data, settings.data.validation_rows
+    wanted = any(rows.values()) if isinstance(rows, dict) else rows
+    return bool(data.validation or wanted or data.train == "demo")
 
 
 def _check_evaluation(settings: RunSettings) -> None:
@@ -66,14 +67,18 @@ def _check_evaluation(settings: RunSettings) -> None:
             "data.validation_rows=%s has no effect, because data.validation names the validation data.",
             settings.data.validation_rows,
         )
-    if holds_out(settings):
-        return
+    if not holds_out(settings):
+        refuse_evaluation(settings)
+
+
+def refuse_evaluation(settings: RunSettings) -> None:
+    """Raise ConfigError if the settings ask for evaluations, for a run without data to evaluate on."""
     for name in ("eval_strategy", "eval_on_start", "load_best_model_at_end"):
         value = settings.arguments[name]
         if value and value != "no":
             raise ConfigError(
                 f"training.{name}={value} evaluates, but there is no validation data; set data.validation, or "
-                "data.validation_rows."
+                "data.validation_rows for sources with at least two prompts."
             )
 
 

@@ -14,6 +14,7 @@ from transformers import DataCollatorForSeq2Seq, PrinterCallback, ProgressCallba
 
 from colm.errors import ColmError, ConfigError, one_line, suggest
 from colm.lab.run.adapters import add_lora
+from colm.lab.run.check import refuse_evaluation
 from colm.lab.run.hub import HubTrainer
 from colm.lab.run.loader import loader_defaults
 from colm.lab.run.named import check_adapter, load_named
@@ -71,7 +72,9 @@ def build_model(settings: RunSettings, tokenizer: Any) -> Any:
 def build_arguments(settings: RunSettings, data: PreparedData) -> TrainingArguments:
     """Make the Trainer's arguments, which also connects the processes. Raises ConfigError."""
     training = {**loader_defaults(settings), **settings.training}
-    if data.held_out and not data.validation:  # all rows are too long to measure
+    if not data.validation and not data.held_out:  # no source has rows to spare
+        refuse_evaluation(settings)
+    elif not data.validation:  # all rows are too long to measure
         training = {**training, "eval_strategy": "no", "eval_on_start": False, "load_best_model_at_end": False}
     with _as_refused():
         return TrainingArguments(output_dir=str(settings.output_dir), seed=settings.seed, **training)
