@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,36 @@ def test_without_the_template_each_line_is_raw_text(
     assert talk(monkeypatch, "3 + 1 =\nRare 7?\n", str(run), "data.chat_template=false") == 0
     answers = [expected(run, {"prompt": text}, "prompt_completion") for text in ("3 + 1 =", "Rare 7?")]
     assert capsys.readouterr().out == "".join(f"{answer}\n" for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("instruction", {"instruction": "3 + 1 =", "output": "4"}),
+        ("messages", {"messages": [{"role": "user", "content": "3 + 1 ="}, {"role": "assistant", "content": "4"}]}),
+    ],
+)
+def test_a_message_is_rendered_in_the_format_that_training_found(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, row: dict[str, Any]
+) -> None:
+    held = run / "held_out.jsonl"
+    before = held.read_text()
+    held.write_text(json.dumps({"format": name, "row": {"source": "a", **row}}) + "\n")
+    asked: list[list[int]] = []
+    monkeypatch.setattr(Conversation, "answer", lambda self, text, streamer: asked.append(self._prompt(_turn(text))))
+    assert talk(monkeypatch, "3 + 1 =\n", str(run), "data.chat_template=false") == 0
+    held.write_text(before)
+    tokenizer = load_target(find_target(str(run), []))[1]
+    assert asked == [prompt_of_format(name, tokenizer)(row)]
+
+
+def _turn(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def test_a_line_in_another_encoding_is_no_reason_to_stop(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8"))
+    assert main(["chat", str(run), *SHORT]) == 0
 
 
 def test_sampling_draws_anew_for_each_answer(

@@ -55,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     The status is 0; 2 after a user error; 130, 141 and 143 after SIGINT, a closed output and SIGTERM, as in shells.
     """
     args = parse_arguments(build_parser(), sys.argv[1:] if arguments is None else arguments)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # names outside the terminal's encoding must not stop the program
+            stream.reconfigure(errors="replace")  # what is outside the terminal's encoding must not stop the program
     rank = os.environ.get("RANK", "0")
     if rank != "0" and args.verbosity == logging.INFO:
         args.verbosity = logging.WARNING  # the first process says the same

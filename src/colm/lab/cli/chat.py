@@ -72,13 +72,15 @@ def run(args: argparse.Namespace) -> None:
 def _begin(target: Target, model: Any, tokenizer: Any, args: argparse.Namespace) -> Conversation:
     """Return a conversation that renders messages as the run's training did."""
     from colm.lab.data.formats import prompt_of_format, uses_chat
+    from colm.lab.data.schemas import PROMPT_COLUMNS
     from colm.lab.evaluate.talk import Conversation
+    from colm.lab.run.own_rows import format_of_run
 
-    data = target.settings.data
-    chat = data.format == "messages" or uses_chat(data.chat_template, tokenizer)
+    name = format_of_run(target)
+    chat = name == "messages" or uses_chat(target.settings.data.chat_template, tokenizer)
     # Without a template, training put an instruction on a line of its own.
-    name, column = ("instruction", "instruction") if data.format == "instruction" else ("prompt_completion", "prompt")
-    name, column = ("messages", "messages") if chat else (name, column)
+    name = "messages" if chat else "instruction" if name == "instruction" else "prompt_completion"
+    column = PROMPT_COLUMNS[name]
     prompt = prompt_of_format(name, tokenizer)
     return Conversation(
         model,

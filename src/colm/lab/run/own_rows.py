@@ -88,6 +88,19 @@ def warn_trained(asked: Sequence[Question], target: Target, other: Target) -> No
         )
 
 
+def format_of_run(target: Target) -> str:
+    """Return the format of a run's rows, as configured or as its held-out rows have it; ``auto`` if they do not tell.
+
+    Args:
+        target: a run, or a model, which has no rows.
+    """
+    name = target.settings.data.format
+    if name != "auto" or target.folder is None or is_older(target.folder):
+        return name
+    found = {part.format for part in read_held_out(target.folder / HELD_OUT_NAME)}
+    return found.pop() if len(found) == 1 else name
+
+
 def _rename(part: TextRows, columns: dict[str, str]) -> TextRows:
     """Rename columns as the evaluation's own data.columns asks; the run's names are already applied."""
     present = part.column_names
