@@ -39,6 +39,13 @@ def test_answers_hold_for_the_same_questions_asked_the_same_way(tmp_path: Path) 
     assert not is_answered(tmp_path, read_asked([questions], "--limit 3", settings))
 
 
+def test_the_demo_is_asked_of_every_seed_alike(tmp_path: Path) -> None:
+    config = write_run(tmp_path)
+    first, second = (load_settings(config, ["data.seed=0", f"seed={seed}"]).values for seed in (1, 2))
+    asked = read_asked(["demo"], "--limit 1", first)
+    assert asked.expected == read_asked(["demo"], "--limit 1", second).expected
+
+
 def test_answers_of_older_versions_hold_by_what_they_say(tmp_path: Path) -> None:
     settings = load_settings(write_run(tmp_path), []).values
     questions = write_questions(tmp_path / "questions.jsonl", "3")

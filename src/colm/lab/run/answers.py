@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 
 from colm.errors import ConfigError
 from colm.lab.data.demo import demo_rows
@@ -26,6 +27,7 @@ from colm.lab.evaluate.options import EvalOptions
 from colm.lab.evaluate.sandbox import find_program, run_program
 from colm.lab.run.folder import RunFolder
 from colm.lab.run.own_rows import held_out_of
+from colm.lab.run.settings import RunSettings
 from colm.lab.run.target import Target, describe_weights
 from colm.models import check_vocabulary
 from colm.step.files import replace_file
@@ -46,11 +48,7 @@ def find_questions(target: Target, options: EvalOptions) -> Questions:
     column = options.source_column or data.source_column
     parts: Parts
     if options.data:
-        files = [name for name in options.data if name != "demo"]
-        parts = read_question_files(files, data.columns, column)
-        if "demo" in options.data:
-            demo = demo_rows(data.demo_rows, target.settings.seed, held_out=options.limit or DEMO_ROWS)
-            parts = [*parts, demo.rename_column("source", column) if column != "source" else demo]
+        parts = read_given(options, target.settings)
     elif target.folder is None:
         raise ConfigError(
             f"{target.name!r} is not the folder of a run, and a model has no data of its own; give the output_dir of a "
@@ -68,6 +66,17 @@ def find_questions(target: Target, options: EvalOptions) -> Questions:
         seed=options.seed,
         run=run_written if options.run_programs else None,
     )
+
+
+def read_given(options: EvalOptions, settings: RunSettings) -> list[Dataset]:
+    """Return the rows of ``--data``: files, hub data sets, ``demo``. Raises DataError, see `read_question_files`."""
+    data = settings.data
+    column = options.source_column or data.source_column
+    parts = read_question_files([name for name in options.data if name != "demo"], data.columns, column)
+    if "demo" in options.data:
+        demo = demo_rows(data.demo_rows, settings.data_seed, held_out=options.limit or DEMO_ROWS)
+        parts.append(demo.rename_column("source", column) if column != "source" else demo)
+    return parts
 
 
 def evaluate_target(

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from colm.errors import DataError
 from colm.lab.data.fingerprint import Fingerprint, describe_difference
-from colm.lab.data.questions import read_question_files, read_questions
+from colm.lab.data.questions import read_questions
 from colm.lab.evaluate.options import EvalOptions, check_options, parse_eval
+from colm.lab.run.answers import read_given
 from colm.lab.run.folder import RunFolder
 from colm.lab.run.prepare import prepare_data
 from colm.lab.run.resume import fingerprint_run
@@ -95,8 +96,7 @@ def read_asked(data: Sequence[str], options: str, settings: Mapping[str, Any]) -
     check_options(how)
     run = resolve_settings(settings, overrides)
     column = how.source_column or run.data.source_column
-    parts = read_question_files(how.data, run.data.columns, column)
-    questions = read_questions(parts, source_column=column, format_name=run.data.format)
+    questions = read_questions(read_given(how, run), source_column=column, format_name=run.data.format)
     return Asked(how, {**how.recorded(), "dtype": run.dtype, "rows": questions.digest})
 
 
