@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colm.errors import DataError
+from colm.lab.data.chat import read_turns
 from colm.lab.data.formats import Rendering
 from colm.lab.data.load import read_mixture
 from colm.lab.data.schemas import ANSWERED, ASKED, COLUMNS, CONVERSATIONS, is_row, recognize_columns
@@ -189,6 +190,12 @@ def test_tool_calls_of_sharegpt_reach_the_template(tmp_path: Path) -> None:
     finally:
         TOKENIZER.chat_template = kept
     assert said == ["user:What is 2 + 3?\nassistant:add<eos>\ntool:5\nassistant:It is 5.<eos>\n"]
+
+
+def test_roles_are_known_in_any_case() -> None:
+    roles = ("System", "USER", "Human", "Assistant", "Tool", "Observation")
+    turns = read_turns([{"role": role, "content": "5"} for role in roles])
+    assert [turn["role"] for turn in turns] == ["system", "user", "user", "assistant", "tool", "tool"]
 
 
 def test_rows_too_long_are_cut_dropped_or_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

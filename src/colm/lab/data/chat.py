@@ -26,7 +26,7 @@ ROLES = {
     **dict.fromkeys(
         ("gpt", "chatgpt", "bot", "bing", "bard", "ai", "model", "assistant", "function_call"), "assistant"
     ),
-    **dict.fromkeys(("function", "function_response", "observation", "tool_response", "ipython"), "tool"),
+    **dict.fromkeys(("tool", "function", "function_response", "observation", "tool_response", "ipython"), "tool"),
     "system": "system",
 }
 """The roles of ShareGPT and its relatives, in lower case, as templates name them; others are unchanged."""
