@@ -429,3 +429,13 @@ def test_a_stream_without_rows_is_rejected(name: str, tmp_path: Path) -> None:
     for streaming in (False, True):
         with pytest.raises(DataError, match="has no row"):
             read_rows(str(tmp_path / name), streaming=streaming)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_file_without_a_row_is_said_to_have_none(tmp_path: Path, streaming: bool) -> None:
+    for name, text in (("header.csv", "prompt,completion\n"), ("none.json", "[]"), ("bare.jsonl", "{}\n{}\n")):
+        (tmp_path / name).write_text(text)
+    parquet.write_table(pa.table({"prompt": pa.array([], pa.string())}), tmp_path / "empty.parquet")
+    for path in tmp_path.iterdir():
+        with pytest.raises(DataError, match=rf"{path.name}' has no rows; it needs at least one"):
+            read_rows(str(path), streaming=streaming)

@@ -60,11 +60,9 @@ class ColumnTypes:
 
     def __init__(self) -> None:
         self._kinds: dict[str, set[type]] = {}
-        self.rows = 0
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add one row."""
-        self.rows += 1
         for name, value in row.items():
             kinds = self._kinds.setdefault(name, set())
             if value is not None:

@@ -34,17 +34,21 @@ def files_as_rows(
     if streaming:
         first = islice(_generate(**options), FIRST_ROWS)
         columns = tuple(dict.fromkeys(column for row in first for column in row))  # lists would be shards
-        if not columns:
-            raise DataError(f"{names[0]!r} has no rows; it needs at least one.")
+        _require_rows(names[0], columns)
         return IterableDataset.from_generator(_generate, gen_kwargs={**options, "columns": columns})
     types = ColumnTypes()
     for row in _generate(**options):
         types.add(row)
-    if not types.rows:
-        raise DataError(f"{names[0]!r} has no rows; it needs at least one.")
     features = types.features()
+    _require_rows(names[0], features)
     options |= {"features": features, "stamps": [_stamp(place) for place in places]}
     return Dataset.from_generator(_generate, features=features, gen_kwargs=options)
+
+
+def _require_rows(name: str, found: object) -> None:
+    """Raise DataError if nothing was found: no row, or no cell in any row."""
+    if not found:
+        raise DataError(f"{name!r} has no rows; it needs at least one.")
 
 
 def _generate(
@@ -89,7 +93,9 @@ def parquet_as_rows(name: str, streaming: bool) -> Any:
     """Read a Parquet file."""
     # The builder of `datasets` would take names for patterns.
     with open(name, "rb") as file:
-        schema = ParquetFile(file).schema_arrow
+        held = ParquetFile(file)
+        rows, schema = held.metadata.num_rows, held.schema_arrow
+    _require_rows(name, rows)
     doubled = [column for column in schema.names if schema.names.count(column) > 1]
     if doubled:
         raise DataError(f"{name!r} has the column {doubled[0]!r} twice; rename one of them.")
