@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -235,3 +236,35 @@ def test_prompts_do_not_contain_appended_tokens() -> None:
     for completion, learned in (("5", "5<s>"), ("<s>", "<s>"), ("<s>5<s>", "5<s>"), ("", "")):
         row = {"prompt": "2?", "completion": completion}
         assert shown(one, row, "prompt_completion") == (f"<s>2?{learned}", learned)
+
+
+DATED = (
+    "{% if not date_string is defined %}{% if strftime_now is defined %}"
+    "{% set date_string = strftime_now('%d %b %Y') %}{% else %}{% set date_string = '26 Jul 2024' %}{% endif %}"
+    "{% endif %}{{ date_string + ' ' + strftime_now( \"%H\" ) + ' ' }}" + CHATML
+)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_the_date_of_a_template_is_the_same_every_day(caplog: pytest.LogCaptureFixture, named: bool) -> None:
+    caplog.set_level(logging.INFO)
+    tokenizer = make_tokenizer(DATED)
+    if named:
+        tokenizer.chat_template = {"default": CHATML, "tool_use": DATED}
+    tokenize = tokenizer_of_format("messages", tokenizer, Rendering(500))
+    row = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "world"}]}
+    if named:
+        row["tools"] = [{"type": "function"}]
+    text = tokenizer.decode(tokenize(row)["input_ids"])
+    assert text.startswith("26 Jul 2024 00 <|im_start|>user")
+    assert caplog.text.count("Rows have 26 July 2024") == 1
+    assert tokenizer.decode(prompt_of_format("messages", tokenizer)(row)).startswith("26 Jul 2024 00 ")
+    chosen = {**row, "chat_template_kwargs": {"date_string": "1 May 2026"}}
+    assert tokenizer.decode(tokenize(chosen)["input_ids"]).startswith("1 May 2026 00 ")
+
+
+def test_a_date_that_cannot_be_fixed_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = make_tokenizer("{% set f = '%Y' %}{{ strftime_now(f) }}" + CHATML)
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    tokenizer_of_format("messages", tokenizer, Rendering(500))({"messages": turns})
+    assert caplog.text.count("tokens depend on the day") == 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,21 @@ ROLES = {
 
 OWN_ARGUMENTS = ("conversation", "tools", "documents", "tokenize", "add_generation_prompt", "continue_final_message")
 """Arguments of the template call that a row cannot set through `ARGUMENTS`."""
+
+
+DATE = date(2024, 7, 26)
+"""The date that templates write: the one that Llama's fall back on. Today's would make tokens depend on the day."""
+
+_DATE_CALL = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+
+
+def fix_date(template: str) -> str:
+    """Return a chat template that writes `DATE` where it would write the current date.
+
+    >>> fix_date("Today: {{ strftime_now('%d %b %Y') }}")
+    'Today: {{ "26 Jul 2024" }}'
+    """
+    return _DATE_CALL.sub(lambda call: json.dumps(DATE.strftime(call[2])), template)
 
 
 def read_turns(cell: Any) -> list[Turn]:
@@ -148,6 +165,7 @@ class Chat:
         self._encoder = encoder
         self._tokenizer = tokenizer = encoder.tokenizer
         added = getattr(tokenizer, "added_tokens_decoder", {})
+        self._dated = "strftime_now" in str(getattr(tokenizer, "chat_template", None))
         self._marks = {*tokenizer.all_special_ids, *(token for token, held in added.items() if held.special)}
 
     def require_template(self) -> None:
@@ -252,6 +270,8 @@ class Chat:
         self.require_template()
         given = [dict(turn) for turn in turns]
         try:
+            if self._dated:
+                extras = {**extras, "chat_template": self._fixed_template(extras)}
             text: str = self._tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=ask, **extras)
         except Exception as error:  # templates raise errors of any kind, from Jinja and Python
             roles = ", ".join(turn["role"] for turn in turns)
@@ -260,3 +280,18 @@ class Chat:
                 f"The chat template rejects a conversation of {roles}: {said}. Change the row or leave it out."
             ) from error
         return text
+
+    def _fixed_template(self, extras: Mapping[str, Any]) -> str:
+        template = self._tokenizer.get_chat_template(extras.get("chat_template"), extras.get("tools"))
+        fixed = fix_date(template)
+        if fixed != template:
+            self._encoder.say(
+                "The chat template writes the current date. Rows have %s, so that tokens do not depend on the day.",
+                DATE.strftime("%d %B %Y"),
+            )
+        if "strftime_now(" in fixed:
+            self._encoder.say(
+                "The chat template computes a date, so tokens depend on the day: a run resumed on another day may be "
+                "refused because its data differs."
+            )
+        return fixed
