@@ -37,7 +37,8 @@ FILES = {
     "EVALUATIONS_NAME": "One line for each evaluation: the loss of each source and the means.",
     "LOSSES_NAME": "One line for each log of the Trainer: the mean training loss since the line before.",
     "CONFIG_NAME": "The resolved configuration, with all defaults.",
-    "DATA_NAME": "Number and digest of the training and held-out rows; a resume and a comparison compare them.",
+    "DATA_NAME": "Number and digest of the training and held-out rows, and of a local model's files; a resume and a "
+    "comparison compare them.",
     "HELD_OUT_NAME": "The rows that the run held out, as text. `colm eval` asks them.",
     "SUMMARY_NAME": "Written at the end: sources, small sources, losses before and after, seconds, peak memory, "
     "dropped rows.",

@@ -155,8 +155,8 @@ def test_runs_on_other_data_are_refused(
     (tmp_path / "rows.jsonl").write_text(rows.replace("Rare ", "Seldom "))
     assert main([*command, "control"]) == 2
     error = capsys.readouterr().err
-    assert "seed-0 contains a run on other data (54 training rows (" in error
-    assert "Restore the data, choose another output_dir, or delete that folder" in error
+    assert "seed-0 contains a run on other data or of another model (54 training rows (" in error
+    assert "Restore it, choose another output_dir, or delete that folder" in error
     assert not (out / "control").exists()
     (out / "random" / "seed-0" / "data.json").unlink()  # as an older version left it
     assert main([*command, "control"]) == 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset, Features, List, Value, concatenate_datasets
+from tests.support.models import tiny_model
 
 from colm.lab.data import fingerprint
-from colm.lab.data.fingerprint import describe_difference, fingerprint_data
+from colm.lab.data.fingerprint import describe_difference, fingerprint_data, fingerprint_model
 
 ROWS: list[dict[str, Any]] = [
     {"source": "a", "input_ids": [1, 2, 3], "labels": [-100, 2, 3]},
@@ -76,3 +79,47 @@ def test_the_digest_of_held_out_rows_begins_a_batch_at_each_source(monkeypatch: 
     found = fingerprint_data(rows, by_source, "source")
     assert found["train"]["digest"] == "00956dc4be589933fc341533b04c4851"
     assert found["validation"] == {"rows": 14, "digest": "b8730b32ddc86a8201b233fb82c78e5c"}
+
+
+def test_a_model_is_known_by_the_weights_in_its_files(tmp_path: Path) -> None:
+    folder, moved = tmp_path / "model", tmp_path / "moved"
+    model = tiny_model()
+    model.save_pretrained(folder)
+    known = fingerprint_model(str(folder))
+    (folder / "training_args.bin").write_bytes(b"1")
+    folder.rename(moved)
+    assert fingerprint_model(str(moved)) == known != {}
+    for weight in model.parameters():  # any tensor that was trained
+        before = weight.detach().clone()
+        with torch.no_grad():
+            weight += 1e-3
+        model.save_pretrained(folder)
+        found = fingerprint_model(str(folder))
+        difference = describe_difference(known, found)
+        assert difference is not None
+        assert difference.startswith("the model's files had other weights (")
+        with torch.no_grad():
+            weight.copy_(before)
+    for unknown in ({}, fingerprint_model("org/name"), fingerprint_model(str(tmp_path))):
+        assert describe_difference(unknown, found) is describe_difference(found, unknown) is None
+
+
+@pytest.mark.parametrize("size", [0, 1, fingerprint.SAMPLE - 1, fingerprint.SAMPLE, 3 * fingerprint.SAMPLE, 2**25])
+def test_a_large_file_is_sampled_from_its_first_to_its_last_byte(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "weights.gguf"
+    path.write_bytes(bytes(size))
+    digests = {fingerprint_model(str(path))["model"]["digest"]}
+    for place in {0, size - 1} if size else ():
+        content = bytearray(size)
+        content[place] = 1
+        path.write_bytes(content)
+        digests.add(fingerprint_model(str(path))["model"]["digest"])
+    assert len(digests) == 1 + len({0, size - 1} if size else ())
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"1", b"\xff" * 100, bytes([2]) + bytes(7) + b"[]", bytes([7]) + bytes(7) + b'{"a":1}']
+)
+def test_a_damaged_file_is_left_to_the_loader(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    assert fingerprint_model(str(tmp_path))["model"]["files"] == 1

@@ -162,7 +162,7 @@ def test_a_stream_asks_and_leaves_out_what_it_held_out(tmp_path: Path, capsys: p
     assert not {prompt for _, prompt, _ in before} & read
     (tmp_path / "compared" / "random").mkdir(parents=True)
     shutil.copytree(run, folder := tmp_path / "compared" / "random" / "seed-0")
-    with pytest.raises(DataError, match=r"seed-0 contains a run on other data \(8 held-out rows"):
+    with pytest.raises(DataError, match=r"seed-0 contains a run on other data or of another model \(8 held-out rows"):
         check_run_data(tmp_path / "compared", {folder: settings.values})
     (run / "held_out.jsonl").unlink()  # as an older version left it
     assert main(["eval", str(run)]) == 2

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from tests.support.commands import write_run
 from tests.support.files import contents, read_lines
+from tests.support.models import tiny_model
 from transformers import Trainer
 
 from colm.errors import ConfigError
@@ -17,6 +19,7 @@ from colm.lab.cli import main
 from colm.lab.run.changes import find_differences
 from colm.lab.run.resume import check_settings
 from colm.lab.run.settings import load_settings
+from colm.models import load_tokenizer
 
 FEW = {"max_steps": 2, "save_steps": 1, "per_device_train_batch_size": 4, "use_cpu": True}
 
@@ -42,7 +45,7 @@ def test_other_settings_or_data_are_refused_and_nothing_is_written(
     rows = (tmp_path / "rows.jsonl").read_text()
     (tmp_path / "rows.jsonl").write_text(rows.replace("Rare ", "Seldom "))
     assert main(resume) == 2
-    assert "The data is not the data that the run in" in (error := capsys.readouterr().err)
+    assert "The data or the model is not what the run in" in (error := capsys.readouterr().err)
     assert "54 training rows (" in error
     (tmp_path / "rows.jsonl").write_text(rows)
 
@@ -134,3 +137,23 @@ def test_what_a_run_was_trained_on_is_in_its_folder(tmp_path: Path) -> None:
     data = json.loads((tmp_path / "run" / "data.json").read_text())
     assert data["train"]["rows"] == 54
     assert data["validation"]["rows"] == 6
+
+
+@pytest.mark.slow
+def test_an_adapter_is_not_resumed_on_another_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = tmp_path / "base"
+    tokenizer = load_tokenizer("demo")
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(base)
+    model = tiny_model(vocab_size=len(tokenizer))
+    model.save_pretrained(base)
+    config = write_run(tmp_path, model=str(base), training=FEW, lora={"r": 4})
+    assert main(["train", config]) == 0
+    resume = ["train", config, "--resume", "training.max_steps=3"]
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight += 1e-3
+    model.save_pretrained(base)
+    assert main(resume) == 2
+    assert "the model's files had other weights" in capsys.readouterr().err
+    tiny_model(vocab_size=len(tokenizer)).save_pretrained(base)
+    assert main(resume) == 0

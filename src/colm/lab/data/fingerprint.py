@@ -1,11 +1,13 @@
-"""The identity of tokenized rows: their number, and a digest of everything that training reads."""
+"""The identity of tokenized rows and of a local model: a digest of what training reads of them."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from itertools import groupby, pairwise
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from datasets import Dataset
@@ -16,7 +18,18 @@ BATCH = 10_000
 """Rows hashed at a time; the digest depends on this value."""
 
 Fingerprint = dict[str, dict[str, Any]]
-"""``train`` and ``validation``, or ``held_out`` for a stream, each with its ``rows`` and their ``digest``."""
+"""``train`` and ``validation``, or ``held_out`` for a stream, each with its ``rows`` and their ``digest``; and the
+``digest`` and number of ``files`` of a local ``model``."""
+
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin", "*.gguf")
+"""Names of the files of a model's folder that hold weights."""
+
+LARGEST_HEADER = 10**8
+"""Bytes, as the format allows."""
+
+SAMPLE, PLACES = 2**12, 2**10
+"""Bytes that are read of each tensor, since one that was trained differs everywhere; without a list of tensors, at so
+many places of a file."""
 
 
 def fingerprint_data(train: Dataset, validation: Dataset | None, source_column: str) -> Fingerprint:
@@ -50,6 +63,23 @@ def fingerprint_stream(held_out: Iterable[str]) -> Fingerprint:
     return {"held_out": {"rows": rows, "digest": hasher.hexdigest()}}
 
 
+def fingerprint_model(name: str) -> Fingerprint:
+    """Return the fingerprint of the weights in a model's folder or ``.gguf`` file; nothing for a hub name."""
+    path = Path(name)
+    files = [path] if path.is_file() else sorted(file for pattern in WEIGHTS for file in path.glob(pattern))
+    if not files:
+        return {}
+    hasher = hashlib.blake2b(digest_size=16)
+    for file in files:
+        size = file.stat().st_size
+        hasher.update(f"{file.name}:{size}".encode())
+        with file.open("rb") as weights:
+            for place in _tensors(weights) or np.linspace(0, max(0, size - SAMPLE), PLACES, dtype=np.int64).tolist():
+                weights.seek(place)
+                hasher.update(weights.read(SAMPLE))
+    return {"model": {"files": len(files), "digest": hasher.hexdigest()}}
+
+
 def describe_difference(held: Fingerprint | None, found: Fingerprint | None) -> str | None:
     """Describe how two fingerprints differ; None if they are equal or one is unknown."""
     if held is None or found is None:
@@ -61,7 +91,22 @@ def describe_difference(held: Fingerprint | None, found: Fingerprint | None) -> 
         for key, name in names.items()
         if key in held and key in found and held[key] != found[key]
     ]
+    before, now = held.get("model"), found.get("model")
+    if before and now and before != now:
+        told.append(f"the model's files had other weights ({before['digest'][:8]} before, {now['digest'][:8]} now)")
     return "; ".join(told) or None
+
+
+def _tensors(weights: IO[bytes]) -> list[int]:
+    """Return where the header and each tensor of a safetensors file begin; nothing for another or a damaged file."""
+    if not weights.name.endswith(".safetensors"):
+        return []
+    length = int.from_bytes(weights.read(8), "little")
+    try:
+        header = json.loads(weights.read(min(length, LARGEST_HEADER)))
+        return [8, *(8 + length + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__")]
+    except (ValueError, LookupError, AttributeError, TypeError):  # loading the model will say what is wrong
+        return []
 
 
 def _digest(rows: Dataset, source_column: str, ends: list[int]) -> str:

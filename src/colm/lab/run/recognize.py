@@ -152,7 +152,7 @@ def _begins_with(pattern: str) -> Callable[[Path], bool]:
 
 RECOGNIZED: dict[str, Callable[[Path], bool]] = {
     CONFIG_NAME: _is_settings,
-    DATA_NAME: _is_json("train", "validation", inner=("rows", "digest")),
+    DATA_NAME: _is_json("train", "validation", inner=("digest",)),
     FILE_NAME: _is_log("step", "pool_count", "pool", "kept"),
     EVALUATIONS_NAME: _is_log("step", "rows", "seconds", "losses"),
     LOSSES_NAME: _is_log("step", "loss"),

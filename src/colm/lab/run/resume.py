@@ -11,7 +11,13 @@ from typing import Any
 from transformers import TrainerCallback
 
 from colm.errors import ConfigError, DataError
-from colm.lab.data.fingerprint import Fingerprint, describe_difference, fingerprint_data, fingerprint_stream
+from colm.lab.data.fingerprint import (
+    Fingerprint,
+    describe_difference,
+    fingerprint_data,
+    fingerprint_model,
+    fingerprint_stream,
+)
 from colm.lab.data.held_rows import write_rows
 from colm.lab.run.changes import refused_changes
 from colm.lab.run.folder import RunFolder
@@ -43,7 +49,7 @@ def check_settings(settings: RunSettings) -> None:
 
 
 def check_data(folder: Path, found: Fingerprint | None) -> None:
-    """Check that a run resumes with the rows it started with; for a stream, with the same held-out rows.
+    """Check that a run resumes with the rows it started with, for a stream with the held-out ones, and its model.
 
     Fingerprints of runs made by older versions are unavailable.
 
@@ -53,8 +59,8 @@ def check_data(folder: Path, found: Fingerprint | None) -> None:
     difference = describe_difference(RunFolder(folder).fingerprint(), found)
     if difference is not None:
         raise DataError(
-            f"The data is not the data that the run in {folder} started with ({difference}). Restore that "
-            "data, or start a new run with --overwrite or another output_dir."
+            f"The data or the model is not what the run in {folder} started with ({difference}). Restore it, or start "
+            "a new run with --overwrite or another output_dir."
         )
 
 
@@ -72,10 +78,11 @@ def check_order(settings: RunSettings, data: PreparedData, found: Fingerprint | 
 
 
 def fingerprint_run(settings: RunSettings, data: PreparedData) -> Fingerprint:
-    """Return the fingerprint of the run's data; for a stream, of its held-out rows."""
+    """Return the fingerprint of the run's data, for a stream of its held-out rows, and of a local model."""
+    model = fingerprint_model(settings.model)
     if settings.data.streaming:
-        return fingerprint_stream(write_rows(data.held_out, settings.data.format))
-    return fingerprint_data(data.train, data.validation, settings.data.source_column)
+        return fingerprint_stream(write_rows(data.held_out, settings.data.format)) | model
+    return fingerprint_data(data.train, data.validation, settings.data.source_column) | model
 
 
 Texts = Mapping[str, Iterable[str]]

@@ -62,8 +62,8 @@ def require_same(folders: Iterable[Path], found: Fingerprint | None, values: Map
         difference = describe_difference(held, found)
         if difference is not None:
             raise DataError(
-                f"{folder} contains a run on other data ({difference}), which cannot be compared. Restore the data, "
-                "choose another output_dir, or delete that folder."
+                f"{folder} contains a run on other data or of another model ({difference}), which cannot be compared. "
+                "Restore it, choose another output_dir, or delete that folder."
             )
 
 
