@@ -223,14 +223,20 @@ class Study:
             low, high = (low, middle) if reached else (middle + 1, high)
         return steps[low]
 
-    def compare(self, seeds: list[int]) -> None:
-        """Run all that the page needs, and store which runs it compares."""
+    def compare(self, seeds: list[int], steps_of_free: int | None = None) -> None:
+        """Run all that the page needs, and store which runs it compares.
+
+        Args:
+            seeds: those that count.
+            steps_of_free: instead of the fewest that reach the loss on seed 0.
+        """
         plain = self.best_rate("plain")
         if self.free == "same":
             free, steps = plain, self.steps
         else:
             free = self.best_rate("free")
-            steps = self.choose_steps(free, self.run("plain", 0, plain, self.steps).macros()[-1])
+            target = self.run("plain", 0, plain, self.steps).macros()[-1]
+            steps = steps_of_free or self.choose_steps(free, target)
         pairs = [(self.run("plain", s, plain, self.steps), self.run("free", s, free, steps)) for s in seeds]
         listed = {
             "name": self.name, "free": self.free, "rows": self.rows, "sizes": self.sizes, "rates": [plain, free],
@@ -292,10 +298,11 @@ def main() -> None:
     parser.add_argument("--free", choices=FREE, default="control")
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--steps", type=int, help="of the free side (default: the fewest that suffice on seed 0)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.name != "page":
-        Study(arguments.name, arguments.free, arguments.rows).compare(arguments.seeds)
+        Study(arguments.name, arguments.free, arguments.rows).compare(arguments.seeds, arguments.steps)
         return
     held = [json.loads(path.read_text()) for path in ROOT.glob("*.json")]
     RESULTS.write_text(update_table(RESULTS.read_text(), [describe(listed) for listed in held]))
