@@ -126,6 +126,18 @@ def test_runs_of_equal_cost_have_as_many_evaluations() -> None:
     assert values["training"]["max_steps"] == 100
 
 
+def test_schedules_of_runs_of_equal_cost_end_with_them() -> None:
+    decay = {"num_decay_steps": 20, "min_lr_ratio": 0.1}
+    schedule = {"keep_schedule": [[0, 1.0], [1, 0.75], [2, 0.7], [50, 0.5]], "warmup_steps": 10, "keep": None}
+    values = {"training": {"max_steps": 100, "lr_scheduler_kwargs": decay}, "selection": schedule}
+    longer, shorter = with_steps(values, 250), with_steps(values, 30)
+    assert longer["training"]["lr_scheduler_kwargs"] == {"num_decay_steps": 50, "min_lr_ratio": 0.1}
+    assert longer["selection"]["keep_schedule"] == [[0, 1.0], [2, 0.75], [5, 0.7], [125, 0.5]]
+    assert (longer["selection"]["warmup_steps"], shorter["selection"]["warmup_steps"]) == (25, 3)
+    assert shorter["selection"]["keep_schedule"] == [[0, 1.0], [1, 0.7], [15, 0.5]]
+    assert schedule["warmup_steps"] == 10
+
+
 def test_a_stream_cannot_be_counted() -> None:
     values = {**VALUES, "data": {"train": "rows.jsonl", "streaming": True}}
     with pytest.raises(ConfigError, match="--equal time counts .* which is not possible for a stream"):

@@ -163,7 +163,7 @@ class Study:
 
 
 def with_steps(values: Mapping[str, Any], steps: int) -> dict[str, Any]:
-    """Return the settings of a run of that many steps, with as many evaluations and checkpoints, and as long a warm-up.
+    """Return the settings of a run of that many steps, with as many evaluations and checkpoints, and scaled schedules.
 
     Numbers of steps below 1 are shares of a run already.
     """
@@ -178,13 +178,26 @@ def with_steps(values: Mapping[str, Any], steps: int) -> dict[str, Any]:
         filled["eval_steps"] = filled["logging_steps"]
     scaled = {"warmup_steps": True, "eval_steps": evaluates}
     scaled["save_steps"] = "save_steps" in training or filled["load_best_model_at_end"]
+
+    def scale(number: float) -> float:
+        return max(1, round(number * factor)) if number >= 1 else number
+
     for key, applies in scaled.items():
         if applies and (filled[key] or 0) >= 1:
-            training[key] = max(1, round(filled[key] * factor))
+            training[key] = scale(filled[key])
+    shape = training.get("lr_scheduler_kwargs")
+    if isinstance(shape, dict):  # such as the decay of warmup_stable_decay
+        training["lr_scheduler_kwargs"] = {k: scale(v) if k.endswith("_steps") else v for k, v in shape.items()}
     if filled["load_best_model_at_end"] and evaluates and training["eval_steps"] >= 1:
         every = training["eval_steps"]
         training["save_steps"] = every * max(1, round(training["save_steps"] / every))
-    return {**values, "training": training}
+    selection = dict(values.get("selection", {}))
+    if selection.get("keep_schedule"):
+        scaled_points = {scale(step): keep for step, keep in selection["keep_schedule"]}
+        selection["keep_schedule"] = [list(point) for point in scaled_points.items()]
+    if selection.get("warmup_steps"):
+        selection["warmup_steps"] = scale(selection["warmup_steps"])
+    return {**values, "training": training, **({"selection": selection} if selection else {})}
 
 
 def _check_base(base: RunSettings) -> None:
