@@ -184,6 +184,19 @@ def test_autocast_of_the_pass_is_that_of_training() -> None:
     selector.reset()
 
 
+def test_under_autocast_the_second_run_may_take_another_kernel() -> None:
+    """As on a GPU, if only one of the two has padding: residuals are in float32, but products round to bfloat16."""
+    model, pool = trainable(), pool_of_two()
+    selector = CoresetSelector(model, REUSE, SIZES)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        batch = selector.take(pool, selector.select(pool, SOURCES))[0]
+        model.set_attn_implementation("eager")
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+    example_mean(logits, batch["labels"]).backward()
+    assert model.get_input_embeddings().weight.grad is not None
+    selector.commit()
+
+
 @pytest.mark.parametrize("config", [{"warmup_steps": 1}, {"features": "exact", "keep": 1.0}, {"balance": 0.5}])
 def test_steps_of_other_kinds(config: dict[str, Any]) -> None:
     """A step without a selection pass, a step that keeps all rows, and a step with weights."""
