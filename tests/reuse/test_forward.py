@@ -119,6 +119,28 @@ def test_unkept_rows_are_dropped_and_each_layer_holds_its_input_only() -> None:
     assert reuse._waiting == []
 
 
+def test_a_layer_s_states_are_freed_before_those_of_the_next_are_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trainable()
+    selector = CoresetSelector(model, REUSE, SIZES)
+    pool = pool_of_two()
+    coreset = selector.select(pool, SOURCES)
+    assert selector._reuse is not None
+    recording = selector._reuse._recording
+    assert recording is not None
+    freed: list[int] = []
+    empty = torch.empty
+
+    def gathered(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if recording.states:
+            freed.append(sum(state.untyped_storage().nbytes() == 0 for state in recording.states[0]))
+        return empty(*args, **kwargs)
+
+    monkeypatch.setattr("colm.reuse.recording.torch.empty", gathered)
+    kept = selector.take(pool, coreset)
+    assert freed == [level for level in range(1 + len(selector._reuse.layers)) for _ in kept]
+    selector.commit()
+
+
 def test_the_pass_keeps_no_more_than_the_checkpointed_pool_in_one_micro_batch() -> None:
     model = trainable()
     selector = CoresetSelector(model, REUSE, SIZES)

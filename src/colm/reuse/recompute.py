@@ -21,8 +21,8 @@ from colm.features.precision import Precision
 from colm.reuse.valueless import LinearCalls, unread_weights
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
-"""Largest relative difference (l2) between a layer's first and second outputs, by the type in which it computes; `LOOSE`
-in lower precision. Rows in other micro-batches may be multiplied by other kernels."""
+"""Largest relative difference (l2) between a layer's first and second outputs, by the type in which it computes;
+`LOOSE` in lower precision. Rows in another micro-batch may take other kernels."""
 
 LOOSE = 5e-2
 

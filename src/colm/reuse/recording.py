@@ -124,7 +124,7 @@ class Recording:
                         block[targets, shared:] = held[rows, :1]
                 out.append(block)
             for states in self.states:
-                states[level] = states[level][:0]
+                states[level] = states[level].new_empty(0)  # not a view, which would keep the memory
         self.states, self.where = [], {}
         return gathered
 
