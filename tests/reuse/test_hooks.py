@@ -234,3 +234,22 @@ def test_observers_see_what_the_layers_compute() -> None:
     two_steps(model, lambda _: seen.clear())
     assert seen
     assert all(seen)
+
+
+def test_the_hooks_of_an_engine_change_nothing_that_is_checked(caplog: pytest.LogCaptureFixture) -> None:
+    """FSDP2 has hooks on every layer; each check would wait for a GPU."""
+
+    def unshard(module: nn.Module, args: Any) -> None:
+        pass
+
+    unshard.__module__ = "torch.distributed.fsdp._fully_shard._fsdp_state"
+    model = trainable()
+    for module in (layer(model), layer(model).mlp):
+        module.register_forward_pre_hook(unshard)
+    selector = CoresetSelector(model, REUSE, SIZES)
+    with caplog.at_level(logging.WARNING):
+        selector.select(pool_of_two(), SOURCES)
+    assert selector._reuse is not None
+    assert selector._reuse._hooked == set()
+    assert "has a hook" not in caplog.text
+    selector.reset()

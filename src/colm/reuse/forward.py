@@ -29,7 +29,7 @@ from colm.reuse.checks import check_checkpointing, check_reuse
 from colm.reuse.known import KnownForward
 from colm.reuse.recording import Recording
 from colm.step.pool import Pool
-from colm.step.sharding import missing_forwards
+from colm.step.sharding import is_hooked, missing_forwards
 from colm.types import Batch
 
 logger = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ class ForwardReuse:
             (name, part)
             for name, layer in self.layers
             for part, module in layer.named_modules(prefix=name)
-            if module._forward_hooks or module._forward_pre_hooks
+            if is_hooked(module)
         ]
         self._hooked = {name for name, _ in found}
         inside = [part for name, part in found if part != name]

@@ -59,6 +59,11 @@ def reads_output(module: nn.Module) -> bool:
     return any(not _is_engines(hook) for hook in module._forward_hooks.values())
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Return whether a hook may read or change what the module is given or returns; those of engines do not."""
+    return reads_output(module) or any(not _is_engines(hook) for hook in module._forward_pre_hooks.values())
+
+
 def _is_engines(hook: Any) -> bool:
     return str(getattr(hook, "__module__", "")).startswith(("torch.distributed.", "deepspeed."))
 
