@@ -162,3 +162,11 @@ def test_weights_are_not_touched() -> None:
     before = [parameter.detach().clone() for parameter in model.parameters()]
     spsa_gradients(model, ragged_batch([5, 6]), probes=2, generator=torch.Generator().manual_seed(0))
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_directions_do_not_depend_on_where_a_weight_waits() -> None:
+    """An offloaded weight has no values, or is on the CPU."""
+    site = locate_value_site(tiny_model())
+    expected = draw_directions(site, 2, torch.Generator().manual_seed(0))
+    away = site._replace(module=torch.nn.Linear(site.in_features, site.out_features, device="meta"))
+    torch.testing.assert_close(draw_directions(away, 2, torch.Generator().manual_seed(0)), expected)

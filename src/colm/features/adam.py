@@ -100,6 +100,6 @@ def adam_scale(site: ValueSite, optimizer: Any) -> Tensor | None:
         return None
     squares = output_rows(site.module, squares.detach().float())
     if site.value_rows is not None:
-        squares = squares[site.value_rows]
+        squares = squares[site.value_rows.to(squares.device)]
     corrected = squares.flatten() / (1.0 if steps is None else 1 - constants.beta2 ** float(steps))
     return torch.where(corrected > 0, (corrected.sqrt() + constants.eps).rsqrt(), 0.0)

@@ -182,9 +182,8 @@ def _make_site(
     model: nn.Module, name: str, module: nn.Module, rows: Tensor | None, modules: dict[str, nn.Module]
 ) -> ValueSite:
     out_features, in_features = map_sizes(module)
-    if rows is not None:
-        weight: Any = module.weight
-        out_features, rows = len(rows), rows.to(weight.device)
+    if rows is not None:  # on the device of the logits; the weight may be offloaded
+        out_features = len(rows)
     layers = _layers_from(name, modules)
     layers_after = len(layers) - 1
     sharing = _that_share(module, model)

@@ -100,9 +100,8 @@ def _repeats_in_layers(model: Any, site: ValueSite) -> bool:
 
 
 def draw_directions(site: ValueSite, probes: int, generator: torch.Generator) -> Tensor:
-    """Draw `probes` standard normal directions, (probes, d_out, d_in) float32 on the site's device."""
-    shape = (probes, site.out_features, site.in_features)
-    return torch.randn(shape, generator=generator).to(site.weight.device)
+    """Draw `probes` standard normal directions, (probes, d_out, d_in) float32 on the CPU."""
+    return torch.randn((probes, site.out_features, site.in_features), generator=generator)
 
 
 class SpsaFeatures:
@@ -165,6 +164,7 @@ def spsa_features(
         head_chunk_tokens: labeled tokens that go through the output head at a time.
     """
     probes = directions.shape[0]
+    directions = send(directions, pool.device)  # where the model runs; offloaded weights are elsewhere
     slopes = torch.zeros(sum(map(len, groups)), probes, dtype=directions.dtype, device=pool.device)
     for group, numbers in zip(groups, renumber(groups), strict=True):
         batch = _unambiguous(pool.collate(group, side="right"))

@@ -52,7 +52,7 @@ def _complete(rows: Tensor, outputs: int, expected: set[int]) -> Tensor:
         for block in (size for size in range(count, 0, -1) if count % size == 0 and outputs % size == 0):
             blocks = sorted({row // block for row in touched})
             if len(blocks) * block == count:
-                return torch.tensor([start * block + i for start in blocks for i in range(block)])
+                return torch.tensor([start * block + i for start in blocks for i in range(block)], device=rows.device)
     return rows
 
 
