@@ -37,8 +37,12 @@ def fsdp_plugin(trainer: Any) -> Any:
 
 
 def evaluates_in_training(trainer: Any) -> bool:
-    """Return whether an engine places the model in `train`, together with its optimizer, and not before."""
-    return engine_of(trainer) != "no engine"
+    """Return whether the model is placed in `train` and not before: by an engine, or for evaluations in half precision.
+
+    Those round the weights if they come before `train`.
+    """
+    half = trainer.args.bf16_full_eval or trainer.args.fp16_full_eval
+    return engine_of(trainer) != "no engine" or bool(half)
 
 
 def check_engine(trainer: Any) -> None:

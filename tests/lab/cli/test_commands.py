@@ -244,6 +244,15 @@ def refuse_damaged_records(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "4 steps replayed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_evaluations_in_half_precision_leave_the_weights_as_they_are(tmp_path: Path) -> None:
+    """The Trainer rounds the weights for good in an evaluation before the training, as the first one is."""
+    config, run = write_run(tmp_path), tmp_path / "run"
+    assert main(["train", config, "training.max_steps=1", "training.bf16_full_eval=true"]) == 0
+    assert [line["step"] for line in read_lines(run / "evaluations.jsonl")] == [0, 1]
+    assert json.loads((run / "config.json").read_text())["dtype"] == "float32"
+
+
 def test_a_profile_shows_the_stages_of_a_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_run(tmp_path)
     assert main(["train", config, "--profile", "training.max_steps=6"]) == 0
