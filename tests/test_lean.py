@@ -196,3 +196,11 @@ def test_token_losses_and_what_a_forward_leaves_behind() -> None:
     assert head._wanted is None
     assert not MODEL.lm_head._forward_pre_hooks
     torch.testing.assert_close(MODEL(**inputs).logits, expected)
+
+
+def test_a_chunk_may_have_the_shape_of_the_batch() -> None:
+    """Two labeled tokens of 32 numbers each, of two rows of 32 tokens."""
+    model, batch = tiny_model(), ragged_batch([32, 32])
+    assert model.config.hidden_size == 32
+    batch["labels"][:, :-1] = -100
+    assert_same(model, batch, chunk=2)

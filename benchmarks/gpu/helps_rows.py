@@ -14,7 +14,7 @@ from torch import Tensor
 
 from colm.lab.data.questions import Question
 from colm.lab.evaluate.judge import Prompts
-from colm.losses import labelled_targets, mean_by_row
+from colm.losses import find_labelled, mean_by_row
 from colm.step.pool import IGNORE
 
 PLACE = "helps"
@@ -106,6 +106,5 @@ def row_losses(model: Any, batch: EvalBatch) -> Tensor:
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     hidden = inner.model(input_ids=batch.ids, use_cache=False).last_hidden_state
-    targets, row = labelled_targets(batch.labels)
-    labelled = batch.labels[:, 1:] != IGNORE
-    return mean_by_row(inner.lm_head(hidden[:, :-1][labelled]), targets, row, len(batch.labels))
+    labelled = find_labelled(batch.labels)
+    return mean_by_row(inner.lm_head(labelled.of(hidden)), labelled.targets, labelled.row, len(batch.labels))

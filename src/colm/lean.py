@@ -23,7 +23,7 @@ from colm.features.head import OutputHead, output_module
 from colm.features.one_token import find_head
 from colm.features.precision import Precision
 from colm.features.site import hides_from_hooks, unwrap
-from colm.losses import average_by_row, count_rows, labelled_targets, token_losses
+from colm.losses import Labelled, average_by_row, count_rows, find_labelled, token_losses
 from colm.step.pool import IGNORE, ROWS
 from colm.step.sharding import is_sharded, reads_output, whole_shape
 
@@ -38,12 +38,10 @@ class _Read(NamedTuple):
 
 
 class _Wanted(NamedTuple):
-    """The labeled positions of the rows of a block, found once: each search makes a GPU wait."""
+    """The labeled tokens of the rows of a block, found once: the search makes a GPU wait."""
 
     rows: int
-    mask: Tensor  # (n, T - 1) bool
-    targets: Tensor  # (M,) int64 token ids, row by row
-    row: Tensor  # (M,) int64
+    labelled: Labelled
 
 
 class LeanHead:
@@ -130,13 +128,12 @@ class LeanHead:
             labels: (n, T) int64; (1, T) if the rows are joined.
             cu_seq_lens: (n + 1,), where joined rows begin, and the end.
         """
-        targets, row = labelled_targets(labels, cu_seq_lens)
-        wanted = _Wanted(count_rows(labels, cu_seq_lens), labels[:, 1:] != IGNORE, targets, row)
+        wanted = _Wanted(count_rows(labels, cu_seq_lens), find_labelled(labels, cu_seq_lens))
 
         def keep_labeled(hidden: Tensor) -> Tensor:
-            if hidden.shape[:2] != labels.shape:
+            if hidden.dim() != 3 or hidden.shape[:2] != labels.shape:  # a chunk (M, d) may be as large as (n, T)
                 return hidden
-            labeled = hidden[:, :-1][wanted.mask]
+            labeled = wanted.labelled.of(hidden)
             self._read = _Read(labeled, Precision.of(hidden.device.type))
             if self._head is None and len(labeled):
                 return labeled[None]
@@ -154,14 +151,15 @@ class LeanHead:
     def row_losses(self, output: Any) -> Tensor:
         """Return each row's mean loss, (n,) float32; 0 without a labeled token. Call it in the block of the forward."""
         assert self._wanted is not None
-        return average_by_row(self.token_losses(output), self._wanted.row, self._wanted.rows)
+        return average_by_row(self.token_losses(output), self._wanted.labelled.row, self._wanted.rows)
 
     def token_losses(self, output: Any) -> Tensor:
         """Return the loss of each labeled token, (M,) float32, row by row. Call it in the block of the forward."""
         assert self._wanted is not None
-        targets, logits = self._wanted.targets, logits_of(output)
+        labelled, logits = self._wanted.labelled, logits_of(output)
+        targets = labelled.targets
         if self._read is None:  # the head saw other positions, such as those of a prompt that PEFT adds
-            return token_losses(logits[:, :-1][self._wanted.mask], targets)
+            return token_losses(labelled.of(logits), targets)
         if not len(targets):
             return logits.float().flatten()[:0]
         if self._head is None:
@@ -195,9 +193,9 @@ class LeanHead:
                 tolerance = 2e-2 if hidden.dtype.itemsize < 4 or precision.enabled else 2e-3
                 with precision.context():
                     if self._fused is not None and self._head is not None:
-                        self._fused.check(self._head, hidden, labelled_targets(labels)[0], tolerance)
+                        self._fused.check(self._head, hidden, find_labelled(labels).targets, tolerance)
                     found = logits_of(output)[0] if self._head is None else self._head.logits(hidden)
-        expected = whole[:, :-1][labels[:, 1:] != IGNORE]
+        expected = find_labelled(labels).of(whole)
         difference = (found.float() - expected.float()).abs().max()
         if not bool(difference <= tolerance * expected.float().abs().max().clamp_min(1e-6)):
             raise UnsupportedModelError("the logits of labeled positions alone differ from those among all positions")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -17,9 +19,8 @@ def example_losses(logits: Tensor, labels: Tensor, cu_seq_lens: Tensor | None = 
         cu_seq_lens: (n + 1,), if the n rows are joined to one, (1, T): where they begin, and the end. It is
             ``cu_seq_lens_q`` of a batch of joined rows, see `CoresetSelector.take`.
     """
-    mask = labels[:, 1:] != IGNORE
-    targets, row = labelled_targets(labels, cu_seq_lens)
-    return mean_by_row(logits[:, :-1][mask], targets, row, count_rows(labels, cu_seq_lens))
+    labelled = find_labelled(labels, cu_seq_lens)
+    return mean_by_row(labelled.of(logits), labelled.targets, labelled.row, count_rows(labels, cu_seq_lens))
 
 
 def count_rows(labels: Tensor, cu_seq_lens: Tensor | None = None) -> int:
@@ -35,11 +36,23 @@ def rows_of_tokens(labels: Tensor, cu_seq_lens: Tensor | None = None) -> Tensor:
     return torch.repeat_interleave(rows, cu_seq_lens.diff(), output_size=labels.shape[1])[None]
 
 
-def labelled_targets(labels: Tensor, cu_seq_lens: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return the token id and row of each labeled token after the shift, (M,) int64 each, row by row."""
-    targets = labels[:, 1:]
-    mask = targets != IGNORE
-    return targets[mask], rows_of_tokens(labels, cu_seq_lens)[:, 1:][mask]
+class Labelled(NamedTuple):
+    """The labeled tokens of some rows, row by row."""
+
+    places: tuple[Tensor, Tensor]  # line and column of the token before each, which predicts it, (M,) int64 each
+    targets: Tensor  # (M,) int64 token ids
+    row: Tensor  # (M,) int64
+
+    def of(self, values: Tensor) -> Tensor:
+        """Return what predicts the tokens, (M, d), of states or logits (n, T, d)."""
+        return values[self.places]
+
+
+def find_labelled(labels: Tensor, cu_seq_lens: Tensor | None = None) -> Labelled:
+    """Find the labeled tokens of rows, see `example_losses`. The host waits for a GPU once, for their number."""
+    line, column = (labels[:, 1:] != IGNORE).nonzero(as_tuple=True)
+    row = line if cu_seq_lens is None else rows_of_tokens(labels, cu_seq_lens)[0, column + 1]
+    return Labelled((line, column), labels[line, column + 1], row)
 
 
 def mean_by_row(logits: Tensor, targets: Tensor, row: Tensor, rows: int) -> Tensor:
@@ -63,7 +76,12 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
 def average_by_row(losses: Tensor, row: Tensor, rows: int) -> Tensor:
     """Average token losses (M,) over the tokens of each row (M,) int64; (rows,), 0 for a row without any."""
     sums = losses.new_zeros(rows).index_add(0, row, losses)
-    return sums / torch.bincount(row, minlength=rows).clamp_min(1)
+    return sums / count_by_row(row, rows)
+
+
+def count_by_row(row: Tensor, rows: int) -> Tensor:
+    """Return how many tokens have each row, (rows,) int64, at least 1. `bincount` would wait for a GPU."""
+    return row.new_zeros(rows).index_add(0, row, torch.ones_like(row)).clamp_min(1)
 
 
 def example_mean(

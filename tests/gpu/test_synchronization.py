@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from tests.gpu.support import DEVICE, SIZES, on, pool_of, tiny_model
+from tests.gpu.support import DEVICE, SIZES, on, pool_of, ragged_batch, tiny_model
 from tests.gpu.syncs import counted
 from tests.gpu.training import make_trainer
 
-from colm import CoresetSelector, SelectionConfig
+from colm import CoresetSelector, LeanHead, SelectionConfig
 from colm.select.direction import match_direction
 from colm.select.facility import facility_location, medoids_of_distances, pairwise_distances
 from colm.select.weighting import fit_weights
+from colm.trainers.preemption import StopOnSignal
 
 pytestmark = pytest.mark.gpu
 
@@ -140,6 +141,27 @@ def test_no_wait_for_a_pool_that_workers_prepared(tmp_path: Path, measured: Call
     places = {place: count for place, count in found.items() if cuda or not place.startswith(OF_FETCHING)}
     measured(waits=sum(places.values()), places=", ".join(places))
     assert not places
+
+
+@pytest.mark.parametrize("chunk", [None, 20], ids=["at once", "in chunks"])
+def test_a_lean_step_waits_once_for_the_number_of_labels(chunk: int | None, measured: Callable[..., None]) -> None:
+    model = tiny_model().to(DEVICE).train()
+    head = LeanHead(model, chunk_tokens=chunk)
+    batch = on(DEVICE, ragged_batch([13, 5, 24, 9], mask=False))  # transformers waits to see whether a mask is needed
+    head(model, batch).mean().backward()  # kernels are loaded
+    with counted(DEVICE) as found:
+        head(model, batch).mean().backward()
+    measured(waits=sum(found.values()), places=", ".join(found))
+    assert found == {"losses.find_labelled": 1}
+
+
+def test_no_wait_for_a_signal_in_one_process(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    stop = StopOnSignal()
+    with counted(DEVICE) as found:
+        stop.on_step_end(trainer.args, trainer.state, trainer.control)
+    assert not found
+    assert not stop.stopped
 
 
 @pytest.mark.parametrize("metric", ["l1", "l2", "cosine"])

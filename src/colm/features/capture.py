@@ -20,8 +20,7 @@ from colm.errors import UnsupportedModelError
 from colm.features.head import NO_HIDDEN_STATES, chunked_losses, output_module
 from colm.features.precision import Precision
 from colm.features.site import ValueSite, is_compiled, unwrap
-from colm.losses import labelled_targets, mean_by_row
-from colm.step.pool import IGNORE
+from colm.losses import find_labelled, mean_by_row
 from colm.types import Batch
 
 FP16_LOSS_SCALE = 2.0**12
@@ -103,8 +102,8 @@ def run_to_losses(
     apart = site.head if site.head is not None and site.head.module is head else None  # a resized model has another
     labels = batch["labels"]
     rows, width = copies * len(labels), labels.shape[1]
-    mask = (labels[:, 1:] != IGNORE).repeat(copies, 1)
-    targets, row = labelled_targets(labels.repeat(copies, 1))
+    labelled = find_labelled(labels.repeat(copies, 1))
+    _, targets, row = labelled
     seen: dict[str, Tensor] = {}
     uses: list[tuple[Tensor, Tensor]] = []
     precision: list[Precision] = []
@@ -128,7 +127,7 @@ def run_to_losses(
         hidden: Tensor = args[0]
         if hidden.shape[:2] != (rows, width):
             return args
-        labeled = hidden[:, :-1][mask][None]  # (1, M, d)
+        labeled = labelled.of(hidden)[None]  # (1, M, d)
         if apart is None:
             return (labeled, *args[1:])
         seen["hidden"] = labeled
@@ -163,7 +162,7 @@ def run_to_losses(
         return Captured(losses, inputs, outputs, seen["hidden"], gradient)
     logits = logits_of(output)
     if logits.shape[:2] == (rows, width):  # the head was not found, or saw all positions
-        logits = logits[:, :-1][mask]
+        logits = labelled.of(logits)
     losses = mean_by_row(logits.reshape(-1, logits.shape[-1]), targets, row, rows)
     return Captured(losses, inputs, outputs, None, None)
 

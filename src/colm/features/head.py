@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from colm.errors import UnsupportedModelError
-from colm.losses import token_losses
+from colm.losses import count_by_row, token_losses
 from colm.step.sharding import is_sharded, whole_shape
 
 CHUNK_BYTES = 2**28
@@ -101,7 +101,7 @@ def chunked_losses(
     head: OutputHead, hidden: Tensor, targets: Tensor, row: Tensor, rows: int, chunk: int, scale: float | None
 ) -> tuple[Tensor, Tensor | None]:
     """Return each row's mean loss and, given a `scale`, the gradient of scale * sum of losses at `hidden` (M, d)."""
-    weight = 1.0 / torch.bincount(row, minlength=rows).clamp_min(1)[row]
+    weight = 1.0 / count_by_row(row, rows)[row]
     losses = torch.zeros(rows, device=hidden.device)
     gradients = []
     parts = (torch.split(tensor, chunk) for tensor in (hidden.detach(), targets, row, weight))

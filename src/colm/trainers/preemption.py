@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from colm.step.ranks import sum_over_ranks
+from colm.step.ranks import rank_and_world, sum_over_ranks
 
 
 class StopOnSignal(TrainerCallback):
@@ -36,8 +36,10 @@ class StopOnSignal(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Request a checkpoint and stop training if any rank received the signal."""
-        told = torch.tensor(int(self._told), device=args.device)
-        if int(sum_over_ranks(told)):
+        told = self._told
+        if rank_and_world()[1] > 1:  # one process need not wait for its GPU
+            told = bool(sum_over_ranks(torch.tensor(int(told), device=args.device)))
+        if told:
             self.stopped = True
             control.should_save = True
             control.should_training_stop = True
