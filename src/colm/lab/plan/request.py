@@ -14,6 +14,7 @@ from colm.lab.plan.engines import read_sharding
 from colm.lab.plan.outlook import Request
 from colm.lab.plan.shapes import ModelSpec
 from colm.lab.plan.steps import Rows
+from colm.lab.run.checkpointing import read_checkpointing
 from colm.lab.run.named import adapter_settings, check_adapter, read_adapter
 from colm.lab.run.settings import RunSettings
 
@@ -71,12 +72,10 @@ def make_request(
     named = check_adapter(settings)
     lora = settings.lora if named.adapter is None else adapter_settings(read_adapter(named.adapter))
     autocast = torch.bfloat16 if training["bf16"] else torch.float16 if training["fp16"] else None
-    checkpointing = None
-    for old in ("gradient_checkpointing", "activation_checkpointing"):
-        if training.get(old):  # the older transformers know only the first
-            checkpointing = dict(training[f"{old}_kwargs"] or {})
     casts = autocast is not None and sharding is not None and sharding.engine != "ddp"
-    spec = ModelSpec(named.base, settings.dtype, lora, autocast, checkpointing, attention=settings.attention)
+    spec = ModelSpec(
+        named.base, settings.dtype, lora, autocast, read_checkpointing(training), attention=settings.attention
+    )
     if casts:
         inside = sharding is not None and sharding.engine == "fsdp2"  # DeepSpeed has no autocast
         spec = spec._replace(cast=autocast, autocast=autocast if inside else None)

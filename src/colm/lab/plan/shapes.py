@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from colm.errors import ConfigError
 from colm.lab.plan.attention import set_planned_attention
 from colm.lab.run.adapters import add_lora
+from colm.lab.run.checkpointing import enable_checkpointing
 from colm.models import load_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -143,13 +144,8 @@ def _make_fake(model: nn.Module, fake: FakeTensorMode, cast: torch.dtype | None)
 def _checkpoint(model: Any, spec: ModelSpec) -> None:
     """Enable checkpointing as the Trainer and `colm train` do."""
     assert spec.checkpointing is not None
-    options = dict(spec.checkpointing)
-    more = {name: options.pop(name) for name in ("every_n_layers", "offload") if name in options}
     with _quiet():
-        if hasattr(model, "activation_checkpointing_enable"):
-            model.activation_checkpointing_enable(activation_checkpointing_kwargs=options or None, **more)
-        else:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options or None, **more)
+        enable_checkpointing(model, spec.checkpointing)
         if spec.lora is not None:
             model.enable_input_require_grads()
 

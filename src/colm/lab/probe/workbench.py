@@ -16,8 +16,10 @@ from torch import Tensor
 
 from colm.config import SelectionConfig
 from colm.errors import ConfigError
+from colm.features.capture import FP16_LOSS_SCALE
 from colm.features.shorten import draw_sketch
 from colm.lab.probe.worth import Choice
+from colm.lab.run.checkpointing import enable_checkpointing, read_checkpointing
 from colm.lab.run.prepare import prepare_data
 from colm.lab.run.settings import RunSettings
 from colm.lab.run.trainer import make_trainer
@@ -33,6 +35,9 @@ WARM_UP = 10
 SKETCH = 2**13
 MOST_WEIGHTS = 2**24
 """Trained weights whose gradients are looked at; of more, a random sample stands for all."""
+
+ALONE = {**UNSHARDED, "bf16_full_eval": False, "fp16_full_eval": False}
+"""Training arguments with which the Trainer places the whole model at once."""
 
 KEYS = ("input_ids", "attention_mask", "labels")
 
@@ -61,10 +66,16 @@ class Workbench:
                 "data.streaming=false, or name a file with a part of the data."
             )
         data = prepare_data(settings)
-        self.trainer = make_trainer(settings._replace(training={**settings.training, **UNSHARDED}), data)
+        self.trainer = make_trainer(settings._replace(training={**settings.training, **ALONE}), data)
         self.model: Any = self.trainer.model
         self.selection = settings.selection
+        checkpointing = read_checkpointing(settings.arguments)
+        if checkpointing is not None:
+            enable_checkpointing(self.model, checkpointing)
         self.optimizer: Any = self.trainer.create_optimizer()
+        self._scaler: Any = self.trainer.accelerator.scaler or torch.amp.GradScaler(enabled=False)
+        self._loss_scale = FP16_LOSS_SCALE if self._scaler.is_enabled() else 1.0
+        """Of single rows, whose gradients no scaler scales."""
         self.rate = float(self.trainer.args.learning_rate)
         self.rows = data.train.select_columns([key for key in KEYS if key in data.train.column_names])
         self.sources = name_sources(data.train[settings.data.source_column][:], settings.data.source_column)
@@ -114,20 +125,25 @@ class Workbench:
             group["lr"] = self.rate * min(1.0, self._steps / WARM_UP)
         self._backward(rows, self.at_once)
         if self.trainer.args.max_grad_norm:
+            self._scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self._weights, self.trainer.args.max_grad_norm)
-        self.optimizer.step()
+        self._update()
+
+    def _update(self) -> None:
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
         self.optimizer.zero_grad()
 
     def _backward(self, rows: Sequence[int], most: int) -> None:
         """Add the gradients of the rows' mean loss, in micro-batches of at most so many rows."""
         ordered = sorted(rows, key=lambda row: -len(self.rows[row]["input_ids"]))
         for run in split_evenly(ordered, ceil(len(rows) / most)):
-            torch.autograd.backward(self._losses(run).sum() / len(rows))
+            torch.autograd.backward(self._scaler.scale(self._losses(run).sum() / len(rows)))
 
     def _losses(self, rows: Sequence[int]) -> Tensor:
         """Return the rows' mean losses (n,) float32."""
         batch = self.batch(rows)
-        with self.trainer.compute_loss_context_manager():
+        with self.trainer.accelerator.autocast():  # accelerate's around the forward begins only in `train`
             if self._head is not None:
                 return self._head(self.model, batch)
             labels = batch.pop("labels")
@@ -162,8 +178,7 @@ class Workbench:
                 start = self._now()
                 for step in steps:
                     self._backward(step, most)
-                    self.optimizer.step()
-                    self.optimizer.zero_grad()
+                    self._update()
                 spent[size, most].append((self._now() - start) / len(steps))
         self.trainer.optimizer = None
         self.optimizer = self.trainer.create_optimizer()
@@ -180,11 +195,12 @@ class Workbench:
 
     def gradients(self, rows: Sequence[int]) -> np.ndarray:
         """Return the gradients of single rows at all trained weights, in the optimizer's metric, (n, d) float64."""
-        scale = self._adam_scale()
+        scale = self._adam_scale() / self._loss_scale
         found = []
         with self._evaluating():
             for row in rows:
-                parts = torch.autograd.grad(self._losses([row]).sum(), self._weights, allow_unused=True)
+                loss = self._losses([row]).sum() * self._loss_scale
+                parts = torch.autograd.grad(loss, self._weights, allow_unused=True)
                 given = [torch.zeros_like(w) if g is None else g for g, w in zip(parts, self._weights, strict=True)]
                 flat = self._seen(given) * scale
                 found.append((flat if self._sketch is None else self._sketch.apply(flat[None])[0]).double().cpu())
@@ -203,7 +219,7 @@ class Workbench:
             slots = min(slots, config.kept_rows(len(rows), 1))
             batches = [self.batch(run) for run in split_evenly(rows, slots)]
             start = self._now()
-            with self.trainer.compute_loss_context_manager():
+            with self.trainer.accelerator.autocast():
                 coreset = selector.select(batches, [self.sources[row] for row in rows], dataset_index=list(rows))
             seconds.append(self._now() - start)
             selector.commit()
