@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile, schedule
 from transformers import TrainerCallback
 
@@ -69,21 +72,16 @@ class StepProfiler(TrainerCallback):
         if self.report is not None:
             return
         averages = profiler.key_averages()
-        on_device = torch.cuda.is_available()
-
-        def milliseconds(event: Any) -> float:
-            return float(event.device_time_total if on_device else event.cpu_time_total) / 1000
-
-        steps = [event for event in averages if event.key.startswith(STEP)]
-        count = sum(event.count for event in steps)
+        known: Any = profiler.events() or ()  # type: ignore[no-untyped-call]
+        events = [event for event in known if event.device_type == DeviceType.CPU]  # of ranges, the device has a shadow
+        on_device = any(event.kernels for event in events)
+        steps = [event for event in events if event.name.startswith(STEP)]
+        count = len(steps)
         if not count:
             return
-        whole = sum(float(event.cpu_time_total) for event in steps) / 1000  # wall clock, waiting included
-        stages = [
-            (event.key.removeprefix(PREFIX), milliseconds(event) / count)
-            for event in averages
-            if event.key.startswith((PREFIX, OPTIMIZER))
-        ]
+        whole = sum(event.time_range.elapsed_us() for event in steps) / 1000  # wall clock, waiting included
+        times = time_by_stage(events, on_device=on_device)
+        stages = [(name.removeprefix(PREFIX), time / count) for name, time in times.items()]
         rest = whole / count - sum(time for _, time in stages)
         stages += [("all else, waiting included", rest), ("step", whole / count)]
         clock = "time of the device's kernels; of the step and of all else, wall clock" if on_device else "wall clock"
@@ -94,3 +92,27 @@ class StepProfiler(TrainerCallback):
         self.report = "\n".join(lines)
         (self._folder / PROFILE_NAME).write_text(f"{self.report}\n\n{table}\n", encoding="utf-8")
         profiler.export_chrome_trace(str(self._folder / TRACE_NAME))
+
+
+def time_by_stage(events: Iterable[Any], *, on_device: bool) -> dict[str, float]:
+    """Return the milliseconds of each stage and of the optimizer, in the order in which they began.
+
+    Args:
+        events: what ran on the host, as in `torch.profiler.profile.events`.
+        on_device: count kernels instead of the host's time. A kernel belongs to the stage during which it was launched,
+            by any thread: a backward has threads of its own, and what they launch is in no range of the main thread.
+    """
+    known = list(events)
+    stages = [event for event in known if event.name.startswith((PREFIX, OPTIMIZER))]
+    stages.sort(key=lambda event: event.time_range.start)
+    times = dict.fromkeys((stage.name for stage in stages), 0.0)
+    if not on_device:
+        for stage in stages:
+            times[stage.name] += stage.time_range.elapsed_us() / 1000
+        return times
+    starts = [stage.time_range.start for stage in stages]
+    for event in known:
+        last = bisect(starts, event.time_range.start) - 1
+        if last >= 0 and event.time_range.start < stages[last].time_range.end:
+            times[stages[last].name] += sum(kernel.duration for kernel in event.kernels) / 1000
+    return times
