@@ -135,9 +135,9 @@ class EvaluationRecorder(TrainerCallback):
 
 
 def peak_memory() -> dict[str, Any]:
-    """Return the peak memory so far: device memory on a GPU, else the process's resident memory."""
-    if torch.cuda.is_available():
-        return {"peak_memory_bytes": torch.cuda.max_memory_allocated(), "memory_kind": "device"}
+    """Return the peak memory so far: device memory if a GPU was used, else the process's resident memory."""
+    if held := torch.cuda.max_memory_allocated():
+        return {"peak_memory_bytes": held, "memory_kind": "device"}
     return {"peak_memory_bytes": _peak_resident(), "memory_kind": "process"}
 
 

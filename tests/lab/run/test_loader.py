@@ -9,6 +9,7 @@ import torch
 
 from colm.lab.run.loader import loader_defaults
 from colm.lab.run.settings import resolve_settings
+from colm.trainers.evaluation import peak_memory
 
 STREAM = {"train": "a.jsonl", "streaming": True}
 COPIED = {"accelerator_config": {"non_blocking": True}}
@@ -35,3 +36,8 @@ def test_on_a_gpu(
     assert "dataloader_num_workers" not in settings.training
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert loader_defaults(settings) == expected
+
+
+def test_on_a_gpu_machine_a_training_on_the_cpu_has_the_memory_of_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert peak_memory()["memory_kind"] == "process"

@@ -103,7 +103,7 @@ def train(
         else:
             first = trainer.evaluate()
     set_seed(settings.seed)  # a resumed run skips this evaluation, and must shuffle the same way
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.reset_peak_memory_stats()
 
     def begun() -> None:
