@@ -236,7 +236,7 @@ def test_the_vectors_that_order_a_run_are_checked(made: tuple[RunSettings, Prepa
 
     def ordered_by(file: object, *, order: str = "balanced", streaming: bool = False) -> Any:
         given = SimpleNamespace(source_column="source", streaming=streaming)
-        return SimpleNamespace(selection=SimpleNamespace(order_by=file, order=order), data=given)
+        return SimpleNamespace(model="tiny", selection=SimpleNamespace(order_by=file, order=order), data=given)
 
     check_order(ordered_by(str(path)), data)
     unused = ordered_by(str(path), order="random"), ordered_by(str(path), streaming=True)
