@@ -232,13 +232,13 @@ def gradient(model: Any) -> Tensor:
     return torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
 
 
-def measure(name: str, kind: str, mixture: str, rounds: int) -> dict[str, dict[str, float]]:
+def measure(name: str, kind: str, mixture: str, rounds: int, without: list[str]) -> dict[str, dict[str, float]]:
     """Return way -> its figures: ratio of time (with the lowest and highest), MiB held, error of the gradient."""
     model = build_model(name, kind)
     tokenizer, rows = draw_rows(2 * ROWS, model.get_input_embeddings().num_embeddings, mixture)
     steps = cut(rows, ROWS)
     collator = DataCollatorForSeq2Seq(tokenizer, padding=True, label_pad_token_id=-100)
-    all_ways = ways(model, build_model(name, kind))
+    all_ways = [way for way in ways(model, build_model(name, kind)) if way.name not in without]
     known: dict[str, Tensor] = {}
     found: dict[str, dict[str, float]] = {}
     batches = {way.name: batch_rows(way, steps, collator) for way in all_ways}
@@ -295,6 +295,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--mixtures", nargs="+", choices=("demo", "chat"), default=("demo", "chat"))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--without", nargs="+", default=[], metavar="WAY", help="ways to leave out")
     parser.add_argument("--selection", action="store_true", help="time a step with a selection instead")
     parser.add_argument("--json", action="store_true", help="print one line with the figures")
     options = parser.parse_args()
@@ -304,8 +305,11 @@ def main() -> None:
         print(f"`python benchmarks/lean.py {' '.join(sys.argv[1:])}`; {describe_setting('0')}.\n")
     for case in options.cases:
         for mixture in options.mixtures:
-            run = measure_selection if options.selection else measure
-            held = found[f"{case}-{mixture}"] = run(*CASES[case], mixture, options.rounds)
+            if options.selection:
+                held = measure_selection(*CASES[case], mixture, options.rounds)
+            else:
+                held = measure(*CASES[case], mixture, options.rounds, options.without)
+            found[f"{case}-{mixture}"] = held
             if not options.json:
                 print(table(f"{case}, {mixture}", held), flush=True)
     if options.json:
