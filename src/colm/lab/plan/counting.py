@@ -115,6 +115,8 @@ class DryRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
         first = args[0] if args else None
         if func is _READS_A_NUMBER:
             return 1.0 if args[0].dtype.is_floating_point else 1
+        if func is _aten.allclose.default:  # a check that a layer repeats a batch, which is so for nearly all models
+            return True
         if func is _aten.nonzero.default:  # as if all elements were true
             return self._new((args[0].numel(), args[0].dim()), torch.int64)
         if func is _aten.bincount.default:
