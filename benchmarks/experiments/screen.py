@@ -299,7 +299,7 @@ Means over seeds with 95 % t-intervals.
 {table}
 
 Features of the last layer and the head cost most: with 128 rows to look at they leave 19 of the 64 steps. On a start
-model pretrained anew (commit 465b89b, seeds 1 and 2, best of two rates) 32 of 128 rows matched by them end at 3.015 ±
+model pretrained again (commit 465b89b, seeds 1 and 2, best of two rates) 32 of 128 rows matched by them end at 3.015 ±
 0.256 / 3.628 ± 0.280, and 32 random rows at 2.399 ± 0.412 / 2.889 ± 0.242.
 
 **What follows.** A selection competes with everything that costs as much, not with the same number of random rows; the

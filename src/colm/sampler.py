@@ -34,6 +34,9 @@ from colm.typed import read_value
 
 AT_RANDOM = AtRandom()
 
+SOURCES_FACT = "a digest of the rows' sources, their shares, small_sources and shuffle"
+"""What a position stores under ``sources``."""
+
 
 class MixtureBatchSampler(Sampler[list[int]]):
     """A batch sampler that keeps all rows of small sources and random rows of large ones.
@@ -295,7 +298,7 @@ class MixtureBatchSampler(Sampler[list[int]]):
         facts = {"order": None} | self._facts(int(state.get("epoch", 0)))
         for name, now in (facts | (self._shape() if state.get("batches") else {})).items():
             if state.get(name) != now:
-                what = " (a digest of the rows' sources, their shares, small_sources and shuffle)" * (name == "sources")
+                what = f" ({SOURCES_FACT})" if name == "sources" else ""
                 raise ConfigError(
                     f"The saved sampler has {name}={state.get(name)}, but this one has {now}{what}; resume with the "
                     "data and settings of the saved run."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +18,7 @@ from tests.support.folders import fingerprint_text, settings_text, start, train_
 from colm.errors import ConfigError
 from colm.lab.run.folder import RunFolder
 from colm.lab.run.lock import LOCK_NAME
-from colm.lab.run.recognize import is_settings_file
+from colm.lab.run.recognize import is_recognized, is_settings_file
 from colm.lab.run.settings import resolve_settings
 from colm.lab.run.staging import NEW, OLD
 from colm.lab.run.yaml12 import write_yaml
@@ -198,6 +199,22 @@ def test_settings_alone_are_no_run_of_an_older_version(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(settings_text())
     (tmp_path / "data.json").write_text(fingerprint_text())
     assert RunFolder(tmp_path).own() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "ours"),
+    [
+        ({}, True),
+        ({"model": {"files": 1, "digest": "0"}}, True),
+        ({"model": {"digest": "0"}}, False),
+        ({"train": {"digest": "0"}}, False),
+        ({"test": {"files": 1, "digest": "0"}}, False),
+    ],
+)
+def test_a_fingerprint_is_recognized_by_what_each_part_has(tmp_path: Path, change: Any, ours: bool) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(json.loads(fingerprint_text()) | change, indent=2) + "\n")
+    assert is_recognized(path) == ours
 
 
 def test_what_came_while_the_run_trained_stays_and_the_model_is_kept(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ DATE = date(2024, 7, 26)
 _DATE_CALL = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 
 
+@lru_cache(maxsize=8)  # each row is rendered several times
 def fix_date(template: str) -> str:
     """Return a chat template that writes `DATE` where it would write the current date.
 

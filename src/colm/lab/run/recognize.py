@@ -81,15 +81,20 @@ def _is_settings(path: Path) -> bool:
     return text in (write_yaml(values), yaml.safe_dump(values, sort_keys=False))  # the latter by older versions
 
 
-def _is_json(*keys: str, inner: tuple[str, ...] = ()) -> Callable[[Path], bool]:
-    """Check that a file is an object with these keys as colm writes it; each value must have the keys `inner`."""
+def _is_json(*keys: str, inner: tuple[str, ...] = (), **others: tuple[str, ...]) -> Callable[[Path], bool]:
+    """Check that a file is an object with these keys as colm writes it.
+
+    Each value must have the keys `inner`, and that of a key in `others` the keys given there.
+    """
 
     def check(path: Path) -> bool:
         text = path.read_text(encoding="utf-8")
         values = json.loads(text)
         if not isinstance(values, dict) or not set(values) >= set(keys) or json.dumps(values, indent=2) + "\n" != text:
             return False
-        return not inner or all(isinstance(value, dict) and set(value) >= set(inner) for value in values.values())
+        return not inner or all(
+            isinstance(value, dict) and set(value) >= set(others.get(key, inner)) for key, value in values.items()
+        )
 
     return check
 
@@ -152,7 +157,7 @@ def _begins_with(pattern: str) -> Callable[[Path], bool]:
 
 RECOGNIZED: dict[str, Callable[[Path], bool]] = {
     CONFIG_NAME: _is_settings,
-    DATA_NAME: _is_json("train", "validation", inner=("digest",)),
+    DATA_NAME: _is_json("train", "validation", inner=("rows", "digest"), model=("files", "digest")),
     FILE_NAME: _is_log("step", "pool_count", "pool", "kept"),
     EVALUATIONS_NAME: _is_log("step", "rows", "seconds", "losses"),
     LOSSES_NAME: _is_log("step", "loss"),

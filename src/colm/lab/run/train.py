@@ -26,15 +26,7 @@ from colm.lab.run.loggers import Loggers
 from colm.lab.run.losses import LossRecorder
 from colm.lab.run.output import is_first_rank
 from colm.lab.run.prepare import PreparedData, prepare_data
-from colm.lab.run.resume import (
-    BeginRun,
-    Texts,
-    beginning,
-    changed_settings,
-    check_data,
-    check_order,
-    fingerprint_run,
-)
+from colm.lab.run.resume import BeginRun, Texts, beginning, changed_settings, check_data, check_order, fingerprint_run
 from colm.lab.run.settings import RunSettings
 from colm.lab.run.summary import best_step, summarise
 from colm.lab.run.trainer import make_trainer, timed

@@ -183,7 +183,7 @@ def with_steps(values: Mapping[str, Any], steps: int) -> dict[str, Any]:
         return max(1, round(number * factor)) if number >= 1 else number
 
     for key, applies in scaled.items():
-        if applies and (filled[key] or 0) >= 1:
+        if applies and filled[key]:
             training[key] = scale(filled[key])
     shape = training.get("lr_scheduler_kwargs")
     if isinstance(shape, dict):  # such as the decay of warmup_stable_decay
@@ -197,7 +197,7 @@ def with_steps(values: Mapping[str, Any], steps: int) -> dict[str, Any]:
         selection["keep_schedule"] = [list(point) for point in scaled_points.items()]
     if selection.get("warmup_steps"):
         selection["warmup_steps"] = scale(selection["warmup_steps"])
-    return {**values, "training": training, **({"selection": selection} if selection else {})}
+    return {**values, "training": training, "selection": selection}
 
 
 def _check_base(base: RunSettings) -> None:
